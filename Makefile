@@ -1,0 +1,127 @@
+# Corral. `make` builds every program into build/bin; `make help` lists the rest.
+#
+# A file needs no line here: common/*/*.c become one library, services/NAME/*.c (without main.c and
+# *_test.c) another, *_test.c beside a source is a cmocka program, tests/fuzz/*_fuzz.c a fuzz target.
+
+BUILD   ?= build
+CC      ?= cc
+SAN     ?=
+OPT     ?= -O2
+WERROR  ?= -Werror
+
+DEPS     = libevent nng libprotobuf-c libsqlite3 yaml-0.1
+CSTD     = -std=c11 -D_GNU_SOURCE
+WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
+           -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers $(WERROR)
+HARDEN   = -fstack-protector-strong -fstack-clash-protection -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+CPPFLAGS_ALL = $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -DCORRAL_VERSION='"$(VERSION)"' $(CPPFLAGS)
+CFLAGS_ALL   = $(OPT) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
+LDFLAGS_ALL  = -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SANFLAGS) $(LDFLAGS)
+LIBS         = -levent_core -levent_pthreads -lnng -lprotobuf-c -lsqlite3 -lyaml -lpthread -lm -ldl
+
+VERSION  := $(shell cat VERSION)
+
+PROTOS   := $(wildcard proto/*.proto)
+GEN_C    := $(PROTOS:proto/%.proto=$(BUILD)/gen/%.pb-c.c)
+GEN_H    := $(GEN_C:.c=.h)
+
+COMMON_C := $(filter-out %_test.c,$(wildcard common/*/*.c))
+SERVICES := $(filter-out corral,$(notdir $(patsubst %/,%,$(wildcard services/*/))))
+SVC_C    := $(filter-out %_test.c %/main.c,$(wildcard services/*/*.c services/*/*/*.c))
+TEST_C   := $(wildcard common/*/*_test.c services/*/*_test.c services/*/*/*_test.c)
+FAKE_C   := $(wildcard tests/fakes/*.c tests/bench/*.c)
+FUZZ_C   := $(wildcard tests/fuzz/*_fuzz.c)
+
+obj       = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+COMMON_O := $(call obj,$(COMMON_C)) $(GEN_C:$(BUILD)/gen/%.c=$(BUILD)/obj/gen/%.o)
+SVC_O    := $(call obj,$(SVC_C))
+PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/main.c))
+TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
+FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
+
+.PHONY: all help lib test-bins test asan fuzz fuzz-replay check clean fakes
+.SECONDARY:
+all: $(PROGRAMS)
+
+help:
+	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
+
+#: make             every program, into build/bin
+#: make test        build and run the unit tests
+#: make asan        the same under AddressSanitizer and UBSan
+#: make check       layers, generated pages
+#: make fuzz MINUTES=n   run every fuzz target that long
+#: make fuzz-replay run every fuzz target over its corpus once
+#: make bench       corral beside nginx and haproxy
+#: make proof-kill  kill -9 in mixed traffic, 100 rounds
+
+$(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h &: proto/%.proto
+	@mkdir -p $(@D)
+	@echo "  PB  $<"; protoc-c --proto_path=proto --c_out=$(BUILD)/gen $<
+
+$(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c $(GEN_H)
+	@mkdir -p $(@D)
+	@echo "  CC  $<"; $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -Wno-error -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/%.o: %.c | $(GEN_H)
+	@mkdir -p $(@D)
+	@echo "  CC  $<"; $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+$(BUILD)/libcorral.a: $(COMMON_O)
+	@mkdir -p $(@D)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+$(BUILD)/libservices.a: $(SVC_O)
+	@mkdir -p $(@D)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+lib: $(BUILD)/libcorral.a $(BUILD)/libservices.a
+
+$(BUILD)/bin/%: $(BUILD)/obj/services/%/main.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/test/%: $(BUILD)/obj/%.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
+	@mkdir -p $(@D)
+	@echo "  LD  $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+fakes: $(FAKES)
+test-bins: $(TESTS)
+
+test: $(TESTS)
+	@scripts/run-unit-tests $(TESTS)
+
+asan:
+	@$(MAKE) BUILD=$(BUILD)/asan SAN=address,undefined OPT=-O1 test
+
+FUZZ_CC  ?= clang-19
+FUZZ_TARGETS := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/fuzz/%,$(FUZZ_C))
+MINUTES  ?= 1
+
+$(BUILD)/fuzz/%: tests/fuzz/%_fuzz.c $(COMMON_C) $(GEN_C)
+	@mkdir -p $(@D)
+	@echo "  FZ  $@"; $(FUZZ_CC) $(CSTD) -I. -I$(BUILD)/gen -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	  -DCORRAL_VERSION='"$(VERSION)"' -o $@ $< $(COMMON_C) $(GEN_C) $(LIBS)
+
+fuzz-bins: $(FUZZ_TARGETS)
+
+fuzz: $(FUZZ_TARGETS)
+	@scripts/run-fuzz $(MINUTES) $(FUZZ_TARGETS)
+
+fuzz-replay: $(FUZZ_TARGETS)
+	@scripts/run-fuzz replay $(FUZZ_TARGETS)
+
+check:
+	@scripts/check-layers
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,109 @@
+/* id.c - see id.h. */
+#include "common/base/id.h"
+
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+static _Thread_local uint64_t state[4];
+static _Thread_local bool seeded;
+static _Thread_local uint64_t last_ms, counter;
+
+static inline uint64_t rotl(uint64_t x, int k) { return x << k | x >> (64 - k); }
+
+uint64_t rand_u64(void)
+{
+	uint64_t r, t;
+
+	if (!seeded) {
+		size_t got = 0;
+
+		while (got < sizeof(state)) {
+			ssize_t n = getrandom((char *)state + got, sizeof(state) - got, 0);
+
+			if (n > 0)
+				got += (size_t)n;
+		}
+		seeded = true;
+	}
+	r = rotl(state[1] * 5, 7) * 9;
+	t = state[1] << 17;
+	state[2] ^= state[0];
+	state[3] ^= state[1];
+	state[1] ^= state[2];
+	state[0] ^= state[3];
+	state[2] ^= t;
+	state[3] = rotl(state[3], 45);
+	return r;
+}
+
+double rand_unit(void) { return (double)(rand_u64() >> 11) * 0x1.0p-53; }
+
+/* 48 bits of milliseconds, 12 bits of counter in rand_a (method 1 of RFC 9562 section 6.2), 62 random bits. */
+struct uuid uuid_v7(int64_t wall_us)
+{
+	uint64_t ms = (uint64_t)(wall_us / 1000), r = rand_u64();
+	struct uuid u;
+
+	if (ms > last_ms) {
+		last_ms = ms;
+		counter = r >> 54;                /* leaves room to count up */
+	} else if (++counter > 0xfff) {
+		last_ms++;
+		counter = 0;
+	}
+	ms = last_ms;
+	for (int i = 0; i < 6; i++)
+		u.b[i] = (uint8_t)(ms >> (40 - 8 * i));
+	u.b[6] = (uint8_t)(0x70 | counter >> 8);
+	u.b[7] = (uint8_t)counter;
+	memcpy(u.b + 8, &r, 8);
+	u.b[8] = (uint8_t)((u.b[8] & 0x3f) | 0x80);
+	return u;
+}
+
+void uuid_format(struct uuid u, char out[37])
+{
+	static const char hex[] = "0123456789abcdef";
+	char *p = out;
+
+	for (int i = 0; i < 16; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		*p++ = hex[u.b[i] >> 4];
+		*p++ = hex[u.b[i] & 15];
+	}
+	*p = '\0';
+}
+
+static int nibble(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool uuid_parse(struct str s, struct uuid *ret)
+{
+	struct uuid u;
+	size_t at = 0;
+
+	if (s.n != 36)
+		return false;
+	for (int i = 0; i < 16; i++) {
+		int hi, lo;
+
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			if (s.p[at++] != '-')
+				return false;
+		hi = nibble(s.p[at]);
+		lo = nibble(s.p[at + 1]);
+		if (hi < 0 || lo < 0)
+			return false;
+		u.b[i] = (uint8_t)(hi << 4 | lo);
+		at += 2;
+	}
+	*ret = u;
+	return true;
+}
