@@ -1,0 +1,56 @@
+/* opt.h - options as a table: where the value goes, its type, default, range and one sentence for an operator at night.
+ *
+ * Values come from defaults < file (--config FILE, YAML) < environment (CORRAL_<NAME>) < flags (--name=value; '-' and '_' are equal).
+ * Every error names the source ("corral.yaml:12", "environment CORRAL_LISTEN", "--listen") and, for unknown names, the nearest one. */
+#ifndef CORRAL_DATA_OPT_H
+#define CORRAL_DATA_OPT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/buf.h"
+#include "common/base/err.h"
+
+enum opt_type {
+	OPT_T_STRING,         /* const char * (never NULL) */
+	OPT_T_BOOL,           /* bool: true false yes no on off 1 0 */
+	OPT_T_INT,            /* int64_t, min..max */
+	OPT_T_DURATION,       /* int64_t milliseconds: "500ms", "30s", "5m", "24h", "7d"; a bare number is seconds */
+	OPT_T_BYTES,          /* int64_t: "64k", "8m", "1g" (binary), "KiB" spelt out too; a bare number is bytes */
+	OPT_T_NUMBER,         /* double, min..max */
+	OPT_T_ENUM,           /* const char *, one of the words in 'words' ("auto json text") */
+	OPT_T_LIST,           /* struct opt_list: comma-separated, or a YAML list of strings */
+	OPT_T_SECRET          /* const char *; printed as "***"; also read from a file named by NAME_file */
+};
+
+struct opt_list { const char **items; size_t n; };
+
+struct opt {
+	const char *name;             /* "breaker_open"; in the environment CORRAL_BREAKER_OPEN, as flag --breaker-open */
+	enum opt_type type;
+	size_t offset;                /* in the service's configuration struct */
+	const char *dflt;             /* as text */
+	const char *help;
+	int64_t min, max;             /* INT, DURATION, BYTES, NUMBER; both 0 = no range */
+	const char *words;            /* ENUM */
+	const char *aliases;          /* other environment names honoured, comma-separated, taken literally: "OLLAMA_ENDPOINT" */
+};
+
+#define OPT(cfg, TYPE, member, dflt_, help_, ...) \
+	{ .name = #member, .type = OPT_T_##TYPE, .offset = offsetof(cfg, member), .dflt = (dflt_), .help = (help_), __VA_ARGS__ }
+#define OPT_END { .name = NULL }
+
+/* Several tables that are filled from the same sources: a service's own and the runtime's; in `corral`, all services'.
+ * The same name may stand in several tables (with equal type): each gets the value. */
+struct opt_set { const struct opt *table; void *config; const char *owner; };
+
+/* Fills all configs (strings live in the arena). argv entries that are not options are kept, in order, in args. */
+enum err opt_load(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *, struct opt_list *ret_args, struct why *);
+/* "--help" body: flags with type, default, help, wrapped to 100 columns. */
+void opt_help(struct buf *, const struct opt_set *sets, size_t n);
+/* --dump=config: Markdown table, one row an option with environment name, default, range, help. */
+void opt_dump(struct buf *, const struct opt_set *sets, size_t n);
+/* The effective values with where each came from, secrets hidden: --check-config prints it. */
+void opt_print(struct buf *, const struct opt_set *sets, size_t n);
+#endif

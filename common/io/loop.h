@@ -1,0 +1,62 @@
+/* loop.h - one thread's event loop: readiness, timers, work posted by other threads, work for the end of the turn.
+ *
+ * A wrapper over libevent (loop.c alone includes it). A loop belongs to the thread that runs it; only loop_post() and
+ * loop_post_node() may be called from elsewhere. Timers are our own heap on mono_us(), so that tests can move time
+ * (see base/clock.h). One turn: ready descriptors, posted work, due timers, then deferred work in the order of its phase. */
+#ifndef CORRAL_IO_LOOP_H
+#define CORRAL_IO_LOOP_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/list.h"
+
+struct loop;
+
+struct loop *loop_new(void);
+void loop_free(struct loop *);                    /* NULL is fine */
+void loop_run(struct loop *);                     /* until loop_stop() */
+void loop_stop(struct loop *);                    /* ends the turn in progress first */
+int64_t loop_now_us(const struct loop *);         /* mono, read once a turn */
+
+/* Runs fn(arg) on the loop's thread, in order of posting. Any thread. */
+void loop_post(struct loop *, void (*fn)(void *arg), void *arg);
+
+/* --- descriptors: edge-triggered, registered once; a callback reads or writes until EAGAIN or a short count --- */
+enum { LOOP_READ = 1, LOOP_WRITE = 2 };
+
+struct loop_io {
+	int fd;                                   /* -1 when not added */
+	void (*fn)(struct loop_io *, unsigned ready);
+	struct loop *loop;
+	void *impl;
+};
+
+void loop_io_add(struct loop *, struct loop_io *, int fd, unsigned events, void (*fn)(struct loop_io *, unsigned ready));
+void loop_io_del(struct loop_io *);               /* does not close; safe in any callback; nothing fires afterwards */
+
+/* --- timers --- */
+struct loop_timer {
+	int64_t at_us;
+	uint32_t heap_index;                      /* 0 = not armed; zero-initialise */
+	void (*fn)(struct loop_timer *);
+	struct loop *loop;
+};
+
+void loop_timer_set(struct loop *, struct loop_timer *, int64_t delay_us, void (*fn)(struct loop_timer *)); /* re-arms */
+void loop_timer_del(struct loop_timer *);         /* not armed is fine */
+
+/* --- end of turn --- */
+enum { LOOP_PHASE_SEND, LOOP_PHASE_FREE, LOOP_PHASES };
+
+struct loop_deferred {
+	struct list node;                         /* zero-initialised or list_init()ed when not queued */
+	void (*fn)(struct loop_deferred *);
+};
+
+/* Runs once at the end of this turn, before the loop waits again. Queueing twice is one run. */
+void loop_defer(struct loop *, struct loop_deferred *, unsigned phase, void (*fn)(struct loop_deferred *));
+void loop_undefer(struct loop_deferred *);
+
+/* Calls fn(arg, signo) on the loop's thread. One loop a process. */
+void loop_signal(struct loop *, int signo, void (*fn)(void *arg, int signo), void *arg);
+#endif

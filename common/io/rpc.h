@@ -1,0 +1,35 @@
+/* rpc.h - asks between services: generated protobuf-c stubs over nng request/reply.
+ *
+ * A client is a ProtobufCService, so a call is the generated stub:
+ *     corral__selector__explain(rpc_stub(client, &corral__selector__descriptor), &request, on_reply, arg);
+ * The closure runs exactly once on the client's loop, never before the stub returned, with the reply or with NULL (then
+ * rpc_error() tells why). Every call has a deadline; nothing is re-sent by nng itself.
+ * A server runs the implementation's methods on its loop thread; a method may keep its closure and call it later, once.
+ * Endpoints: inproc://NAME, ipc://PATH, tcp://HOST:PORT. Messages above 16 MiB are refused.
+ * nng's threads only move finished messages to the loop (queue and eventfd). */
+#ifndef CORRAL_IO_RPC_H
+#define CORRAL_IO_RPC_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "common/base/err.h"
+#include "common/io/loop.h"
+
+struct rpc_server;
+struct rpc_client;
+
+struct rpc_server *rpc_server_new(struct loop *, const char *url, struct why *);
+void rpc_server_add(struct rpc_server *, ProtobufCService *impl);    /* several; found by the descriptor's name */
+void rpc_server_free(struct rpc_server *);        /* closures kept by methods become no-ops; NULL is fine */
+/* For a method that fails: call instead of the closure; 'closure_data' is the method's. */
+void rpc_fail(void *closure_data, enum err code, const char *text);
+
+struct rpc_client *rpc_client_new(struct loop *, const char *url);
+void rpc_client_free(struct rpc_client *);        /* pending closures run with NULL; NULL is fine */
+ProtobufCService *rpc_stub(struct rpc_client *, const ProtobufCServiceDescriptor *);   /* valid as long as the client */
+void rpc_deadline(struct rpc_client *, int64_t ms);      /* for the calls that follow; default 5000 */
+const struct why *rpc_error(const struct rpc_client *);  /* inside a closure that got NULL */
+bool rpc_connected(const struct rpc_client *);
+#endif

@@ -1,0 +1,46 @@
+/* db.h - a small SQL interface that SQLite fulfils today and PostgreSQL will: statements named in one array, positional parameters,
+ * transactions, numbered migrations. Synchronous: it belongs to a control-plane loop thread, never to a gateway worker.
+ * URL "sqlite:PATH" (WAL, synchronous=NORMAL unless ?sync=full, foreign keys on, busy timeout 5 s). */
+#ifndef CORRAL_STORE_DB_H
+#define CORRAL_STORE_DB_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/err.h"
+#include "common/base/str.h"
+
+struct db;
+struct db_row;
+
+struct db_migration { int number; const char *sql; };       /* ascending from 1; ended by { 0 } */
+
+struct db *db_open(const char *url, const char *const *statements, unsigned n_statements, const struct db_migration *, struct why *);
+void db_close(struct db *);
+
+bool db_begin(struct db *, struct why *);
+bool db_commit(struct db *, struct why *);
+void db_rollback(struct db *);
+
+enum db_type { DB_NULL, DB_INT, DB_REAL, DB_TEXT, DB_BLOB };
+struct db_value { enum db_type type; int64_t i; double d; struct str s; };
+#define DB_I(v) ((struct db_value){ .type = DB_INT, .i = (int64_t)(v) })
+#define DB_D(v) ((struct db_value){ .type = DB_REAL, .d = (v) })
+#define DB_S(v) ((struct db_value){ .type = DB_TEXT, .s = (v) })
+#define DB_Z(v) ((struct db_value){ .type = DB_TEXT, .s = str_of(v) })
+#define DB_B(v) ((struct db_value){ .type = DB_BLOB, .s = (v) })
+#define DB_NIL ((struct db_value){ .type = DB_NULL })
+
+/* Runs statement 'index' with parameters ?1…; each row goes to on_row (may be NULL; false stops). Returns false with *why on failure.
+ * ret_changed (may be NULL) = rows inserted, updated or deleted. Views in a row are valid during the call. */
+bool db_run(struct db *, unsigned index, const struct db_value *params, unsigned n,
+	    bool (*on_row)(void *arg, const struct db_row *), void *arg, int64_t *ret_changed, struct why *);
+/* Text made by the program (never from a request) with bound parameters: for reports whose grouping varies. */
+bool db_query(struct db *, const char *sql, const struct db_value *params, unsigned n,
+	      bool (*on_row)(void *arg, const struct db_row *), void *arg, struct why *);
+struct db_value db_col(const struct db_row *, unsigned column);
+unsigned db_cols(const struct db_row *);
+const char *db_col_name(const struct db_row *, unsigned column);
+int64_t db_int(const struct db_row *, unsigned column);      /* NULL = 0 */
+struct str db_str(const struct db_row *, unsigned column);
+#endif

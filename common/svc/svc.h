@@ -1,0 +1,64 @@
+/* svc.h - a service is one constant table; this runs it.
+ *
+ * svc_main() gives every program the same: --help --version --dump=config|metrics|routes|errors --check-config, options
+ * (opt.h), logs, admin port (/livez /readyz /startupz /metrics /version), one loop thread that owns the service's state, RPC endpoint
+ * and peers, signals, drain. `corral` runs several tables in one process: each service on its own loop thread, one admin port,
+ * peers at inproc:// addresses. A service never calls another's functions: it asks by RPC, hears snapshots, ships facts.
+ *
+ * Life of a service, all on its own loop thread:  start() … [drain() until svc_drained()] … stop() */
+#ifndef CORRAL_SVC_SVC_H
+#define CORRAL_SVC_SVC_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/err.h"
+#include "common/data/metrics.h"
+#include "common/data/opt.h"
+#include "common/io/loop.h"
+#include "common/io/rpc.h"
+
+struct svc;
+
+struct svc_route { const char *method, *path, *action, *summary; };   /* action: what authorisation checks ("inference", "models.read") */
+
+struct svc_def {
+	const char *name;             /* "model-registry" */
+	const char *summary;          /* one sentence */
+	const struct opt *options;    /* ended by OPT_END; may be NULL */
+	size_t config_size;
+	const struct metric_def *metrics;
+	unsigned n_metrics;
+	const struct svc_route *routes;       /* public routes, for --dump=routes; ended by { 0 }; may be NULL */
+	uint16_t public_port, admin_port, rpc_port;   /* defaults of api-contract; 0 = none */
+	/* Checks the filled configuration beyond types and ranges. May be NULL. */
+	enum err (*check)(const void *config, struct why *);
+	/* Starts; false with *why ends the program with status 1. Must not wait for peers. */
+	bool (*start)(struct svc *, struct why *);
+	void (*drain)(struct svc *);  /* stop taking work; call svc_drained() when none is left; NULL = nothing to wait for */
+	void (*stop)(struct svc *);   /* frees everything */
+};
+
+int svc_main(const struct svc_def *, int argc, char **argv);
+/* Several services in one process under the program name 'name'. */
+int svc_main_all(const char *name, const char *summary, const struct svc_def *const *defs, unsigned n, int argc, char **argv);
+
+/* --- what a service uses of its runtime --- */
+struct loop *svc_loop(struct svc *);
+const void *svc_config(struct svc *);
+void svc_set_state(struct svc *, void *state);
+void *svc_state(struct svc *);
+struct metrics *svc_metrics(struct svc *);
+const char *svc_state_dir(struct svc *);          /* "<state_dir>/<service>", made with mode 0700 */
+const char *svc_name(struct svc *);
+bool svc_drain_hurried(struct svc *);             /* a second signal came: end within 5 s */
+int64_t svc_drain_ms(struct svc *);               /* time allowed for the drain */
+void svc_drained(struct svc *);
+struct rpc_server *svc_rpc_server(struct svc *);  /* add generated services to it in start() */
+/* A client of another service, by its name; made once, shared by the service's loop. Never NULL; it reconnects by itself. */
+struct rpc_client *svc_peer(struct svc *, const char *service);
+/* Where a service's snapshots are published and heard: "inproc://selector.pub", "tcp://…". */
+const char *svc_pub_url(struct svc *, const char *service);
+/* What /readyz says: a need by name ("model snapshot", "ledger") with ok and a sentence. Not ready while any is not ok. */
+void svc_need(struct svc *, const char *need, bool ok, const char *text);
+#endif
