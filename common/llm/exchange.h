@@ -1,0 +1,136 @@
+/* exchange.h - one inference request between a client's dialect and a backend's: read, plan, relay. Pure functions over memory.
+ *
+ *   llm_read()   client's body ──▶ struct llm_in: what policy needs to know, and the token tape
+ *   llm_plan()   llm_in + chosen backend ──▶ path and body parts to send: passed through with edits spliced in, or converted
+ *   llm_relay_*  backend's answer ──▶ client's bytes, watching usage, finish reason and the proper end
+ *
+ * Where dialects agree the client's bytes are never printed again; where they differ both sides meet in canon.h.
+ * Every field of a request is carried, mapped, ignored by name (X-Corral-Ignored) or refused with a 400 that names it:
+ * the table in fields.c says which, and docs/reference/fields.md is printed from it. */
+#ifndef CORRAL_LLM_EXCHANGE_H
+#define CORRAL_LLM_EXCHANGE_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/buf.h"
+#include "common/base/err.h"
+#include "common/base/str.h"
+#include "common/data/json.h"
+#include "common/io/http1.h"
+
+enum llm_dialect { LLM_OPENAI, LLM_OLLAMA, LLM_NATIVE };
+enum llm_op { LLM_CHAT, LLM_COMPLETE };                 /* /v1/chat/completions, /api/chat, native · /v1/completions, /api/generate */
+enum llm_backend { LLM_BACKEND_LLAMACPP, LLM_BACKEND_OPENAI, LLM_BACKEND_OLLAMA };
+
+/* Capabilities, as bits: what a request needs and a model has. */
+enum {
+	LLM_CAP_COMPLETION = 1, LLM_CAP_TOOLS = 2, LLM_CAP_VISION = 4, LLM_CAP_EMBEDDING = 8, LLM_CAP_THINKING = 16,
+	LLM_CAP_INSERT = 32, LLM_CAP_AUDIO = 64
+};
+uint32_t llm_cap_parse(struct str word);                /* "tools" -> LLM_CAP_TOOLS; 0 = unknown */
+const char *llm_cap_name(uint32_t bit);
+const char *llm_dialect_name(enum llm_dialect);         /* "openai" */
+
+/* What a client asked, read once. Views point into the body; decoded copies live in the arena. */
+struct llm_in {
+	enum llm_dialect dialect;
+	enum llm_op op;
+	struct str body;
+	struct json doc;
+	struct str model;             /* decoded; "auto" when absent and the dialect allows that (native), else refused */
+	uint32_t model_tok;           /* its token, 0 when absent */
+	bool stream;
+	bool sse;                     /* native only: Accept: text/event-stream; OpenAI streams always */
+	bool want_usage;              /* OpenAI: the client set stream_options.include_usage */
+	bool load_only;               /* Ollama: no prompt or messages: load or unload the model */
+	uint32_t needs;               /* LLM_CAP_* from content: images, tools, suffix */
+	bool has_schema;              /* structured output asked */
+	bool has_tools;
+	uint32_t n_messages;
+	uint64_t text_bytes;          /* of all text content, tools included */
+	uint32_t prompt_tokens_est;   /* from text_bytes; an upper-leaning estimate, 4 per message added */
+	int64_t max_tokens;           /* -1 = not given */
+	int64_t num_ctx;              /* Ollama options.num_ctx; 0 = not given */
+	struct str system_text;       /* first system text, decoded, capped to 4 KiB; for features */
+	struct str last_user;         /* last user text or prompt: first 4 KiB + last 4 KiB when longer; for features */
+	struct str context_text;      /* native 'context', same cap */
+	/* native hints, "" when absent (OpenAI and Ollama clients may send them as X-Corral-* headers; see llm_hint) */
+	struct str task_type, complexity, language, policy, user, session, conversation;
+	bool local_only;
+	struct str ignored;           /* "user, metadata": accepted and without effect; for X-Corral-Ignored */
+};
+
+/* 'accept' is the Accept header. ERR_MALFORMED, ERR_INVALID, ERR_UNSUPPORTED_FIELD with field and sentence. */
+enum err llm_read(struct llm_in *, enum llm_dialect, enum llm_op, struct str body, struct str accept, struct arena *, struct why *);
+
+/* Where it goes. */
+struct llm_target {
+	enum llm_backend kind;
+	struct str remote_model;      /* the name that backend knows */
+	struct str shown_model;       /* our name for it, where an answer is written by us */
+	uint32_t context_length;      /* in force there; 0 = unknown */
+	struct str request_id;        /* ours, 36 characters */
+	int64_t created_us;           /* wall clock */
+};
+
+enum { LLM_PLAN_PARTS = 12 };
+struct llm_plan {
+	bool passthrough;
+	const char *path;             /* "/v1/chat/completions", "/api/chat", … */
+	struct str parts[LLM_PLAN_PARTS];    /* concatenated they are the body; point into llm_in.body and the arena */
+	unsigned n_parts;
+	uint64_t length;
+	struct str ignored;           /* llm_in.ignored and what this backend cannot use */
+};
+/* Refuses what the backend cannot do (ERR_UNSUPPORTED_FIELD names the field). May be called again for another target (retry). */
+enum err llm_plan(struct llm_plan *, const struct llm_in *, const struct llm_target *, struct arena *, struct why *);
+
+struct llm_usage {
+	uint64_t prompt_tokens, completion_tokens, cached_tokens;
+	bool reported;                /* false: completion_tokens = deltas counted, prompt_tokens = the estimate */
+	int64_t total_ns, load_ns, prompt_ns, eval_ns;       /* Ollama's own; 0 = unknown */
+};
+
+enum llm_step {
+	LLM_MORE,                     /* go on; *out may hold bytes for the client */
+	LLM_DONE,                     /* the backend's proper end was seen (and written, in a stream) */
+	LLM_FAILED                    /* *why: backend's error, or not its protocol */
+};
+
+/* One attempt's answer. In the request's arena; big buffers of its own are freed with it (arena_defer). */
+struct llm_relay;
+
+/* What a native answer or an Ollama-style final line shows besides the text. Filled by the gateway before the end. */
+struct llm_extra {
+	struct str backend, task_type, complexity, language, reason, alternatives_json /* array text */;
+	uint32_t context_size;
+	double confidence;
+	int64_t latency_us, ttft_us, cost_microusd;
+};
+
+struct llm_relay *llm_relay_new(struct arena *, const struct llm_in *, const struct llm_plan *, const struct llm_target *);
+/* The head of the backend's answer. A status of 400 and above makes the relay read the error body: then llm_relay_end() fails with a why that has the
+ * backend's sentence and the code: ERR_BACKEND_REFUSED for 4xx (relay->refused_status keeps it), ERR_BACKEND_FAILED for 5xx, ERR_CONTEXT_TOO_LONG and
+ * ERR_MODEL_NOT_FOUND where the backend's error says so, ERR_RATE_LIMITED for 429, ERR_UNAVAILABLE for 503. */
+enum llm_step llm_relay_head(struct llm_relay *, const struct http_head *, struct why *);
+/* Body bytes. In a stream, finished events are appended to *out as they become whole (an error as first event gives LLM_FAILED with nothing written).
+ * Without streaming nothing is written before llm_relay_end(): the whole answer is held (at most 64 MiB), so that a broken one can be tried elsewhere. */
+enum llm_step llm_relay_data(struct llm_relay *, struct str in, struct buf *out, struct why *);
+/* The framing ended. LLM_DONE: *out has the rest (non-streamed: the whole body). LLM_FAILED: ended without the dialect's terminator, or an error body. */
+enum llm_step llm_relay_end(struct llm_relay *, const struct llm_extra *, struct buf *out, struct why *);
+/* A stream that had started breaks: the client dialect's error event; never a made-up end. */
+void llm_relay_break(struct llm_relay *, const struct why *, struct buf *out);
+
+const struct llm_usage *llm_relay_usage(const struct llm_relay *);
+uint32_t llm_relay_deltas(const struct llm_relay *);    /* content, thinking or tool fragments so far: 0 = no token yet */
+const char *llm_relay_finish(const struct llm_relay *); /* "stop", "length", "tool_calls"…; "" = not yet */
+const char *llm_relay_content_type(const struct llm_relay *);   /* for the client */
+int llm_relay_refused_status(const struct llm_relay *); /* backend's own 4xx, 0 = none */
+struct str llm_relay_upstream_body(const struct llm_relay *);   /* an error body as the backend wrote it, "" = none */
+
+/* An error before anything was sent, in the client's dialect: complete body; returns its content type. */
+const char *llm_error_body(enum llm_dialect, const struct why *, struct str request_id, int64_t wall_us, struct buf *out);
+/* --dump=fields: the conversion table as Markdown. */
+void llm_dump_fields(struct buf *);
+#endif
