@@ -18,18 +18,12 @@
 #include "common/base/str.h"
 #include "common/data/json.h"
 #include "common/io/http1.h"
+#include "common/policy/caps.h"     /* LLM_CAP_* */
 
 enum llm_dialect { LLM_OPENAI, LLM_OLLAMA, LLM_NATIVE };
 enum llm_op { LLM_CHAT, LLM_COMPLETE };                 /* /v1/chat/completions, /api/chat, native · /v1/completions, /api/generate */
 enum llm_backend { LLM_BACKEND_LLAMACPP, LLM_BACKEND_OPENAI, LLM_BACKEND_OLLAMA };
 
-/* Capabilities, as bits: what a request needs and a model has. */
-enum {
-	LLM_CAP_COMPLETION = 1, LLM_CAP_TOOLS = 2, LLM_CAP_VISION = 4, LLM_CAP_EMBEDDING = 8, LLM_CAP_THINKING = 16,
-	LLM_CAP_INSERT = 32, LLM_CAP_AUDIO = 64
-};
-uint32_t llm_cap_parse(struct str word);                /* "tools" -> LLM_CAP_TOOLS; 0 = unknown */
-const char *llm_cap_name(uint32_t bit);
 const char *llm_dialect_name(enum llm_dialect);         /* "openai" */
 
 /* What a client asked, read once. Views point into the body; decoded copies live in the arena. */

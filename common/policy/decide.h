@@ -1,0 +1,59 @@
+/* decide.h - which model, on which backend: a pure function of features, snapshots and load.
+ *
+ * The gateway calls it on the request path (about a microsecond); the selector calls the very same function to explain,
+ * simulate and replay, and gets the same bits. No clock, no randomness, no allocation but the caller's arrays.
+ *
+ *   filter (context, capability, backend, breaker) ─▶ score = quality·wq + latency·wl + cost·wc ─▶ stay with the conversation ─▶ rank */
+#ifndef CORRAL_POLICY_DECIDE_H
+#define CORRAL_POLICY_DECIDE_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/buf.h"
+#include "common/base/err.h"
+#include "common/policy/catalogue.h"
+#include "selector.pb-c.h"
+
+/* The selector's PolicySnapshot, indexed by replica of one catalogue. */
+struct policy {
+	Corral__PolicySnapshot *pb;   /* NULL: built-in rules */
+	uint64_t epoch, version;
+	const Corral__Speed **speeds; /* per replica index, NULL = never measured */
+};
+/* 'packed' empty = built-in rules. In the arena. */
+enum err policy_build(struct policy *, struct arena *, const struct catalogue *, uint64_t epoch, uint64_t version, struct str packed, struct why *);
+
+/* Load of one replica at the moment of deciding. */
+struct load { uint32_t in_use, slots, queued; bool breaker_open; };
+
+enum rule { RULE_NONE, RULE_NOT_ASKED, RULE_BACKEND_DOWN, RULE_BREAKER_OPEN, RULE_CAPABILITY, RULE_CONTEXT, RULE_TRIED, RULE_NOT_CHAT, RULE_SCORE, RULE_COUNT };
+const char *rule_name(enum rule);     /* "context" */
+
+struct ranked {
+	uint16_t replica;
+	double score, quality, latency, cost;    /* terms 0..1, higher is better */
+	double expected_s;            /* predicted time to the last token */
+};
+struct rejected { uint16_t replica; uint8_t rule; uint32_t need, have; };   /* context: tokens; capability: the missing bits */
+
+enum { DECIDE_MAX = 256 };            /* replicas looked at; further ones are left out and counted */
+struct decision {
+	struct ranked *ranked;        /* best first; arrays are the caller's or the arena's, DECIDE_MAX long at most */
+	struct rejected *rejected;
+	uint16_t n_ranked, n_rejected, n_left_out;
+	enum err err;                 /* ERR_OK, ERR_MODEL_NOT_FOUND, ERR_CONTEXT_TOO_LONG, ERR_NO_MODEL_FITS, ERR_UNAVAILABLE */
+	const char *reason;           /* "asked", "alias", "rules", "sticky" */
+	double confidence;            /* margin of the first over the second model, 0..1 */
+};
+
+/* 'model' >= 0 asks for that one model (index); < 0 means auto. load[] is by replica index. 'tried' (may be NULL) marks replicas not to use again. */
+void decide(struct decision *ret, struct arena *, const Corral__DecisionFeatures *, int model, bool alias, const struct catalogue *,
+	    const struct policy *, const struct load *load, const bool *tried);
+
+/* Every number of the decision in a fixed order, little-endian: what is logged and what a replay must reproduce bit for bit. */
+void decision_pack(const struct decision *, struct buf *out);
+/* In words: why it failed (a sentence for the client), and for each rejected or lower-ranked replica why it lost. */
+void decision_why(const struct decision *, const Corral__DecisionFeatures *, const struct catalogue *, struct why *);
+void decision_explain(const struct decision *, const Corral__DecisionFeatures *, const struct catalogue *, struct arena *, Corral__DecisionOutcome *ret);
+#endif
