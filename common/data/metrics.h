@@ -39,4 +39,9 @@ double series_get(const struct series *);         /* counters, gauges; histogram
 /* Appends the text exposition of several registries as one valid page: the same metric name from two registries is merged
  * under one HELP/TYPE, with a label service="NAME" on every series when names[] is given. */
 void metrics_print(struct buf *, struct metrics *const *, const char *const *names, unsigned n);
+
+/* For pages made of more than registries, and for --dump=metrics. */
+void metrics_print_head(struct buf *, const char *name, const char *type, const char *help);      /* # HELP, # TYPE */
+const char *metric_prefix(const struct metric_def *);    /* "corral_" or "" */
+const char *metric_type(const struct metric_def *);      /* "counter" */
 #endif
