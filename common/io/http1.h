@@ -32,11 +32,11 @@ enum http_framing { HTTP_NO_BODY, HTTP_LENGTH, HTTP_CHUNKED, HTTP_UNTIL_CLOSE /*
 
 struct http_head {
 	struct str method, target;          /* requests */
-	struct str path, query;             /* target split at '?'; path still percent-encoded; absolute-form reduced to its path; '*' for OPTIONS * */
+	struct str path, query;             /* target split at '?'; path still percent-encoded; absolute-form reduced to its path ("/", a constant, when it has none); '*' for OPTIONS * */
 	int status; struct str reason;      /* responses */
 	int minor;                          /* HTTP/1.minor: 0 or 1 */
 	struct http_header headers[HTTP_MAX_HEADERS]; uint32_t n_headers;
-	enum http_framing framing; uint64_t content_length;   /* the length: the body's for HTTP_LENGTH, else what the head claims or 0 */
+	enum http_framing framing; uint64_t content_length;   /* as Content-Length says, else 0; HTTP_LENGTH may be of 0 */
 	bool keep_alive, expect_continue, upgrade;
 	struct str host;                    /* with its port, as sent; empty when the request (HTTP/1.0) has none */
 	uint32_t head_len;                  /* bytes of the head, the empty line included */
@@ -45,8 +45,8 @@ struct http_head {
 enum http_parse { HTTP_DONE, HTTP_MORE, HTTP_BAD };
 
 /* Parses a head at the start of 'in'. 'seen' = bytes already looked at by the last call that said HTTP_MORE
- * (0 at first), so slow arrival is not quadratic. The head is complete only with HTTP_DONE; a whole head and the same
- * head fed in pieces get the same verdict, though pieces may get it only when the head has ended.
+ * (0 at first), so slow arrival is not quadratic. Nothing in *head is valid before HTTP_DONE. A whole head and the same
+ * head in pieces get the same verdict, but in pieces a fault may show only when its line has ended.
  * On HTTP_BAD *why has the code and a sentence: MALFORMED (400), HEADERS_TOO_LARGE (431), NOT_IMPLEMENTED (501: unknown
  * transfer codings), METHOD_NOT_ALLOWED (405: CONNECT), INVALID (an Expect other than 100-continue). The connection cannot
  * be used any further. Leading empty lines: at most one CRLF is tolerated before a request line. */
@@ -63,7 +63,8 @@ struct http_chunked {
 	uint64_t left;                /* bytes of the running chunk still to come */
 	uint64_t total;               /* body bytes yielded so far */
 	uint32_t line;                /* bytes of the running size line's extension, or of the trailers */
-	uint8_t state, digits;
+	uint8_t state, digits, name_n;
+	char name[18];                /* start of the running trailer's name */
 	bool no_extensions;           /* set after http_chunked_init(): refuse every chunk extension */
 };
 void http_chunked_init(struct http_chunked *);
@@ -86,6 +87,6 @@ const char *http_reason(int status);       /* never NULL; "" = unknown */
 bool http_path_normalise(struct str path, char *out, size_t cap, struct str *ret);
 
 /* One query parameter, percent-decoded ('+' = space), into the arena, terminated; the first of that name.
- * False when absent or its escapes are broken. */
+ * False when absent, or its escapes are broken or hide a NUL. */
 bool http_query_get(struct str query, const char *name, struct arena *, struct str *ret);
 #endif
