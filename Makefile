@@ -107,8 +107,11 @@ MINUTES  ?= 1
 
 $(BUILD)/fuzz/%: tests/fuzz/%_fuzz.c $(COMMON_C) $(GEN_C)
 	@mkdir -p $(@D)
-	@echo "  FZ  $@"; $(FUZZ_CC) $(CSTD) -I. -I$(BUILD)/gen -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	@echo "  FZ  $@"; $(FUZZ_CC) $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	  -DCORRAL_VERSION='"$(VERSION)"' -o $@ $< $(COMMON_C) $(GEN_C) $(LIBS)
+
+# compares its decisions with cJSON's
+$(BUILD)/fuzz/json: LIBS += -lcjson
 
 fuzz-bins: $(FUZZ_TARGETS)
 
