@@ -1,6 +1,8 @@
 /* opt.h - options as a table: where the value goes, its type, default, range and one sentence for an operator at night.
  *
  * Values come from defaults < file (--config FILE, YAML) < environment (CORRAL_<NAME>) < flags (--name=value; '-' and '_' are equal).
+ * A variable that is set but empty counts as not set. In the file, names stand at the top level ("drain: 60s"; config.h says what YAML
+ * is understood); nothing, ~ or null there leaves the default. Lists given by repeated flags add up; elsewhere the later source wins.
  * Every error names the source ("corral.yaml:12", "environment CORRAL_LISTEN", "--listen") and, for unknown names, the nearest one. */
 #ifndef CORRAL_DATA_OPT_H
 #define CORRAL_DATA_OPT_H
@@ -20,7 +22,7 @@ enum opt_type {
 	OPT_T_BYTES,          /* int64_t: "64k", "8m", "1g" (binary), "KiB" spelt out too; a bare number is bytes */
 	OPT_T_NUMBER,         /* double, min..max */
 	OPT_T_ENUM,           /* const char *, one of the words in 'words' ("auto json text") */
-	OPT_T_LIST,           /* struct opt_list: comma-separated, or a YAML list of strings */
+	OPT_T_LIST,           /* struct opt_list: comma-separated; in YAML a list of strings, or mappings, see 'shape' */
 	OPT_T_SECRET          /* const char *; printed as "***"; also read from a file named by NAME_file */
 };
 
@@ -35,6 +37,11 @@ struct opt {
 	int64_t min, max;             /* INT, DURATION, BYTES, NUMBER; both 0 = no range */
 	const char *words;            /* ENUM */
 	const char *aliases;          /* other environment names honoured, comma-separated, taken literally: "OLLAMA_ENDPOINT" */
+	/* LIST: how YAML mappings become items. "name=kind+url;slots": the keys before the first ';' are required, those after it
+	 * optional and appended as ";slots=4". Then these are the same:  [gpu1=ollama+http://h:1;slots=4]
+	 *   [{name: gpu1, kind: ollama, url: "http://h:1", slots: 4}]      {gpu1: {kind: ollama, url: "http://h:1", slots: 4}}
+	 * and {gpu1: text} is the item gpu1=text, with or without a shape. */
+	const char *shape;
 };
 
 #define OPT(cfg, TYPE, member, dflt_, help_, ...) \
@@ -43,10 +50,17 @@ struct opt {
 
 /* Several tables that are filled from the same sources: a service's own and the runtime's; in `corral`, all services'.
  * The same name may stand in several tables (with equal type): each gets the value. */
-struct opt_set { const struct opt *table; void *config; const char *owner; };
+struct opt_set {
+	const struct opt *table;
+	void *config;
+	const char *owner;
+	const char **sources;         /* filled by opt_load(): where each value came from, by the option's place in the table */
+};
 
-/* Fills all configs (strings live in the arena). argv entries that are not options are kept, in order, in args. */
+/* Fills all configs (strings live in the arena). argv[0] is skipped; entries that are not options are kept, in order, in args. */
 enum err opt_load(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *, struct opt_list *ret_args, struct why *);
+/* Sentences about CORRAL_ names in the environment that nothing reads: a warning, for the environment may be shared with other programs. */
+void opt_unknown_env(const struct opt_set *sets, size_t n, struct arena *, struct opt_list *ret);
 /* "--help" body: flags with type, default, help, wrapped to 100 columns. */
 void opt_help(struct buf *, const struct opt_set *sets, size_t n);
 /* --dump=config: Markdown table, one row an option with environment name, default, range, help. */

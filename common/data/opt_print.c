@@ -1,0 +1,244 @@
+/* opt_print.c - tables of options as people read them: --help, the reference page, the values in effect. */
+#include <inttypes.h>
+
+#include "common/data/opt_value.h"
+
+enum { HELP_COLUMN = 30, WIDTH = 100 };
+
+/* A name that stands in several tables is shown once, with the first. */
+static bool shown_before(const struct opt_set *sets, size_t set, const struct opt *o)
+{
+	for (size_t i = 0; i < set; i++)
+		for (const struct opt *p = sets[i].table; p && p->name; p++)
+			if (strcmp(p->name, o->name) == 0)
+				return true;
+	return false;
+}
+
+static bool any_shown(const struct opt_set *sets, size_t set)
+{
+	for (const struct opt *o = sets[set].table; o && o->name; o++)
+		if (!shown_before(sets, set, o))
+			return true;
+	return false;
+}
+
+static const char *dflt_of(const struct opt *o) { return o->dflt ? o->dflt : ""; }
+
+/* --- --help --- */
+
+static void add_flag(struct buf *b, struct arena *a, const struct opt *o)
+{
+	static const char *const values[] = {
+		[OPT_T_STRING] = "TEXT", [OPT_T_INT] = "N", [OPT_T_DURATION] = "TIME", [OPT_T_BYTES] = "SIZE",
+		[OPT_T_NUMBER] = "X", [OPT_T_LIST] = "A,B,...", [OPT_T_SECRET] = "SECRET"
+	};
+	const char *flag = opt_flag_name(a, o->name);
+
+	if (o->type == OPT_T_BOOL) {
+		buf_printf(b, "  --[no-]%s", flag + 2);
+		return;
+	}
+	buf_printf(b, "  %s=", flag);
+	if (o->type == OPT_T_ENUM)
+		for (const char *p = o->words; *p; p++)
+			buf_char(b, *p == ' ' ? '|' : *p);
+	else
+		buf_addz(b, values[o->type]);
+}
+
+static void add_wrapped(struct buf *b, struct str text, size_t column)
+{
+	struct str word;
+	size_t at = column;
+
+	while (text.n > 0 && str_split(&text, ' ', &word)) {
+		if (at > column && at + 1 + word.n > WIDTH) {
+			buf_printf(b, "\n%*s", (int)column, "");
+			at = column;
+		} else if (at > column) {
+			buf_char(b, ' ');
+			at++;
+		}
+		buf_str(b, word);
+		at += word.n;
+	}
+	buf_char(b, '\n');
+}
+
+static void add_option(struct buf *b, struct arena *a, const struct opt *o)
+{
+	size_t start = b->n;
+	struct str help;
+
+	add_flag(b, a, o);
+	if (b->n - start + 2 > HELP_COLUMN)
+		buf_printf(b, "\n%*s", HELP_COLUMN, "");
+	else
+		buf_printf(b, "%*s", (int)(HELP_COLUMN - (b->n - start)), "");
+	help = dflt_of(o)[0] ? arena_fmt(a, "%s (default %s)", o->help, o->dflt) : str_of(o->help);
+	add_wrapped(b, help, HELP_COLUMN);
+}
+
+void opt_help(struct buf *b, const struct opt_set *sets, size_t n)
+{
+	struct arena *a = arena_new(0);
+
+	for (size_t i = 0; i < n; i++) {
+		if (!any_shown(sets, i))
+			continue;
+		buf_printf(b, "\n%s:\n", sets[i].owner);
+		for (const struct opt *o = sets[i].table; o->name; o++)
+			if (!shown_before(sets, i, o))
+				add_option(b, a, o);
+	}
+	arena_free(a);
+}
+
+/* --- --dump=config --- */
+
+static void add_cell(struct buf *b, const char *text)
+{
+	for (; *text; text++) {
+		if (*text == '|' || *text == '<')
+			buf_char(b, '\\');
+		buf_char(b, *text);
+	}
+}
+
+static void add_code(struct buf *b, const char *text)
+{
+	if (!text[0]) {
+		buf_addz(b, "–");
+		return;
+	}
+	buf_char(b, '`');
+	for (; *text; text++)
+		buf_printf(b, *text == '|' ? "\\|" : "%c", *text);
+	buf_char(b, '`');
+}
+
+static void add_range(struct buf *b, const struct opt *o)
+{
+	static const char *const kinds[] = {
+		[OPT_T_STRING] = "text", [OPT_T_BOOL] = "true, false", [OPT_T_INT] = "whole number", [OPT_T_DURATION] = "duration",
+		[OPT_T_BYTES] = "size", [OPT_T_NUMBER] = "number", [OPT_T_LIST] = "list", [OPT_T_SECRET] = "secret"
+	};
+
+	if (o->type == OPT_T_ENUM) {
+		for (const char *p = o->words; *p; p++)
+			buf_printf(b, *p == ' ' ? ", " : "%c", *p);
+		return;
+	}
+	buf_addz(b, kinds[o->type]);
+	if (o->type == OPT_T_LIST && o->shape) {
+		buf_addz(b, " of ");
+		add_code(b, o->shape);
+	}
+	if (o->min == 0 && o->max == 0)
+		return;
+	buf_addz(b, ", ");
+	opt_number_print(b, o->type, o->min);
+	buf_addz(b, " to ");
+	opt_number_print(b, o->type, o->max);
+}
+
+static void add_environment(struct buf *b, struct arena *a, const struct opt *o)
+{
+	struct str rest = str_of(o->aliases), part;
+
+	buf_printf(b, "`%s`", opt_env_name(a, o->name, ""));
+	if (o->type == OPT_T_SECRET)
+		buf_printf(b, ", `%s`", opt_env_name(a, o->name, "_FILE"));
+	while (rest.n > 0 && str_split(&rest, ',', &part))
+		buf_printf(b, ", `" STR_FMT "`", STR_ARG(str_trim(part)));
+}
+
+static void add_row(struct buf *b, struct arena *a, const struct opt *o)
+{
+	buf_printf(b, "| `%s` | ", o->name);
+	add_environment(b, a, o);
+	buf_addz(b, " | ");
+	add_code(b, dflt_of(o));
+	buf_addz(b, " | ");
+	add_range(b, o);
+	buf_addz(b, " | ");
+	add_cell(b, o->help);
+	buf_addz(b, " |\n");
+}
+
+void opt_dump(struct buf *b, const struct opt_set *sets, size_t n)
+{
+	struct arena *a = arena_new(0);
+
+	for (size_t i = 0; i < n; i++) {
+		if (!any_shown(sets, i))
+			continue;
+		buf_printf(b, "\n## %s\n\n| option | environment | default | value | what it does |\n|---|---|---|---|---|\n", sets[i].owner);
+		for (const struct opt *o = sets[i].table; o->name; o++)
+			if (!shown_before(sets, i, o))
+				add_row(b, a, o);
+	}
+	arena_free(a);
+}
+
+/* --- --check-config --- */
+
+static void add_quoted(struct buf *b, const char *text)
+{
+	buf_char(b, '"');
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			buf_printf(b, "\\%c", *text);
+		else if ((unsigned char)*text < 0x20)
+			buf_printf(b, "\\x%02x", (unsigned char)*text);
+		else if (*text == '$' && text[1] == '{')
+			buf_addz(b, "$$");
+		else
+			buf_char(b, *text);
+	}
+	buf_char(b, '"');
+}
+
+static void add_list(struct buf *b, const struct opt_list *l)
+{
+	buf_char(b, '[');
+	for (size_t i = 0; i < l->n; i++) {
+		buf_addz(b, i ? ", " : "");
+		add_quoted(b, l->items[i]);
+	}
+	buf_char(b, ']');
+}
+
+static void add_value(struct buf *b, const struct opt *o, void *at)
+{
+	switch (o->type) {
+	case OPT_T_BOOL: buf_addz(b, *(bool *)at ? "true" : "false"); return;
+	case OPT_T_INT:
+	case OPT_T_DURATION:
+	case OPT_T_BYTES: opt_number_print(b, o->type, *(int64_t *)at); return;
+	case OPT_T_NUMBER: buf_printf(b, "%g", *(double *)at); return;
+	case OPT_T_LIST: add_list(b, at); return;
+	case OPT_T_SECRET: buf_addz(b, (*(const char **)at)[0] ? "\"***\"" : "\"\""); return;
+	case OPT_T_ENUM: buf_addz(b, *(const char **)at); return;
+	case OPT_T_STRING: add_quoted(b, *(const char **)at); return;
+	}
+}
+
+void opt_print(struct buf *b, const struct opt_set *sets, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (!any_shown(sets, i))
+			continue;
+		buf_printf(b, "# %s\n", sets[i].owner);
+		for (const struct opt *o = sets[i].table; o->name; o++) {
+			size_t start = b->n;
+
+			if (shown_before(sets, i, o))
+				continue;
+			buf_printf(b, "%s: ", o->name);
+			add_value(b, o, opt_at(sets[i].config, o));
+			buf_printf(b, "%*s  # %s\n", b->n - start < 48 ? (int)(48 - (b->n - start)) : 0, "", sets[i].sources[o - sets[i].table]);
+		}
+	}
+}
