@@ -1,7 +1,7 @@
 /* json.c - see json.h.
  *
  * While a container is open, its token's 'next' holds the index of the container around it: the tape is its own stack.
- * Keys are compared when their object closes: up to SMALL of them with each other behind a 64-bit filter, more
+ * Keys are compared when their object closes: a few short ones with each other behind a 64-bit filter, the rest
  * by a hash set under a key drawn at start, so that nobody can choose keys that collide. */
 #include "common/data/json.h"
 
@@ -14,7 +14,11 @@
 
 const struct json_limits json_limits_default = { .max_depth = 64, .max_nodes = 100000, .refuse_case_variants = true };
 
-enum { NONE = UINT32_MAX, SMALL = 24, COUNT_MAX = UINT16_MAX };
+enum {
+	NONE = UINT32_MAX, COUNT_MAX = UINT16_MAX,
+	SMALL = 24,               /* keys that are compared with each other */
+	SMALL_LEN = 64,           /* and how long they may be as written, so that it stays cheap */
+};
 
 struct parser {
 	const char *text, *end;
@@ -38,8 +42,9 @@ static const char *fail(struct parser *ps, const char *at, const char *fmt, ...)
 enum err json_parse(struct json *ret, struct arena *mem, struct str text, const struct json_limits *limits, struct why *why)
 {
 	size_t guess = 32 + text.n / 32;
+	const char *from = text.n ? text.p : "";
 	struct parser ps = {
-		.text = text.p, .end = text.p + text.n, .mem = mem, .why = why, .open = NONE,
+		.text = from, .end = from + text.n, .mem = mem, .why = why, .open = NONE,
 		.cap = guess < 4096 ? (uint32_t)guess : 4096, .limits = limits ? *limits : json_limits_default,
 	};
 
@@ -48,7 +53,7 @@ enum err json_parse(struct json *ret, struct arena *mem, struct str text, const 
 	ps.tok = arena_alloc(mem, ps.cap * sizeof(*ps.tok));
 	if (!document(&ps))
 		return ps.err;
-	*ret = (struct json){ text.p, text.n, ps.tok, ps.n };
+	*ret = (struct json){ from, text.n, ps.tok, ps.n };
 	return ERR_OK;
 }
 
@@ -191,11 +196,12 @@ static const char *document(struct parser *ps)
 
 __attribute__((noinline, cold)) static void grow(struct parser *ps)
 {
-	struct json_tok *more = arena_alloc(ps->mem, (size_t)ps->cap * 2 * sizeof(*more));
+	uint32_t cap = ps->cap > UINT32_MAX / 2 ? UINT32_MAX : ps->cap * 2;      /* no text has more tokens */
+	struct json_tok *more = arena_alloc(ps->mem, (size_t)cap * sizeof(*more));
 
 	memcpy(more, ps->tok, ps->n * sizeof(*more));
 	ps->tok = more;
-	ps->cap *= 2;
+	ps->cap = cap;
 }
 
 static inline struct json_tok *add(struct parser *ps, const char *at, uint8_t kind, uint8_t flags)
@@ -411,9 +417,9 @@ static unsigned decode_one(const char **p, char out[4])
 static inline struct str between_quotes(const char *text, const struct json_tok *t) { return str_n(text + t->at + 1, t->len - 2); }
 
 /* A decoded string is never longer than it was written. */
-static struct str decode(struct str raw, struct arena *mem)
+static size_t decode(struct str raw, char *out)
 {
-	char *out = arena_alloc(mem, raw.n + 4), *o = out;
+	char *o = out;
 	const char *p = raw.p, *end = raw.p + raw.n;
 
 	while (p < end) {
@@ -426,14 +432,18 @@ static struct str decode(struct str raw, struct arena *mem)
 		if (slash)
 			o += decode_one(&p, o);
 	}
-	return str_n(out, (size_t)(o - out));
+	return (size_t)(o - out);
 }
 
 static struct str decoded(const char *text, const struct json_tok *t, struct arena *mem)
 {
 	struct str raw = between_quotes(text, t);
+	char *out;
 
-	return t->flags & JSON_ESCAPED ? decode(raw, mem) : raw;
+	if (!(t->flags & JSON_ESCAPED))
+		return raw;
+	out = arena_alloc(mem, raw.n);
+	return str_n(out, decode(raw, out));
 }
 
 static bool escaped_eq(struct str raw, struct str s)
@@ -461,8 +471,8 @@ static inline bool string_is(const struct json *j, const struct json_tok *t, str
 
 /* ---- no key twice ---- */
 
-static const char *unique_small(struct parser *ps, uint32_t object, bool fold);
-static const char *unique_large(struct parser *ps, uint32_t object, bool fold);
+static const char *unique_small(struct parser *ps, uint32_t object, bool any_case);
+static const char *unique_large(struct parser *ps, uint32_t object, bool any_case);
 
 /* p is behind the bracket. */
 static const char *close_container(struct parser *ps, const char *p)
@@ -475,19 +485,19 @@ static const char *close_container(struct parser *ps, const char *p)
 	t->next = ps->n;
 	t->len = (uint32_t)(p - ps->text) - t->at;
 	if (t->kind == JSON_OBJECT && t->count > 1) {
-		bool fold = c == 0 && ps->limits.refuse_case_variants;
+		bool any_case = c == 0 && ps->limits.refuse_case_variants;
 
-		if (!(t->count <= SMALL ? unique_small(ps, c, fold) : unique_large(ps, c, fold)))
+		if (!(t->count <= SMALL ? unique_small(ps, c, any_case) : unique_large(ps, c, any_case)))
 			return NULL;
 	}
 	ps->in_object = ps->open != NONE && ps->tok[ps->open].kind == JSON_OBJECT;
 	return p;
 }
 
-/* ASCII letters, and the two characters beyond ASCII whose lower case is an ASCII letter: U+017F (long s), U+212A (kelvin). */
-static struct str folded(struct str s, struct arena *mem)
+/* Lowers ASCII letters, and the two characters beyond ASCII whose other case is an ASCII letter: U+017F (long s),
+ * U+212A (kelvin). Never longer than s; out may be s.p. */
+static size_t fold(struct str s, char *out)
 {
-	char *out = arena_alloc(mem, s.n + 1);
 	size_t n = 0;
 
 	for (size_t i = 0; i < s.n; i++) {
@@ -499,15 +509,19 @@ static struct str folded(struct str s, struct arena *mem)
 			c = 'k', i += 2;
 		out[n++] = c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
 	}
-	return str_n(out, n);
+	return n;
 }
 
 /* What two equal keys have in common: the decoded bytes, or those folded. */
-static struct str key_text(struct parser *ps, uint32_t k, bool fold)
+static struct str key_text(struct parser *ps, uint32_t k, bool folded)
 {
 	struct str s = decoded(ps->text, &ps->tok[k], ps->mem);
+	char *out;
 
-	return fold ? folded(s, ps->mem) : s;
+	if (!folded)
+		return s;
+	out = arena_alloc(ps->mem, s.n);
+	return str_n(out, fold(s, out));
 }
 
 static const char *twice(struct parser *ps, uint32_t first, uint32_t second)
@@ -534,19 +548,21 @@ static inline unsigned filter_bit(struct str s)
 	return ((unsigned)s.n * 5 + first * 3 + last) & 63;
 }
 
-static const char *unique_small(struct parser *ps, uint32_t object, bool fold)
+static const char *unique_small(struct parser *ps, uint32_t object, bool any_case)
 {
 	struct str keys[SMALL];
 	uint32_t at[SMALL], n = 0, end = ps->tok[object].next;
 	uint64_t seen = 0;
 
 	for (uint32_t k = object + 1; k < end; k = ps->tok[k + 1].next) {
-		bool odd = fold && (ps->tok[k].flags & (JSON_WIDE | JSON_ESCAPED));      /* ASCII is folded while comparing */
+		bool odd = any_case && (ps->tok[k].flags & (JSON_WIDE | JSON_ESCAPED));      /* ASCII is folded while comparing */
 		struct str s = key_text(ps, k, odd);
 		uint64_t bit = 1ULL << filter_bit(s);
 
+		if (ps->tok[k].len > SMALL_LEN)
+			return unique_large(ps, object, any_case);
 		for (uint32_t i = 0; (seen & bit) && i < n; i++)
-			if (fold ? str_ieq(keys[i], s) : str_eq(keys[i], s))
+			if (any_case ? str_ieq(keys[i], s) : str_eq(keys[i], s))
 				return twice(ps, at[i], k);
 		seen |= bit;
 		keys[n] = s;
@@ -628,7 +644,7 @@ static uint32_t key_at(const struct parser *ps, uint32_t object, uint32_t nth)
 	return k;
 }
 
-static const char *unique_large(struct parser *ps, uint32_t object, bool fold)
+static const char *unique_large(struct parser *ps, uint32_t object, bool any_case)
 {
 	uint32_t n = 0, end = ps->tok[object].next, mask, k;
 
@@ -637,7 +653,7 @@ static const char *unique_large(struct parser *ps, uint32_t object, bool fold)
 	mask = large_room(ps, n) - 1;
 	n = 0;
 	for (k = object + 1; k < end; k = ps->tok[k + 1].next) {
-		struct str s = key_text(ps, k, fold);
+		struct str s = key_text(ps, k, any_case);
 		uint32_t place = (uint32_t)sip(s) & mask;
 
 		for (; ps->set[place]; place = (place + 1) & mask)      /* holds the number of a key, from 1 */
@@ -666,6 +682,17 @@ uint32_t json_get(const struct json *j, uint32_t object, const char *name)
 	return 0;
 }
 
+static bool any_case_is(const struct json *j, const struct json_tok *t, struct str s)
+{
+	struct str raw = between_quotes(j->text, t);
+	char key[6 * 64];         /* an escape of one character is six bytes */
+
+	if (s.n > sizeof(key) / 6 || raw.n > s.n * 6)
+		return str_ieq(raw, s);
+	raw = str_n(key, decode(raw, key));
+	return str_ieq(str_n(key, fold(raw, key)), s);
+}
+
 uint32_t json_get_any_case(const struct json *j, uint32_t object, const char *name)
 {
 	uint32_t end = j->tok[object].next;
@@ -674,7 +701,7 @@ uint32_t json_get_any_case(const struct json *j, uint32_t object, const char *na
 	if (j->tok[object].kind != JSON_OBJECT)
 		return 0;
 	for (uint32_t k = object + 1; k < end; k = j->tok[k + 1].next)
-		if (str_ieq(between_quotes(j->text, &j->tok[k]), s) || string_is(j, &j->tok[k], s))
+		if (any_case_is(j, &j->tok[k], s))
 			return k + 1;
 	return 0;
 }

@@ -65,7 +65,8 @@ enum err json_parse(struct json *ret, struct arena *, struct str text, const str
 /* The value of a member; 0 when absent or when 'object' is no object. Case-sensitive, escapes in keys decoded. */
 uint32_t json_get(const struct json *, uint32_t object, const char *key);
 
-/* The same, but the case of ASCII letters does not matter; the first in the text wins. To find what others would read. */
+/* The same, but upper and lower case are one, as in refuse_case_variants; the first in the text wins. It finds what a
+ * backend that is careless about case would read: {"STREAM":true}. 'key' is ASCII, at most 64 bytes. */
 uint32_t json_get_any_case(const struct json *, uint32_t object, const char *key);
 
 /* for (uint32_t i = json_first(j, c); i; i = json_next(j, c, i)): the values of an array, or of the members of an object. */

@@ -312,6 +312,37 @@ static void refuses_case_variants_at_the_root_only(void **state)
 	parsed("{\"a\":1,\"\xc3\xa4\":2,\"\xc3\x84\":3,\"@\":4,\"`\":5}");
 }
 
+static void finds_members_in_any_case(void **state)
+{
+	struct json j = parsed("{\"MODEL\":1,\"\xc5\xbftream\":2,\"\\u004eum_\\u212aeys\":3,\"\":4,\"x\":{\"Y\":5}}");
+
+	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "model")), "1"));
+	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "stream")), "2"));
+	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "num_keys")), "3"));
+	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "")), "4"));
+	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, json_get(&j, 0, "x"), "y")), "5"));
+	assert_int_equal(json_get_any_case(&j, 0, "mode") + json_get(&j, 0, "model") + json_get(&j, 0, "stream"), 0);
+}
+
+/* Keys too long to be compared each with each go by the hash set. */
+static void finds_equal_long_keys(void **state)
+{
+	struct buf b = { 0 };
+	struct json j;
+
+	for (int i = 0; i < 24; i++) {
+		buf_addz(&b, i ? ",\"" : "{\"");
+		for (int n = 0; n < 200; n++)
+			buf_addz(&b, "abcdefghij");
+		buf_printf(&b, "%02d\":0", i);
+	}
+	buf_char(&b, '}');
+	assert_int_equal(parse_exact(&j, buf_as_str(&b), NULL, NULL), ERR_OK);
+	b.p[b.n - 5] = '2';       /* ...22 twice */
+	assert_int_equal(parse_exact(&j, buf_as_str(&b), NULL, NULL), ERR_MALFORMED);
+	buf_free(&b);
+}
+
 static void reads_members(void **state)
 {
 	struct json j = parsed("{\"model\":\"m\",\"n\":3,\"o\":{\"n\":4,\"deep\":[1,{\"x\":2}]},\"\\u006cast\":true,\"z\\u0000\":1}");
@@ -509,7 +540,7 @@ int main(void)
 		TEST(accepts_what_the_rfc_accepts), TEST(refuses_what_the_rfc_refuses), TEST(refuses_every_truncation),
 		TEST(refuses_any_control_byte_anywhere_in_a_string), TEST(says_where), TEST(limits_depth), TEST(limits_nodes),
 		TEST(finds_equal_keys_at_any_size), TEST(equal_keys_stay_linear), TEST(refuses_case_variants_at_the_root_only),
-		TEST(reads_members), TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
+		TEST(finds_equal_long_keys), TEST(finds_members_in_any_case), TEST(reads_members), TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
 		TEST(optional_members_say_what_is_wrong), TEST(scanners_agree),
 	};
 

@@ -227,7 +227,7 @@ static void add_utf8(struct buf *b, const char *p, const char *end)
 
 void json_escape(struct buf *b, struct str s)
 {
-	const char *p = s.p, *end = s.p + s.n;
+	const char *p = s.n ? s.p : "", *end = p + s.n;
 
 	while (p < end) {
 		bool wide = false;
@@ -261,7 +261,8 @@ void json_splice(struct buf *out, struct str text, const struct json_edit *edits
 		buf_str(out, e->with);
 		at = (size_t)e->at + e->len;
 	}
-	buf_str(out, str_from(text, at));
+	if (at < text.n)
+		buf_add(out, text.p + at, text.n - at);
 }
 
 struct json_edit json_edit_value(const struct json *j, uint32_t value, struct str json)

@@ -202,6 +202,42 @@ static void any_calls_leave_valid_json(void **state)
 	}
 }
 
+static void write_again(const struct json *j, uint32_t v)
+{
+	enum json_kind kind = json_kind(j, v);
+
+	if (json_key(j, v))
+		jw_key_str(&jo, json_string(j, json_key(j, v), mem));
+	if (kind == JSON_STRING) {
+		jw_str(&jo, json_string(j, v, mem));
+	} else if (kind == JSON_ARRAY || kind == JSON_OBJECT) {
+		kind == JSON_ARRAY ? jw_arr(&jo) : jw_obj(&jo);
+		for (uint32_t i = json_first(j, v); i; i = json_next(j, v, i))
+			write_again(j, i);
+		jw_end(&jo);
+	} else {
+		jw_raw(&jo, json_raw(j, v));
+	}
+}
+
+static void a_tree_comes_back(void **state)
+{
+	static const char *const texts[] = {
+		"{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hi \xc3\xa4\\n\xf0\x9f\x98\x80\\u0001\\\"\"}],\"n\":9007199254740993,\"stop\":null}",
+		"[[],{},[{}],\"\",0,-0.5e-7,true,[false,[null]],{\"\":{\"a\":[1,2,{\"b\":\"\\u0000\"}]}}]", "\"x\"", "1e999", "{\"\\\"\":1}",
+	};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		struct json j;
+
+		assert_int_equal(json_parse(&j, mem, str_of(texts[i]), NULL, NULL), ERR_OK);
+		begin();
+		write_again(&j, 0);
+		assert_true(json_done(&jo));
+		assert_string_equal(buf_z(&out), texts[i]);
+	}
+}
+
 static void splices(void **state)
 {
 	struct str text = STR("{\"model\": \"auto\", \"o\":{}, \"n\":1}");
@@ -236,7 +272,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(writes_all_kinds), TEST(escapes), TEST(any_bytes_become_a_string), TEST(doubles_come_back), TEST(mistakes_leave_valid_json),
-		TEST(too_deep_becomes_null), TEST(any_calls_leave_valid_json), TEST(splices),
+		TEST(too_deep_becomes_null), TEST(any_calls_leave_valid_json), TEST(a_tree_comes_back), TEST(splices),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
