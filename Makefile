@@ -105,10 +105,24 @@ FUZZ_CC  ?= clang-19
 FUZZ_TARGETS := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/fuzz/%,$(FUZZ_C))
 MINUTES  ?= 1
 
-$(BUILD)/fuzz/%: tests/fuzz/%_fuzz.c $(COMMON_C) $(GEN_C)
+FUZZ_CFLAGS = $(CPPFLAGS_ALL) -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ_O   := $(COMMON_C:%.c=$(BUILD)/obj-fuzz/%.o) $(GEN_C:$(BUILD)/gen/%.c=$(BUILD)/obj-fuzz/gen/%.o)
+
+$(BUILD)/obj-fuzz/gen/%.o: $(BUILD)/gen/%.c $(GEN_H)
 	@mkdir -p $(@D)
-	@echo "  FZ  $@"; $(FUZZ_CC) $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-	  -DCORRAL_VERSION='"$(VERSION)"' -o $@ $< $(COMMON_C) $(GEN_C) $(LIBS)
+	@$(FUZZ_CC) $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj-fuzz/%.o: %.c | $(GEN_H)
+	@mkdir -p $(@D)
+	@echo "  FC  $<"; $(FUZZ_CC) $(FUZZ_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/libfuzz.a: $(FUZZ_O)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+$(BUILD)/fuzz/%: $(BUILD)/obj-fuzz/tests/fuzz/%_fuzz.o $(BUILD)/libfuzz.a
+	@mkdir -p $(@D)
+	@echo "  FZ  $@"; $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 
 # compares its decisions with cJSON's
 $(BUILD)/fuzz/json: LIBS += -lcjson
@@ -127,4 +141,4 @@ check:
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/obj-fuzz -name '*.d' 2>/dev/null)
