@@ -1,0 +1,30 @@
+/* db_driver.h - what a database driver gives to db.c. One per URL scheme; all listed in db.c. */
+#ifndef CORRAL_STORE_DB_DRIVER_H
+#define CORRAL_STORE_DB_DRIVER_H
+#include "common/store/db.h"
+
+typedef bool db_row_fn(void *arg, const struct db_row *);
+
+struct db_driver {
+	const char *scheme;           /* "sqlite:" */
+
+	/* 'rest' = the URL behind the scheme. The driver's struct begins with struct db. Statements are prepared later. */
+	struct db *(*open)(const char *rest, const char *const *statements, unsigned n, struct why *);
+	void (*close)(struct db *);
+	bool (*prepare)(struct db *, struct why *);                       /* all statements; after the migrations */
+	bool (*exec)(struct db *, const char *sql, struct why *);         /* one or more statements without parameters or rows */
+	bool (*begin)(struct db *, bool exclusive, struct why *);
+	bool (*commit)(struct db *, struct why *);                        /* rolls back when it fails */
+	void (*rollback)(struct db *);                                    /* without a transaction: nothing */
+	bool (*run)(struct db *, unsigned index, const struct db_value *, unsigned n, db_row_fn *, void *arg, int64_t *ret_changed, struct why *);
+	bool (*query)(struct db *, const char *sql, const struct db_value *, unsigned n, db_row_fn *, void *arg, struct why *);
+	struct db_value (*col)(const struct db_row *, unsigned column);
+	unsigned (*cols)(const struct db_row *);
+	const char *(*col_name)(const struct db_row *, unsigned column);
+};
+
+struct db { const struct db_driver *driver; };
+struct db_row { const struct db_driver *driver; void *impl; };
+
+extern const struct db_driver db_sqlite;
+#endif
