@@ -5,6 +5,9 @@
  * The closure runs exactly once on the client's loop, never before the stub returned, with the reply or with NULL (then
  * rpc_error() tells why). Every call has a deadline; nothing is re-sent by nng itself.
  * A server runs the implementation's methods on its loop thread; a method may keep its closure and call it later, once.
+ * A method's input is valid until the method returns; a reply until its closure returns. A closure may free the client.
+ * A peer that is gone is ERR_UNAVAILABLE: at once when the connection breaks under the call, at the deadline when there is none.
+ * Free clients and servers before their loop.
  * Endpoints: inproc://NAME, ipc://PATH, tcp://HOST:PORT. Messages above 16 MiB are refused.
  * nng's threads only move finished messages to the loop (queue and eventfd). */
 #ifndef CORRAL_IO_RPC_H
@@ -22,12 +25,14 @@ struct rpc_client;
 
 struct rpc_server *rpc_server_new(struct loop *, const char *url, struct why *);
 void rpc_server_add(struct rpc_server *, ProtobufCService *impl);    /* several; found by the descriptor's name */
-void rpc_server_free(struct rpc_server *);        /* closures kept by methods become no-ops; NULL is fine */
+ProtobufCService *rpc_server_find(const struct rpc_server *, const char *service);    /* NULL when it was not added */
+void rpc_server_free(struct rpc_server *);        /* closures kept by methods become no-ops; services with a
+						     destroy function are destroyed; NULL is fine */
 /* For a method that fails: call instead of the closure; 'closure_data' is the method's. */
 void rpc_fail(void *closure_data, enum err code, const char *text);
 
 struct rpc_client *rpc_client_new(struct loop *, const char *url);
-void rpc_client_free(struct rpc_client *);        /* pending closures run with NULL; NULL is fine */
+void rpc_client_free(struct rpc_client *);        /* pending closures run with NULL (and make no new calls); NULL is fine */
 ProtobufCService *rpc_stub(struct rpc_client *, const ProtobufCServiceDescriptor *);   /* valid as long as the client */
 void rpc_deadline(struct rpc_client *, int64_t ms);      /* for the calls that follow; default 5000 */
 const struct why *rpc_error(const struct rpc_client *);  /* inside a closure that got NULL */
