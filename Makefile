@@ -30,7 +30,7 @@ COMMON_C := $(filter-out %_test.c,$(wildcard common/*/*.c))
 SERVICES := $(filter-out corral,$(notdir $(patsubst %/,%,$(wildcard services/*/))))
 SVC_C    := $(filter-out %_test.c %/main.c,$(wildcard services/*/*.c services/*/*/*.c))
 TEST_C   := $(wildcard common/*/*_test.c services/*/*_test.c services/*/*/*_test.c)
-FAKE_C   := $(wildcard tests/fakes/*.c tests/bench/*.c)
+FAKE_C   := $(wildcard tests/fakes/*.c tests/bench/*.c tests/contract/*.c)
 FUZZ_C   := $(wildcard tests/fuzz/*_fuzz.c)
 
 obj       = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))

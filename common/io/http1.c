@@ -182,7 +182,7 @@ static enum http_parse request_line(struct cursor *c)
 		return r;
 	open_line(c, c->limits.max_line);
 	from = c->p;
-	c->p = http_skip(c->p, c->stop, C_TOKEN);
+	c->p = http_skip_token(c->p, c->stop);
 	c->h->method = str_n(from, (size_t)(c->p - from));
 	if (c->h->method.n > MAX_METHOD)
 		return bad(c, ERR_MALFORMED, "the method is longer than 24 letters");
@@ -342,7 +342,7 @@ static enum http_parse header_line(struct cursor *c)
 	const char *from = c->p, *to;
 	enum http_parse r;
 
-	c->p = http_skip(c->p, c->stop, C_TOKEN);
+	c->p = http_skip_token(c->p, c->stop);
 	if (c->p == c->stop)
 		return ran_out(c);
 	if (*c->p != ':' || c->p == from)

@@ -1,10 +1,6 @@
 /* http1_scan.c - see http1_scan.h. */
 #include "common/io/http1_scan.h"
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
 #define LETTER (C_TOKEN | C_TARGET | C_HOST | C_VALUE)
 #define HEX    (LETTER | C_HEX)
 #define MARK   (C_TOKEN | C_TARGET | C_VALUE)            /* ! $ % & ' * + ^ ` | ~ */
@@ -24,40 +20,6 @@ const uint8_t http_class[256] = {
 	[' '] = C_VALUE,      ['\t'] = C_VALUE,
 	[0x80 ... 0xff] = C_OBS,
 };
-
-const char *http_skip(const char *p, const char *end, unsigned classes)
-{
-	while (p < end && http_is(*p, classes))
-		p++;
-	return p;
-}
-
-#ifdef __SSE2__
-/* Bit i is set when byte i may not stand in a value. */
-static inline unsigned bad_bytes(const char *p, bool obs_text)
-{
-	__m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
-	__m128i below = obs_text ? _mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(0x1f)), x)
-	                         : _mm_cmplt_epi8(x, _mm_set1_epi8(0x20));     /* signed: 0x80 and up are below */
-	__m128i bad = _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('\t')), below),
-	                           _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f)));
-
-	return (unsigned)_mm_movemask_epi8(bad);
-}
-#endif
-
-const char *http_skip_value(const char *p, const char *end, bool obs_text)
-{
-#ifdef __SSE2__
-	for (; end - p >= 16; p += 16) {
-		unsigned bad = bad_bytes(p, obs_text);
-
-		if (bad)
-			return p + __builtin_ctz(bad);
-	}
-#endif
-	return http_skip(p, end, obs_text ? C_VALUE | C_OBS : C_VALUE);
-}
 
 bool http_all(struct str s, unsigned classes)
 {
