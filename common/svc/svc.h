@@ -5,7 +5,10 @@
  * and peers, signals, drain. `corral` runs several tables in one process: each service on its own loop thread, one admin port,
  * peers at inproc:// addresses. A service never calls another's functions: it asks by RPC, hears snapshots, ships facts.
  *
- * Life of a service, all on its own loop thread:  start() … [drain() until svc_drained()] … stop() */
+ * Life of a service, all on its own loop thread:  start() … [drain() until svc_drained()] … stop()
+ *
+ * SIGTERM drains for the option 'drain' at most, SIGINT for 5 s at most, a second signal hurries to 5 s, a third ends at once.
+ * Services start and drain in the order of the table, so the one that takes the last facts stands last. */
 #ifndef CORRAL_SVC_SVC_H
 #define CORRAL_SVC_SVC_H
 #include <stdbool.h>
@@ -33,12 +36,14 @@ struct svc_def {
 	uint16_t public_port, admin_port, rpc_port;   /* defaults of api-contract; 0 = none */
 	/* Checks the filled configuration beyond types and ranges. May be NULL. */
 	enum err (*check)(const void *config, struct why *);
-	/* Starts; false with *why ends the program with status 1. Must not wait for peers. */
+	/* Starts; false with *why ends the program with status 1, after freeing what it had made (stop() is not called then).
+	 * Must not wait for peers. */
 	bool (*start)(struct svc *, struct why *);
 	void (*drain)(struct svc *);  /* stop taking work; call svc_drained() when none is left; NULL = nothing to wait for */
-	void (*stop)(struct svc *);   /* frees everything */
+	void (*stop)(struct svc *);   /* frees everything; peers and RPC server are still there and go afterwards */
 };
 
+/* Both return the process's exit status: 0, or 1 with a sentence on stderr. */
 int svc_main(const struct svc_def *, int argc, char **argv);
 /* Several services in one process under the program name 'name'. */
 int svc_main_all(const char *name, const char *summary, const struct svc_def *const *defs, unsigned n, int argc, char **argv);
@@ -51,14 +56,15 @@ void *svc_state(struct svc *);
 struct metrics *svc_metrics(struct svc *);
 const char *svc_state_dir(struct svc *);          /* "<state_dir>/<service>", made with mode 0700 */
 const char *svc_name(struct svc *);
+const char *svc_listen(struct svc *);             /* where the public port is to be bound; NULL when the service has none */
 bool svc_drain_hurried(struct svc *);             /* a second signal came: end within 5 s */
-int64_t svc_drain_ms(struct svc *);               /* time allowed for the drain */
+int64_t svc_drain_ms(struct svc *);               /* time left for the drain; never negative */
 void svc_drained(struct svc *);
-struct rpc_server *svc_rpc_server(struct svc *);  /* add generated services to it in start() */
+struct rpc_server *svc_rpc_server(struct svc *);  /* add generated services to it in start(); NULL when rpc_port is 0 */
 /* A client of another service, by its name; made once, shared by the service's loop. Never NULL; it reconnects by itself. */
 struct rpc_client *svc_peer(struct svc *, const char *service);
 /* Where a service's snapshots are published and heard: "inproc://selector.pub", "tcp://…". */
 const char *svc_pub_url(struct svc *, const char *service);
 /* What /readyz says: a need by name ("model snapshot", "ledger") with ok and a sentence. Not ready while any is not ok. */
-void svc_need(struct svc *, const char *need, bool ok, const char *text);
+void svc_need(struct svc *, const char *need, bool ok, const char *text);     /* any thread; both texts are copied */
 #endif

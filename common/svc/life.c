@@ -1,0 +1,191 @@
+/* life.c - the life of the process on its main thread: start in order, run, drain in order, stop in order.
+ *
+ *   start a, b, c ──▶ run ──signal──▶ drain a ▶ drain b ▶ drain c ──▶ stop a, b, c
+ *            └─ one fails ─────────────────────────────────────────────▶ stop
+ *
+ * While a drains, b and c go on working for it. A service that is not drained when its time is over is passed by. */
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/svc/runtime.h"
+
+enum {
+	SHORT_DRAIN_MS = 5000,        /* SIGINT, or a second signal */
+	LEAST_MS = 2000,              /* what a later service has when the earlier ones used up the time */
+	LEAST_HURRIED_MS = 1000,
+	SLACK_MS = 1000               /* for a service that ends its work itself when svc_drain_ms() is over */
+};
+
+static void start_next(struct runtime *);
+static void drain_next(struct runtime *);
+
+static void on_started(void *arg)
+{
+	struct svc *s = arg;
+	struct runtime *rt = s->rt;
+
+	if (s->why.code != ERR_OK) {
+		s->phase = SVC_FAILED;
+		fprintf(stderr, "%s: %s%s%s\n", rt->name, rt->n > 1 ? s->def->name : "", rt->n > 1 ? ": " : "", s->why.text);
+		rt->status = 1;
+		loop_stop(rt->loop);
+		return;
+	}
+	s->phase = SVC_RUNNING;
+	if (rt->ending)
+		drain_next(rt);
+	else
+		start_next(rt);
+}
+
+static void start_next(struct runtime *rt)
+{
+	for (unsigned i = 0; i < rt->n; i++)
+		if (rt->svcs[i].phase == SVC_NEW) {
+			rt->svcs[i].phase = SVC_STARTING;
+			thread_start(&rt->svcs[i], on_started);
+			return;
+		}
+	rt->started = true;
+	LOG_INFO("started", LOG_S("version", CORRAL_VERSION), LOG_I("services", rt->n), LOG_S("admin", rt->config.admin_listen),
+		 LOG_I("after_ms", mono_ms() - rt->started_us / 1000));
+}
+
+/* --- drain --- */
+
+static struct svc *next_to_drain(struct runtime *rt)
+{
+	for (unsigned i = 0; i < rt->n; i++)
+		if (rt->svcs[i].phase >= SVC_STARTING && rt->svcs[i].phase <= SVC_DRAINING)
+			return &rt->svcs[i];
+	return NULL;
+}
+
+static void on_time_over(struct loop_timer *t)
+{
+	struct runtime *rt = (struct runtime *)(void *)((char *)t - offsetof(struct runtime, timer));
+	struct svc *s = next_to_drain(rt);
+
+	LOG_WARN("the time for draining is over", LOG_S("of", s ? s->def->name : ""));
+	if (s)
+		s->phase = SVC_DRAINED;
+	drain_next(rt);
+}
+
+/* Gives the service that drains now its time, or less of it when a signal hurried. */
+static void set_time(struct runtime *rt, struct svc *s)
+{
+	bool hurried = rt->signals > 1;
+	int64_t now = mono_us(), least = now + (hurried ? LEAST_HURRIED_MS : LEAST_MS) * 1000;
+	int64_t until = rt->drain_until_us > least ? rt->drain_until_us : least;
+
+	atomic_store(&s->drain_until_us, until);
+	atomic_store(&s->hurried, hurried);
+	loop_timer_set(rt->loop, &rt->timer, until - now + SLACK_MS * 1000, on_time_over);
+}
+
+static void drain_next(struct runtime *rt)
+{
+	struct svc *s = next_to_drain(rt);
+
+	if (!s) {
+		loop_timer_del(&rt->timer);
+		loop_stop(rt->loop);
+		return;
+	}
+	if (s->phase != SVC_RUNNING)              /* on_started() comes back here; SVC_DRAINING is under way */
+		return;
+	if (!s->def->drain) {
+		s->phase = SVC_DRAINED;
+		drain_next(rt);
+		return;
+	}
+	s->phase = SVC_DRAINING;
+	set_time(rt, s);
+	thread_drain(s);
+}
+
+void life_drained(void *arg)
+{
+	struct svc *s = arg;
+
+	if (s->phase != SVC_DRAINING)
+		return;
+	s->phase = SVC_DRAINED;
+	drain_next(s->rt);
+}
+
+/* --- signals --- */
+
+static const char *signal_name(int signo) { return signo == SIGINT ? "SIGINT" : "SIGTERM"; }
+
+static void hurry(struct runtime *rt)
+{
+	int64_t soon = mono_us() + SHORT_DRAIN_MS * 1000;
+	struct svc *s = next_to_drain(rt);
+
+	if (rt->drain_until_us > soon)
+		rt->drain_until_us = soon;
+	for (unsigned i = 0; i < rt->n; i++)
+		atomic_store(&rt->svcs[i].hurried, true);
+	if (s && s->phase == SVC_DRAINING)
+		set_time(rt, s);
+}
+
+static void on_end_signal(void *arg, int signo)
+{
+	struct runtime *rt = arg;
+	int64_t drain_ms = rt->config.drain;
+
+	rt->signals++;
+	if (rt->signals > 2)
+		_exit(128 + signo);
+	if (rt->signals == 2) {
+		LOG_WARN("hurrying; one more signal ends at once", LOG_S("signal", signal_name(signo)));
+		hurry(rt);
+		return;
+	}
+	if (signo == SIGINT && drain_ms > SHORT_DRAIN_MS)
+		drain_ms = SHORT_DRAIN_MS;
+	LOG_INFO("draining", LOG_S("signal", signal_name(signo)), LOG_I("at_most_ms", drain_ms));
+	rt->ending = true;
+	rt->drain_until_us = mono_us() + drain_ms * 1000;
+	drain_next(rt);
+}
+
+static void on_hangup(void *arg, int signo)
+{
+	LOG_WARN("the configuration is not read again while running; restart to apply a change", LOG_S("signal", "SIGHUP"));
+}
+
+/* --- the whole --- */
+
+static void stop_all(struct runtime *rt)
+{
+	for (unsigned i = 0; i < rt->n; i++) {
+		struct svc *s = &rt->svcs[i];
+
+		if (s->phase == SVC_FAILED)
+			pthread_join(s->thread, NULL);
+		else if (s->phase != SVC_NEW)
+			thread_stop(s);
+		s->phase = SVC_STOPPED;
+	}
+}
+
+void life_run(struct runtime *rt)
+{
+	loop_signal(rt->loop, SIGTERM, on_end_signal, rt);
+	loop_signal(rt->loop, SIGINT, on_end_signal, rt);
+	loop_signal(rt->loop, SIGHUP, on_hangup, rt);
+	start_next(rt);
+	loop_run(rt->loop);
+	signal(SIGTERM, SIG_DFL);                 /* a stop() that hangs can still be ended */
+	signal(SIGINT, SIG_DFL);
+	stop_all(rt);
+	if (rt->status == 0)
+		LOG_INFO("stopped");
+}

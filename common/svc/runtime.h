@@ -1,0 +1,102 @@
+/* runtime.h - one process and the services in it; known to the files of common/svc only.
+ *
+ *   main thread   command line, admin server, signals; starts, drains and stops the services one after another (svc.c, life.c)
+ *   one thread each service     its loop; start(), drain(), stop() run there (thread.c)
+ *
+ * The two talk by loop_post() and by the atomics below. */
+#ifndef CORRAL_SVC_RUNTIME_H
+#define CORRAL_SVC_RUNTIME_H
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common/io/http_server.h"
+#include "common/svc/svc.h"
+
+struct runtime_config {
+	const char *config, *listen, *admin_listen, *rpc_listen, *state_dir, *log_level, *log_format;
+	int64_t drain;
+	struct opt_list peer;
+};
+
+enum svc_phase { SVC_NEW, SVC_STARTING, SVC_RUNNING, SVC_DRAINING, SVC_DRAINED, SVC_FAILED, SVC_STOPPED };
+
+struct need {
+	struct need *next;
+	bool ok;
+	char name[64], text[200];
+};
+
+struct peer {
+	struct peer *next;
+	const char *name;
+	struct rpc_client *client;
+};
+
+struct svc {
+	struct runtime *rt;
+	const struct svc_def *def;
+	void *config;
+	struct metrics *metrics;
+	struct loop *loop;
+	pthread_t thread;
+
+	/* main thread */
+	enum svc_phase phase;
+
+	/* the service's thread */
+	struct arena *mem;
+	void *state;
+	const char *state_dir;
+	struct rpc_server *rpc;
+	struct peer *peers;
+	struct why why;               /* of a failed start; read by main after it was told */
+	struct loop_timer beat;
+
+	/* both */
+	_Atomic int64_t beat_us;      /* when the loop last turned, mono; 0 = not started */
+	_Atomic int64_t drain_until_us;
+	_Atomic bool hurried;
+	pthread_mutex_t lock;         /* guards needs */
+	struct need *needs;
+};
+
+struct runtime {
+	const char *name, *summary;
+	struct svc *svcs;
+	unsigned n;
+	struct arena *mem;
+	struct opt *options;          /* the runtime's own table, made for these services */
+	struct runtime_config config;
+	struct opt_set *sets;         /* the services', then the runtime's: n + 1 */
+	const char *state_dir;
+
+	struct loop *loop;            /* the main thread's */
+	struct http_server *admin;
+	struct loop_timer timer;      /* ends the drain of one service */
+	int64_t drain_until_us, started_us;
+	unsigned signals;             /* SIGTERM and SIGINT so far */
+	bool started, ending;         /* all services run; no more are started */
+	int status;
+};
+
+/* help.c: --help, --version, --dump; true when the program is to end now with *ret_status. */
+bool help_asked(struct runtime *, int argc, char **argv, int *ret_status);
+/* settings.c */
+void settings_prepare(struct runtime *);          /* the option tables */
+enum err settings_load(struct runtime *, int argc, char **argv, struct why *);
+/* places.c */
+const char *place_of(struct runtime *, struct arena *, const char *service);      /* RPC URL */
+const char *place_pub(struct arena *, const char *rpc_url);
+enum err place_state_dir(struct arena *, const char *given, const char **ret, struct why *);
+enum err place_make_dir(const char *path, struct why *);
+/* thread.c */
+void thread_start(struct svc *, void (*done)(void *svc));      /* done on the main loop; svc->why.code says how it went */
+void thread_drain(struct svc *);
+void thread_stop(struct svc *);                   /* returns when the thread has ended */
+/* life.c */
+void life_run(struct runtime *);                  /* until the process should end; sets status */
+void life_drained(void *svc);                     /* on the main loop */
+/* admin.c */
+bool admin_open(struct runtime *, struct why *);
+bool svc_ready(struct svc *);
+#endif

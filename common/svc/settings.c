@@ -1,0 +1,101 @@
+/* settings.c - the options that every program has, and the filling of all tables. */
+#include <stdio.h>
+
+#include "common/svc/runtime.h"
+
+#define RT(...) OPT(struct runtime_config, __VA_ARGS__)
+
+static const struct opt common_options[] = {
+	RT(STRING, config, "", "YAML file with options, by name: 'drain: 60s'. CORRAL_CONFIG names it too."),
+	RT(STRING, listen, "", "Address of the public port, HOST:PORT or unix:/path."),
+	RT(STRING, admin_listen, "", "Address of the admin port: /livez /readyz /startupz /metrics /version. It asks for no key: keep it on loopback."),
+	RT(STRING, rpc_listen, "", "Where the other services reach this one: tcp://HOST:PORT or ipc:///path. Snapshots go out on the port 100 above."),
+	RT(STRING, state_dir, "${XDG_STATE_HOME:-~/.local/state}/corral", "Directory for what must survive a restart; each service has its own below it."),
+	RT(DURATION, drain, "300s", "How long answers in progress may go on after SIGTERM; SIGINT and a second signal shorten it to 5 s.", .min = 0, .max = 86400000),
+	RT(LIST, peer, "", "Where other services are, as name=url; those of the same process and those at their usual ports need no entry."),
+	RT(ENUM, log_level, "info", "What is logged: this and all that is worse.", .words = "debug info warn error"),
+	RT(ENUM, log_format, "auto", "auto is text on a terminal, else JSON.", .words = "auto json text"),
+	OPT_END
+};
+
+static const char *loopback(struct runtime *rt, const char *before, uint16_t port) { return arena_printf(rt->mem, "%s127.0.0.1:%u", before, port); }
+
+/* The first service that has a public port; in one process the others' are fixed. */
+static const struct svc_def *public_one(const struct runtime *rt)
+{
+	for (unsigned i = 0; i < rt->n; i++)
+		if (rt->svcs[i].def->public_port)
+			return rt->svcs[i].def;
+	return NULL;
+}
+
+/* NULL: this program does not have the option. */
+static const char *default_of(struct runtime *rt, const struct opt *o)
+{
+	const struct svc_def *first = rt->svcs[0].def, *pub = public_one(rt);
+
+	if (strcmp(o->name, "listen") == 0)
+		return pub ? loopback(rt, "", pub->public_port) : NULL;
+	if (strcmp(o->name, "admin_listen") == 0)
+		return loopback(rt, "", first->admin_port);
+	if (strcmp(o->name, "rpc_listen") == 0)
+		return rt->n == 1 && first->rpc_port ? loopback(rt, "tcp://", first->rpc_port) : NULL;
+	return o->dflt;
+}
+
+void settings_prepare(struct runtime *rt)
+{
+	struct opt *to = rt->options = arena_zero(rt->mem, sizeof(common_options));
+
+	for (const struct opt *o = common_options; o->name; o++) {
+		const char *dflt = default_of(rt, o);
+
+		if (!dflt)
+			continue;
+		*to = *o;
+		to++->dflt = dflt;
+	}
+	rt->sets = arena_array(rt->mem, struct opt_set, rt->n + 1);
+	for (unsigned i = 0; i < rt->n; i++) {
+		const struct svc_def *def = rt->svcs[i].def;
+
+		rt->svcs[i].config = arena_zero(rt->mem, def->config_size ? def->config_size : 1);
+		rt->sets[i] = (struct opt_set){ .table = def->options, .config = rt->svcs[i].config, .owner = def->name };
+	}
+	rt->sets[rt->n] = (struct opt_set){ .table = rt->options, .config = &rt->config, .owner = "every program" };
+}
+
+static enum err check_peers(const struct runtime *rt, struct why *why)
+{
+	for (size_t i = 0; i < rt->config.peer.n; i++) {
+		const char *eq = strchr(rt->config.peer.items[i], '='), *url = eq ? eq + 1 : "";
+
+		if (!eq || eq == rt->config.peer.items[i] || (strncmp(url, "tcp://", 6) != 0 && strncmp(url, "ipc://", 6) != 0))
+			return err_field(why, ERR_INVALID, "peer", "peer: '%s' is not of the form name=tcp://HOST:PORT or name=ipc:///path", rt->config.peer.items[i]);
+	}
+	return ERR_OK;
+}
+
+static enum err check_args(const struct opt_list *args, struct why *why)
+{
+	if (args->n == 0)
+		return ERR_OK;
+	return err_set(why, ERR_INVALID, "'%s' is not an option; --help lists them", args->items[0]);
+}
+
+enum err settings_load(struct runtime *rt, int argc, char **argv, struct why *why)
+{
+	struct opt_list args;
+	enum err err = opt_load(rt->sets, rt->n + 1, argc, argv, rt->mem, &args, why);
+
+	if (err == ERR_OK)
+		err = check_args(&args, why);
+	if (err == ERR_OK)
+		err = check_peers(rt, why);
+	if (err == ERR_OK)
+		err = place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, why);
+	for (unsigned i = 0; i < rt->n && err == ERR_OK; i++)
+		if (rt->svcs[i].def->check)
+			err = rt->svcs[i].def->check(rt->svcs[i].config, why);
+	return err;
+}

@@ -1,0 +1,152 @@
+/* svc.c - see svc.h: from the command line to a running process and back. runtime.h says who does what. */
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/svc/runtime.h"
+
+static void prepare(struct runtime *rt, const char *name, const char *summary, const struct svc_def *const *defs, unsigned n)
+{
+	*rt = (struct runtime){ .name = name, .summary = summary, .n = n, .mem = arena_new(16384), .started_us = mono_us() };
+	rt->svcs = arena_array(rt->mem, struct svc, n);
+	for (unsigned i = 0; i < n; i++) {
+		rt->svcs[i].rt = rt;
+		rt->svcs[i].def = defs[i];
+		pthread_mutex_init(&rt->svcs[i].lock, NULL);
+	}
+	settings_prepare(rt);
+}
+
+static void release(struct runtime *rt)
+{
+	for (unsigned i = 0; i < rt->n; i++) {
+		struct svc *s = &rt->svcs[i];
+		struct need *n;
+
+		while ((n = s->needs)) {
+			s->needs = n->next;
+			free(n);
+		}
+		loop_free(s->loop);
+		metrics_free(s->metrics);
+		arena_free(s->mem);
+		pthread_mutex_destroy(&s->lock);
+	}
+	http_server_free(rt->admin);
+	loop_free(rt->loop);
+	arena_free(rt->mem);
+}
+
+static void raise_descriptor_limit(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= r.rlim_max)
+		return;
+	r.rlim_cur = r.rlim_max < 1048576 ? r.rlim_max : 1048576;
+	(void)setrlimit(RLIMIT_NOFILE, &r);       /* not allowed: then with what there is */
+}
+
+static void warn_of_environment(struct runtime *rt)
+{
+	struct opt_list texts;
+
+	opt_unknown_env(rt->sets, rt->n + 1, rt->mem, &texts);
+	for (size_t i = 0; i < texts.n; i++)
+		LOG_WARN(texts.items[i]);
+}
+
+static void open_log(struct runtime *rt)
+{
+	enum log_level level = LOG_LEVEL_INFO;
+	const char *f = rt->config.log_format;
+
+	log_level_parse(rt->config.log_level, &level);
+	log_init(level, strcmp(f, "json") == 0 ? LOG_FORMAT_JSON : strcmp(f, "text") == 0 ? LOG_FORMAT_TEXT : LOG_FORMAT_AUTO);
+	log_thread_service(rt->name);
+}
+
+static bool open_all(struct runtime *rt, struct why *why)
+{
+	signal(SIGPIPE, SIG_IGN);
+	umask(0077);
+	raise_descriptor_limit();
+	if (place_make_dir(rt->state_dir, why) != ERR_OK)
+		return false;
+	rt->loop = loop_new();
+	for (unsigned i = 0; i < rt->n; i++) {
+		struct svc *s = &rt->svcs[i];
+
+		s->loop = loop_new();
+		s->mem = arena_new(0);
+		s->metrics = metrics_new(s->def->metrics, s->def->n_metrics);
+	}
+	return admin_open(rt, why);
+}
+
+static int print_config(struct runtime *rt)
+{
+	struct buf b = { 0 };
+
+	opt_print(&b, rt->sets, rt->n + 1);
+	fwrite(b.p, 1, b.n, stdout);
+	buf_free(&b);
+	return 0;
+}
+
+/* Takes "--check-config" out of the arguments. */
+static bool take_check(int *argc, char **argv, char **ret_argv)
+{
+	bool found = false;
+	int n = 0;
+
+	for (int i = 0; i < *argc; i++)
+		if (i > 0 && strcmp(argv[i], "--check-config") == 0)
+			found = true;
+		else
+			ret_argv[n++] = argv[i];
+	ret_argv[n] = NULL;
+	*argc = n;
+	return found;
+}
+
+static int run(struct runtime *rt, int argc, char **argv)
+{
+	char **args = x_calloc((size_t)argc + 1, sizeof(*args));
+	bool check = take_check(&argc, argv, args);
+	struct why why;
+	bool ok = settings_load(rt, argc, args, &why) == ERR_OK;
+
+	free(args);
+	if (ok && check)
+		return print_config(rt);
+	if (ok) {
+		open_log(rt);
+		warn_of_environment(rt);
+		ok = open_all(rt, &why);
+	}
+	if (!ok) {
+		fprintf(stderr, "%s: %s\n", rt->name, why.text);
+		return 1;
+	}
+	life_run(rt);
+	return rt->status;
+}
+
+int svc_main_all(const char *name, const char *summary, const struct svc_def *const *defs, unsigned n, int argc, char **argv)
+{
+	struct runtime rt;
+	int status;
+
+	clock_init();
+	prepare(&rt, name, summary, defs, n);
+	if (!help_asked(&rt, argc, argv, &status))
+		status = run(&rt, argc, argv);
+	release(&rt);
+	return status;
+}
+
+int svc_main(const struct svc_def *def, int argc, char **argv) { return svc_main_all(def->name, def->summary, &def, 1, argc, argv); }

@@ -1,0 +1,178 @@
+/* thread.c - one service on its thread: from start() to stop(), and what the service asks of its runtime. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/svc/runtime.h"
+
+enum { BEAT_US = 2 * 1000 * 1000 };
+
+struct starting { struct svc *svc; void (*done)(void *); };
+
+static void beat(struct loop_timer *t)
+{
+	struct svc *s = (struct svc *)(void *)((char *)t - offsetof(struct svc, beat));
+
+	atomic_store(&s->beat_us, mono_us());
+	loop_timer_set(s->loop, t, BEAT_US, beat);
+}
+
+static bool open_places(struct svc *s)
+{
+	s->state_dir = arena_printf(s->mem, "%s/%s", s->rt->state_dir, s->def->name);
+	if (place_make_dir(s->state_dir, &s->why) != ERR_OK)
+		return false;
+	if (s->def->rpc_port == 0)
+		return true;
+	s->rpc = rpc_server_new(s->loop, place_of(s->rt, s->mem, s->def->name), &s->why);
+	return s->rpc != NULL;
+}
+
+static bool start(struct svc *s)
+{
+	if (!open_places(s) || !s->def->start(s, &s->why)) {
+		if (s->why.code == ERR_OK)
+			err_set(&s->why, ERR_INTERNAL, "it gave no reason");
+		return false;
+	}
+	s->why.code = ERR_OK;
+	beat(&s->beat);
+	return true;
+}
+
+static void close_places(struct svc *s)
+{
+	struct peer *p;
+
+	while ((p = s->peers)) {
+		s->peers = p->next;
+		rpc_client_free(p->client);
+		free(p);
+	}
+	rpc_server_free(s->rpc);
+	s->rpc = NULL;
+}
+
+static void *run(void *arg)
+{
+	struct starting given = *(struct starting *)arg;
+	struct svc *s = given.svc;
+	bool ok;
+
+	free(arg);
+	log_thread_service(s->def->name);
+	ok = start(s);
+	loop_post(s->rt->loop, given.done, s);
+	if (ok) {
+		loop_run(s->loop);
+		loop_timer_del(&s->beat);
+		s->def->stop(s);
+	}
+	close_places(s);
+	return NULL;
+}
+
+/* Signals are the main thread's. */
+void thread_start(struct svc *s, void (*done)(void *svc))
+{
+	struct starting *given = x_malloc(sizeof(*given));
+	sigset_t all, before;
+	char name[16];
+
+	*given = (struct starting){ s, done };
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &before);
+	if (pthread_create(&s->thread, NULL, run, given) != 0)
+		abort();
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	str_copy(name, sizeof(name), str_of(s->def->name));
+	pthread_setname_np(s->thread, name);
+}
+
+static void call_drain(void *arg)
+{
+	struct svc *s = arg;
+
+	s->def->drain(s);
+}
+
+void thread_drain(struct svc *s) { loop_post(s->loop, call_drain, s); }
+
+static void call_stop(void *arg) { loop_stop(((struct svc *)arg)->loop); }
+
+void thread_stop(struct svc *s)
+{
+	loop_post(s->loop, call_stop, s);
+	pthread_join(s->thread, NULL);
+}
+
+/* --- what a service asks --- */
+
+struct loop *svc_loop(struct svc *s) { return s->loop; }
+const void *svc_config(struct svc *s) { return s->config; }
+void svc_set_state(struct svc *s, void *state) { s->state = state; }
+void *svc_state(struct svc *s) { return s->state; }
+struct metrics *svc_metrics(struct svc *s) { return s->metrics; }
+const char *svc_state_dir(struct svc *s) { return s->state_dir; }
+const char *svc_name(struct svc *s) { return s->def->name; }
+bool svc_drain_hurried(struct svc *s) { return atomic_load(&s->hurried); }
+void svc_drained(struct svc *s) { loop_post(s->rt->loop, life_drained, s); }
+struct rpc_server *svc_rpc_server(struct svc *s) { return s->rpc; }
+
+const char *svc_listen(struct svc *s)
+{
+	if (s->def->public_port == 0)
+		return NULL;
+	for (unsigned i = 0; &s->rt->svcs[i] != s; i++)
+		if (s->rt->svcs[i].def->public_port)      /* the option is the first one's */
+			return arena_printf(s->mem, "127.0.0.1:%u", s->def->public_port);
+	return s->rt->config.listen;
+}
+
+int64_t svc_drain_ms(struct svc *s)
+{
+	int64_t left_us = atomic_load(&s->drain_until_us) - mono_us();
+
+	return left_us > 0 ? left_us / 1000 : 0;
+}
+
+struct rpc_client *svc_peer(struct svc *s, const char *service)
+{
+	struct peer *p;
+
+	for (p = s->peers; p; p = p->next)
+		if (strcmp(p->name, service) == 0)
+			return p->client;
+	p = x_malloc(sizeof(*p));
+	*p = (struct peer){ s->peers, arena_dup(s->mem, service, strlen(service)), rpc_client_new(s->loop, place_of(s->rt, s->mem, service)) };
+	s->peers = p;
+	return p->client;
+}
+
+const char *svc_pub_url(struct svc *s, const char *service) { return place_pub(s->mem, place_of(s->rt, s->mem, service)); }
+
+void svc_need(struct svc *s, const char *need, bool ok, const char *text)
+{
+	bool changed;
+	struct need *n;
+
+	pthread_mutex_lock(&s->lock);
+	for (n = s->needs; n && strcmp(n->name, need) != 0; n = n->next)
+		;
+	changed = !n || n->ok != ok;
+	if (!n) {
+		n = x_calloc(1, sizeof(*n));
+		str_copy(n->name, sizeof(n->name), str_of(need));
+		n->next = s->needs;
+		s->needs = n;
+	}
+	n->ok = ok;
+	str_copy(n->text, sizeof(n->text), str_of(text ? text : ""));
+	pthread_mutex_unlock(&s->lock);
+	if (changed && ok)
+		LOG_INFO("need is met", LOG_S("need", need), LOG_S("text", text));
+	else if (changed)
+		LOG_WARN("need is not met", LOG_S("need", need), LOG_S("text", text));
+}
