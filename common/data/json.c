@@ -41,7 +41,7 @@ static const char *fail(struct parser *ps, const char *at, const char *fmt, ...)
 
 enum err json_parse(struct json *ret, struct arena *mem, struct str text, const struct json_limits *limits, struct why *why)
 {
-	size_t guess = 32 + text.n / 32;
+	size_t guess = 32 + text.n / 16;
 	const char *from = text.n ? text.p : "";
 	struct parser ps = {
 		.text = from, .end = from + text.n, .mem = mem, .why = why, .open = NONE,
@@ -117,7 +117,7 @@ static const char *found(const struct parser *ps, const char *at, char out[32])
 	return out;
 }
 
-static const char *expected(struct parser *ps, const char *at, const char *what)
+__attribute__((cold, noinline)) static const char *expected(struct parser *ps, const char *at, const char *what)
 {
 	char out[32];
 
@@ -204,14 +204,16 @@ __attribute__((noinline, cold)) static void grow(struct parser *ps)
 	ps->cap = cap;
 }
 
-static inline struct json_tok *add(struct parser *ps, const char *at, uint8_t kind, uint8_t flags)
+static inline struct json_tok *add(struct parser *ps, const char *at, const char *end, uint8_t kind, uint8_t flags)
 {
+	uint32_t i = ps->n;
 	struct json_tok *t;
 
-	if (ps->n == ps->cap)
+	if (i == ps->cap)
 		grow(ps);
-	t = &ps->tok[ps->n++];
-	*t = (struct json_tok){ .at = (uint32_t)(at - ps->text), .next = ps->n, .kind = kind, .flags = flags };
+	ps->n = i + 1;
+	t = &ps->tok[i];
+	*t = (struct json_tok){ (uint32_t)(at - ps->text), (uint32_t)(end - at), i + 1, kind, flags, 0 };
 	return t;
 }
 
@@ -220,7 +222,7 @@ static const char *open_container(struct parser *ps, const char *p, enum json_ki
 	if (ps->depth == ps->limits.max_depth)
 		return fail_as(ps, ERR_TOO_LARGE, p, "", "more than %u arrays and objects inside each other", ps->limits.max_depth);
 	ps->depth++;
-	add(ps, p, (uint8_t)kind, 0)->next = ps->open;
+	add(ps, p, p + 1, (uint8_t)kind, 0)->next = ps->open;
 	ps->open = ps->n - 1;
 	ps->in_object = kind == JSON_OBJECT;
 	return p + 1;
@@ -230,7 +232,7 @@ static const char *word(struct parser *ps, const char *p, const char *name, size
 {
 	if ((size_t)(ps->end - p) < n || memcmp(p, name, n) != 0)
 		return expected(ps, p, "a value (null, true and false are written so)");
-	add(ps, p, (uint8_t)kind, 0)->len = (uint32_t)n;
+	add(ps, p, p + n, (uint8_t)kind, 0);
 	return p + n;
 }
 
@@ -273,7 +275,7 @@ static const char *digits(const struct parser *ps, const char *p)
 
 static const char *number(struct parser *ps, const char *p)
 {
-	struct json_tok *t = add(ps, p, JSON_NUMBER, JSON_INT);
+	uint8_t flags = JSON_INT;
 	const char *s = p + (*p == '-');
 
 	if (!digit(peek(ps, s)))
@@ -282,20 +284,20 @@ static const char *number(struct parser *ps, const char *p)
 		return fail(ps, s, "a number may not begin with a superfluous 0");
 	s = digits(ps, s);
 	if (peek(ps, s) == '.') {
-		t->flags = 0;
+		flags = 0;
 		if (!digit(peek(ps, ++s)))
 			return expected(ps, s, "a digit after '.'");
 		s = digits(ps, s);
 	}
 	if (peek(ps, s) == 'e' || peek(ps, s) == 'E') {
-		t->flags = 0;
+		flags = 0;
 		s++;
 		s += peek(ps, s) == '+' || peek(ps, s) == '-';
 		if (!digit(peek(ps, s)))
 			return expected(ps, s, "a digit in the exponent");
 		s = digits(ps, s);
 	}
-	t->len = (uint32_t)(s - p);
+	add(ps, p, s, JSON_NUMBER, flags);
 	return s;
 }
 
@@ -318,19 +320,20 @@ static int hex4(const char *p, const char *end)
 	return v;
 }
 
+/* What may follow a backslash and stands for one character by itself. */
+static const bool simple_escape[256] = {
+	['"'] = true, ['\\'] = true, ['/'] = true, ['b'] = true, ['f'] = true, ['n'] = true, ['r'] = true, ['t'] = true,
+};
+
 /* p is at the backslash; gives the byte after the escape, or after the pair of escapes that make one character. */
-static const char *escape(struct parser *ps, const char *p)
+static inline const char *escape(struct parser *ps, const char *p)
 {
 	int u, low;
 
-	switch (peek(ps, p + 1)) {
-	case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
+	if (simple_escape[(unsigned char)peek(ps, p + 1)])
 		return p + 2;
-	case 'u':
-		break;
-	default:
+	if (peek(ps, p + 1) != 'u')
 		return expected(ps, p + 1, "one of \"\\/bfnrtu after a backslash");
-	}
 	u = hex4(p + 2, ps->end);
 	if (u < 0)
 		return fail(ps, p, "\\u wants four hexadecimal digits");
@@ -342,7 +345,7 @@ static const char *escape(struct parser *ps, const char *p)
 	return p + 12;
 }
 
-static const char *not_closed(struct parser *ps, const char *p, const char *s)
+__attribute__((cold, noinline)) static const char *not_closed(struct parser *ps, const char *p, const char *s)
 {
 	if (s >= ps->end)
 		return fail(ps, p, "the string that begins here does not end");
@@ -352,7 +355,6 @@ static const char *not_closed(struct parser *ps, const char *p, const char *s)
 /* p is at the opening quote. */
 static inline const char *string(struct parser *ps, const char *p, uint8_t flags)
 {
-	struct json_tok *t = add(ps, p, JSON_STRING, flags);
 	const char *s = p + 1;
 	bool wide = false;
 
@@ -362,7 +364,7 @@ static inline const char *string(struct parser *ps, const char *p, uint8_t flags
 			return not_closed(ps, p, s);
 		if (*s == '"')
 			break;
-		t->flags |= JSON_ESCAPED;
+		flags |= JSON_ESCAPED;
 		s = escape(ps, s);
 		if (!s)
 			return NULL;
@@ -370,11 +372,11 @@ static inline const char *string(struct parser *ps, const char *p, uint8_t flags
 	if (wide) {
 		const char *bad = json_scan_utf8(p + 1, s);
 
-		t->flags |= JSON_WIDE;
+		flags |= JSON_WIDE;
 		if (bad != s)
 			return fail(ps, bad, "byte 0x%02x is not valid UTF-8 here", (unsigned char)*bad);
 	}
-	t->len = (uint32_t)(s + 1 - p);
+	add(ps, p, s + 1, JSON_STRING, flags);
 	return s + 1;
 }
 
@@ -555,12 +557,14 @@ static const char *unique_small(struct parser *ps, uint32_t object, bool any_cas
 	uint64_t seen = 0;
 
 	for (uint32_t k = object + 1; k < end; k = ps->tok[k + 1].next) {
-		bool odd = any_case && (ps->tok[k].flags & (JSON_WIDE | JSON_ESCAPED));      /* ASCII is folded while comparing */
-		struct str s = key_text(ps, k, odd);
-		uint64_t bit = 1ULL << filter_bit(s);
+		struct str s = between_quotes(ps->text, &ps->tok[k]);
+		uint64_t bit;
 
-		if (ps->tok[k].len > SMALL_LEN)
+		if (s.n > SMALL_LEN)
 			return unique_large(ps, object, any_case);
+		if (ps->tok[k].flags & (JSON_WIDE | JSON_ESCAPED))
+			s = key_text(ps, k, any_case);      /* of the rest the case is ignored while comparing */
+		bit = 1ULL << filter_bit(s);
 		for (uint32_t i = 0; (seen & bit) && i < n; i++)
 			if (any_case ? str_ieq(keys[i], s) : str_eq(keys[i], s))
 				return twice(ps, at[i], k);
