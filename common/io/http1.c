@@ -110,7 +110,6 @@ static enum http_parse line_end(struct cursor *c)
 static void reset(struct http_head *h)
 {
 	memset(h, 0, offsetof(struct http_head, headers));
-	memset(&h->n_headers, 0, sizeof(*h) - offsetof(struct http_head, n_headers));
 }
 
 static enum http_parse parse_head(struct cursor *c, struct str in, size_t seen, const struct http_limits *limits)

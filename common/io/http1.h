@@ -35,11 +35,12 @@ struct http_head {
 	struct str path, query;             /* target split at '?'; path still percent-encoded; absolute-form reduced to its path ("/", a constant, when it has none); '*' for OPTIONS * */
 	int status; struct str reason;      /* responses */
 	int minor;                          /* HTTP/1.minor: 0 or 1 */
-	struct http_header headers[HTTP_MAX_HEADERS]; uint32_t n_headers;
+	uint32_t n_headers;
 	enum http_framing framing; uint64_t content_length;   /* as Content-Length says, else 0; HTTP_LENGTH may be of 0 */
 	bool keep_alive, expect_continue, upgrade;
 	struct str host;                    /* with its port, as sent; empty when the request (HTTP/1.0) has none */
 	uint32_t head_len;                  /* bytes of the head, the empty line included */
+	struct http_header headers[HTTP_MAX_HEADERS];   /* last, so that a keeper of heads can allocate what is used */
 };
 
 enum http_parse { HTTP_DONE, HTTP_MORE, HTTP_BAD };

@@ -35,6 +35,7 @@ struct http_pool_opts {
 struct http_pool *http_pool_new(struct loop *, const struct http_url *, const struct http_pool_opts *);
 void http_pool_free(struct http_pool *);          /* calls still open get on_error(CANCELLED) */
 uint32_t http_pool_active(const struct http_pool *);
+int64_t http_pool_now_us(const struct http_pool *);       /* its loop's clock, for deadlines */
 
 enum http_call_error {
 	HTTP_CALL_REFUSED,            /* no connection: refused, unreachable, name not found */
@@ -73,7 +74,7 @@ struct http_call_opts {
 struct http_call *http_call_start(struct http_pool *, struct str head, const struct str *body, unsigned n_body,
 				  const struct http_call_opts *, const struct http_call_ops *, void *arg);
 void http_call_cancel(struct http_call *);        /* closes the connection at once; no callback follows */
-void http_call_pause(struct http_call *);         /* stop reading: back-pressure */
+void http_call_pause(struct http_call *);         /* stop reading: back-pressure; what was received already (at most 64 KiB) still comes */
 void http_call_resume(struct http_call *);
 bool http_call_sent(const struct http_call *);    /* the kernel took at least one byte of the request */
 bool http_call_reused(const struct http_call *);

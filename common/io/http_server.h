@@ -6,7 +6,9 @@
  *   on_head ──▶ (body read) ──▶ on_request ──▶ http_reply() | http_reply_start() data… http_reply_end() | http_reply_abort()
  *                                     └──── on_gone at any time before the end: the client left
  *
- * An exchange is valid from on_head until http_reply_end(), http_reply_abort() or the return of on_gone. */
+ * An exchange is valid from on_head until http_reply_end(), http_reply_abort() or the return of on_gone.
+ * A client that ends its sending side during an exchange counts as gone (nginx and Ollama see it so too), but what the
+ * handler answered within the same turn is still sent. */
 #ifndef CORRAL_IO_HTTP_SERVER_H
 #define CORRAL_IO_HTTP_SERVER_H
 #include <stdbool.h>
@@ -21,7 +23,6 @@
 struct http_server;
 
 struct http_xchg {
-	struct http_head head;        /* views into the connection's buffer; stable for the whole exchange */
 	struct str path;              /* normalised: one slash, no trailing slash, decoded */
 	struct str body;              /* whole body, framing removed; set before on_request */
 	char peer[64];                /* "127.0.0.1:5123" */
@@ -29,6 +30,7 @@ struct http_xchg {
 	void *user;                   /* the handler's */
 	void (*on_gone)(struct http_xchg *, const char *why);   /* set by the handler in on_request; may be NULL */
 	void (*on_drain)(struct http_xchg *);  /* queued output fell below half of the high-water mark; may be NULL */
+	struct http_head head;        /* views stable for the whole exchange. Only n_headers headers are there: do not copy it by value */
 };
 
 struct http_handler {

@@ -1,7 +1,7 @@
 /* loop.h - one thread's event loop: readiness, timers, work posted by other threads, work for the end of the turn.
  *
- * A wrapper over libevent (loop.c alone includes it). A loop belongs to the thread that runs it; only loop_post() and
- * loop_post_node() may be called from elsewhere. Timers are our own heap on mono_us(), so that tests can move time
+ * A wrapper over libevent (loop.c alone includes it). A loop belongs to the thread that runs it; only loop_post() may
+ * be called from elsewhere. Timers are our own heap on mono_us(), so that tests can move time
  * (see base/clock.h). One turn: ready descriptors, posted work, due timers, then deferred work in the order of its phase. */
 #ifndef CORRAL_IO_LOOP_H
 #define CORRAL_IO_LOOP_H
@@ -13,7 +13,7 @@
 struct loop;
 
 struct loop *loop_new(void);
-void loop_free(struct loop *);                    /* NULL is fine */
+void loop_free(struct loop *);                    /* runs what was deferred, drops what was posted; NULL is fine */
 void loop_run(struct loop *);                     /* until loop_stop() */
 void loop_stop(struct loop *);                    /* ends the turn in progress first */
 int64_t loop_now_us(const struct loop *);         /* mono, read once a turn */
@@ -22,7 +22,10 @@ int64_t loop_now_us(const struct loop *);         /* mono, read once a turn */
 void loop_post(struct loop *, void (*fn)(void *arg), void *arg);
 
 /* --- descriptors: edge-triggered, registered once; a callback reads or writes until EAGAIN or a short count --- */
-enum { LOOP_READ = 1, LOOP_WRITE = 2 };
+enum {
+	LOOP_READ = 1, LOOP_WRITE = 2,
+	LOOP_HUP = 4                              /* only reported: the peer sent its end; read until 0 or EAGAIN, not to a short count */
+};
 
 struct loop_io {
 	int fd;                                   /* -1 when not added */
@@ -33,6 +36,11 @@ struct loop_io {
 
 void loop_io_add(struct loop *, struct loop_io *, int fd, unsigned events, void (*fn)(struct loop_io *, unsigned ready));
 void loop_io_del(struct loop_io *);               /* does not close; safe in any callback; nothing fires afterwards */
+void loop_io_again(struct loop_io *, unsigned ready);   /* calls fn with these in the next turn, whatever the kernel says */
+
+/* Memory for bytes just received, until the callback that filled it returns. What it calls must not read descriptors. */
+enum { LOOP_SCRATCH_BYTES = 65536 };
+char *loop_scratch(struct loop *);
 
 /* --- timers --- */
 struct loop_timer {
@@ -53,7 +61,8 @@ struct loop_deferred {
 	void (*fn)(struct loop_deferred *);
 };
 
-/* Runs once at the end of this turn, before the loop waits again. Queueing twice is one run. */
+/* Runs once at the end of this turn, before the loop waits again. Queueing twice is one run. Work queued by deferred work
+ * runs in the same turn; the FREE phase starts when the SEND phase has nothing left. */
 void loop_defer(struct loop *, struct loop_deferred *, unsigned phase, void (*fn)(struct loop_deferred *));
 void loop_undefer(struct loop_deferred *);
 

@@ -1,0 +1,90 @@
+/* http_conn.h - the inside of the HTTP server: what http_server.c (reading, life) and http_reply.c (writing) share.
+ * Nobody else includes it. */
+#ifndef CORRAL_IO_HTTP_CONN_H
+#define CORRAL_IO_HTTP_CONN_H
+#include "common/base/buf.h"
+#include "common/base/list.h"
+#include "common/io/http_server.h"
+
+enum conn_state {
+	CONN_IDLE,            /* no byte of a request is here */
+	CONN_HEAD,            /* a part of a head is in 'in' */
+	CONN_BODY,            /* the head is in 'xc', the body arrives */
+	CONN_BUSY,            /* the handler makes the answer */
+	CONN_SENDING,         /* the answer is complete; what the kernel did not take yet is in 'out' */
+	CONN_LINGER,          /* all sent and said so (FIN); what still comes is thrown away, so that no reset eats the answer */
+	CONN_DEAD             /* closed; freed at the end of the turn */
+};
+
+enum reply_framing { REPLY_NONE, REPLY_LENGTH, REPLY_CHUNKED, REPLY_UNTIL_CLOSE, REPLY_NO_BODY };
+
+struct conn;
+
+/* One exchange: allocated with exactly as many headers as there are, followed by the head's bytes, the normalised path
+ * and, when it came with the head, the body. */
+struct exchange {
+	struct conn *conn;
+	struct buf body;              /* a body that came in pieces */
+	struct http_chunked chunked;
+	uint64_t body_left;           /* of HTTP_LENGTH */
+	size_t body_allowed;
+	struct http_xchg x;           /* last: cut off after the headers that are used */
+};
+
+struct conn {
+	struct loop_io io;
+	struct http_server *srv;
+	struct list node;             /* on srv->conns */
+	struct loop_deferred flush, release;
+	enum conn_state state;
+	bool keep;                    /* keep the connection after this answer */
+	bool aborting;                /* break it after the flush */
+	bool unread;                  /* input was left in the kernel */
+	bool hup;                     /* the client sent its end */
+	bool was_full;                /* on_drain is owed */
+	bool suspect;                 /* a reset may hide behind what was read last, see sweep() */
+	enum reply_framing framing;
+	uint64_t reply_left;          /* of REPLY_LENGTH */
+	uint32_t requests;
+	int64_t deadline_us;          /* of the state; 0 = none */
+	size_t seen;                  /* of 'in', for http_parse_request() */
+	struct buf in;                /* part of a head, or requests that came early */
+	char *out;                    /* NULL when nothing is queued */
+	size_t out_at, out_n, out_cap;
+	struct exchange *xc;
+	char peer[64];
+};
+
+struct http_server {
+	struct loop *loop;
+	struct http_handler handler;
+	struct http_server_opts opts;
+	struct loop_io listener;
+	uint16_t port;
+	char *unix_path;
+	struct list conns;            /* the one looked at longest ago first, see sweep() */
+	uint32_t n_conns, n_dead;
+	bool draining, accept_paused, freed;
+	void (*on_idle)(void *);
+	void *on_idle_arg;
+	struct loop_timer sweep, accept_retry;
+	struct loop_deferred release;
+	time_t date_s;
+	char date[48];                /* "Date: …\r\n" of date_s */
+	uint32_t date_n;
+	struct http_head head;        /* of the request being parsed */
+};
+
+static inline struct conn *conn_of(const struct http_xchg *x)
+{
+	return ((const struct exchange *)(const void *)((const char *)x - offsetof(struct exchange, x)))->conn;
+}
+
+static inline size_t conn_queued(const struct conn *c) { return c->out_n - c->out_at; }
+
+void conn_flush_later(struct conn *);
+void conn_gone(struct conn *, const char *why);       /* tells the handler and closes */
+/* Sends what is queued; false when the connection is broken. */
+bool conn_send(struct conn *);
+void conn_send_now(struct conn *, const char *z);     /* a short interim answer */
+#endif

@@ -1,0 +1,903 @@
+/* http_server.c - see http_server.h: listeners, connections, reading. http_reply.c writes; http_conn.h is between them.
+ *
+ * Bytes are received into the loop's scratch memory. A request that is whole there (nearly all are) is copied once into its
+ * exchange; a part of a head waits in conn.in; a body that comes in pieces is received where it stays. An idle connection
+ * owns nothing but its struct.
+ * Deadlines are plain stores; one timer per server looks at the connections in turn (sweep()), each at least once a second.
+ * While an answer is made the connection is still read, to see the client leave; requests that come early wait in conn.in. */
+#include "common/io/http_server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "common/base/arena.h"
+#include "common/data/log.h"
+#include "common/io/http_conn.h"
+
+enum {
+	BACKLOG = 4096,
+	SWEEP_US = 100000, SWEEP_PARTS = 10, SWEEP_MIN = 1000,
+	ACCEPT_PAUSE_US = 100000,
+	LINGER_US = 2000000,
+	EARLY_BYTES = 65536,          /* of requests sent before the last one was answered */
+	BODY_FIRST = 65536,
+	READ_TURN = 1 << 20           /* bytes of one connection in one turn */
+};
+
+static bool listen_on(struct http_server *, const char *listen, struct why *);
+static void on_accept(struct loop_io *, unsigned ready);
+static void on_ready(struct loop_io *, unsigned ready);
+static void sweep(struct loop_timer *);
+static void feed(struct conn *, struct str);
+static void feed_early(struct conn *);
+static void conn_close(struct conn *);
+static void on_flush(struct loop_deferred *);
+static void idle_if_drained(struct http_server *);
+
+static struct http_server_opts with_defaults(const struct http_server_opts *given)
+{
+	struct http_server_opts o = given ? *given : (struct http_server_opts){ 0 };
+
+	o.max_body = o.max_body ? o.max_body : 8u << 20;
+	o.high_water = o.high_water ? o.high_water : 256u << 10;
+	o.head_ms = o.head_ms ? o.head_ms : 10000;
+	o.idle_ms = o.idle_ms ? o.idle_ms : 60000;
+	o.stall_ms = o.stall_ms ? o.stall_ms : 60000;
+	o.min_body_rate = o.min_body_rate ? o.min_body_rate : 1024;
+	o.max_requests = o.max_requests ? o.max_requests : 10000;
+	o.max_conns = o.max_conns ? o.max_conns : 10000;
+	return o;
+}
+
+struct http_server *http_server_new(struct loop *l, const char *listen, const struct http_handler *h,
+				    const struct http_server_opts *opts, struct why *why)
+{
+	struct http_server *s = x_calloc(1, sizeof(*s));
+
+	s->loop = l;
+	s->handler = *h;
+	s->opts = with_defaults(opts);
+	s->listener.fd = -1;
+	list_init(&s->conns);
+	if (!listen_on(s, listen, why)) {
+		free(s->unix_path);
+		free(s);
+		return NULL;
+	}
+	return s;
+}
+
+uint16_t http_server_port(const struct http_server *s) { return s->port; }
+uint32_t http_server_conns(const struct http_server *s) { return s->n_conns; }
+
+static void stop_listening(struct http_server *s)
+{
+	int fd = s->listener.fd;
+
+	loop_timer_del(&s->accept_retry);
+	if (fd < 0)
+		return;
+	loop_io_del(&s->listener);
+	close(fd);
+	if (s->unix_path)
+		(void)unlink(s->unix_path);
+}
+
+void http_server_drain(struct http_server *s, void (*on_idle)(void *), void *arg)
+{
+	s->on_idle = on_idle;
+	s->on_idle_arg = arg;
+	if (s->listener.fd >= 0)
+		on_accept(&s->listener, LOOP_READ);     /* whoever the kernel has accepted already is served */
+	stop_listening(s);
+	s->draining = true;
+	list_each(it, &s->conns) {
+		struct conn *c = list_entry(it, struct conn, node);
+
+		if (c->state == CONN_IDLE)
+			loop_io_again(&c->io, LOOP_READ);       /* a request may wait in the kernel; if not, read_all() closes */
+	}
+	idle_if_drained(s);
+}
+
+static void release_server(struct loop_deferred *d)
+{
+	struct http_server *s = list_entry(d, struct http_server, release);
+
+	if (s->n_dead)
+		return;               /* the last connection calls again */
+	free(s->unix_path);
+	free(s);
+}
+
+void http_server_free(struct http_server *s)
+{
+	if (!s || s->freed)
+		return;
+	s->freed = true;
+	s->on_idle = NULL;
+	stop_listening(s);
+	while (!list_empty(&s->conns))
+		conn_gone(list_entry(s->conns.next, struct conn, node), "server stopped");
+	loop_timer_del(&s->sweep);
+	loop_defer(s->loop, &s->release, LOOP_PHASE_FREE, release_server);
+}
+
+static void idle_if_drained(struct http_server *s)
+{
+	void (*fn)(void *) = s->on_idle;
+
+	if (!s->draining || s->n_conns || !fn)
+		return;
+	s->on_idle = NULL;
+	fn(s->on_idle_arg);
+}
+
+/* --- listening --- */
+
+static int bind_socket(const struct sockaddr *sa, socklen_t n, bool reuseport)
+{
+	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1, saved;
+
+	if (fd < 0)
+		return -1;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (sa->sa_family != AF_UNIX)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));      /* accepted ones inherit it */
+	if (reuseport)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+	if (bind(fd, sa, n) == 0 && listen(fd, BACKLOG) == 0)
+		return fd;
+	saved = errno;
+	close(fd);
+	errno = saved;
+	return -1;
+}
+
+/* A socket file that nobody listens on is what a killed predecessor left. */
+static bool unlink_dead_socket(const struct sockaddr_un *sa)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool dead = fd >= 0 && connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) < 0 && errno == ECONNREFUSED;
+
+	if (fd >= 0)
+		close(fd);
+	return dead && unlink(sa->sun_path) == 0;
+}
+
+static int listen_unix(struct http_server *s, const char *path)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (!str_copy(sa.sun_path, sizeof(sa.sun_path), str_of(path)) || !*path) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	fd = bind_socket((struct sockaddr *)&sa, sizeof(sa), false);
+	if (fd < 0 && errno == EADDRINUSE) {
+		if (unlink_dead_socket(&sa))
+			fd = bind_socket((struct sockaddr *)&sa, sizeof(sa), false);
+		else
+			errno = EADDRINUSE;
+	}
+	if (fd >= 0)
+		s->unix_path = x_strdup(path);
+	return fd;
+}
+
+/* Splits "host:port", "[v6]:port", ":port"; false when it is none of these. */
+static bool split_address(const char *at, char *host, size_t cap, char *port, size_t port_cap)
+{
+	const char *colon = strrchr(at, ':');
+	struct str h, p;
+	uint64_t n;
+
+	if (!colon)
+		return false;
+	h = str_n(at, (size_t)(colon - at));
+	p = str_of(colon + 1);
+	if (h.n >= 2 && h.p[0] == '[' && h.p[h.n - 1] == ']')
+		h = str_n(h.p + 1, h.n - 2);
+	else if (memchr(h.p, ':', h.n))
+		return false;
+	if (h.n == 0)
+		h = STR("127.0.0.1");
+	if (str_eqz(h, "*"))
+		h = STR("0.0.0.0");
+	return str_u64(p, &n) && n <= 65535 && str_copy(host, cap, h) && str_copy(port, port_cap, p);
+}
+
+static int listen_tcp(struct http_server *s, const char *host, const char *port)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV }, *ai;
+	struct sockaddr_storage bound;
+	socklen_t n = sizeof(bound);
+	int fd;
+
+	if (getaddrinfo(host, port, &hints, &ai) != 0) {
+		errno = EADDRNOTAVAIL;
+		return -1;
+	}
+	fd = bind_socket(ai->ai_addr, ai->ai_addrlen, s->opts.reuseport);
+	freeaddrinfo(ai);
+	if (fd < 0 || getsockname(fd, (struct sockaddr *)&bound, &n) < 0)
+		return fd;
+	s->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port : ((struct sockaddr_in *)&bound)->sin_port);
+	return fd;
+}
+
+static bool listen_on(struct http_server *s, const char *listen, struct why *why)
+{
+	char host[256], port[8];
+	int fd;
+
+	if (strncmp(listen, "unix:", 5) == 0) {
+		fd = listen_unix(s, listen + 5);
+	} else if (split_address(listen, host, sizeof(host), port, sizeof(port))) {
+		fd = listen_tcp(s, host, port);
+	} else {
+		err_set(why, ERR_INVALID, "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", listen);
+		return false;
+	}
+	if (fd < 0) {
+		err_set(why, ERR_UNAVAILABLE, "cannot listen on %s: %s", listen,
+			errno == EADDRINUSE ? "another program has this address; stop it or choose another port" : strerror(errno));
+		return false;
+	}
+	loop_io_add(s->loop, &s->listener, fd, LOOP_READ, on_accept);
+	return true;
+}
+
+/* --- accepting --- */
+
+static void name_peer(struct conn *c, const struct sockaddr_storage *sa)
+{
+	char ip[INET6_ADDRSTRLEN] = "";
+
+	if (sa->ss_family == AF_INET) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+
+		inet_ntop(AF_INET, &in->sin_addr, ip, sizeof(ip));
+		snprintf(c->peer, sizeof(c->peer), "%s:%u", ip, ntohs(in->sin_port));
+	} else if (sa->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)sa;
+
+		inet_ntop(AF_INET6, &in->sin6_addr, ip, sizeof(ip));
+		snprintf(c->peer, sizeof(c->peer), "[%s]:%u", ip, ntohs(in->sin6_port));
+	} else {
+		snprintf(c->peer, sizeof(c->peer), "unix");
+	}
+}
+
+static void conn_new(struct http_server *s, int fd, const struct sockaddr_storage *sa)
+{
+	struct conn *c = x_calloc(1, sizeof(*c));
+
+	c->srv = s;
+	c->keep = true;
+	name_peer(c, sa);
+	c->deadline_us = loop_now_us(s->loop) + s->opts.idle_ms * 1000;
+	list_push(&s->conns, &c->node);
+	s->n_conns++;
+	if (!s->sweep.heap_index)
+		loop_timer_set(s->loop, &s->sweep, SWEEP_US, sweep);
+	loop_io_add(s->loop, &c->io, fd, LOOP_READ | LOOP_WRITE, on_ready);
+}
+
+static void refuse_conn(int fd)
+{
+	static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n"
+				   "Retry-After: 1\r\nConnection: close\r\n\r\ntoo many connections\n";
+
+	(void)!send(fd, busy, sizeof(busy) - 1, MSG_NOSIGNAL);
+	shutdown(fd, SHUT_WR);
+	close(fd);
+}
+
+static void accept_again(struct loop_timer *t)
+{
+	struct http_server *s = list_entry(t, struct http_server, accept_retry);
+
+	on_accept(&s->listener, LOOP_READ);
+}
+
+/* No descriptor or memory for it: rest, for the listener stays ready and would keep the loop spinning. */
+static void accept_pause(struct http_server *s)
+{
+	if (!s->accept_paused)
+		LOG_WARN("connections wait: accepting failed; raise the limit of open files", LOG_S("error", strerror(errno)),
+			 LOG_I("connections", s->n_conns));
+	s->accept_paused = true;
+	loop_timer_set(s->loop, &s->accept_retry, ACCEPT_PAUSE_US, accept_again);
+}
+
+static void on_accept(struct loop_io *io, unsigned ready)
+{
+	struct http_server *s = list_entry(io, struct http_server, listener);
+
+	for (;;) {
+		struct sockaddr_storage sa = { 0 };
+		socklen_t n = sizeof(sa);
+		int fd = accept4(io->fd, (struct sockaddr *)&sa, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED || errno == EPROTO))
+			continue;
+		if (fd < 0 && errno == EAGAIN)
+			return;
+		if (fd < 0) {
+			accept_pause(s);
+			return;
+		}
+		s->accept_paused = false;
+		if (s->n_conns >= s->opts.max_conns)
+			refuse_conn(fd);
+		else
+			conn_new(s, fd, &sa);
+	}
+}
+
+/* --- the end of connections --- */
+
+static void release_conn(struct loop_deferred *d)
+{
+	struct conn *c = list_entry(d, struct conn, release);
+	struct http_server *s = c->srv;
+
+	if (c->xc)
+		buf_free(&c->xc->body);
+	free(c->xc);
+	buf_free(&c->in);
+	free(c->out);
+	free(c);
+	if (--s->n_dead == 0 && s->freed)
+		loop_defer(s->loop, &s->release, LOOP_PHASE_FREE, release_server);
+}
+
+static void conn_close(struct conn *c)
+{
+	struct http_server *s = c->srv;
+	int fd = c->io.fd;
+
+	c->state = CONN_DEAD;
+	loop_io_del(&c->io);
+	close(fd);
+	loop_undefer(&c->flush);
+	list_del(&c->node);
+	s->n_conns--;
+	s->n_dead++;
+	loop_defer(s->loop, &c->release, LOOP_PHASE_FREE, release_conn);
+	if (s->n_conns == 0)
+		loop_timer_del(&s->sweep);
+	idle_if_drained(s);
+}
+
+void conn_gone(struct conn *c, const char *why)
+{
+	bool owed = c->xc && (c->state == CONN_BODY || c->state == CONN_BUSY);
+
+	if (owed && c->xc->x.on_gone) {
+		c->state = CONN_DEAD;         /* what the handler still says goes nowhere */
+		c->xc->x.on_gone(&c->xc->x, why);
+	}
+	conn_close(c);
+}
+
+static void drop_exchange(struct conn *c)
+{
+	buf_free(&c->xc->body);
+	free(c->xc);
+	c->xc = NULL;
+	c->framing = REPLY_NONE;
+}
+
+/* The answer has left. */
+static void exchange_done(struct conn *c)
+{
+	bool again = c->unread;
+
+	drop_exchange(c);
+	if (!c->keep || c->hup) {
+		if (!c->unread || c->hup || shutdown(c->io.fd, SHUT_WR) < 0) {
+			conn_close(c);
+			return;
+		}
+		buf_free(&c->in);
+		c->state = CONN_LINGER;
+		c->deadline_us = loop_now_us(c->srv->loop) + LINGER_US;
+		loop_io_again(&c->io, LOOP_READ);
+		return;
+	}
+	c->state = CONN_IDLE;
+	c->unread = false;
+	c->deadline_us = loop_now_us(c->srv->loop) + c->srv->opts.idle_ms * 1000;
+	if (again)
+		loop_io_again(&c->io, LOOP_READ);
+	if (c->in.n)
+		feed_early(c);
+	else if (c->srv->draining)
+		loop_io_again(&c->io, LOOP_READ);
+}
+
+static void break_conn(struct conn *c)
+{
+	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	/* Without framing only a reset tells the client that something is missing. */
+	if (c->framing == REPLY_UNTIL_CLOSE)
+		setsockopt(c->io.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	conn_close(c);
+}
+
+static void after_send(struct conn *c)
+{
+	if (c->aborting) {
+		break_conn(c);
+		return;
+	}
+	if (c->state == CONN_SENDING && !c->out) {
+		exchange_done(c);
+		return;
+	}
+	if (c->out && !c->deadline_us)
+		c->deadline_us = loop_now_us(c->srv->loop) + c->srv->opts.stall_ms * 1000;
+	if (c->was_full && conn_queued(c) < c->srv->opts.high_water / 2) {
+		c->was_full = false;
+		if (c->state == CONN_BUSY && c->xc->x.on_drain)
+			c->xc->x.on_drain(&c->xc->x);
+	}
+}
+
+static void on_flush(struct loop_deferred *d)
+{
+	struct conn *c = list_entry(d, struct conn, flush);
+
+	if (conn_send(c))
+		after_send(c);
+	else
+		conn_gone(c, "connection reset by client");
+}
+
+void conn_flush_later(struct conn *c) { loop_defer(c->srv->loop, &c->flush, LOOP_PHASE_SEND, on_flush); }
+
+/* --- requests --- */
+
+static void shift(struct str *s, const char *from, size_t n, const char *to)
+{
+	if (s->p >= from && s->p <= from + n)
+		s->p = to + (s->p - from);
+}
+
+/* Copies the bytes the head looks into behind the exchange, and turns its views there. */
+static struct exchange *exchange_new(struct conn *c, const struct http_head *h, struct str bytes)
+{
+	size_t heads = h->n_headers * sizeof(h->headers[0]), fixed = offsetof(struct exchange, x.head.headers);
+	struct exchange *e = x_malloc(fixed + heads + bytes.n + h->path.n + 1);
+	char *mem = (char *)e + fixed + heads;
+
+	memset(e, 0, offsetof(struct exchange, x.head));
+	memcpy(&e->x.head, h, offsetof(struct http_head, headers) + heads);
+	memcpy(mem, bytes.p, bytes.n);
+	h = &e->x.head;
+	shift(&e->x.head.method, bytes.p, bytes.n, mem);
+	shift(&e->x.head.target, bytes.p, bytes.n, mem);
+	shift(&e->x.head.path, bytes.p, bytes.n, mem);
+	shift(&e->x.head.query, bytes.p, bytes.n, mem);
+	shift(&e->x.head.host, bytes.p, bytes.n, mem);
+	for (uint32_t i = 0; i < h->n_headers; i++) {
+		shift(&e->x.head.headers[i].name, bytes.p, bytes.n, mem);
+		shift(&e->x.head.headers[i].value, bytes.p, bytes.n, mem);
+	}
+	e->conn = c;
+	e->x.path = str_n(mem + bytes.n, 0);
+	e->x.body = str_n(mem + h->head_len, 0);
+	e->x.start_us = loop_now_us(c->srv->loop);
+	memcpy(e->x.peer, c->peer, sizeof(c->peer));
+	c->xc = e;
+	return e;
+}
+
+/* Answers instead of the request, and lets the connection go. */
+static void refuse(struct conn *c, const struct why *why)
+{
+	struct http_server *s = c->srv;
+	struct http_xchg *x = &c->xc->x;
+	char text[sizeof(why->text) + 1];
+
+	c->keep = false;
+	c->unread = true;
+	c->state = CONN_BUSY;
+	c->deadline_us = 0;
+	if (s->handler.on_refused)
+		s->handler.on_refused(x, why, s->handler.arg);
+	if (c->state != CONN_BUSY || c->framing != REPLY_NONE)
+		return;
+	http_reply(x, err_status(why->code), STR("Content-Type: text/plain; charset=utf-8\r\n"),
+		   str_n(text, (size_t)snprintf(text, sizeof(text), "%s\n", why->text)));
+}
+
+/* A head that never became one: what was understood of it is of no use, its bytes even less. */
+static void refuse_head(struct conn *c, const struct why *why)
+{
+	static const struct http_head nothing = { .minor = 1 };
+
+	buf_free(&c->in);
+	c->seen = 0;
+	exchange_new(c, &nothing, STR(""));
+	refuse(c, why);
+}
+
+static void dispatch(struct conn *c)
+{
+	c->state = CONN_BUSY;
+	c->deadline_us = 0;
+	c->srv->handler.on_request(&c->xc->x, c->srv->handler.arg);
+}
+
+static void keep_early(struct conn *c, struct str bytes)
+{
+	if (bytes.n)
+		buf_add(&c->in, bytes.p, bytes.n);
+}
+
+static bool too_large(struct conn *c, uint64_t n)
+{
+	struct why why;
+
+	if (n <= c->xc->body_allowed)
+		return false;
+	err_set(&why, ERR_TOO_LARGE, "the body is larger than the %zu bytes allowed here", c->xc->body_allowed);
+	refuse(c, &why);
+	return true;
+}
+
+/* Takes body bytes out of 'in'; true when the body is complete or refused, the rest of 'in' is then what follows it. */
+static bool body_add_chunked(struct conn *c, struct str *in)
+{
+	struct exchange *e = c->xc;
+	enum http_parse r;
+	struct str data;
+	struct why why;
+
+	do {
+		r = http_chunked_next(&e->chunked, in, &data, &why);
+		if (r == HTTP_BAD) {
+			refuse(c, &why);
+			return true;
+		}
+		if (too_large(c, e->body.n + data.n))
+			return true;
+		buf_add(&e->body, data.p, data.n);
+	} while (r == HTTP_MORE && in->n);
+	return r == HTTP_DONE;
+}
+
+static void body_room(struct exchange *e)
+{
+	size_t room = e->body.cap - e->body.n, want = e->body.n < BODY_FIRST ? BODY_FIRST : e->body.n;
+
+	if (room < 4096 && room < e->body_left)
+		buf_reserve(&e->body, want < e->body_left ? want : (size_t)e->body_left);
+}
+
+static bool body_add_length(struct conn *c, struct str *in)
+{
+	struct exchange *e = c->xc;
+	size_t n = in->n < e->body_left ? in->n : (size_t)e->body_left;
+
+	if (n) {
+		body_room(e);
+		buf_add(&e->body, in->p, n);
+	}
+	e->body_left -= n;
+	*in = str_from(*in, n);
+	return e->body_left == 0;
+}
+
+static void body_feed(struct conn *c, struct str in)
+{
+	struct exchange *e = c->xc;
+
+	if (!(e->x.head.framing == HTTP_CHUNKED ? body_add_chunked(c, &in) : body_add_length(c, &in)))
+		return;
+	if (c->state != CONN_BODY)
+		return;       /* refused */
+	e->x.body = buf_as_str(&e->body);
+	keep_early(c, in);
+	dispatch(c);
+}
+
+static void body_start(struct conn *c, struct str in)
+{
+	struct exchange *e = c->xc;
+
+	e->body_left = e->x.head.framing == HTTP_LENGTH ? e->x.head.content_length : 0;
+	http_chunked_init(&e->chunked);
+	c->deadline_us = 0;
+	if (e->x.head.expect_continue && in.n == 0)
+		conn_send_now(c, "HTTP/1.1 100 Continue\r\n\r\n");
+	if (in.n)
+		body_feed(c, in);
+}
+
+static bool set_path(struct exchange *e)
+{
+	struct http_head *h = &e->x.head;
+	char *out = (char *)(uintptr_t)e->x.path.p;
+
+	if (str_eqz(h->path, "*")) {
+		e->x.path = h->path;
+		return true;
+	}
+	return http_path_normalise(h->path, out, h->path.n, &e->x.path);
+}
+
+/* The head is complete: 'in' begins with it. What is not of this request is kept for later. */
+static void request_start(struct conn *c, struct str in)
+{
+	struct http_head *h = &c->srv->head;
+	uint64_t body = h->framing == HTTP_LENGTH ? h->content_length : 0;
+	bool whole = h->framing == HTTP_NO_BODY || (h->framing == HTTP_LENGTH && in.n - h->head_len >= body);
+	size_t mine = h->head_len + (whole ? (size_t)body : 0);
+	struct exchange *e = exchange_new(c, h, str_n(in.p, mine));
+	struct http_server *s = c->srv;
+	struct why why;
+
+	c->keep = h->keep_alive && ++c->requests < s->opts.max_requests && !s->draining;
+	c->seen = 0;
+	c->state = h->framing == HTTP_NO_BODY ? CONN_BUSY : CONN_BODY;
+	c->deadline_us = 0;
+	in = str_from(in, mine);
+	if (!set_path(e)) {
+		err_set(&why, ERR_MALFORMED, "the path is not one this server can take: dot segments, bad escapes or encoded slashes");
+		refuse(c, &why);
+		return;
+	}
+	e->body_allowed = s->handler.on_head ? s->handler.on_head(&e->x, s->handler.arg) : 0;
+	if (c->state == CONN_DEAD)
+		return;
+	if (c->state == CONN_SENDING || c->framing != REPLY_NONE) {     /* refused at the door */
+		c->unread |= e->x.head.framing != HTTP_NO_BODY;
+		if (c->state == CONN_BODY)
+			c->state = CONN_BUSY;
+		if (c->keep)
+			keep_early(c, in);
+		return;
+	}
+	e->body_allowed = e->body_allowed ? e->body_allowed : s->opts.max_body;
+	if (e->x.head.framing == HTTP_LENGTH && too_large(c, body))
+		return;
+	if (!whole) {
+		body_start(c, in);
+		return;
+	}
+	e->x.body = str_n(e->x.body.p, (size_t)body);
+	keep_early(c, in);
+	dispatch(c);
+}
+
+/* Bytes of a head: from the scratch memory, or what is not used yet in conn.in. */
+static void head_feed(struct conn *c, struct str in, bool kept)
+{
+	struct http_server *s = c->srv;
+	struct why why;
+
+	switch (http_parse_request(&s->head, in, c->seen, &http_limits_default, &why)) {
+	case HTTP_DONE:
+		request_start(c, in);
+		return;
+	case HTTP_BAD:
+		refuse_head(c, &why);
+		return;
+	case HTTP_MORE:
+		break;
+	}
+	if (!kept)
+		buf_add(&c->in, in.p, in.n);
+	c->seen = in.n;
+	if (c->state == CONN_IDLE)
+		c->deadline_us = loop_now_us(s->loop) + s->opts.head_ms * 1000;
+	c->state = CONN_HEAD;
+}
+
+/* Uses what lies in conn.in for the next request. The buffer is taken off first, for request_start() puts the rest there. */
+static void feed_early(struct conn *c)
+{
+	struct buf in = c->in;
+
+	c->in = (struct buf){ 0 };
+	head_feed(c, buf_as_str(&in), true);
+	if (c->state == CONN_HEAD)
+		c->in = in;
+	else
+		buf_free(&in);
+}
+
+static void feed(struct conn *c, struct str in)
+{
+	if (c->state == CONN_IDLE && c->in.n == 0) {
+		head_feed(c, in, false);
+	} else if (c->state == CONN_BODY) {
+		body_feed(c, in);
+	} else if (c->state != CONN_LINGER && c->keep) {        /* nothing is read from a client after its last request */
+		buf_add(&c->in, in.p, in.n);
+		if (c->state == CONN_IDLE || c->state == CONN_HEAD)
+			feed_early(c);
+	}
+}
+
+/* --- reading --- */
+
+/* Where the next bytes go: into a body of known length directly, else into the scratch memory. */
+static char *read_room(struct conn *c, size_t *ret_n)
+{
+	struct exchange *e = c->xc;
+
+	if (c->state != CONN_BODY || e->x.head.framing != HTTP_LENGTH) {
+		*ret_n = LOOP_SCRATCH_BYTES;
+		return loop_scratch(c->srv->loop);
+	}
+	body_room(e);
+	*ret_n = e->body.cap - e->body.n < e->body_left ? e->body.cap - e->body.n : (size_t)e->body_left;
+	return e->body.p + e->body.n;
+}
+
+static void got(struct conn *c, char *p, size_t n)
+{
+	struct exchange *e = c->xc;
+
+	if (p == loop_scratch(c->srv->loop)) {
+		feed(c, str_n(p, n));
+		return;
+	}
+	e->body.n += n;
+	e->body_left -= n;
+	if (e->body_left == 0)
+		body_feed(c, STR(""));
+}
+
+static void ended(struct conn *c, const char *why)
+{
+	c->hup = true;
+	if (c->state == CONN_SENDING)
+		c->keep = false;      /* its answer is complete: let it go out */
+	else
+		conn_gone(c, why);
+}
+
+static bool answering(const struct conn *c) { return c->state == CONN_BUSY || c->state == CONN_SENDING; }
+
+static bool broken(const struct conn *c)
+{
+	int error = 0;
+	socklen_t n = sizeof(error);
+
+	return getsockopt(c->io.fd, SOL_SOCKET, SO_ERROR, &error, &n) < 0 || error;
+}
+
+/* Requests that came early wait in the kernel above a limit; a reset is then seen by asking for it. */
+static bool may_read(struct conn *c)
+{
+	if (c->state == CONN_DEAD)
+		return false;
+	if (!answering(c) || c->in.n < EARLY_BYTES)
+		return true;
+	c->unread = true;
+	if (broken(c))
+		conn_gone(c, "connection reset by client");
+	return false;
+}
+
+static void read_all(struct conn *c, bool hup)
+{
+	size_t total = 0, room;
+
+	while (may_read(c)) {
+		char *p = read_room(c, &room);
+		ssize_t n = recv(c->io.fd, p, room, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			break;
+		if (n <= 0) {
+			ended(c, n == 0 ? "client closed the connection" : "connection reset by client");
+			return;
+		}
+		total += (size_t)n;
+		got(c, p, (size_t)n);
+		if ((size_t)n < room && !hup) {
+			c->suspect = true;
+			return;
+		}
+		if (total >= READ_TURN && c->state != CONN_DEAD) {
+			loop_io_again(&c->io, LOOP_READ | (hup ? LOOP_HUP : 0));
+			return;
+		}
+	}
+	if (hup && c->state != CONN_DEAD)
+		ended(c, "client closed the connection");
+	else if (c->srv->draining && c->state == CONN_IDLE)
+		conn_close(c);
+}
+
+static void on_ready(struct loop_io *io, unsigned ready)
+{
+	struct conn *c = list_entry(io, struct conn, io);
+
+	if ((ready & LOOP_WRITE) && c->out)
+		conn_flush_later(c);
+	if (ready & (LOOP_READ | LOOP_HUP))
+		read_all(c, ready & LOOP_HUP);
+}
+
+/* --- deadlines --- */
+
+static void head_late(struct conn *c)
+{
+	struct why why;
+
+	err_set(&why, ERR_REQUEST_TIMEOUT, "the request head was not complete after %d ms", (int)c->srv->opts.head_ms);
+	refuse_head(c, &why);
+}
+
+static void body_check(struct conn *c, int64_t now_us)
+{
+	struct exchange *e = c->xc;
+	int64_t over_us = now_us - e->x.start_us - c->srv->opts.head_ms * 1000;
+	struct why why;
+
+	if (over_us <= 0 || (double)e->body.n >= (double)c->srv->opts.min_body_rate * (double)over_us / 1e6)
+		return;
+	err_set(&why, ERR_REQUEST_TIMEOUT, "the body came slower than %u bytes a second", c->srv->opts.min_body_rate);
+	refuse(c, &why);
+}
+
+static void conn_check(struct conn *c, int64_t now_us)
+{
+	if (c->suspect && c->state == CONN_BUSY) {
+		c->suspect = false;
+		if (broken(c)) {
+			conn_gone(c, "connection reset by client");
+			return;
+		}
+	}
+	if (c->state == CONN_BODY)
+		body_check(c, now_us);
+	else if (!c->deadline_us || now_us < c->deadline_us)
+		return;
+	else if (c->state == CONN_HEAD)
+		head_late(c);
+	else if (c->state == CONN_IDLE || c->state == CONN_LINGER)
+		conn_close(c);
+	else
+		conn_gone(c, "client does not read its answer");
+}
+
+/* Looks at some of the connections, the one not seen for longest first. It also finds the resets that came together with
+ * the bytes before them: libevent reports an error as "readable", and a short read then looks like all there is. */
+static void sweep(struct loop_timer *t)
+{
+	struct http_server *s = list_entry(t, struct http_server, sweep);
+	uint32_t n = s->n_conns / SWEEP_PARTS > SWEEP_MIN ? s->n_conns / SWEEP_PARTS : SWEEP_MIN;
+	int64_t now_us = loop_now_us(s->loop);
+
+	if (n > s->n_conns)
+		n = s->n_conns;
+	loop_timer_set(s->loop, t, SWEEP_US, sweep);
+	for (; n && s->n_conns; n--) {
+		struct conn *c = list_entry(s->conns.next, struct conn, node);
+
+		list_del(&c->node);
+		list_push(&s->conns, &c->node);
+		conn_check(c, now_us);
+	}
+}
