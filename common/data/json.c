@@ -74,7 +74,7 @@ static struct place place_of(const struct parser *ps, const char *at)
 	return p;
 }
 
-static const char *fail_v(struct parser *ps, enum err code, const char *at, const char *field, const char *fmt, va_list ap)
+__attribute__((format(printf, 5, 0))) static const char *fail_v(struct parser *ps, enum err code, const char *at, const char *field, const char *fmt, va_list ap)
 {
 	struct place p = place_of(ps, at);
 	char text[240];
