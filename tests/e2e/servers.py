@@ -1,0 +1,135 @@
+"""Real programs for the end-to-end tests: start on a free port, wait until ready, stop, look at the log.
+
+Everything binds 127.0.0.1, writes its log to a file, and is ended by its own handle.
+"""
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZER = re.compile(r"(Address|Leak|Thread|Memory)Sanitizer|runtime error:")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def http(url, body=None, method=None, headers=None, timeout=10):
+    """(status, headers, text) of one request, whatever the status; body is sent as JSON."""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.headers, e.read().decode()
+
+
+def script(*words):
+    """The last line that a script of this tree prints; (None, reason) when it cannot."""
+    done = subprocess.run([ROOT / "scripts" / words[0], *words[1:]], capture_output=True, text=True)
+    if done.returncode:
+        return None, (done.stderr.strip().splitlines() or ["it failed"])[-1]
+    return done.stdout.strip().splitlines()[-1], None
+
+
+class Program:
+    def __init__(self, name, argv, log, ready_url, env=None, wait_s=30):
+        self.name, self.log = name, Path(log)
+        self.handle = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.log.open("w"), stderr=subprocess.STDOUT,
+                                       env={**os.environ, **(env or {})})
+        self._wait_until_ready(ready_url, wait_s)
+
+    def _wait_until_ready(self, url, wait_s):
+        until = time.monotonic() + wait_s
+        while time.monotonic() < until and self.handle.poll() is None:
+            try:
+                if http(url, timeout=2)[0] == 200:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.02)
+        self.handle.kill()
+        self.handle.wait()
+        raise RuntimeError(f"{self.name} did not become ready at {url}; its log ends with:\n{self.tail()}")
+
+    def tail(self, lines=30):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self, wait_s=20):
+        """SIGTERM, then the exit status; SIGKILL (and -9) when it does not end."""
+        if self.handle.poll() is None:
+            self.handle.send_signal(signal.SIGTERM)
+        try:
+            return self.handle.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            self.handle.kill()
+            return self.handle.wait()
+
+
+def start_llama(folder, engine, model, alias="corral-tiny", slots=4, context=16384):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    program = Program("llama-server", [f"{engine}/bin/llama-server", "--model", model, "--alias", alias, "--host", "127.0.0.1",
+                                       "--port", str(port), "--jinja", "--metrics", "--slots", "--parallel", str(slots),
+                                       "--ctx-size", str(context), "--cache-ram", "64"],
+                      Path(folder) / f"{alias}.log", f"{url}/health", {"LLAMA_ARG_THREADS": "1"}, 60)
+    program.url = url
+    return program
+
+
+def start_ollama(folder, built, model, name="corral-tiny"):
+    """Ollama with one model in it, imported from the file MODEL."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    program = Program("ollama", [f"{built}/bin/ollama", "serve"], Path(folder) / "ollama.log", f"{url}/api/version", {
+        "HOME": str(folder), "OLLAMA_MODELS": f"{folder}/models", "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_NO_CLOUD": "1",
+        "OLLAMA_CONTEXT_LENGTH": "4096", "LLAMA_ARG_THREADS": "1"}, 60)
+    program.url = url
+    data = Path(model).read_bytes()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    status, _, text = http(f"{url}/api/blobs/{digest}", data, "POST", timeout=60)
+    assert status == 201, text
+    status, _, text = http(f"{url}/api/create", {"model": name, "files": {"model.gguf": digest}, "stream": False}, timeout=120)
+    assert status == 200 and "success" in text, text
+    return program
+
+
+class Corral:
+    """One `corral serve` with a state folder of its own. url: its front door, admin: its admin port."""
+
+    def __init__(self, folder, backends, *options, env=None):
+        self.folder = Path(folder)
+        port, admin = free_port(), free_port()
+        self.url, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+        binary = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+        self.program = Program("corral", [binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}",
+                                          "--state-dir", str(self.folder / "state"), "--backends",
+                                          ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options],
+                               self.folder / "corral.log", f"{self.admin}/readyz", env)
+
+    def get(self, path, **kw):
+        status, headers, text = http(self.url + path, **kw)
+        return status, headers, json.loads(text)
+
+    def post(self, path, body, **kw):
+        status, headers, text = http(self.url + path, body, "POST", **kw)
+        return status, headers, json.loads(text)
+
+    def close(self):
+        """Stop it; what was wrong with its end, as a sentence, or None."""
+        status = self.program.stop()
+        found = SANITIZER.search(self.program.log.read_text(errors="replace"))
+        if found:
+            return f"the log of corral holds a sanitizer's report:\n{self.program.tail(80)}"
+        return f"corral ended with status {status}:\n{self.program.tail()}" if status else None
