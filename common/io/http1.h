@@ -46,8 +46,11 @@ struct http_head {
 enum http_parse { HTTP_DONE, HTTP_MORE, HTTP_BAD };
 
 /* Parses a head at the start of 'in'. 'seen' = bytes already looked at by the last call that said HTTP_MORE
- * (0 at first), so slow arrival is not quadratic. Nothing in *head is valid before HTTP_DONE. A whole head and the same
- * head in pieces get the same verdict, but in pieces a fault may show only when its line has ended.
+ * (0 at first), so slow arrival is not quadratic. A whole head and the same head in pieces get the same verdict, but in
+ * pieces a fault may show only when its line has ended. Limits may be NULL: the default ones.
+ * After HTTP_MORE nothing in *head is valid. After HTTP_BAD what was read before the fault is (method and target, path once
+ * the whole first line was fine, the header lines before the faulty one), the rest is zero: enough to word a refusal, not to
+ * act upon.
  * On HTTP_BAD *why has the code and a sentence: MALFORMED (400), HEADERS_TOO_LARGE (431), NOT_IMPLEMENTED (501: unknown
  * transfer codings), METHOD_NOT_ALLOWED (405: CONNECT), INVALID (an Expect other than 100-continue). The connection cannot
  * be used any further. Leading empty lines: at most one CRLF is tolerated before a request line. */

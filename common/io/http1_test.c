@@ -179,6 +179,34 @@ static void explains_old_and_new_protocols(void **state)
 	assert_true(request("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n") == HTTP_BAD && why.code == ERR_METHOD_NOT_ALLOWED);
 }
 
+/* Enough for a refusal in the caller's dialect. */
+static void keeps_what_came_before_a_fault(void **state)
+{
+	assert_int_equal(request("POST /v1/chat/completions?x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nBad Name: x\r\n\r\n"), HTTP_BAD);
+	assert_true(str_eqz(head.method, "POST") && str_eqz(head.path, "/v1/chat/completions") && str_eqz(head.query, "x"));
+	assert_int_equal(head.n_headers, 2);
+	assert_true(head.framing == HTTP_NO_BODY && !head.keep_alive && head.head_len == 0);
+	assert_int_equal(request("G\x01T / HTTP/1.1\r\n\r\n"), HTTP_BAD);
+	assert_true(head.path.n == 0 && head.n_headers == 0 && head.host.n == 0);
+}
+
+/* The 16-byte scans stop where the byte-wise tables do, for every byte at every place. */
+static void scans_wide_as_narrow(void **state)
+{
+	char block[40];
+
+	for (int c = 0; c < 256; c++)
+		for (size_t at = 0; at < sizeof(block); at++) {
+			const char *end = block + sizeof(block);
+
+			memset(block, 'x', sizeof(block));
+			block[at] = (char)c;
+			assert_ptr_equal(http_skip_value(block, end, false), http_skip(block, end, C_VALUE));
+			assert_ptr_equal(http_skip_value(block, end, true), http_skip(block, end, C_VALUE | C_OBS));
+			assert_ptr_equal(http_skip_token(block, end), http_skip(block, end, C_TOKEN));
+		}
+}
+
 static void yields_chunks_without_copying(void **state)
 {
 	static const char z[] = "4\r\nWiki\r\n6;x=\"\\\"q\"\r\npedia \r\nE\r\nin \r\n\r\nchunks.\r\n0\r\nExpires: never\r\n\r\nnext";
@@ -287,6 +315,8 @@ int main(void)
 		cmocka_unit_test(counts_header_lines),
 		cmocka_unit_test(never_reads_beyond_the_input),
 		cmocka_unit_test(explains_old_and_new_protocols),
+		cmocka_unit_test(keeps_what_came_before_a_fault),
+		cmocka_unit_test(scans_wide_as_narrow),
 		cmocka_unit_test(yields_chunks_without_copying),
 		cmocka_unit_test(bounds_extensions_and_trailers),
 		cmocka_unit_test(checks_what_is_sent),
