@@ -40,7 +40,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: all help lib test-bins test asan fuzz fuzz-replay check clean fakes
+.PHONY: all help lib test-bins test asan fuzz fuzz-replay framing check clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -53,6 +53,7 @@ help:
 #: make check       layers, generated pages
 #: make fuzz MINUTES=n   run every fuzz target that long
 #: make fuzz-replay run every fuzz target over its corpus once
+#: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench       corral beside nginx and haproxy
 #: make proof-kill  kill -9 in mixed traffic, 100 rounds
 
@@ -134,6 +135,9 @@ fuzz: $(FUZZ_TARGETS)
 
 fuzz-replay: $(FUZZ_TARGETS)
 	@scripts/run-fuzz replay $(FUZZ_TARGETS)
+
+framing: $(BUILD)/tests/contract/framing_probe
+	@tests/contract/framing_diff.py --probe $<
 
 check:
 	@scripts/check-layers

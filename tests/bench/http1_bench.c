@@ -16,7 +16,7 @@ static const char sdk_request[] =
 	"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
 	"Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 1.40.0\r\nX-Stainless-Lang: python\r\n"
 	"X-Stainless-Package-Version: 1.40.0\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
-	"X-Stainless-Runtime-Version: 3.11.2\r\nAuthorization: Bearer sk-0123456789abcdef\r\nContent-Length: 1024\r\n\r\n";
+	"X-Stainless-Runtime-Version: 3.11.2\r\nAuthorization: Bearer sk-0123456789abcdef0123456789abcdef0123456789abcdef\r\nContent-Length: 1024\r\n\r\n";
 
 static const char response[] =
 	"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nAccess-Control-Allow-Origin: \r\nContent-Type: text/event-stream\r\n"

@@ -12,7 +12,7 @@
 
 struct framing_case {
 	char kind[8];                 /* req, res, reshead (the answer to a HEAD) */
-	char expect[8];               /* refuse or pass */
+	char expect[8];               /* refuse (which policy is, too) or pass */
 	int code;                     /* HTTP status of a refusal; 0 = any */
 	int messages;                 /* of a pass */
 	uint64_t body;                /* bytes of all bodies of a pass */
@@ -65,7 +65,8 @@ static inline bool framing_next(FILE *f, struct framing_case *c)
 		*c = (struct framing_case){ .messages = 1 };
 		if (strncmp(line, "req", 3) != 0 && strncmp(line, "res", 3) != 0)
 			return false;
-		if (sscanf(line, "%7s refuse %d %63s %n", c->kind, &c->code, c->name, &at) == 3 && at)
+		if ((sscanf(line, "%7s refuse %d %63s %n", c->kind, &c->code, c->name, &at) == 3 && at) ||
+		    (sscanf(line, "%7s policy %d %63s %n", c->kind, &c->code, c->name, &at) == 3 && at))
 			snprintf(c->expect, sizeof(c->expect), "refuse");
 		else if (sscanf(line, "%7s pass %d/%lu %63s %n", c->kind, &c->messages, &c->body, c->name, &at) == 4 && at)
 			snprintf(c->expect, sizeof(c->expect), "pass");
