@@ -111,6 +111,7 @@ enum llm_step llm_relay_head(struct llm_relay *, const struct http_head *, struc
 /* Body bytes. In a stream, finished events are appended to *out as they become whole (an error as first event gives LLM_FAILED with nothing written).
  * Without streaming nothing is written before llm_relay_end(): the whole answer is held (at most 64 MiB), so that a broken one can be tried elsewhere. */
 enum llm_step llm_relay_data(struct llm_relay *, struct str in, struct buf *out, struct why *);
+/* Call llm_relay_end() after LLM_DONE too, at once: the last line of an Ollama-style or native stream needs 'extra' and is written there. */
 /* The framing ended. LLM_DONE: *out has the rest (non-streamed: the whole body). LLM_FAILED: ended without the dialect's terminator, or an error body. */
 enum llm_step llm_relay_end(struct llm_relay *, const struct llm_extra *, struct buf *out, struct why *);
 /* A stream that had started breaks: the client dialect's error event; never a made-up end. */

@@ -1,0 +1,106 @@
+/* canon.h - what requests and answers are between dialects. Private to common/llm.
+ *
+ * A value that only moves stays as it was written: a "JSON string" below is the token with its quotes, still escaped, so that
+ * nothing is decoded to be encoded again. "" (length 0) means absent. Everything lives in the request's arena or, for chunks,
+ * until the next chunk is read.
+ *
+ *   request:  client's form ──canon_read_*()──▶ struct canon ──canon_write_*()──▶ backend's body
+ *   answer:   backend's event ──*_read_chunk()──▶ struct chunk ──*_write_chunk()──▶ client's event
+ */
+#ifndef CORRAL_LLM_CANON_H
+#define CORRAL_LLM_CANON_H
+#include "common/data/json_write.h"
+#include "common/llm/exchange.h"
+#include "common/llm/fields.h"
+
+struct call {
+	uint32_t index;           /* which call a fragment belongs to */
+	bool has_index;
+	struct str id, name;      /* JSON strings */
+	struct str arguments;     /* a JSON string whose text is JSON, or an object: see is_object */
+	bool is_object;
+};
+
+struct message {
+	struct str role;          /* decoded: "system", "user", "assistant", "tool" */
+	struct str text;          /* JSON string */
+	struct str thinking;      /* JSON string */
+	struct str tool_call_id, tool_name;      /* JSON strings */
+	struct str *images;       /* base64, decoded, no data URI around it */
+	struct str *image_types;  /* "image/png"; "" = unknown */
+	uint32_t n_images;
+	struct call *calls;
+	uint32_t n_calls;
+	bool text_is_null;
+};
+
+enum canon_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_SCHEMA };
+enum { CANON_PLAIN_MAX = 32 };
+
+struct canon {
+	enum llm_op op;           /* LLM_COMPLETE: a prompt that no template touches */
+	struct message *messages;
+	uint32_t n_messages;
+	struct str prompt, suffix;        /* JSON strings, LLM_COMPLETE */
+	uint32_t tools;           /* token of a non-empty array */
+	struct str stop;          /* JSON: a string or an array of strings */
+	enum canon_format format;
+	struct str schema;        /* JSON object */
+	int64_t max_tokens;       /* -1 = not given */
+	bool logprobs;
+	struct str top_logprobs;  /* JSON number */
+	struct str think;         /* decoded: "", "true", "false", "low", "medium", "high", "max", … */
+	struct { const struct field *field; struct str value; } plain[CANON_PLAIN_MAX];
+	uint32_t n_plain;
+};
+
+/* What a plan needs while it is made. */
+struct planning {
+	const struct llm_in *in;
+	const struct llm_target *target;
+	struct arena *mem;
+	struct why *why;
+	struct buf ignored;       /* names, ", " between them */
+};
+void plan_ignore(struct planning *, const char *path);
+/* Refuses the field for the backend in question: ERR_UNSUPPORTED_FIELD with a sentence. */
+enum err plan_refuse(struct planning *, const char *path, const char *because);
+
+/* The members of a request, each looked up in the table: refused, ignored, or put into *canon. */
+enum err canon_read_openai(struct planning *, struct canon *);
+enum err canon_read_ollama(struct planning *, struct canon *);
+enum err canon_read_native(struct planning *, struct canon *);
+/* Shared by them: the decision of the table for one member; *carry is false when the member needs no more attention. */
+enum err canon_field(struct planning *, enum llm_form, uint32_t value, const struct field **ret, bool *carry);
+enum err canon_plain(struct planning *, struct canon *, const struct field *, uint32_t value);
+enum err canon_options(struct planning *, struct canon *, uint32_t object);
+enum err canon_format(struct planning *, struct canon *, const char *path, uint32_t value);
+
+/* The body for the backend, appended. */
+void openai_write_request(struct planning *, const struct canon *, struct buf *out);
+void ollama_write_request(struct planning *, const struct canon *, struct buf *out);
+
+enum { CHUNK_CALLS = 32 };
+
+/* One event of a stream, or a whole answer. Strings are JSON strings into the event. */
+struct chunk {
+	struct str text, thinking;
+	struct call calls[CHUNK_CALLS];
+	uint32_t n_calls;
+	struct str logprobs;      /* array of {token, logprob, bytes, top_logprobs} */
+	struct str finish;        /* decoded, "" = goes on */
+	struct str error;         /* JSON value; the backend says it broke */
+	uint32_t n_choices;
+	uint32_t text_tok;        /* token of the one text fragment, when there is exactly one */
+	bool is_answer;           /* it has the members an event of this dialect must have */
+	bool end;                 /* Ollama: done is true */
+	bool has_usage;
+};
+
+/* 'usage' is updated by what the event says. */
+void openai_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+void ollama_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+
+#define has(s) ((s).n != 0)
+static inline bool text_is_empty(struct str json_string) { return json_string.n <= 2; }
+#endif

@@ -1,0 +1,190 @@
+/* exchange.c - names, plans and error bodies; see exchange.h. Reading is in read.c, answers are in relay.c. */
+#include "common/llm/exchange.h"
+
+#include "common/base/clock.h"
+#include "common/data/json_write.h"
+#include "common/llm/canon.h"
+#include "common/llm/text.h"
+
+static const struct { uint32_t bit; const char *name; } caps[] = {
+	{ LLM_CAP_COMPLETION, "completion" }, { LLM_CAP_TOOLS, "tools" }, { LLM_CAP_VISION, "vision" },
+	{ LLM_CAP_EMBEDDING, "embedding" }, { LLM_CAP_THINKING, "thinking" }, { LLM_CAP_INSERT, "insert" }, { LLM_CAP_AUDIO, "audio" },
+};
+
+uint32_t llm_cap_parse(struct str word)
+{
+	for (unsigned i = 0; i < sizeof(caps) / sizeof(caps[0]); i++)
+		if (str_eqz(word, caps[i].name))
+			return caps[i].bit;
+	return 0;
+}
+
+const char *llm_cap_name(uint32_t bit)
+{
+	for (unsigned i = 0; i < sizeof(caps) / sizeof(caps[0]); i++)
+		if (caps[i].bit == bit)
+			return caps[i].name;
+	return "unknown";
+}
+
+const char *llm_dialect_name(enum llm_dialect d)
+{
+	return d == LLM_OPENAI ? "openai" : d == LLM_OLLAMA ? "ollama" : "native";
+}
+
+/* Plans. */
+
+static bool agree(enum llm_dialect d, enum llm_backend b)
+{
+	return d == LLM_OPENAI ? b != LLM_BACKEND_OLLAMA : d == LLM_OLLAMA && b == LLM_BACKEND_OLLAMA;
+}
+
+static const char *same_path(const struct llm_in *in)
+{
+	if (in->dialect == LLM_OPENAI)
+		return in->op == LLM_CHAT ? "/v1/chat/completions" : "/v1/completions";
+	return in->op == LLM_CHAT ? "/api/chat" : "/api/generate";
+}
+
+static struct json_edit ask_for_usage(const struct llm_in *in, struct arena *mem)
+{
+	uint32_t options = json_get(&in->doc, 0, "stream_options"), usage;
+
+	if (!options)
+		return json_edit_insert(&in->doc, 0, "stream_options", STR("{\"include_usage\":true}"), mem);
+	if (json_kind(&in->doc, options) != JSON_OBJECT)
+		return json_edit_value(&in->doc, options, STR("{\"include_usage\":true}"));
+	usage = json_get(&in->doc, options, "include_usage");
+	return usage ? json_edit_value(&in->doc, usage, STR("true"))
+	             : json_edit_insert(&in->doc, options, "include_usage", STR("true"), mem);
+}
+
+static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_target *t, struct json_edit *edits, struct arena *mem)
+{
+	unsigned n = 0;
+
+	if (in->model_tok && !str_eq(in->model, t->remote_model))
+		edits[n++] = json_edit_value(&in->doc, in->model_tok, text_quote(t->remote_model, mem));
+	if (in->dialect == LLM_OPENAI && in->stream && !in->want_usage)
+		edits[n++] = ask_for_usage(in, mem);
+	if (in->dialect == LLM_OLLAMA && !json_get_any_case(&in->doc, 0, "truncate"))
+		edits[n++] = json_edit_insert(&in->doc, 0, "truncate", STR("false"), mem);
+	if (n == 2 && edits[1].at < edits[0].at) {
+		struct json_edit first = edits[1];
+
+		edits[1] = edits[0];
+		edits[0] = first;
+	}
+	return n;
+}
+
+static void add_part(struct llm_plan *p, struct str part)
+{
+	if (!part.n)
+		return;
+	p->parts[p->n_parts++] = part;
+	p->length += part.n;
+}
+
+static void pass_through(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem)
+{
+	struct json_edit edits[3];
+	unsigned n = same_dialect_edits(in, t, edits, mem);
+	size_t at = 0;
+
+	p->passthrough = true;
+	p->path = same_path(in);
+	for (unsigned i = 0; i < n; i++) {
+		add_part(p, str_n(in->body.p + at, edits[i].at - at));
+		add_part(p, edits[i].with);
+		at = edits[i].at + edits[i].len;
+	}
+	add_part(p, str_from(in->body, at));
+	/* llama.cpp takes the fields that have no effect and makes nothing of them; another server may use them. */
+	p->ignored = t->kind == LLM_BACKEND_LLAMACPP ? in->ignored : str_n("", 0);
+}
+
+enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
+{
+	memset(p, 0, sizeof(*p));
+	if (agree(in->dialect, t->kind)) {
+		pass_through(p, in, t, mem);
+		return ERR_OK;
+	}
+	return err_set(why, ERR_NOT_IMPLEMENTED, "conversion is not there yet");
+}
+
+/* Error bodies. */
+
+static const char *openai_type(enum err code)
+{
+	int status = err_status(code);
+
+	if (code == ERR_BUDGET_SPENT)
+		return "insufficient_quota";
+	if (status == 429)
+		return "rate_limit_exceeded";
+	if (code == ERR_FORBIDDEN)
+		return "permission_error";
+	return status >= 500 || code == ERR_OK ? "server_error" : "invalid_request_error";
+}
+
+/* What clients look for in "code"; the others get our own name in lower case. */
+static void openai_code(enum err code, char out[32])
+{
+	const char *name = code == ERR_UNAUTHENTICATED ? "invalid_api_key" : code == ERR_CONTEXT_TOO_LONG ? "context_length_exceeded" :
+	                   code == ERR_RATE_LIMITED || code == ERR_QUEUE_FULL ? "rate_limit_exceeded" :
+	                   code == ERR_BUDGET_SPENT ? "insufficient_quota" : code == ERR_UNSUPPORTED_FIELD ? "unsupported_parameter" :
+	                   code == ERR_INVALID ? "invalid_value" : code == ERR_MALFORMED ? "invalid_request_error" : err_name(code);
+	unsigned i;
+
+	for (i = 0; name[i] && i < 31; i++)
+		out[i] = (char)(name[i] >= 'A' && name[i] <= 'Z' ? name[i] | 0x20 : name[i]);
+	out[i] = '\0';
+}
+
+static void openai_error(const struct why *why, struct json_out *jo)
+{
+	char code[32];
+
+	openai_code(why->code, code);
+	jw_obj(jo);
+	jw_key(jo, "error"), jw_obj(jo);
+	jw_kv_strz(jo, "message", why->text);
+	jw_kv_strz(jo, "type", openai_type(why->code));
+	jw_kv_strz(jo, "param", why->field[0] ? why->field : NULL);
+	jw_kv_strz(jo, "code", code);
+	jw_end(jo), jw_end(jo);
+}
+
+static void native_error(const struct why *why, struct str request_id, int64_t now_us, struct json_out *jo)
+{
+	char stamp[32];
+
+	clock_rfc3339(now_us, 3, stamp, sizeof(stamp));
+	jw_obj(jo);
+	jw_kv_bool(jo, "success", false);
+	jw_kv_strz(jo, "error", why->text);
+	jw_kv_strz(jo, "error_code", err_name(why->code));
+	jw_kv_strz(jo, "timestamp", stamp);
+	jw_kv_str(jo, "request_id", request_id);
+	jw_kv_strz(jo, "field", why->field[0] ? why->field : NULL);
+	jw_end(jo);
+}
+
+const char *llm_error_body(enum llm_dialect dialect, const struct why *why, struct str request_id, int64_t now_us, struct buf *out)
+{
+	struct json_out jo;
+
+	json_begin(&jo, out);
+	if (dialect == LLM_OPENAI) {
+		openai_error(why, &jo);
+	} else if (dialect == LLM_OLLAMA) {
+		jw_obj(&jo);
+		jw_kv_strz(&jo, "error", why->text);
+		jw_end(&jo);
+	} else {
+		native_error(why, request_id, now_us, &jo);
+	}
+	return "application/json";
+}

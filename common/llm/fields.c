@@ -1,0 +1,305 @@
+/* fields.c - see fields.h: the table itself, and its printing. */
+#include "common/llm/fields.h"
+
+#include <pthread.h>
+
+enum {
+	OC = 1 << FORM_OPENAI_CHAT, OT = 1 << FORM_OPENAI_COMPLETE, LC = 1 << FORM_OLLAMA_CHAT, LG = 1 << FORM_OLLAMA_GENERATE,
+	NA = 1 << FORM_NATIVE, OP = 1 << FORM_OPTIONS,
+	OPENAI = OC | OT, OLLAMA = LC | LG,
+};
+enum {
+	BOOL = 1 << JSON_FALSE | 1 << JSON_TRUE, NUM = 1 << JSON_NUMBER, TEXT = 1 << JSON_STRING, LIST = 1 << JSON_ARRAY,
+	OBJ = 1 << JSON_OBJECT, ANY = BOOL | NUM | TEXT | LIST | OBJ,
+};
+
+#define ALL(name) { name, name, name }
+#define LLAMACPP_ONLY(name) { name, NULL, NULL }
+#define NOT_GENERIC(name) { name, NULL, name }
+#define NOWHERE { NULL, NULL, NULL }
+#define NO_EFFECT { IGNORED, IGNORED, IGNORED }
+
+/* Columns: name, meaning to the code, forms, types, {llama.cpp, OpenAI-style, Ollama}, note. */
+static const struct field table[] = {
+	{ "model", F_MODEL, OPENAI | OLLAMA | NA, TEXT, ALL("model"), "The backend's own name of the chosen model." },
+	{ "messages", F_MESSAGES, OC | LC, LIST, ALL("messages"), "Roles, text, images, tool calls, tool results and thinking are mapped; `developer` becomes `system` for Ollama." },
+	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there." },
+	{ "prompt", F_PROMPT, LG | NA, TEXT, ALL("messages"), "The user message; with `raw` the prompt of /v1/completions." },
+	{ "stream", F_STREAM, OPENAI | OLLAMA | NA, BOOL, ALL("stream"), "" },
+	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, ALL("stream_options"), "`include_usage` is added where it is missing, and its chunk taken out again; for Ollama it decides whether we write that chunk." },
+	{ "system", F_SYSTEM, LG, TEXT, ALL("messages"), "The first message." },
+	{ "context", F_CONTEXT_TEXT, NA, TEXT, ALL("messages"), "Stands in front of the prompt, an empty line between them." },
+	{ "context", F_CONTEXT_IDS, LG, LIST, { NULL, NULL, "context" }, "Token ids of an Ollama model mean nothing elsewhere; an empty list is fine." },
+	{ "template", F_TEMPLATE, LG, TEXT, { NULL, NULL, "template" }, "The template of the model is used; an empty one is fine." },
+	{ "suffix", F_SUFFIX, OT | LG, TEXT, { "/infill", NULL, "suffix" }, "Fill in the middle. An Ollama request goes to llama.cpp's /infill." },
+	{ "raw", F_RAW, LG, BOOL, ALL("/v1/completions"), "The prompt without a template." },
+	{ "images", F_IMAGES, LG, LIST, ALL("image_url"), "Base64 becomes a data URI in the user message, and back." },
+	{ "options", F_OPTIONS, OLLAMA | NA, OBJ, ALL("(see options)"), "Each option has a row of its own." },
+	{ "tools", F_TOOLS, OC | LC, LIST, ALL("tools"), "Functions only, where converted." },
+	{ "tool_choice", F_TOOL_CHOICE, OC, TEXT | OBJ, { "tool_choice", "tool_choice", "tools" }, "Ollama has no such field: `auto` is what it does, `none` leaves the tools out, `required` and a named tool are refused." },
+	{ "parallel_tool_calls", F_PARALLEL_TOOLS, OC, BOOL, { "parallel_tool_calls", "parallel_tool_calls", NULL }, "`true` is what Ollama does; `false` is refused." },
+	{ "functions", F_NONE, OC, LIST, { "functions", "functions", NULL }, "Deprecated; use `tools`." },
+	{ "function_call", F_NONE, OC, TEXT | OBJ, { "function_call", "function_call", NULL }, "Deprecated; use `tool_choice`." },
+	{ "response_format", F_RESPONSE_FORMAT, OC, OBJ, ALL("format"), "`json_object` is Ollama's \"json\", `json_schema` its schema." },
+	{ "format", F_FORMAT, OLLAMA | NA, TEXT | OBJ, ALL("response_format"), "\"json\" is `json_object`, a schema is `json_schema`." },
+	{ "stop", F_STOP, OPENAI | NA | OP, TEXT | LIST, ALL("stop"), "" },
+	{ "max_tokens", F_MAX_TOKENS, OPENAI | NA, NUM, { "max_tokens", "max_tokens", "num_predict" }, "" },
+	{ "max_completion_tokens", F_MAX_COMPLETION_TOKENS, OC, NUM, { "max_tokens", "max_tokens", "num_predict" }, "Wins over `max_tokens`." },
+	{ "num_predict", F_MAX_TOKENS, OP, NUM, { "max_tokens", "max_tokens", "num_predict" }, "Below 0 = no limit: left out." },
+	{ "logprobs", F_LOGPROBS, OC | OLLAMA, BOOL, ALL("logprobs"), "" },
+	{ "logprobs", F_LOGPROBS_N, OT, NUM, ALL("logprobs"), "A number in /v1/completions: `logprobs` and `top_logprobs` of Ollama." },
+	{ "top_logprobs", F_TOP_LOGPROBS, OC | OLLAMA, NUM, ALL("top_logprobs"), "" },
+	{ "think", F_THINK, OLLAMA, BOOL | TEXT, ALL("reasoning_effort"), "For llama.cpp also `chat_template_kwargs.enable_thinking`; `true` is \"medium\" at an OpenAI-style server." },
+	{ "reasoning_effort", F_REASONING_EFFORT, OC, TEXT, { "reasoning_effort", "reasoning_effort", "think" }, "none is false; minimal and low are \"low\"; xhigh and max are \"max\"." },
+
+	/* Sampling: plain values. Native requests take the common ones at the top level too. */
+	{ "temperature", F_PLAIN, OPENAI | NA | OP, NUM, ALL("temperature"), "" },
+	{ "top_p", F_PLAIN, OPENAI | NA | OP, NUM, ALL("top_p"), "" },
+	{ "seed", F_PLAIN, OPENAI | NA | OP, NUM, ALL("seed"), "" },
+	{ "presence_penalty", F_PLAIN, OPENAI | OP, NUM, ALL("presence_penalty"), "" },
+	{ "frequency_penalty", F_PLAIN, OPENAI | OP, NUM, ALL("frequency_penalty"), "" },
+	{ "top_k", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("top_k"), "Not in OpenAI's API: refused for an OpenAI-style server when the client spoke another dialect." },
+	{ "min_p", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("min_p"), "" },
+	{ "typical_p", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("typical_p"), "" },
+	{ "repeat_penalty", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("repeat_penalty"), "" },
+	{ "repetition_penalty", F_PLAIN, OPENAI, NUM, ALL("repeat_penalty"), "vLLM's word for it." },
+	{ "repeat_last_n", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("repeat_last_n"), "" },
+	{ "num_keep", F_PLAIN, OP, NUM, { "n_keep", NULL, "num_keep" }, "" },
+	{ "mirostat", F_PLAIN, OP, NUM, { "mirostat", NULL, "mirostat" }, "" },
+	{ "mirostat_tau", F_PLAIN, OP, NUM, { "mirostat_tau", NULL, "mirostat_tau" }, "" },
+	{ "mirostat_eta", F_PLAIN, OP, NUM, { "mirostat_eta", NULL, "mirostat_eta" }, "" },
+	{ "num_ctx", F_NUM_CTX, OP, NUM, { IGNORED, IGNORED, "num_ctx" }, "Ignored by name while the context in force is at least as long, else refused." },
+	{ "num_batch", F_PLAIN, OP, NUM, { IGNORED, IGNORED, "num_batch" }, "How a model is loaded, not what it answers." },
+	{ "num_gpu", F_PLAIN, OP, NUM, { IGNORED, IGNORED, "num_gpu" }, "" },
+	{ "main_gpu", F_PLAIN, OP, NUM, { IGNORED, IGNORED, "main_gpu" }, "" },
+	{ "num_thread", F_PLAIN, OP, NUM, { IGNORED, IGNORED, "num_thread" }, "" },
+	{ "use_mmap", F_PLAIN, OP, BOOL, { IGNORED, IGNORED, "use_mmap" }, "" },
+	{ "use_mlock", F_PLAIN, OP, BOOL, { IGNORED, IGNORED, "use_mlock" }, "" },
+	{ "numa", F_PLAIN, OP, BOOL, { IGNORED, IGNORED, "numa" }, "" },
+	{ "low_vram", F_PLAIN, OP, BOOL, { IGNORED, IGNORED, "low_vram" }, "" },
+	{ "f16_kv", F_PLAIN, OP, BOOL, { IGNORED, IGNORED, "f16_kv" }, "" },
+	{ "draft_num_predict", F_PLAIN, OP, NUM, { IGNORED, IGNORED, "draft_num_predict" }, "" },
+
+	/* What Ollama adds around a request. */
+	{ "keep_alive", F_NONE, OLLAMA, NUM | TEXT, { IGNORED, IGNORED, "keep_alive" }, "A backend that is not Ollama keeps its models as it was told at its start." },
+	{ "truncate", F_NONE, OLLAMA, BOOL, { IGNORED, IGNORED, "truncate" }, "Sent to Ollama as `false` unless the client set it: a prompt too long is an error, never cut in silence." },
+	{ "shift", F_NONE, OLLAMA, BOOL, { IGNORED, IGNORED, "shift" }, "" },
+
+	/* OpenAI's own. */
+	{ "n", F_COUNT_OF_ANSWERS, OPENAI, NUM, { "n", "n", NULL }, "1 is fine everywhere." },
+	{ "best_of", F_COUNT_OF_ANSWERS, OT, NUM, { "best_of", "best_of", NULL }, "1 is fine everywhere." },
+	{ "echo", F_ECHO, OT, BOOL, { "echo", "echo", NULL }, "`false` is fine everywhere." },
+	{ "logit_bias", F_LOGIT_BIAS, OPENAI, OBJ | LIST, { "logit_bias", "logit_bias", NULL }, "Token ids differ between models; Ollama has no such field." },
+	{ "modalities", F_MODALITIES, OC, LIST, { "modalities", "modalities", NULL }, "[\"text\"] is fine everywhere." },
+	{ "verbosity", F_VERBOSITY, OC, TEXT, { "verbosity", "verbosity", NULL }, "\"medium\" is fine everywhere." },
+	{ "audio", F_NONE, OC, OBJ, { "audio", "audio", NULL }, "" },
+	{ "web_search_options", F_NONE, OC, OBJ, { "web_search_options", "web_search_options", NULL }, "" },
+	{ "moderation", F_NONE, OC, ANY, { "moderation", "moderation", NULL }, "" },
+	{ "prediction", F_NONE, OC, OBJ, { "prediction", "prediction", IGNORED }, "Speeds an answer up, does not change it." },
+	{ "user", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
+	{ "safety_identifier", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
+	{ "metadata", F_NONE, OPENAI, OBJ, NO_EFFECT, "" },
+	{ "store", F_NONE, OPENAI, BOOL, NO_EFFECT, "" },
+	{ "service_tier", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
+	{ "prompt_cache_key", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
+	{ "prompt_cache_retention", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
+	{ "prompt_cache_options", F_NONE, OPENAI, OBJ, NO_EFFECT, "" },
+
+	/* What llama.cpp and vLLM add to OpenAI's requests. */
+	{ "cache_prompt", F_NONE, OPENAI, BOOL, { "cache_prompt", "cache_prompt", IGNORED }, "Speed only." },
+	{ "id_slot", F_NONE, OPENAI, NUM, { "id_slot", "id_slot", IGNORED }, "" },
+	{ "timings_per_token", F_NONE, OPENAI, BOOL, { "timings_per_token", "timings_per_token", IGNORED }, "" },
+	{ "return_progress", F_NONE, OPENAI, BOOL, { "return_progress", "return_progress", IGNORED }, "" },
+	{ "sse_ping_interval", F_NONE, OPENAI, NUM, { "sse_ping_interval", "sse_ping_interval", IGNORED }, "" },
+	{ "priority", F_NONE, OPENAI, NUM, { "priority", "priority", IGNORED }, "" },
+	{ "request_id", F_NONE, OPENAI, TEXT, { "request_id", "request_id", IGNORED }, "" },
+	{ "cache_salt", F_NONE, OPENAI, TEXT, { "cache_salt", "cache_salt", IGNORED }, "" },
+	{ "chat_template_kwargs", F_NONE, OC, OBJ, { "chat_template_kwargs", "chat_template_kwargs", NULL }, "" },
+	{ "reasoning_format", F_NONE, OC, TEXT, { "reasoning_format", "reasoning_format", NULL }, "" },
+	{ "grammar", F_NONE, OPENAI, TEXT, { "grammar", "grammar", NULL }, "Use `response_format`." },
+	{ "json_schema", F_NONE, OPENAI, OBJ, { "json_schema", "json_schema", NULL }, "Use `response_format`." },
+	{ "structured_outputs", F_NONE, OPENAI, OBJ, { "structured_outputs", "structured_outputs", NULL }, "Use `response_format`." },
+	{ "ignore_eos", F_ECHO, OPENAI, BOOL, { "ignore_eos", "ignore_eos", NULL }, "`false` is fine everywhere." },
+	{ "min_tokens", F_NONE, OPENAI, NUM, { "min_tokens", "min_tokens", NULL }, "" },
+
+	/* Ours. */
+	{ "task_type", F_TASK_TYPE, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "complexity", F_COMPLEXITY, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "language", F_LANGUAGE, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "policy", F_POLICY, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "local_only", F_LOCAL_ONLY, NA, BOOL, NO_EFFECT, "Read by the gateway." },
+	{ "user_id", F_USER_ID, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "session_id", F_SESSION_ID, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "conversation_id", F_CONVERSATION_ID, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "no_cache", F_CACHE, NA, BOOL, NO_EFFECT, "Read by the gateway." },
+	{ "cache_ttl_s", F_CACHE, NA, NUM, NO_EFFECT, "Read by the gateway." },
+};
+enum { ROWS = sizeof(table) / sizeof(table[0]), SLOTS = 512 };
+
+/* Names are found by a hash with open addressing; a slot holds a row's index + 1. */
+static uint8_t slots[SLOTS];
+static pthread_once_t slots_once = PTHREAD_ONCE_INIT;
+
+static unsigned slot_of(struct str name)
+{
+	unsigned h = (unsigned)name.n * 131;
+
+	if (name.n)
+		h += (unsigned char)name.p[0] * 31u + (unsigned char)name.p[name.n - 1] * 7u + (unsigned char)name.p[name.n / 2] * 3u;
+	return h % SLOTS;
+}
+
+static void fill_slots(void)
+{
+	_Static_assert(ROWS < 255, "a slot is one byte");
+	for (unsigned i = 0; i < ROWS; i++) {
+		unsigned at = slot_of(str_of(table[i].name));
+
+		while (slots[at])
+			at = (at + 1) % SLOTS;
+		slots[at] = (uint8_t)(i + 1);
+	}
+}
+
+enum llm_form llm_form_of(enum llm_dialect dialect, enum llm_op op)
+{
+	if (dialect == LLM_NATIVE)
+		return FORM_NATIVE;
+	if (dialect == LLM_OPENAI)
+		return op == LLM_CHAT ? FORM_OPENAI_CHAT : FORM_OPENAI_COMPLETE;
+	return op == LLM_CHAT ? FORM_OLLAMA_CHAT : FORM_OLLAMA_GENERATE;
+}
+
+const struct field *field_find(enum llm_form form, struct str name)
+{
+	pthread_once(&slots_once, fill_slots);
+	for (unsigned at = slot_of(name); slots[at]; at = (at + 1) % SLOTS) {
+		const struct field *f = &table[slots[at] - 1];
+
+		if (f->forms & 1u << form && str_eqz(name, f->name))
+			return f;
+	}
+	return NULL;
+}
+
+const struct field *field_find_any_case(enum llm_form form, struct str name)
+{
+	for (unsigned i = 0; i < ROWS; i++)
+		if (table[i].forms & 1u << form && str_ieq(name, str_of(table[i].name)))
+			return &table[i];
+	return NULL;
+}
+
+const char *field_nearest(enum llm_form form, struct str name)
+{
+	unsigned best = name.n < 5 ? 2 : 3;           /* more typing errors than that make another word */
+	const char *found = NULL;
+
+	for (unsigned i = 0; i < ROWS; i++) {
+		unsigned d;
+
+		if (!(table[i].forms & 1u << form))
+			continue;
+		d = str_distance(name, str_of(table[i].name));
+		if (d < best)
+			best = d, found = table[i].name;
+	}
+	return found;
+}
+
+const char *field_options_parent(enum llm_form form) { return form == FORM_OPTIONS ? "options." : ""; }
+
+static const char *kinds_name(unsigned kinds)
+{
+	switch (kinds) {
+	case TEXT: return "a string";
+	case NUM: return "a number";
+	case BOOL: return "true or false";
+	case LIST: return "an array";
+	case OBJ: return "an object";
+	case TEXT | LIST: return "a string or an array";
+	case TEXT | OBJ: return "a string or an object";
+	case NUM | TEXT: return "a number or a string";
+	case BOOL | TEXT: return "true, false or a string";
+	case OBJ | LIST: return "an object or an array";
+	default: return "another type";
+	}
+}
+
+enum err field_check_kind(const struct field *f, const char *path, const struct json *doc, uint32_t value, struct why *why)
+{
+	enum json_kind kind = json_kind(doc, value);
+
+	if (kind == JSON_NULL || f->kinds & 1u << kind)
+		return ERR_OK;
+	return err_field(why, ERR_MALFORMED, path, "%s must be %s, not %s", path, kinds_name(f->kinds), json_kind_name(kind));
+}
+
+bool field_harmless(const struct field *f, const struct json *doc, uint32_t value)
+{
+	enum json_kind kind = json_kind(doc, value);
+	int64_t n = 0;
+
+	if (kind == JSON_NULL)
+		return true;
+	if ((kind == JSON_ARRAY || kind == JSON_OBJECT) && json_count(doc, value) == 0)
+		return f->id != F_NONE || kind == JSON_ARRAY;
+	switch (f->id) {
+	case F_COUNT_OF_ANSWERS: return json_i64(doc, value, &n) && n == 1;
+	case F_ECHO: return kind == JSON_FALSE;
+	case F_PARALLEL_TOOLS: return kind == JSON_TRUE;
+	case F_VERBOSITY: return json_string_eq(doc, value, "medium");
+	case F_MODALITIES: return json_count(doc, value) == 1 && json_string_eq(doc, json_first(doc, value), "text");
+	case F_TEMPLATE: case F_SUFFIX: return json_raw(doc, value).n == 2;
+	default: return false;
+	}
+}
+
+static const char *const backend_name[] = { "llama.cpp", "OpenAI-style", "Ollama" };
+static const struct { const char *title; bool same[3]; } form_doc[FORM_COUNT] = {
+	{ "OpenAI `/v1/chat/completions`", { true, true, false } },
+	{ "OpenAI `/v1/completions`", { true, true, false } },
+	{ "Ollama `/api/chat`", { false, false, true } },
+	{ "Ollama `/api/generate`", { false, false, true } },
+	{ "Native `/api/ollama/inference`", { false, false, false } },
+	{ "`options` of Ollama and native requests", { false, false, true } },
+};
+
+static void dump_cell(struct buf *out, const struct field *f, unsigned form, unsigned backend)
+{
+	const char *as = f->as[backend];
+
+	if (form_doc[form].same[backend])
+		buf_addz(out, f->id == F_MODEL ? " replaced |" : " as it is |");
+	else if (!as)
+		buf_addz(out, " refused |");
+	else if (strcmp(as, IGNORED) == 0)
+		buf_addz(out, strncmp(f->note, "Read by", 7) == 0 ? " – |" : " ignored |");
+	else if (as[0] == '(')
+		buf_printf(out, " %s |", as);
+	else
+		buf_printf(out, backend == LLM_BACKEND_OLLAMA && (f->id == F_PLAIN || f->forms & OP || strcmp(as, "num_predict") == 0)
+		                        ? " `options.%s` |" : " `%s` |", as);
+}
+
+void llm_dump_fields(struct buf *out)
+{
+	buf_addz(out, "# Fields of inference requests\n\nWhat becomes of each field a client sends, by the kind of backend that answers. "
+	              "*As it is*: client and backend speak the same dialect, the bytes pass through, unknown fields too. "
+	              "*Ignored*: accepted without effect and named in `X-Corral-Ignored`. *Refused*: a 400 that names the field, "
+	              "unless its value asks for nothing. A field that is not listed is refused where a request has to be converted.\n");
+	for (unsigned form = 0; form < FORM_COUNT; form++) {
+		buf_printf(out, "\n## %s\n\n| field |", form_doc[form].title);
+		for (unsigned b = 0; b < 3; b++)
+			buf_printf(out, " %s |", backend_name[b]);
+		buf_addz(out, " remarks |\n|---|---|---|---|---|\n");
+		for (unsigned i = 0; i < ROWS; i++) {
+			if (!(table[i].forms & 1u << form))
+				continue;
+			buf_printf(out, "| `%s` |", table[i].name);
+			for (unsigned b = 0; b < 3; b++)
+				dump_cell(out, &table[i], form, b);
+			buf_printf(out, " %s |\n", table[i].note);
+		}
+	}
+}

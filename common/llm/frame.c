@@ -1,0 +1,128 @@
+/* frame.c - see frame.h. */
+#include "common/llm/frame.h"
+
+#include <string.h>
+
+void frames_free(struct frames *f) { buf_free(&f->held); }
+
+bool frames_too_long(const struct frames *f) { return f->held.n > FRAME_MAX; }
+
+/* How many bytes of s the first whole frame has; 0 = its end is not there. 'from' bytes were looked at before. */
+static size_t frame_end(enum frame_kind kind, struct str s, size_t from)
+{
+	const char *end = s.p + s.n, *p = s.p + from, *nl;
+
+	while (p < end && (nl = memchr(p, '\n', (size_t)(end - p)))) {
+		if (kind == FRAME_LINE)
+			return (size_t)(nl + 1 - s.p);
+		p = nl + 1;
+		if (p < end && *p == '\n')
+			return (size_t)(p + 1 - s.p);
+		if (end - p >= 2 && p[0] == '\r' && p[1] == '\n')
+			return (size_t)(p + 2 - s.p);
+	}
+	return 0;
+}
+
+/* The end of a held frame may begin with line ends that are held already: look again at the last three bytes. */
+static bool complete_held(struct frames *f, struct str *in, struct str *ret)
+{
+	size_t before = f->held.n, from = before > 3 ? before - 3 : 0, end;
+	size_t take = in->n;
+
+	if (f->kind == FRAME_LINE) {
+		const char *nl = memchr(in->p, '\n', in->n);
+
+		take = nl ? (size_t)(nl + 1 - in->p) : in->n;
+	}
+	buf_add(&f->held, in->p, take);
+	end = frame_end(f->kind, buf_as_str(&f->held), f->kind == FRAME_LINE ? before : from);
+	if (!end) {
+		*in = str_from(*in, take);
+		return false;
+	}
+	*in = str_from(*in, end - before);
+	f->held.n = end;
+	f->held_is_out = true;
+	*ret = buf_as_str(&f->held);
+	return true;
+}
+
+bool frames_next(struct frames *f, struct str *in, struct str *ret)
+{
+	size_t end;
+
+	if (f->held_is_out) {
+		buf_clear(&f->held);
+		f->held_is_out = false;
+	}
+	if (!in->n)
+		return false;
+	if (f->held.n)
+		return complete_held(f, in, ret);
+	end = frame_end(f->kind, *in, 0);
+	if (!end) {
+		buf_add(&f->held, in->p, in->n);
+		*in = str_from(*in, in->n);
+		return false;
+	}
+	*ret = str_n(in->p, end);
+	*in = str_from(*in, end);
+	return true;
+}
+
+struct str frames_rest(struct frames *f)
+{
+	if (f->held_is_out)
+		buf_clear(&f->held), f->held_is_out = false;
+	return buf_as_str(&f->held);
+}
+
+static struct str without_line_end(struct str s)
+{
+	while (s.n && (s.p[s.n - 1] == '\n' || s.p[s.n - 1] == '\r'))
+		s.n--;
+	return s;
+}
+
+/* The value of a data line; p is NULL for every other line. */
+static struct str data_of(struct str line)
+{
+	if (!str_starts(line, STR("data")))
+		return str_n(NULL, 0);
+	if (line.n == 4)
+		return str_n("", 0);
+	if (line.p[4] != ':')
+		return str_n(NULL, 0);
+	line = str_from(line, 5);
+	return line.n && line.p[0] == ' ' ? str_from(line, 1) : line;
+}
+
+static struct str join_data(struct str rest, struct arena *scratch)
+{
+	char *out = arena_alloc(scratch, rest.n + 1), *p = out;
+	struct str line, data;
+
+	while (str_split(&rest, '\n', &line)) {
+		data = data_of(without_line_end(line));
+		if (!data.p)
+			continue;
+		if (p > out)
+			*p++ = '\n';
+		if (data.n)
+			memcpy(p, data.p, data.n);
+		p += data.n;
+	}
+	return str_n(out, (size_t)(p - out));
+}
+
+struct str frame_payload(enum frame_kind kind, struct str frame, struct arena *scratch)
+{
+	struct str body = without_line_end(frame);
+
+	if (kind == FRAME_LINE)
+		return str_trim(body);
+	if (!body.n || memchr(body.p, '\n', body.n))
+		return body.n ? join_data(body, scratch) : body;
+	return data_of(body);
+}

@@ -1,0 +1,118 @@
+/* refusal.c - what a backend means by an error: a code of ours and its own sentence, whatever shape it put it in.
+ *
+ *   {"error":{"message":…,"type":…,"code":…}}   OpenAI, llama.cpp (code is a number), vLLM
+ *   {"object":"error","message":…}              vLLM before
+ *   {"error":"…"}                               Ollama; the string may be JSON of the engine below it
+ *   {"detail":"…"}, plain text                  proxies and frameworks */
+#include <stdio.h>
+
+#include "common/llm/relay.h"
+#include "common/llm/text.h"
+
+enum { SENTENCE_MAX = 300 };
+
+struct said {
+	struct str message, type, code;
+};
+
+static struct str decoded(const struct json *doc, uint32_t object, const char *key, struct arena *mem)
+{
+	return json_string(doc, json_get(doc, object, key), mem);
+}
+
+static bool read_error(struct str text, struct said *s, struct arena *mem, unsigned depth)
+{
+	struct json doc;
+	uint32_t error, where;
+
+	if (depth > 3 || json_parse(&doc, mem, text, NULL, NULL) != ERR_OK)
+		return false;
+	if (json_is_string(&doc, 0)) {
+		s->message = json_string(&doc, 0, mem);
+	} else if (json_kind(&doc, 0) == JSON_OBJECT) {
+		error = json_get(&doc, 0, "error");
+		if (error && json_is_string(&doc, error)) {
+			s->message = json_string(&doc, error, mem);
+		} else {
+			where = error && json_kind(&doc, error) == JSON_OBJECT ? error : 0;
+			s->message = decoded(&doc, where, "message", mem);
+			s->type = decoded(&doc, where, "type", mem);
+			s->code = decoded(&doc, where, "code", mem);
+			if (!s->message.n)
+				s->message = decoded(&doc, where, "detail", mem);
+			if (!s->message.n)
+				return false;
+		}
+	} else {
+		return false;
+	}
+	if (s->message.n && s->message.p[0] == '{')
+		read_error(s->message, s, mem, depth + 1);
+	return true;
+}
+
+static bool mentions(struct str s, const char *words) { return str_ifind(s, str_of(words)) != NULL; }
+
+static enum err classify(int status, const struct said *s)
+{
+	if (mentions(s->type, "exceed_context_size") || mentions(s->code, "context_length_exceeded") || mentions(s->message, "context length") ||
+	    mentions(s->message, "context size") || mentions(s->message, "prompt is too long"))
+		return ERR_CONTEXT_TOO_LONG;
+	if (status && (mentions(s->code, "model_not_found") ||
+	               ((status == 404 || status == 400) && mentions(s->message, "model") &&
+	                (mentions(s->message, "not found") || mentions(s->message, "does not exist")))))
+		return ERR_MODEL_NOT_FOUND;
+	if (status == 429)
+		return ERR_RATE_LIMITED;
+	if (status == 503)
+		return ERR_UNAVAILABLE;
+	return status >= 400 && status < 500 ? ERR_BACKEND_REFUSED : ERR_BACKEND_FAILED;
+}
+
+/* At most SENTENCE_MAX bytes, whole characters, controls as \xNN: it goes into logs and headers' neighbourhood. */
+static void show(struct str s, char out[SENTENCE_MAX + 4])
+{
+	size_t at = 0, i = 0;
+
+	while (i < s.n) {
+		unsigned char c = (unsigned char)s.p[i];
+		size_t len = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+
+		if (c < 0x20 || c == 0x7f) {
+			if (at + 4 > SENTENCE_MAX)
+				break;
+			at += (size_t)snprintf(out + at, 5, "\\x%02x", c);
+			i++;
+			continue;
+		}
+		if (len > s.n - i || at + len > SENTENCE_MAX)
+			break;
+		memcpy(out + at, s.p + i, len);
+		at += len, i += len;
+	}
+	if (i < s.n && at + 3 <= SENTENCE_MAX + 3) {
+		memcpy(out + at, "...", 3);
+		at += 3;
+	}
+	out[at] = '\0';
+}
+
+enum err refusal(struct llm_relay *r, int status, struct str error, struct why *why)
+{
+	struct said s = { 0 };
+	char sentence[SENTENCE_MAX + 4];
+	enum err code;
+
+	error = text_repair_utf8(error, r->mem);
+	if (!read_error(error, &s, r->mem, 0))
+		s.message = error;
+	code = classify(status, &s);
+	show(str_trim(s.message), sentence);
+	if (status >= 400 && status < 500)
+		r->refused_status = status;
+	if (!status)
+		return err_set(why, code, "the backend broke off its answer: %s", sentence[0] ? sentence : "no reason given");
+	if (!sentence[0])
+		return err_set(why, code, "the backend answered %d without a reason", status);
+	return err_set(why, code, "the backend answered %d: %s", status, sentence);
+}

@@ -1,0 +1,253 @@
+/* relay.c - one backend's answer on its way to the client: drives watch.c and, where dialects differ, the writers.
+ *
+ *   head ──▶ REPLY_STREAM  frames as they come ──▶ passed on, or read into chunks and written again
+ *            REPLY_WHOLE   held until the end
+ *            REPLY_ERROR   held, explained by refusal.c */
+#include "common/llm/relay.h"
+
+#include "common/base/clock.h"
+
+static void release(void *arg)
+{
+	struct llm_relay *r = arg;
+
+	frames_free(&r->frames);
+	shape_free(&r->shape);
+	buf_free(&r->body);
+	arena_free(r->scratch);
+}
+
+struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, const struct llm_plan *plan, const struct llm_target *target)
+{
+	struct llm_relay *r = arena_new_of(mem, struct llm_relay);
+
+	r->in = in, r->target = target, r->mem = mem;
+	r->pass = plan->passthrough;
+	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
+	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
+	r->frames.kind = r->from_ollama ? FRAME_LINE : FRAME_SSE;
+	r->usage.prompt_tokens = in->prompt_tokens_est;
+	arena_defer(mem, release, r);
+	return r;
+}
+
+static enum llm_step failed(struct llm_relay *r, struct why *why)
+{
+	r->failed = true;
+	if (why)
+		*why = r->why;
+	return LLM_FAILED;
+}
+
+static struct str header_of(const struct http_head *h, const char *name)
+{
+	for (uint32_t i = 0; i < h->n_headers; i++)
+		if (str_ieq(h->headers[i].name, str_of(name)))
+			return h->headers[i].value;
+	return str_n("", 0);
+}
+
+/* Ollama answers one JSON object where there is nothing to stream (a model loaded): a stream of one line to us. */
+static enum reply reply_of(const struct llm_relay *r, const struct http_head *h)
+{
+	struct str type = header_of(h, "content-type");
+
+	if (h->status < 200 || h->status > 299)
+		return REPLY_ERROR;
+	if (!r->in->stream)
+		return REPLY_WHOLE;
+	if (r->from_ollama || str_ifind(type, STR("text/event-stream")) == type.p)
+		return REPLY_STREAM;
+	return type.n ? REPLY_ERROR : REPLY_STREAM;
+}
+
+enum llm_step llm_relay_head(struct llm_relay *r, const struct http_head *h, struct why *why)
+{
+	r->status = h->status;
+	r->reply = reply_of(r, h);
+	return LLM_MORE;
+}
+
+static enum llm_step hold(struct llm_relay *r, struct str in, size_t max, struct why *why)
+{
+	if (r->reply == REPLY_ERROR && r->body.n + in.n > max)
+		in.n = max - r->body.n;
+	if (r->body.n + in.n > max) {
+		err_set(&r->why, ERR_BACKEND_FAILED, "the backend's answer is longer than %zu MiB", max >> 20);
+		return failed(r, why);
+	}
+	buf_add(&r->body, in.p, in.n);
+	return LLM_MORE;
+}
+
+static void emit(struct llm_relay *r, struct str bytes, struct buf *out)
+{
+	if (!bytes.n)
+		return;
+	buf_str(out, bytes);
+	r->started = true;
+}
+
+/* Runs of whole frames that lie together are appended at once. */
+static enum llm_step pass_frames(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
+{
+	struct str frame, run = { NULL, 0 };
+
+	while (frames_next(&r->frames, &in, &frame)) {
+		enum verdict v = watch_payload(r, frame_payload(r->frames.kind, frame, r->mem));
+
+		if (v == KEEP || v == END) {
+			if (run.n && run.p + run.n == frame.p) {
+				run.n += frame.n;
+			} else {
+				emit(r, run, out);
+				run = frame;
+			}
+		}
+		if (v == KEEP && !frames_in_held(&r->frames))
+			continue;
+		emit(r, run, out);
+		run.n = 0;
+		if (v == FAIL)
+			return failed(r, why);
+		if (v == END)
+			return LLM_DONE;
+	}
+	emit(r, run, out);
+	return LLM_MORE;
+}
+
+static enum llm_step stream(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
+{
+	enum llm_step step = pass_frames(r, in, out, why);
+
+	if (step == LLM_MORE && frames_too_long(&r->frames)) {
+		err_set(&r->why, ERR_BACKEND_FAILED, "the backend sent an event longer than %d MiB", FRAME_MAX >> 20);
+		return failed(r, why);
+	}
+	return step;
+}
+
+/* Where the backend counts nothing: pieces of a stream are about tokens; of a whole answer four bytes are about one. */
+static enum llm_step counted(struct llm_relay *r, enum llm_step step)
+{
+	if (!r->usage.reported)
+		r->usage.completion_tokens = r->reply == REPLY_WHOLE ? (r->text_bytes + 3) / 4 : r->deltas;
+	return step;
+}
+
+enum llm_step llm_relay_data(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
+{
+	if (r->failed)
+		return failed(r, why);
+	if (r->done)
+		return LLM_DONE;
+	switch (r->reply) {
+	case REPLY_STREAM: return counted(r, stream(r, in, out, why));
+	case REPLY_WHOLE: return hold(r, in, WHOLE_MAX, why);
+	case REPLY_ERROR: return hold(r, in, ERROR_MAX, why);
+	default: return LLM_MORE;
+	}
+}
+
+/* A last line without its line end, or an event without its empty line: taken when it says that the answer ends or broke. */
+static enum verdict last_words(struct llm_relay *r, struct buf *out)
+{
+	struct str rest = frames_rest(&r->frames), payload = frame_payload(r->frames.kind, rest, r->mem);
+	enum verdict v;
+
+	if (!payload.n || (payload.p[payload.n - 1] != '}' && !str_eqz(payload, "[DONE]")))
+		return KEEP;
+	v = watch_payload(r, payload);
+	if (v == END) {
+		emit(r, rest, out);
+		emit(r, r->frames.kind == FRAME_LINE || str_ends(rest, STR("\n")) ? STR("\n") : STR("\n\n"), out);
+	}
+	return v;
+}
+
+static enum llm_step stream_end(struct llm_relay *r, struct buf *out, struct why *why)
+{
+	if (!r->done && last_words(r, out) == FAIL)
+		return failed(r, why);
+	if (r->done)
+		return LLM_DONE;
+	err_set(&r->why, ERR_BACKEND_FAILED, r->from_ollama ? "the backend's stream ended without its last line (\"done\":true) after %u pieces"
+	                                                     : "the backend's stream ended without [DONE] after %u pieces", r->deltas);
+	return failed(r, why);
+}
+
+static enum llm_step whole_end(struct llm_relay *r, struct buf *out, struct why *why)
+{
+	struct chunk c;
+
+	if (watch_whole(r, buf_as_str(&r->body), &c) == FAIL)
+		return failed(r, why);
+	if (!out->n) {
+		struct buf swap = *out;
+
+		*out = r->body;
+		r->body = swap;
+	} else {
+		buf_add(out, r->body.p, r->body.n);
+	}
+	r->started = true;
+	return LLM_DONE;
+}
+
+static enum llm_step error_end(struct llm_relay *r, struct why *why)
+{
+	if (r->status >= 200 && r->status <= 299) {
+		struct str body = buf_as_str(&r->body);
+
+		if (str_find(body, STR("\"error\"")))
+			refusal(r, 500, body, &r->why);
+		else
+			err_set(&r->why, ERR_BACKEND_FAILED, "the backend answered a stream request with something else");
+	} else {
+		refusal(r, r->status, buf_as_str(&r->body), &r->why);
+	}
+	return failed(r, why);
+}
+
+enum llm_step llm_relay_end(struct llm_relay *r, const struct llm_extra *extra, struct buf *out, struct why *why)
+{
+	if (r->failed)
+		return failed(r, why);
+	switch (r->reply) {
+	case REPLY_STREAM: return counted(r, stream_end(r, out, why));
+	case REPLY_WHOLE: return r->done ? LLM_DONE : counted(r, whole_end(r, out, why));
+	case REPLY_ERROR: return error_end(r, why);
+	default:
+		err_set(&r->why, ERR_BACKEND_FAILED, "the backend closed the connection without an answer");
+		return failed(r, why);
+	}
+}
+
+void llm_relay_break(struct llm_relay *r, const struct why *why, struct buf *out)
+{
+	bool sse = r->in->dialect == LLM_OPENAI || (r->in->dialect == LLM_NATIVE && r->in->sse);
+
+	r->failed = true;
+	if (sse)
+		buf_addz(out, "data: ");
+	llm_error_body(r->in->dialect, why, r->target->request_id, wall_us(), out);
+	buf_addz(out, sse ? "\n\n" : "\n");
+}
+
+const struct llm_usage *llm_relay_usage(const struct llm_relay *r) { return &r->usage; }
+uint32_t llm_relay_deltas(const struct llm_relay *r) { return r->deltas; }
+const char *llm_relay_finish(const struct llm_relay *r) { return r->finish; }
+int llm_relay_refused_status(const struct llm_relay *r) { return r->refused_status; }
+
+struct str llm_relay_upstream_body(const struct llm_relay *r)
+{
+	return r->reply == REPLY_ERROR ? buf_as_str(&r->body) : str_n("", 0);
+}
+
+const char *llm_relay_content_type(const struct llm_relay *r)
+{
+	if (!r->in->stream || r->reply == REPLY_ERROR)
+		return "application/json";
+	return r->in->dialect == LLM_OPENAI || r->in->sse ? "text/event-stream" : "application/x-ndjson";
+}

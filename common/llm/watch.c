@@ -1,0 +1,155 @@
+/* watch.c - looks into an answer as it passes: usage, finish reason, the end, errors inside a 200. */
+#include "common/llm/relay.h"
+#include "common/llm/text.h"
+
+static const struct json_limits answer_limits = { .max_depth = 64, .max_nodes = 4 * 1000 * 1000, .refuse_case_variants = false };
+
+static const char *dialect_of(const struct llm_relay *r) { return r->from_ollama ? "Ollama" : "OpenAI"; }
+
+static enum verdict fail(struct llm_relay *r, enum err code, const char *sentence, struct str detail)
+{
+	char shown[120];
+	size_t n = detail.n < sizeof(shown) - 1 ? detail.n : sizeof(shown) - 1;
+
+	for (size_t i = 0; i < n; i++)
+		shown[i] = (unsigned char)detail.p[i] < 0x20 || (unsigned char)detail.p[i] > 0x7e ? '?' : detail.p[i];
+	shown[n] = '\0';
+	err_set(&r->why, code, n ? "%s: %s" : "%s", sentence, shown);
+	return FAIL;
+}
+
+/* Bytes that are not UTF-8 (a server that cuts characters) are replaced before the text is read as JSON. */
+static bool parse(struct llm_relay *r, struct str text, struct json *doc, struct arena *mem)
+{
+	struct why why;
+	struct str repaired;
+
+	if (json_parse(doc, mem, text, &answer_limits, &why) == ERR_OK)
+		return json_kind(doc, 0) == JSON_OBJECT;
+	repaired = text_repair_utf8(text, mem);
+	return repaired.p != text.p && json_parse(doc, mem, repaired, &answer_limits, &why) == ERR_OK && json_kind(doc, 0) == JSON_OBJECT;
+}
+
+static void note_finish(struct llm_relay *r, const struct chunk *c)
+{
+	if (has(c->finish))
+		str_copy(r->finish, sizeof(r->finish), c->finish);
+	if (c->end && !r->finish[0])
+		str_copy(r->finish, sizeof(r->finish), STR("stop"));
+}
+
+static void note_text(struct llm_relay *r, const struct chunk *c)
+{
+	unsigned texts = !text_is_empty(c->text), thoughts = !text_is_empty(c->thinking);
+
+	r->deltas += (texts | thoughts) + c->n_calls;
+	r->text_bytes += (texts ? c->text.n - 2 : 0) + (thoughts ? c->thinking.n - 2 : 0);
+	for (uint32_t i = 0; i < c->n_calls; i++)
+		r->text_bytes += c->calls[i].arguments.n;
+}
+
+/* Only an event whose sole news is one piece of text has a shape worth keeping. */
+static void learn(struct llm_relay *r, const struct json *doc, const struct chunk *c)
+{
+	uint32_t holes[2], n = 0, stamp = r->from_ollama ? json_get(doc, 0, "created_at") : json_get(doc, 0, "obfuscation");
+
+	r->shape.n_holes = 0;
+	if (c->n_choices != 1 || has(c->finish) || c->end || c->has_usage || c->n_calls || has(c->logprobs) || !c->text_tok)
+		return;
+	if (text_is_empty(c->text) == text_is_empty(c->thinking))
+		return;
+	if (stamp && !json_is_string(doc, stamp))
+		stamp = 0;
+	if (stamp && stamp < c->text_tok)
+		holes[n++] = stamp;
+	holes[n++] = c->text_tok;
+	if (stamp > c->text_tok)
+		holes[n++] = stamp;
+	shape_learn(&r->shape, doc, holes, n, holes[0] == c->text_tok ? 0 : 1);
+}
+
+static enum verdict openai_end(struct llm_relay *r)
+{
+	if (!r->finish[0])
+		return fail(r, ERR_BACKEND_FAILED, "the backend ended its stream without a finish reason", str_n("", 0));
+	r->done = true;
+	return END;
+}
+
+static enum verdict look(struct llm_relay *r, const struct json *doc, struct chunk *c)
+{
+	bool usage_only;
+
+	if (r->from_ollama)
+		ollama_read_chunk(doc, c, &r->usage, r->scratch);
+	else
+		openai_read_chunk(doc, c, &r->usage, r->scratch);
+	if (has(c->error)) {
+		refusal(r, 0, c->error, &r->why);
+		return FAIL;
+	}
+	usage_only = !r->from_ollama && c->has_usage && c->n_choices == 0;
+	if (!c->is_answer)
+		return fail(r, ERR_BACKEND_FAILED, "the backend sent an event that is none of its protocol", str_n(doc->text, doc->len));
+	note_text(r, c);
+	note_finish(r, c);
+	learn(r, doc, c);
+	if (r->from_ollama && c->end) {
+		r->done = true;
+		return END;
+	}
+	return usage_only && r->hide_usage ? DROP : KEEP;
+}
+
+enum verdict watch_chunk(struct llm_relay *r, struct str payload, struct chunk *c)
+{
+	struct json doc;
+
+	memset(c, 0, offsetof(struct chunk, calls));
+	memset(&c->n_calls, 0, sizeof(*c) - offsetof(struct chunk, n_calls));
+	if (!r->from_ollama && str_eqz(payload, "[DONE]"))
+		return openai_end(r);
+	if (!r->scratch)
+		r->scratch = arena_new(8192);
+	else
+		arena_reset(r->scratch);
+	if (!parse(r, payload, &doc, r->scratch)) {
+		char sentence[80];
+
+		snprintf(sentence, sizeof(sentence), "the backend sent an event that is not %s JSON", dialect_of(r));
+		return fail(r, ERR_BACKEND_FAILED, sentence, payload);
+	}
+	return look(r, &doc, c);
+}
+
+enum verdict watch_payload(struct llm_relay *r, struct str payload)
+{
+	struct chunk c;
+	struct str text;
+
+	if (!payload.n)
+		return KEEP;
+	if (shape_match(&r->shape, payload, &text)) {
+		r->deltas += text.n != 0;
+		r->text_bytes += text.n;
+		return KEEP;
+	}
+	return watch_chunk(r, payload, &c);
+}
+
+enum verdict watch_whole(struct llm_relay *r, struct str body, struct chunk *c)
+{
+	struct json doc;
+
+	memset(c, 0, sizeof(*c));
+	if (!r->scratch)
+		r->scratch = arena_new(8192);
+	if (!parse(r, body, &doc, r->scratch))
+		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not a JSON object", body);
+	if (look(r, &doc, c) == FAIL)
+		return FAIL;
+	if (r->from_ollama ? !c->end : !r->finish[0])
+		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not finished", str_n("", 0));
+	r->done = true;
+	return END;
+}
