@@ -321,7 +321,7 @@ static void answers_pipelined_requests_in_order(void **state)
 	run_until(all_answered);
 	rest = buf_as_str(&raw.got);
 	for (int i = 0; i < 100; i++) {
-		char want[16];
+		char want[32];
 
 		snprintf(want, sizeof(want), "\r\n\r\n/p%02d", i);
 		assert_non_null(str_find(rest, str_of(want)));
