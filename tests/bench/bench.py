@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""bench.py - what a request costs in a proxy, beside nginx, on the same core in the same minutes.
+
+  tests/bench/bench.py [--build build] [--rounds 5] [--seconds 3] [--targets nginx,floor] [--cases post-1k] [--json FILE]
+
+Load generator and backend are pinned to one core, the proxy under test to another. Every round runs each target once, in
+rotating order; ratios are taken within a round and their median is reported, so that what else the machine does cancels out.
+CPU comes from the scheduler's run time of all threads of the proxy (/proc/PID/task/*/schedstat), in nanoseconds.
+
+To add a proxy, write a Target (how it is started, where it listens, whom it needs) and name it in TARGETS; to add a load,
+write a Case and name it in CASES.
+"""
+import argparse, json, os, re, resource, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+# --- processes ---------------------------------------------------------------------------------------------------------
+
+def pinned(core, command):
+    return ["taskset", "-c", str(core), *command]
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as f:
+            return [int(p) for p in f.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def tree(pid):
+    found = [pid]
+    for child in children(pid):
+        found += tree(child)
+    return found
+
+
+def cpu_ns(pid):
+    """Run time of all threads of the process and its children."""
+    total = 0
+    for p in tree(pid):
+        for task in os.listdir(f"/proc/{p}/task"):
+            with open(f"/proc/{p}/task/{task}/schedstat") as f:
+                total += int(f.read().split()[0])
+    return total
+
+
+def rss_kb(pid):
+    total = 0
+    for p in tree(pid):
+        with open(f"/proc/{p}/status") as f:
+            total += int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+    return total
+
+
+def wait_for(port, process, what):
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            sys.exit(f"bench: {what} ended with status {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    sys.exit(f"bench: {what} does not listen on port {port}")
+
+
+def must_be_free(port):
+    """A server left over on the port would silently take the load."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            sys.exit(f"bench: port {port} is taken; choose --port")
+
+
+# --- the world: the backend and the places everything is at ------------------------------------------------------------
+
+class World:
+    def __init__(self, args):
+        self.build, self.seconds = args.build, args.seconds
+        self.load_core, self.proxy_core = args.cores
+        self.dir = tempfile.mkdtemp(prefix="corral-bench-")
+        self.next_port, self.started = args.port, []
+        self.mock_port = self.port()
+        self.mock_flags = ["--chunks", str(args.chunks), "--gap-ms", str(args.gap_ms)]
+        self.chunks = args.chunks
+
+    def port(self):
+        self.next_port += 1
+        must_be_free(self.next_port - 1)
+        return self.next_port - 1
+
+    def program(self, name):
+        path = os.path.join(self.build, "tests/bench", name)
+        return path if os.path.exists(path) else sys.exit(f"bench: {path} is missing; run make fakes")
+
+    def start(self, core, command, port, what, env=None):
+        log = open(os.path.join(self.dir, what + ".log"), "w")
+        process = subprocess.Popen(pinned(core, command), stdout=log, stderr=log, env={**os.environ, **(env or {})})
+        self.started.append(process)
+        wait_for(port, process, what)
+        return process
+
+    def start_mock(self):
+        at = f"127.0.0.1:{self.mock_port}"
+        self.start(self.load_core, [self.program("mock_backend"), "--listen", at, *self.mock_flags], self.mock_port, "mock_backend")
+
+    def stop(self):
+        for process in reversed(self.started):
+            process.send_signal(signal.SIGTERM)
+        for process in self.started:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        shutil.rmtree(self.dir)
+
+
+# --- targets -----------------------------------------------------------------------------------------------------------
+
+class Target:
+    name = "?"
+    path = "/v1/chat/completions"
+    headers = {}
+
+    def start(self, world):
+        """Starts it; sets self.port and self.pid."""
+        raise NotImplementedError
+
+
+class Direct(Target):
+    """No proxy: what load and backend cost themselves."""
+    name = "direct"
+
+    def start(self, world):
+        self.port, self.pid = world.mock_port, None
+
+
+class Floor(Target):
+    """Corral's HTTP server and client joined, nothing else."""
+    name = "floor"
+
+    def start(self, world):
+        self.port = world.port()
+        command = [world.program("proxy_floor"), "--listen", f"127.0.0.1:{self.port}", "--to", f"http://127.0.0.1:{world.mock_port}"]
+        self.pid = world.start(world.proxy_core, command, self.port, self.name).pid
+
+
+class Nginx(Target):
+    name = "nginx"
+    CONFIG = """
+daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/nginx.err; worker_rlimit_nofile 20000;
+events {{ worker_connections 19000; }}
+http {{
+  access_log off; keepalive_requests 100000000; client_body_buffer_size 128k; client_max_body_size 64m; tcp_nodelay on;
+  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  upstream mock {{ server 127.0.0.1:{mock}; keepalive 1024; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{ proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }}
+  }}
+}}
+"""
+
+    def start(self, world):
+        self.port = world.port()
+        config = os.path.join(world.dir, "nginx.conf")
+        with open(config, "w") as f:
+            f.write(self.CONFIG.format(dir=world.dir, mock=world.mock_port, port=self.port))
+        self.pid = world.start(world.proxy_core, ["nginx", "-c", config, "-p", world.dir], self.port, self.name).pid
+
+
+TARGETS = {t.name: t for t in (Direct, Nginx, Floor)}
+
+
+# --- cases: each gives a dict of numbers for one run -------------------------------------------------------------------
+
+class Post:
+    """Requests as fast as they go, by wrk."""
+    unit = "request"
+
+    def __init__(self, bytes, connections):
+        self.bytes, self.connections = bytes, connections
+
+    def script(self, world, target):
+        path = os.path.join(world.dir, f"{target.name}-{self.bytes}.lua")
+        text = "x" * (self.bytes - 62)
+        headers = {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "bench/1.0", "Authorization": "Bearer sk-none", **target.headers}
+        with open(path, "w") as f:
+            f.write('wrk.method = "POST"\nwrk.path = "%s"\n' % target.path)
+            for name, value in headers.items():
+                f.write('wrk.headers["%s"] = "%s"\n' % (name, value))
+            f.write("wrk.body = [[%s]]\n" % json.dumps({"model": "mock", "messages": [{"role": "user", "content": text}]}, separators=(",", ":")))
+        return path
+
+    def run(self, world, target, seconds):
+        out = subprocess.run(pinned(world.load_core, ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--latency", "-s",
+                             self.script(world, target), f"http://127.0.0.1:{target.port}"]), capture_output=True, text=True).stdout
+        if "Non-2xx" in out or "Socket errors" in out:
+            sys.exit(f"bench: {target.name} failed requests:\n{out}")
+        count = int(re.search(r"(\d+) requests in", out).group(1))
+        rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
+        return {"count": count, "rate": rate, "p50_us": latency(out, "50"), "p99_us": latency(out, "99")}
+
+
+def latency(out, percent):
+    value, unit = re.search(percent + r"%\s+([\d.]+)(us|ms|s)\b", out).groups()
+    return float(value) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]
+
+
+class Streams:
+    """Event streams side by side; the unit is a chunk that arrived."""
+    unit = "chunk"
+
+    def __init__(self, streams):
+        self.streams = streams
+
+    def run(self, world, target, seconds):
+        command = [world.program("sse_client"), "--url", f"http://127.0.0.1:{target.port}", "--path", target.path, "--streams", str(self.streams),
+                   "--seconds", str(seconds), "--chunks", str(world.chunks)]
+        if "Authorization" in target.headers:
+            command += ["--key", target.headers["Authorization"].removeprefix("Bearer ")]
+        seen = json.loads(subprocess.run(pinned(world.load_core, command), capture_output=True, text=True).stdout)
+        if seen["broken"] or seen["not_200"] or seen["missing"]:
+            sys.exit(f"bench: {target.name} lost chunks: {seen}")
+        return {"count": seen["chunks"], "rate": seen["chunks"] / seconds, "p50_us": seen["p50_us"], "p99_us": seen["p99_us"], "stalls": seen["stalls"]}
+
+
+CASES = {
+    "post-1k": Post(1024, 64), "post-1k-8": Post(1024, 8), "post-32k": Post(32768, 32),
+    "sse-100": Streams(100), "sse-1000": Streams(1000), "sse-5000": Streams(5000),
+}
+
+
+# --- rounds ------------------------------------------------------------------------------------------------------------
+
+def measure(world, case, target, seconds):
+    before = cpu_ns(target.pid) if target.pid else 0
+    got = case.run(world, target, seconds)
+    if target.pid:
+        got["cpu_us"] = (cpu_ns(target.pid) - before) / 1000 / got["count"]
+        got["rss_mb"] = rss_kb(target.pid) / 1024
+    return got
+
+
+def run_case(world, name, targets, rounds):
+    case, runs = CASES[name], {t.name: [] for t in targets}
+    for target in targets:
+        case.run(world, target, 1)            # warm, uncounted
+    for r in range(rounds):
+        at = r % len(targets)
+        for target in targets[at:] + targets[:at]:
+            runs[target.name].append(measure(world, case, target, world.seconds))
+    return runs
+
+
+def median(runs, key):
+    values = [r[key] for r in runs if key in r]
+    return statistics.median(values) if values else None
+
+
+def ratios(runs, base, key):
+    return [r[key] / b[key] for r, b in zip(runs, base) if key in r and key in b]
+
+
+def summary(runs, base_name):
+    rows = {}
+    for name, rs in runs.items():
+        rows[name] = {key: median(rs, key) for key in ("cpu_us", "rate", "p50_us", "p99_us", "rss_mb")}
+        for key in ("cpu_us", "rate", "p50_us", "p99_us"):
+            if base_name in runs and (found := ratios(rs, runs[base_name], key)):
+                rows[name][key + "_ratio"] = {"median": statistics.median(found), "min": min(found), "max": max(found)}
+    return rows
+
+
+def show(name, rows, base_name):
+    unit = CASES[name].unit
+    print(f"\n{name}: medians; ratios are to {base_name} within a round (min..max)")
+    print(f"{'':10} {'CPU us/' + unit:>15} {'ratio':>20} {unit + 's/s':>12} {'ratio':>7} {'p50 us':>9} {'p99 us':>9} {'RSS MB':>8}")
+    for target, row in rows.items():
+        ratio, rate = row.get("cpu_us_ratio"), row.get("rate_ratio")
+        print(f"{target:10} {row['cpu_us'] or 0:15.2f} "
+              f"{'%.3f (%.2f..%.2f)' % tuple(ratio.values()) if ratio else '-':>20} {row['rate']:12.0f} "
+              f"{'%.2f' % rate['median'] if rate else '-':>7} {row['p50_us']:9.0f} {row['p99_us']:9.0f} {row['rss_mb'] or 0:8.1f}")
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--build", default="build")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--seconds", type=int, default=3, help="of each run")
+    p.add_argument("--targets", default="nginx,floor", help="of " + ",".join(TARGETS))
+    p.add_argument("--cases", default="post-1k", help="of " + ",".join(CASES))
+    p.add_argument("--base", default="nginx", help="the target that ratios are taken to")
+    p.add_argument("--port", type=int, default=8280, help="the first of a few free ports")
+    p.add_argument("--cores", default="0,1", type=lambda s: tuple(int(c) for c in s.split(",")), help="load and backend, proxy")
+    p.add_argument("--chunks", type=int, default=20, help="of a stream")
+    p.add_argument("--gap-ms", type=int, default=50, help="between chunks")
+    p.add_argument("--json", help="write every run there")
+    return p.parse_args()
+
+
+def main():
+    args = arguments()
+    for name, table in ((args.targets, TARGETS), (args.cases, CASES)):
+        unknown = [n for n in name.split(",") if n not in table]
+        if unknown:
+            sys.exit(f"bench: unknown: {', '.join(unknown)}; there are {', '.join(table)}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    world, all_runs = World(args), {}
+    try:
+        world.start_mock()
+        targets = [TARGETS[name]() for name in args.targets.split(",")]
+        for target in targets:
+            target.start(world)
+        for name in args.cases.split(","):
+            all_runs[name] = run_case(world, name, targets, args.rounds)
+            show(name, summary(all_runs[name], args.base), args.base)
+    finally:
+        world.stop()
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump({"runs": all_runs, "summary": {n: summary(r, args.base) for n, r in all_runs.items()}}, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
