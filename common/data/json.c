@@ -705,7 +705,7 @@ uint32_t json_get_any_case(const struct json *j, uint32_t object, const char *na
 	if (j->tok[object].kind != JSON_OBJECT)
 		return 0;
 	for (uint32_t k = object + 1; k < end; k = j->tok[k + 1].next)
-		if (any_case_is(j, &j->tok[k], s))
+		if (string_is(j, &j->tok[k], s) || any_case_is(j, &j->tok[k], s))
 			return k + 1;
 	return 0;
 }

@@ -66,7 +66,8 @@ enum err json_parse(struct json *ret, struct arena *, struct str text, const str
 uint32_t json_get(const struct json *, uint32_t object, const char *key);
 
 /* The same, but upper and lower case are one, as in refuse_case_variants; the first in the text wins. It finds what a
- * backend that is careless about case would read: {"STREAM":true}. 'key' is ASCII, at most 64 bytes. */
+ * backend that is careless about case would read: {"STREAM":true}. Beyond 64 bytes
+ * of 'key', or with characters beyond ASCII in it, only what json_get() would find is sure to be found. */
 uint32_t json_get_any_case(const struct json *, uint32_t object, const char *key);
 
 /* for (uint32_t i = json_first(j, c); i; i = json_next(j, c, i)): the values of an array, or of the members of an object. */

@@ -321,6 +321,7 @@ static void finds_members_in_any_case(void **state)
 	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "num_keys")), "3"));
 	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "")), "4"));
 	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, json_get(&j, 0, "x"), "y")), "5"));
+	assert_true(str_eqz(json_raw(&j, json_get_any_case(&j, 0, "\xc5\xbftream")), "2"));      /* all that json_get() finds */
 	assert_int_equal(json_get_any_case(&j, 0, "mode") + json_get(&j, 0, "model") + json_get(&j, 0, "stream"), 0);
 }
 
