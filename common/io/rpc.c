@@ -101,6 +101,7 @@ struct rpc_server {
 
 static bool client_open(struct rpc_client *);
 static void client_drop_calls(struct rpc_client *);
+static void call_finish(struct call *, ProtobufCMessage *reply);
 static void on_call_home(void *owner, struct list *mail);
 static void stub_invoke(ProtobufCService *, unsigned method, const ProtobufCMessage *input, ProtobufCClosure, void *arg);
 static enum err server_open(struct rpc_server *, const char *url, struct why *);
@@ -126,6 +127,30 @@ struct rpc_client *rpc_client_new(struct loop *loop, const char *url)
 		abort();
 	}
 	return client;
+}
+
+void rpc_client_close(struct rpc_client *client)
+{
+	struct list ended = LIST_INIT(ended);
+
+	client->closing = true;
+	while (!list_empty(&client->pending)) {
+		struct list *link = client->pending.next;
+
+		list_del(link);
+		list_push(&ended, link);
+	}
+	while (!list_empty(&ended)) {
+		struct call *call = list_entry(ended.next, struct call, link);
+
+		list_del(&call->link);
+		loop_timer_del(&call->deadline);
+		atomic_store(&call->over, true);
+		if (call->aio)
+			nng_aio_cancel(call->aio);
+		err_set(&client->why, ERR_UNAVAILABLE, "the client of %s was closed", client->url);
+		call_finish(call, NULL);
+	}
 }
 
 void rpc_client_free(struct rpc_client *client)

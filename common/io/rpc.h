@@ -32,6 +32,9 @@ void rpc_server_free(struct rpc_server *);        /* closures kept by methods be
 void rpc_fail(void *closure_data, enum err code, const char *text);
 
 struct rpc_client *rpc_client_new(struct loop *, const char *url);
+/* The first half of rpc_client_free(), for when what closures use goes away before the client: pending closures run with NULL now,
+ * calls that follow are refused. */
+void rpc_client_close(struct rpc_client *);
 void rpc_client_free(struct rpc_client *);        /* pending closures run with NULL (and make no new calls); NULL is fine */
 ProtobufCService *rpc_stub(struct rpc_client *, const ProtobufCServiceDescriptor *);   /* valid as long as the client */
 void rpc_deadline(struct rpc_client *, int64_t ms);      /* for the calls that follow; default 5000 */

@@ -32,7 +32,7 @@ const char *place_of(struct runtime *rt, struct arena *a, const char *service)
 
 	for (unsigned i = 0; i < rt->n; i++)
 		if (strcmp(rt->svcs[i].def->name, service) == 0)
-			return rt->n > 1 ? arena_printf(a, "inproc://%s", service) : rt->config.rpc_listen;
+			return rt->n == 1 && rt->config.rpc_listen ? rt->config.rpc_listen : arena_printf(a, "inproc://%s", service);
 	url = from_option(rt, a, service);
 	if (url)
 		return url;

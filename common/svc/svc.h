@@ -40,7 +40,9 @@ struct svc_def {
 	 * Must not wait for peers. */
 	bool (*start)(struct svc *, struct why *);
 	void (*drain)(struct svc *);  /* stop taking work; call svc_drained() when none is left; NULL = nothing to wait for */
-	void (*stop)(struct svc *);   /* frees everything; peers and RPC server are still there and go afterwards */
+	/* Frees everything. The loop no longer turns; calls to peers have ended (closures ran with NULL) and new ones are refused;
+	 * peers and RPC server themselves go afterwards. */
+	void (*stop)(struct svc *);
 };
 
 /* Both return the process's exit status: 0, or 1 with a sentence on stderr. */

@@ -42,6 +42,13 @@ static bool start(struct svc *s)
 	return true;
 }
 
+/* Answers that will not come end now, while the service still has what they are about. */
+static void end_calls(struct svc *s)
+{
+	for (struct peer *p = s->peers; p; p = p->next)
+		rpc_client_close(p->client);
+}
+
 static void close_places(struct svc *s)
 {
 	struct peer *p;
@@ -68,6 +75,7 @@ static void *run(void *arg)
 	if (ok) {
 		loop_run(s->loop);
 		loop_timer_del(&s->beat);
+		end_calls(s);
 		s->def->stop(s);
 	}
 	close_places(s);

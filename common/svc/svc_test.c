@@ -1,0 +1,502 @@
+/* svc_test.c - whole programs, run in a child: command line, admin port, signals, drain, services in one process.
+ *
+ * Time is moved by CORRAL_TEST_CLOCK; what a program printed is read from a file. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/buf.h"
+#include "common/data/log.h"
+#include "common/svc/svc.h"
+
+enum { PORT = 8301, SECOND_PORT = 8302 };
+
+static char dir[] = "/tmp/svc_test.XXXXXX", out_path[64], clock_path[64];
+static int64_t *shifts;                   /* the test clock */
+static pid_t child;
+
+/* --- services to be run --- */
+
+struct config { int64_t work; const char *listen, *color; bool fail, hang, unmet; };
+
+static const struct opt options[] = {
+	OPT(struct config, DURATION, work, "0", "How long the drain has work."),
+	OPT(struct config, BOOL, fail, "no", "Fail at the start."),
+	OPT(struct config, BOOL, hang, "no", "Never be drained."),
+	OPT(struct config, BOOL, unmet, "no", "Have a need that is not met."),
+	OPT(struct config, ENUM, color, "red", "A word.", .words = "red green"),
+	OPT_END
+};
+enum { STARTS, WORK_SECONDS };
+static const struct metric_def metrics[] = {
+	[STARTS] = { METRIC_COUNTER, "test_starts_total", "Starts.", "", NULL },
+	[WORK_SECONDS] = { METRIC_HISTOGRAM, "test_work_seconds", "Work.", "kind", NULL },
+};
+static const struct svc_route routes[] = { { "GET", "/v1/things", "things.read", "Lists things." }, { 0 } };
+
+struct state { struct loop_timer timer; bool hurried; };
+
+static enum err check(const void *config, struct why *why)
+{
+	const struct config *c = config;
+
+	return c->hang && c->work ? err_field(why, ERR_INVALID, "hang", "hang and work exclude each other") : ERR_OK;
+}
+
+static bool start(struct svc *s, struct why *why)
+{
+	const struct config *c = svc_config(s);
+	struct state *st;
+
+	if (c->fail && strcmp(svc_name(s), "first") != 0) {
+		err_set(why, ERR_INVALID, "the thing at '%s' is broken", svc_state_dir(s) + strlen(dir));
+		return false;
+	}
+	st = x_calloc(1, sizeof(*st));
+	svc_set_state(s, st);
+	series_inc(metrics_series(svc_metrics(s), STARTS));
+	series_observe(metrics_series(svc_metrics(s), WORK_SECONDS, "\"odd\""), 0.2);
+	svc_need(s, "a thing", !c->unmet, c->unmet ? "the thing is away" : "it is there");
+	LOG_INFO("service starts", LOG_S("listen", svc_listen(s)), LOG_S("pub", svc_pub_url(s, "first")), LOG_S("peer_pub", svc_pub_url(s, "selector")));
+	return true;
+}
+
+static struct svc *draining;              /* one at a time in these tests */
+
+static void look(struct loop_timer *t)
+{
+	struct svc *s = draining;
+	const struct config *c = svc_config(s);
+	struct state *st = svc_state(s);
+
+	if (svc_drain_hurried(s) && !st->hurried) {
+		st->hurried = true;
+		LOG_INFO("was hurried", LOG_I("left_s", (svc_drain_ms(s) + 999) / 1000));
+	}
+	if (c->hang) {
+		loop_timer_set(svc_loop(s), t, 10000, look);
+		return;
+	}
+	LOG_INFO("work is done");
+	svc_drained(s);
+}
+
+static void drain(struct svc *s)
+{
+	const struct config *c = svc_config(s);
+	struct state *st = svc_state(s);
+
+	LOG_INFO("service drains", LOG_I("left_s", (svc_drain_ms(s) + 999) / 1000));
+	draining = s;
+	loop_timer_set(svc_loop(s), &st->timer, c->hang ? 10000 : c->work * 1000, look);
+}
+
+static void stop(struct svc *s)
+{
+	struct state *st = svc_state(s);
+
+	LOG_INFO("service stops");
+	loop_timer_del(&st->timer);
+	free(st);
+}
+
+static const struct svc_def first = {
+	.name = "first", .summary = "The first of the tests.", .options = options, .config_size = sizeof(struct config), .metrics = metrics, .n_metrics = 2,
+	.routes = routes, .public_port = 8303, .admin_port = PORT, .check = check, .start = start, .drain = drain, .stop = stop,
+};
+static const struct svc_def second = {
+	.name = "second", .summary = "The second.", .options = options, .config_size = sizeof(struct config), .metrics = metrics, .n_metrics = 2,
+	.admin_port = SECOND_PORT, .rpc_port = 8304, .start = start, .drain = drain, .stop = stop,
+};
+static const struct svc_def *const both[] = { &first, &second };
+
+/* --- running them --- */
+
+static void launch(bool two, const char *a, const char *b, const char *c)
+{
+	char state[80];
+	char *argv[8] = { "prog", state };
+	int argc = 2, fd;
+
+	snprintf(state, sizeof(state), "--state-dir=%s/state", dir);
+	for (const char *const *p = (const char *const[]){ a, b, c, NULL }; *p; p++)
+		argv[argc++] = (char *)(uintptr_t)*p;
+	memset(shifts, 0, 16);
+	unlink(out_path);
+	child = fork();
+	if (child != 0)
+		return;
+	fd = open(out_path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600);
+	dup2(fd, 1);
+	dup2(fd, 2);
+	close(fd);
+	setenv("CORRAL_TEST_CLOCK", clock_path, 1);
+	exit(two ? svc_main_all("pair", "Both of the tests.", both, 2, argc, argv) : svc_main(&first, argc, argv));
+}
+
+static const char *printed(void)
+{
+	static char text[65536];
+	int fd = open(out_path, O_RDONLY);
+	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+
+	text[n > 0 ? n : 0] = '\0';
+	close(fd);
+	return text;
+}
+
+static int waited(void)
+{
+	int status;
+
+	for (int i = 0; i < 2000; i++) {
+		if (waitpid(child, &status, WNOHANG) == child) {
+			child = 0;
+			return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+		}
+		usleep(10000);
+	}
+	print_message("%s", printed());
+	fail_msg("the program did not end");
+	return -1;
+}
+
+static void await(const char *text)
+{
+	for (int i = 0; i < 1000; i++) {
+		if (strstr(printed(), text))
+			return;
+		usleep(10000);
+	}
+	print_message("%s", printed());
+	fail_msg("'%s' did not come", text);
+}
+
+static void advance_s(int seconds) { shifts[0] += seconds * 1000000ll; }
+
+/* Status and body of one request; status 0: no connection. */
+static int ask(const char *method, const char *path, char *body, size_t cap)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(PORT), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0), status = 0;
+	static char answer[262144];
+	size_t n = 0;
+	ssize_t got;
+	char *end;
+
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0) {
+		n = (size_t)snprintf(answer, sizeof(answer), "%s %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", method, path);
+		assert_int_equal(write(fd, answer, n), n);
+		for (n = 0; (got = read(fd, answer + n, sizeof(answer) - 1 - n)) > 0;)
+			n += (size_t)got;
+		answer[n] = '\0';
+		status = n > 12 ? (int)strtol(answer + 9, NULL, 10) : 0;
+		end = strstr(answer, "\r\n\r\n");
+		assert_true(str_copy(body, cap, str_of(end ? end + 4 : "")));
+	}
+	close(fd);
+	return status;
+}
+
+static int get(const char *path, char *body, size_t cap) { return ask("GET", path, body, cap); }
+
+/* --- tests --- */
+
+static int run_to_end(bool two, const char *a, const char *b, const char *c)
+{
+	launch(two, a, b, c);
+	return waited();
+}
+
+static void tells_about_itself(void **state)
+{
+	assert_int_equal(run_to_end(false, "--version", NULL, NULL), 0);
+	assert_string_equal(printed(), "first " CORRAL_VERSION "\n");
+	assert_int_equal(run_to_end(false, "--help", NULL, NULL), 0);
+	assert_memory_equal(printed(), "The first of the tests.\n\nUsage: first prog [--option=value ...]\n\nfirst:\n  --work=TIME", 76);
+	assert_non_null(strstr(printed(), "\nevery program:\n"));
+	assert_non_null(strstr(printed(), "--admin-listen=TEXT"));
+	assert_non_null(strstr(printed(), "(default 127.0.0.1:8301)"));
+	assert_null(strstr(printed(), "--rpc-listen"));
+	assert_int_equal(run_to_end(true, "--dump=config", NULL, NULL), 0);
+	assert_non_null(strstr(printed(), "# Options of pair\n"));
+	assert_non_null(strstr(printed(), "| `state_dir` | `CORRAL_STATE_DIR` | `${XDG_STATE_HOME:-~/.local/state}/corral` | text |"));
+	assert_int_equal(run_to_end(false, "--dump", "metrics", NULL), 0);
+	assert_non_null(strstr(printed(), "| `corral_test_work_seconds` | histogram | `kind` | Work. |\n"));
+	assert_int_equal(run_to_end(false, "--dump=routes", NULL, NULL), 0);
+	assert_non_null(strstr(printed(), "| GET | `/v1/things` | things.read | Lists things. |\n"));
+	assert_int_equal(run_to_end(false, "--dump=errors", NULL, NULL), 0);
+	assert_non_null(strstr(printed(), "| `QUEUE_FULL` | 429 | The queue for this model is full; see Retry-After. |\n"));
+	assert_int_equal(run_to_end(false, "--dump=all", NULL, NULL), 1);
+	assert_string_equal(printed(), "first: --dump: 'all' is not one of: config metrics routes errors\n");
+}
+
+static void checks_its_configuration(void **state)
+{
+	assert_int_equal(run_to_end(false, "--check-config", "--color=green", NULL), 0);
+	assert_non_null(strstr(printed(), "color: green                                      # --color\n"));
+	assert_non_null(strstr(printed(), "listen: \"127.0.0.1:8303\"                          # default\n"));
+	assert_int_equal(run_to_end(false, "--check-config", "--colour=green", NULL), 1);
+	assert_string_equal(printed(), "first: unknown option '--colour'; did you mean '--color'?\n");
+	assert_int_equal(run_to_end(false, "--check-config", "--hang", "--work=1s"), 1);
+	assert_string_equal(printed(), "first: hang and work exclude each other\n");
+	assert_int_equal(run_to_end(false, "--peer=here", NULL, NULL), 1);
+	assert_string_equal(printed(), "first: peer: 'here' is not of the form name=tcp://HOST:PORT or name=ipc:///path\n");
+	assert_int_equal(run_to_end(false, "now", NULL, NULL), 1);
+	assert_string_equal(printed(), "first: 'now' is not an option; --help lists them\n");
+}
+
+static void says_why_it_does_not_start(void **state)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "--state-dir=%s/below", out_path);
+	assert_int_equal(run_to_end(false, text, NULL, NULL), 1);
+	snprintf(text, sizeof(text), "first: directory '%s/below' cannot be made: Not a directory; give another with --state-dir\n", out_path);
+	assert_string_equal(printed(), text);
+
+	launch(false, "--hang", NULL, NULL);
+	await("\"started\"");
+	pid_t running = child;
+	assert_int_equal(run_to_end(false, NULL, NULL, NULL), 1);
+	assert_non_null(strstr(printed(), "127.0.0.1:8301"));
+	kill(running, SIGKILL);
+	waitpid(running, NULL, 0);
+}
+
+static void answers_on_the_admin_port(void **state)
+{
+	static char body[262144];
+
+	launch(false, "--color=red", NULL, NULL);
+	await("\"started\"");
+	assert_int_equal(get("/livez", body, sizeof(body)), 200);
+	assert_string_equal(body, "{\"status\":\"alive\"}");
+	assert_int_equal(get("/readyz", body, sizeof(body)), 200);
+	assert_string_equal(body, "{\"status\":\"ready\",\"needs\":[{\"service\":\"first\",\"need\":\"a thing\",\"ok\":true,\"text\":\"it is there\"}]}");
+	assert_int_equal(get("/startupz", body, sizeof(body)), 200);
+	assert_int_equal(get("/version", body, sizeof(body)), 200);
+	assert_non_null(strstr(body, "{\"name\":\"first\",\"version\":\"" CORRAL_VERSION "\",\"build\":\""));
+	assert_int_equal(get("/other", body, sizeof(body)), 404);
+	assert_non_null(strstr(body, "\"error_code\":\"NOT_FOUND\""));
+	assert_int_equal(ask("POST", "/livez", body, sizeof(body)), 405);
+	assert_non_null(strstr(body, "\"error_code\":\"METHOD_NOT_ALLOWED\""));
+	assert_int_equal(ask("HEAD", "/livez", body, sizeof(body)), 200);
+	assert_string_equal(body, "");
+	assert_int_equal(get("/metrics", body, sizeof(body)), 200);
+	assert_non_null(strstr(body, "\ncorral_test_starts_total 1\n"));
+	assert_non_null(strstr(body, "\ncorral_build_info{version=\"" CORRAL_VERSION "\"} 1\n"));
+	assert_non_null(strstr(body, "\nprocess_resident_memory_bytes "));
+	assert_non_null(strstr(body, "\nprocess_open_fds "));
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+}
+
+static void metrics_please_promtool(void **state)
+{
+	static char body[262144];
+	FILE *tool;
+
+	if (system("command -v promtool >/dev/null 2>&1") != 0)
+		skip();
+	launch(true, NULL, NULL, NULL);
+	await("\"started\"");
+	assert_int_equal(get("/metrics", body, sizeof(body)), 200);
+	assert_non_null(strstr(body, "corral_test_starts_total{service=\"first\"} 1\ncorral_test_starts_total{service=\"second\"} 1\n"));
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+	tool = popen("promtool check metrics", "w");
+	fputs(body, tool);
+	assert_int_equal(pclose(tool), 0);
+}
+
+static void a_need_that_is_not_met_is_told(void **state)
+{
+	char body[1000];
+
+	launch(false, "--unmet", NULL, NULL);
+	await("\"started\"");
+	assert_int_equal(get("/readyz", body, sizeof(body)), 503);
+	assert_string_equal(body, "{\"status\":\"not ready\",\"needs\":[{\"service\":\"first\",\"need\":\"a thing\",\"ok\":false,\"text\":\"the thing is away\"}]}");
+	assert_int_equal(get("/startupz", body, sizeof(body)), 200);
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+	assert_non_null(strstr(printed(), "\"level\":\"warn\",\"service\":\"first\",\"msg\":\"need is not met\",\"need\":\"a thing\",\"text\":\"the thing is away\""));
+}
+
+static void sigterm_drains(void **state)
+{
+	char body[1000];
+
+	launch(false, "--work=100s", "--drain=200s", NULL);
+	await("\"started\"");
+	kill(child, SIGHUP);
+	await("the configuration is not read again");
+	kill(child, SIGTERM);
+	await("\"service drains\",\"left_s\":200");
+	assert_int_equal(get("/readyz", body, sizeof(body)), 503);
+	assert_memory_equal(body, "{\"status\":\"draining\"", 20);
+	assert_int_equal(get("/livez", body, sizeof(body)), 200);
+	assert_null(strstr(printed(), "work is done"));
+	advance_s(101);
+	assert_int_equal(waited(), 0);
+	assert_non_null(strstr(printed(), "work is done"));
+	assert_non_null(strstr(printed(), "\"stopped\""));
+}
+
+static void drain_has_an_end(void **state)
+{
+	launch(false, "--hang", "--drain=200s", NULL);
+	await("\"started\"");
+	kill(child, SIGTERM);
+	await("service drains");
+	advance_s(199);
+	usleep(100000);
+	assert_null(strstr(printed(), "is over"));
+	advance_s(3);
+	assert_int_equal(waited(), 0);
+	assert_non_null(strstr(printed(), "the time for draining is over"));
+	assert_non_null(strstr(printed(), "service stops"));
+}
+
+static void sigint_drains_for_five_seconds(void **state)
+{
+	launch(false, "--hang", NULL, NULL);
+	await("\"started\"");
+	kill(child, SIGINT);
+	await("\"draining\",\"signal\":\"SIGINT\",\"at_most_ms\":5000");
+	await("\"service drains\",\"left_s\":5");
+	advance_s(7);
+	assert_int_equal(waited(), 0);
+}
+
+static void a_second_signal_hurries(void **state)
+{
+	launch(false, "--hang", NULL, NULL);
+	await("\"started\"");
+	kill(child, SIGTERM);
+	await("\"service drains\",\"left_s\":300");
+	kill(child, SIGTERM);
+	await("\"was hurried\",\"left_s\":5");
+	advance_s(7);
+	assert_int_equal(waited(), 0);
+}
+
+static void a_third_signal_ends_at_once(void **state)
+{
+	launch(false, "--hang", NULL, NULL);
+	await("\"started\"");
+	kill(child, SIGTERM);
+	await("service drains");
+	kill(child, SIGTERM);
+	await("was hurried");
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 143);
+	launch(false, "--hang", NULL, NULL);
+	await("\"started\"");
+	kill(child, SIGINT);
+	await("service drains");
+	kill(child, SIGINT);
+	await("was hurried");
+	kill(child, SIGINT);
+	assert_int_equal(waited(), 130);
+}
+
+static void two_drain_in_order(void **state)
+{
+	const char *p, *drain1, *done1, *drain2, *stop1, *stop2;
+
+	launch(true, "--work=50s", NULL, NULL);
+	await("\"started\"");
+	kill(child, SIGTERM);
+	await("service drains");
+	usleep(50000);
+	p = printed();
+	drain1 = strstr(p, "\"service\":\"first\",\"msg\":\"service drains\"");
+	assert_non_null(drain1);
+	assert_null(strstr(p, "\"service\":\"second\",\"msg\":\"service drains\""));
+	advance_s(51);
+	await("\"service\":\"second\",\"msg\":\"service drains\"");
+	advance_s(51);
+	assert_int_equal(waited(), 0);
+	p = printed();
+	drain1 = strstr(p, "\"service\":\"first\",\"msg\":\"service drains\"");
+	done1 = strstr(p, "\"service\":\"first\",\"msg\":\"work is done\"");
+	drain2 = strstr(p, "\"service\":\"second\",\"msg\":\"service drains\"");
+	stop1 = strstr(p, "\"service\":\"first\",\"msg\":\"service stops\"");
+	stop2 = strstr(p, "\"service\":\"second\",\"msg\":\"service stops\"");
+	assert_true(drain1 < done1 && done1 < drain2 && drain2 < stop1 && stop1 < stop2);
+	assert_non_null(strstr(p, "\"listen\":\"127.0.0.1:8303\",\"pub\":\"inproc://first.pub\",\"peer_pub\":\"tcp://127.0.0.1:7212\""));
+}
+
+static void one_that_fails_stops_the_others(void **state)
+{
+	assert_int_equal(run_to_end(true, "--fail", NULL, NULL), 1);
+	assert_non_null(strstr(printed(), "\npair: second: the thing at '/state/second' is broken\n"));
+	assert_non_null(strstr(printed(), "\"service\":\"first\",\"msg\":\"service stops\""));
+	assert_null(strstr(printed(), "\"started\""));
+}
+
+/* --- */
+
+static int setup(void **state)
+{
+	int fd;
+
+	setenv("CORRAL_ADMIN_LISTEN", "127.0.0.1:8301", 1);
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(out_path, sizeof(out_path), "%s/out", dir);
+	snprintf(clock_path, sizeof(clock_path), "%s/clock", dir);
+	fd = open(clock_path, O_RDWR | O_CREAT, 0600);
+	if (ftruncate(fd, 16) != 0)
+		return -1;
+	shifts = mmap(NULL, 16, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return shifts == MAP_FAILED ? -1 : 0;
+}
+
+static int end_child(void **state)
+{
+	if (child > 0) {
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+	}
+	child = 0;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char cmd[100];
+
+	munmap(shifts, 16);
+	snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
+	return system(cmd);
+}
+
+#define RUN(f) cmocka_unit_test_teardown(f, end_child)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		RUN(tells_about_itself), RUN(checks_its_configuration), RUN(says_why_it_does_not_start),
+		RUN(answers_on_the_admin_port), RUN(metrics_please_promtool), RUN(a_need_that_is_not_met_is_told),
+		RUN(sigterm_drains), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
+		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order),
+		RUN(one_that_fails_stops_the_others),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
