@@ -31,7 +31,8 @@ struct breaker {
 	uint32_t successes;           /* while half-open */
 	uint32_t opened;              /* times in a row, for doubling */
 	int64_t window_us;            /* start of the ratio window */
-	uint32_t calls, failed;       /* in it */
+	uint32_t calls;               /* in it */
+	_Atomic uint32_t failed;      /* in it */
 	const char *cause;            /* static text of the last failure */
 };
 

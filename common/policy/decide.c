@@ -1,0 +1,429 @@
+/* decide.c - see decide.h.
+ *
+ * Quality under rules: the model's strength for the task when somebody stated one, else a prior from its size that grows with the
+ * logarithm of the parameter count (scaling laws, Kaplan et al. 2020). Latency: load if cold + wait + first token + answer at measured
+ * or assumed speed. Cost: parameters, as a stand-in for the energy of a token. Weights come from the policy, by task and complexity. */
+#include "common/policy/decide.h"
+
+#include <math.h>
+
+#include "common/policy/caps.h"
+
+/* What is assumed until it was measured. */
+enum { ASSUMED_TTFT_MS = 300, ASSUMED_ANSWER_TOKENS = 400 };
+static const double assumed_load_s = 6.0, assumed_tokens_per_s_b = 120.0;      /* a 1B model; divided by billions of parameters */
+
+const char *rule_name(enum rule r)
+{
+	static const char *const names[RULE_COUNT] = { "none", "not_asked", "backend_down", "breaker_open", "capability", "context",
+						       "already_tried", "not_a_chat_model", "score" };
+
+	return r < RULE_COUNT ? names[r] : "none";
+}
+
+static void free_policy(void *p) { corral__policy_snapshot__free_unpacked(p, NULL); }
+
+enum err policy_build(struct policy *p, struct arena *a, const struct catalogue *c, uint64_t epoch, uint64_t version, struct str packed,
+		      struct why *why)
+{
+	*p = (struct policy){ .epoch = epoch, .version = version };
+	p->speeds = arena_array(a, const Corral__Speed *, c->n_replicas + 1u);
+	if (packed.n == 0)
+		return ERR_OK;
+	p->pb = corral__policy_snapshot__unpack(NULL, packed.n, (const uint8_t *)packed.p);
+	if (!p->pb)
+		return err_set(why, ERR_MALFORMED, "the policy snapshot cannot be decoded");
+	arena_defer(a, free_policy, p->pb);
+	for (size_t i = 0; i < p->pb->n_speeds; i++) {
+		const Corral__Speed *s = p->pb->speeds[i];
+		int m = catalogue_model(c, str_of(s->model));
+
+		for (uint16_t r = 0; m >= 0 && r < c->models[m].n; r++)
+			if (str_eqz(c->backends[c->replicas[c->models[m].first + r].backend].name, s->backend))
+				p->speeds[c->models[m].first + r] = s;
+	}
+	return ERR_OK;
+}
+
+struct weights { double quality, latency, cost; };
+
+static struct weights weights_for(const struct policy *p, const Corral__DecisionFeatures *f)
+{
+	struct weights w = { 0.6, 0.3, 0.1 };
+
+	for (size_t i = 0; p->pb && i < p->pb->n_rules; i++) {
+		const Corral__Rule *r = p->pb->rules[i];
+
+		if ((!*r->task_type || strcmp(r->task_type, f->task_type) == 0) &&
+		    (!*r->complexity || strcmp(r->complexity, f->complexity) == 0)) {
+			w = (struct weights){ r->quality, r->latency, r->cost };
+			break;
+		}
+	}
+	if (strcmp(f->policy, "quality") == 0)
+		w = (struct weights){ 0.90, 0.08, 0.02 };
+	else if (strcmp(f->policy, "fast") == 0)
+		w = (struct weights){ 0.30, 0.65, 0.05 };
+	else if (strcmp(f->policy, "cheap") == 0)
+		w = (struct weights){ 0.30, 0.15, 0.55 };
+	return w;
+}
+
+static double billions(const struct cat_model *m) { return m->pb->parameter_count ? (double)m->pb->parameter_count / 1e9 : 7.0; }
+
+static double quality_of(const struct cat_model *m, const Corral__DecisionFeatures *f)
+{
+	double b = billions(m), prior = 0.30 + 0.10 * log2(1.0 + b);
+	double general = -1;
+
+	if (prior > 0.85)
+		prior = 0.85;
+	for (size_t i = 0; i < m->pb->n_strengths; i++) {
+		const Corral__Strength *s = m->pb->strengths[i];
+
+		if (strcmp(s->task_type, f->task_type) == 0)
+			return 0.25 * prior + 0.75 * s->score;
+		if (!*s->task_type)
+			general = s->score;
+	}
+	return general >= 0 ? 0.5 * prior + 0.5 * general : prior;
+}
+
+static double expected_seconds(const struct cat_replica *r, const struct cat_model *m, const Corral__Speed *s, const struct load *l,
+			       const Corral__DecisionFeatures *f)
+{
+	double tps = s && s->tokens_per_s > 0 ? s->tokens_per_s : assumed_tokens_per_s_b / (billions(m) < 0.5 ? 0.5 : billions(m));
+	double ttft = (s && s->ttft_ms > 0 ? s->ttft_ms : ASSUMED_TTFT_MS) / 1000.0;
+	double load = r->pb->loaded ? 0 : s && s->load_ms > 0 ? s->load_ms / 1000.0 : assumed_load_s;
+	double tokens = f->max_tokens > 0 && f->max_tokens < ASSUMED_ANSWER_TOKENS ? f->max_tokens : ASSUMED_ANSWER_TOKENS;
+	double answer = ttft + tokens / tps;
+	double slots = l->slots ? l->slots : 1;
+	double ahead = l->in_use >= l->slots ? (l->queued + 1.0) / slots : 0;
+
+	return load + ahead * answer + answer;
+}
+
+static bool is_chat(const struct cat_model *m) { return m->caps == 0 || (m->caps & LLM_CAP_COMPLETION); }
+
+/* The first rule that a replica breaks, with its numbers. */
+static enum rule refuses(const Corral__DecisionFeatures *f, const struct catalogue *c, uint16_t i, const struct load *l, bool tried,
+			 struct rejected *why)
+{
+	const struct cat_replica *r = &c->replicas[i];
+	const struct cat_model *m = &c->models[r->model];
+	/* A model about which nothing is known may be able to; auto does not count on it. */
+	uint32_t missing = m->caps || f->is_auto ? f->needs & ~(m->caps | LLM_CAP_COMPLETION) : 0;
+	uint64_t tokens = (uint64_t)f->prompt_tokens + (f->is_auto && f->max_tokens ? f->max_tokens : 1);
+
+	if (f->is_auto && !is_chat(m))
+		return RULE_NOT_CHAT;
+	if (missing && f->is_auto) {
+		why->need = f->needs;
+		why->have = missing;
+		return RULE_CAPABILITY;
+	}
+	if (r->context && tokens > r->context && f->is_auto) {
+		why->need = tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)tokens;
+		why->have = r->context;
+		return RULE_CONTEXT;
+	}
+	if (!c->backends[r->backend].up)
+		return RULE_BACKEND_DOWN;
+	if (tried)
+		return RULE_TRIED;
+	if (l->breaker_open)
+		return RULE_BREAKER_OPEN;
+	return RULE_NONE;
+}
+
+static void score(struct ranked *out, const Corral__DecisionFeatures *f, const struct catalogue *c, const struct policy *p,
+		  const struct load *l, struct weights w)
+{
+	const struct cat_replica *r = &c->replicas[out->replica];
+	const struct cat_model *m = &c->models[r->model];
+
+	out->expected_s = expected_seconds(r, m, p->speeds[out->replica], l, f);
+	out->quality = quality_of(m, f);
+	out->latency = 1.0 / (1.0 + out->expected_s / 10.0);
+	out->cost = 1.0 / (1.0 + billions(m) / 30.0);
+	out->score = w.quality * out->quality + w.latency * out->latency + w.cost * out->cost;
+}
+
+static bool before(const struct ranked *a, const struct ranked *b)
+{
+	return a->score > b->score || (a->score == b->score && a->replica < b->replica);
+}
+
+static void insert(struct decision *d, const struct ranked *r)
+{
+	uint16_t at = d->n_ranked++;
+
+	while (at && before(r, &d->ranked[at - 1])) {
+		d->ranked[at] = d->ranked[at - 1];
+		at--;
+	}
+	d->ranked[at] = *r;
+}
+
+/* All of the conversation's model come first, unless another is better by the margin. */
+static bool stay(struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, const struct policy *p)
+{
+	double margin = p->pb ? p->pb->switch_margin : 0.05;
+	int m = *f->conversation_model ? catalogue_model(c, str_of(f->conversation_model)) : -1;
+	uint16_t at = 0;
+
+	if (m < 0 || !d->n_ranked)
+		return false;
+	while (at < d->n_ranked && c->replicas[d->ranked[at].replica].model != m)
+		at++;
+	if (at == d->n_ranked || (at && d->ranked[0].score - d->ranked[at].score > margin))
+		return false;
+	for (uint16_t i = at, to = 0; i < d->n_ranked; i++)
+		if (c->replicas[d->ranked[i].replica].model == m) {
+			struct ranked keep = d->ranked[i];
+
+			memmove(&d->ranked[to + 1], &d->ranked[to], sizeof(keep) * (size_t)(i - to));
+			d->ranked[to++] = keep;
+		}
+	return true;
+}
+
+static enum err verdict(const struct decision *d, int model)
+{
+	bool waits = false, context = false;
+
+	if (d->n_ranked)
+		return ERR_OK;
+	for (uint16_t i = 0; i < d->n_rejected; i++) {
+		enum rule r = d->rejected[i].rule;
+
+		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED;
+		context |= r == RULE_CONTEXT;
+	}
+	if (waits || (!d->n_rejected && model < 0))
+		return ERR_UNAVAILABLE;
+	if (!d->n_rejected)
+		return ERR_MODEL_NOT_FOUND;
+	return context ? ERR_CONTEXT_TOO_LONG : ERR_NO_MODEL_FITS;
+}
+
+static double confidence_of(const struct decision *d, const struct catalogue *c)
+{
+	for (uint16_t i = 1; i < d->n_ranked; i++)
+		if (c->replicas[d->ranked[i].replica].model != c->replicas[d->ranked[0].replica].model) {
+			double lead = (d->ranked[0].score - d->ranked[i].score) * 5.0;
+
+			return lead > 1 ? 1 : lead < 0 ? 0 : 0.5 + lead / 2;
+		}
+	return d->n_ranked ? 1.0 : 0.0;
+}
+
+void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures *f, int model, bool alias, const struct catalogue *c,
+	    const struct policy *p, const struct load *load, const bool *tried)
+{
+	uint16_t first = model >= 0 ? c->models[model].first : 0, n = model >= 0 ? c->models[model].n : c->n_replicas;
+	struct weights w = weights_for(p, f);
+
+	*d = (struct decision){ .reason = model < 0 ? "rules" : alias ? "alias" : "asked" };
+	if (n > DECIDE_MAX) {
+		d->n_left_out = (uint16_t)(n - DECIDE_MAX);
+		n = DECIDE_MAX;
+	}
+	d->ranked = arena_alloc(a, sizeof(*d->ranked) * (n + 1u));
+	d->rejected = arena_alloc(a, sizeof(*d->rejected) * (n + 1u));
+	for (uint16_t i = first; i < first + n; i++) {
+		struct rejected no = { .replica = i };
+
+		no.rule = (uint8_t)refuses(f, c, i, &load[i], tried && tried[i], &no);
+		if (no.rule != RULE_NONE) {
+			d->rejected[d->n_rejected++] = no;
+		} else {
+			struct ranked r = { .replica = i };
+
+			score(&r, f, c, p, &load[i], w);
+			insert(d, &r);
+		}
+	}
+	d->err = verdict(d, model);
+	if (model < 0 && stay(d, f, c, p))
+		d->reason = "sticky";
+	d->confidence = confidence_of(d, c);
+}
+
+static void put(struct buf *b, const void *p, size_t n) { buf_add(b, p, n); }       /* little-endian hosts; asserted below */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the decision log is written in host order");
+
+void decision_pack(const struct decision *d, struct buf *out)
+{
+	uint8_t e = (uint8_t)d->err;
+
+	put(out, &e, 1);
+	put(out, d->reason, strlen(d->reason) + 1);
+	put(out, &d->confidence, 8);
+	put(out, &d->n_left_out, 2);
+	put(out, &d->n_ranked, 2);
+	for (uint16_t i = 0; i < d->n_ranked; i++) {
+		const struct ranked *r = &d->ranked[i];
+
+		put(out, &r->replica, 2);
+		put(out, &r->score, 8);
+		put(out, &r->quality, 8);
+		put(out, &r->latency, 8);
+		put(out, &r->cost, 8);
+		put(out, &r->expected_s, 8);
+	}
+	put(out, &d->n_rejected, 2);
+	for (uint16_t i = 0; i < d->n_rejected; i++) {
+		const struct rejected *r = &d->rejected[i];
+
+		put(out, &r->replica, 2);
+		put(out, &r->rule, 1);
+		put(out, &r->need, 4);
+		put(out, &r->have, 4);
+	}
+}
+
+static const char *cap_words(uint32_t bits, struct arena *a)
+{
+	struct str words = STR("");
+
+	for (uint32_t bit = 1; bit && bit <= bits; bit <<= 1)
+		if ((bits & bit) && llm_cap_name(bit))
+			words = arena_fmt(a, STR_FMT "%s%s", STR_ARG(words), words.n ? ", " : "", llm_cap_name(bit));
+	return words.p;
+}
+
+static const char *rejected_text(const struct rejected *r, const struct catalogue *c, struct arena *a)
+{
+	const struct cat_backend *b = &c->backends[c->replicas[r->replica].backend];
+
+	switch ((enum rule)r->rule) {
+	case RULE_BACKEND_DOWN:
+		return arena_printf(a, "backend '%s' is down: %s", b->pb->name, *b->pb->reason ? b->pb->reason : "it does not answer");
+	case RULE_BREAKER_OPEN:
+		return "it failed repeatedly and rests";
+	case RULE_CAPABILITY:
+		return arena_printf(a, "the request needs %s", cap_words(r->have, a));
+	case RULE_CONTEXT:
+		return arena_printf(a, "the request needs a context of %u tokens, this one has %u", r->need, r->have);
+	case RULE_TRIED:
+		return "it was tried for this request and failed";
+	case RULE_NOT_CHAT:
+		return "it does not generate text";
+	default:
+		return rule_name((enum rule)r->rule);
+	}
+}
+
+static void no_model_text(const struct decision *d, const Corral__DecisionFeatures *f, struct arena *a, const struct catalogue *c, struct why *why)
+{
+	uint32_t best = 0, missing = 0;
+
+	for (uint16_t i = 0; i < d->n_rejected; i++) {
+		if (d->rejected[i].rule == RULE_CONTEXT && d->rejected[i].have > best)
+			best = d->rejected[i].have;
+		if (d->rejected[i].rule == RULE_CAPABILITY)
+			missing |= d->rejected[i].have;
+	}
+	if (d->err == ERR_CONTEXT_TOO_LONG)
+		err_field(why, d->err, "messages",
+			  "the request needs a context of about %u tokens; the longest available that fits otherwise has %u",
+			  f->prompt_tokens + f->max_tokens, best);
+	else if (missing)
+		err_set(why, d->err, "no available model has what the request needs: %s", cap_words(missing, a));
+	else
+		err_set(why, d->err, "none of the %u available models generates text", c->n_models);
+}
+
+void decision_why(const struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, struct why *why)
+{
+	struct arena *a = arena_new(1024);
+
+	if (d->err == ERR_OK)
+		err_set(why, ERR_OK, "%s", "");
+	else if (d->err == ERR_MODEL_NOT_FOUND)
+		err_field(why, d->err, "model", "model '%s' is not on any backend; GET /models lists what is there", f->requested_model);
+	else if (d->err != ERR_UNAVAILABLE)
+		no_model_text(d, f, a, c, why);
+	else if (!d->n_rejected)
+		err_set(why, d->err, "no backend has a model yet; configure one with CORRAL_BACKENDS, or see GET /backends");
+	else if (d->n_rejected == 1)
+		err_set(why, d->err, "model '%s' cannot be served now: %s", c->replicas[d->rejected[0].replica].pb->model,
+			rejected_text(&d->rejected[0], c, a));
+	else
+		err_set(why, d->err, "none of %u replicas can serve this now; the first, '%s' on '%s': %s", d->n_rejected,
+			c->replicas[d->rejected[0].replica].pb->model, c->replicas[d->rejected[0].replica].pb->backend,
+			rejected_text(&d->rejected[0], c, a));
+	arena_free(a);
+}
+
+static Corral__Candidate *candidate(const struct ranked *r, const struct catalogue *c, struct arena *a)
+{
+	Corral__Candidate *out = arena_alloc(a, sizeof(*out));
+
+	corral__candidate__init(out);
+	out->model = c->replicas[r->replica].pb->model;
+	out->backend = c->replicas[r->replica].pb->backend;
+	out->score = r->score;
+	out->quality = r->quality;
+	out->latency = r->latency;
+	out->cost = r->cost;
+	out->load = r->expected_s;
+	out->warmth = c->replicas[r->replica].pb->loaded;
+	out->context = c->replicas[r->replica].context;
+	return out;
+}
+
+/* The term in which a lower-ranked replica lost most. */
+static const char *lost_text(const struct ranked *r, const struct ranked *best, const char *reason, struct arena *a)
+{
+	double q = best->quality - r->quality, l = best->latency - r->latency, co = best->cost - r->cost;
+	const char *term = q >= l && q >= co ? "expected quality" : l >= co ? "expected latency" : "cost";
+
+	if (r->score > best->score)
+		return arena_printf(a, "scored %.3f, above %.3f, but the conversation stays with its model (%s)", r->score, best->score, reason);
+	return arena_printf(a, "scored %.3f against %.3f; lost most on %s", r->score, best->score, term);
+}
+
+static Corral__Rejected *lost(const char *model, const char *backend, const char *rule, const char *text, struct arena *a)
+{
+	Corral__Rejected *out = arena_alloc(a, sizeof(*out));
+
+	corral__rejected__init(out);
+	out->model = (char *)model;
+	out->backend = (char *)backend;
+	out->rule = (char *)rule;
+	out->text = (char *)text;
+	return out;
+}
+
+void decision_explain(const struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, struct arena *a,
+		      Corral__DecisionOutcome *o)
+{
+	size_t n_lost = 0;
+	struct why why = { 0 };
+
+	corral__decision_outcome__init(o);
+	o->candidates = arena_array(a, Corral__Candidate *, d->n_ranked + 1u);
+	o->rejected = arena_array(a, Corral__Rejected *, d->n_ranked + d->n_rejected + 1u);
+	for (uint16_t i = 0; i < d->n_ranked; i++) {
+		const Corral__Replica *pb = c->replicas[d->ranked[i].replica].pb;
+
+		o->candidates[o->n_candidates++] = candidate(&d->ranked[i], c, a);
+		if (i)
+			o->rejected[n_lost++] = lost(pb->model, pb->backend, rule_name(RULE_SCORE),
+						     lost_text(&d->ranked[i], &d->ranked[0], d->reason, a), a);
+	}
+	for (uint16_t i = 0; i < d->n_rejected; i++) {
+		const Corral__Replica *pb = c->replicas[d->rejected[i].replica].pb;
+
+		o->rejected[n_lost++] = lost(pb->model, pb->backend, rule_name((enum rule)d->rejected[i].rule),
+					     rejected_text(&d->rejected[i], c, a), a);
+	}
+	o->n_rejected = n_lost;
+	o->reason = (char *)d->reason;
+	o->err = d->err;
+	o->confidence = d->confidence;
+	decision_why(d, f, c, &why);
+	o->text = arena_dup(a, why.text, strlen(why.text));
+}

@@ -1,0 +1,296 @@
+/* account.c - see account.h. */
+#include "services/gateway/account.h"
+
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "events.pb-c.h"
+
+static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryData){ sizeof(u->b), u->b }; }
+
+/* Packs straight into the spool's map. */
+static int64_t append(struct worker *w, struct spool *s, uint8_t type, const ProtobufCMessage *m, struct why *why)
+{
+	size_t n = protobuf_c_message_get_packed_size(m);
+	uint8_t *room = spool_reserve(s, (uint32_t)n, why);
+
+	if (!room) {
+		if (!w->spool_failed)
+			LOG_ERROR("the spool cannot be written: no new work is admitted", LOG_S("error", why->text));
+		w->spool_failed = true;
+		return -1;
+	}
+	w->spool_failed = false;
+	protobuf_c_message_pack(m, room);
+	return spool_commit(s, type, (uint32_t)n);
+}
+
+static void note_oldest(struct worker *w)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	if (!list_empty(&w->open))
+		oldest = (uint64_t)list_entry(w->open.next, struct attempt, open)->start_position;
+	atomic_store_explicit(&w->oldest_open, oldest, memory_order_release);
+}
+
+/* What START and FINAL both say. */
+static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
+{
+	*event_id = uuid_v7(wall_us());
+	e->event_id = bytes_of(event_id);
+	e->request_id = bytes_of(&r->id);
+	e->attempt = r->try.number;
+	e->occurred_at_us = wall_us();
+	e->tenant = (char *)r->tenant.p;
+	e->key_id = (char *)r->key_id.p;
+	e->model = (char *)req_model_name(r);
+	e->backend = (char *)req_backend_name(r);
+	if (r->try.number)
+		e->provider = r->world->cat.backends[r->world->cat.replicas[r->try.replica].backend].pb->kind;
+	e->dialect = (char *)llm_dialect_name(r->in.dialect);
+	e->stream = r->in.stream;
+}
+
+static void describe(struct req *r, Corral__UsageEvent *e)
+{
+	e->user = r->user_hash;
+	e->task_type = r->features.task_type;
+	e->complexity = r->features.complexity;
+	e->language = r->features.language;
+	e->context_size = r->in.prompt_tokens_est;
+	e->reason = r->picked_reason;
+	e->requested_model = r->features.requested_model;
+	e->policy_version = r->world->policy_version;
+	e->queue_us = r->queue_us;
+}
+
+bool account_start(struct req *r, struct why *why)
+{
+	struct worker *w = r->worker;
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	struct uuid id;
+
+	common(r, &e, &id);
+	describe(r, &e);
+	e.kind = CORRAL__USAGE_KIND__USAGE_START;
+	r->try.start_position = append(w, w->usage, REC_START, &e.base, why);
+	if (r->try.start_position < 0)
+		return false;
+	list_push(&w->open, &r->try.open);
+	note_oldest(w);
+	return true;
+}
+
+static void fill_usage(struct req *r, Corral__UsageEvent *e)
+{
+	const struct llm_usage *u = r->try.relay ? llm_relay_usage(r->try.relay) : NULL;
+
+	if (!u || (!u->reported && !r->try.sent))
+		return;
+	e->prompt_tokens = u->prompt_tokens;
+	e->completion_tokens = u->completion_tokens;
+	e->tokens_source = u->reported ? CORRAL__TOKENS_SOURCE__TOKENS_REPORTED : CORRAL__TOKENS_SOURCE__TOKENS_COUNTED;
+	r->used = *u;
+}
+
+void account_checkpoint(struct req *r)
+{
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	struct why why;
+
+	e.kind = CORRAL__USAGE_KIND__USAGE_CHECKPOINT;
+	e.request_id = bytes_of(&r->id);
+	e.attempt = r->try.number;
+	fill_usage(r, &e);
+	e.response_bytes = r->try.bytes;
+	append(r->worker, r->worker->usage, REC_CHECKPOINT, &e.base, &why);
+}
+
+void account_final(struct req *r, const char *status, enum err code)
+{
+	struct worker *w = r->worker;
+	struct attempt *t = &r->try;
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	struct uuid id;
+	struct why why;
+	int64_t now = req_now(r);
+
+	if (t->number && t->start_position < 0)
+		return;
+	common(r, &e, &id);
+	if (!t->number)
+		describe(r, &e);          /* with a START the ledger has it already */
+	e.kind = CORRAL__USAGE_KIND__USAGE_FINAL;
+	e.status = (char *)status;
+	e.error_code = code == ERR_OK ? (char *)"" : (char *)err_name(code);
+	e.http_status = (uint32_t)r->status;
+	fill_usage(r, &e);
+	e.response_bytes = t->bytes;
+	e.latency_us = now - (t->number ? t->start_us : r->start_us);
+	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
+	append(w, w->usage, REC_FINAL, &e.base, &why);
+	if (t->number) {
+		list_del(&t->open);
+		t->start_position = -1;
+		note_oldest(w);
+	}
+}
+
+void account_decision(struct req *r)
+{
+	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
+	struct world *world = r->world;
+	size_t n = corral__decision_features__get_packed_size(&r->features);
+	uint16_t n_replicas = world->cat.n_replicas;
+	struct buf outcome = { 0 };
+	struct why why;
+
+	e.features.data = arena_alloc(r->mem, n);
+	e.features.len = corral__decision_features__pack(&r->features, e.features.data);
+	e.load.len = sizeof(struct load) * n_replicas;
+	e.load.data = (uint8_t *)r->pick_load;
+	decision_pack(&r->pick, &outcome);
+	e.outcome = (ProtobufCBinaryData){ outcome.n, (uint8_t *)outcome.p };
+	e.request_id = bytes_of(&r->id);
+	e.occurred_at_us = r->start_wall_us;
+	e.models_epoch = world->cat.epoch;
+	e.models_version = world->cat.version;
+	e.policy_epoch = world->pol.epoch;
+	e.policy_version = world->pol.version;
+	append(r->worker, r->worker->decisions, REC_DECISION, &e.base, &why);
+	buf_free(&outcome);
+}
+
+/* --- recovery --- */
+
+struct open_start {
+	struct open_start *next;
+	uint8_t key[20];              /* request id and attempt */
+	Corral__UsageEvent *start, *checkpoint;
+};
+
+enum { BUCKETS = 1024 };
+
+static bool key_of(const Corral__UsageEvent *e, uint8_t key[20])
+{
+	if (e->request_id.len != 16)
+		return false;
+	memcpy(key, e->request_id.data, 16);
+	memcpy(key + 16, &e->attempt, 4);
+	return true;
+}
+
+static struct open_start **find(struct open_start **table, const uint8_t key[20])
+{
+	struct open_start **at = &table[str_hash(str_n((const char *)key, 20), 0) % BUCKETS];
+
+	while (*at && memcmp((*at)->key, key, 20) != 0)
+		at = &(*at)->next;
+	return at;
+}
+
+static void drop(struct open_start **at)
+{
+	struct open_start *o = *at;
+
+	*at = o->next;
+	corral__usage_event__free_unpacked(o->start, NULL);
+	if (o->checkpoint)
+		corral__usage_event__free_unpacked(o->checkpoint, NULL);
+	free(o);
+}
+
+static void note(struct open_start **table, uint8_t type, Corral__UsageEvent *e)
+{
+	uint8_t key[20];
+	struct open_start **at;
+
+	if (!key_of(e, key)) {
+		corral__usage_event__free_unpacked(e, NULL);
+		return;
+	}
+	at = find(table, key);
+	if (type == REC_START && !*at) {
+		*at = x_calloc(1, sizeof(**at));
+		memcpy((*at)->key, key, 20);
+		(*at)->start = e;
+		return;
+	}
+	if (type == REC_CHECKPOINT && *at) {
+		if ((*at)->checkpoint)
+			corral__usage_event__free_unpacked((*at)->checkpoint, NULL);
+		(*at)->checkpoint = e;
+		return;
+	}
+	if (type == REC_FINAL && *at)
+		drop(at);
+	corral__usage_event__free_unpacked(e, NULL);
+}
+
+static bool close_one(struct spool *s, struct open_start *o, struct why *why)
+{
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	struct uuid id = uuid_v7(wall_us());
+	uint8_t *packed;
+	size_t n;
+	int64_t at;
+
+	e.event_id = bytes_of(&id);
+	e.kind = CORRAL__USAGE_KIND__USAGE_FINAL;
+	e.request_id = o->start->request_id;
+	e.attempt = o->start->attempt;
+	e.occurred_at_us = wall_us();
+	e.tenant = o->start->tenant;
+	e.model = o->start->model;
+	e.backend = o->start->backend;
+	e.provider = o->start->provider;
+	e.dialect = o->start->dialect;
+	e.stream = o->start->stream;
+	e.status = (char *)"unknown";
+	e.error_code = (char *)err_name(ERR_INTERNAL);
+	if (o->checkpoint) {
+		e.prompt_tokens = o->checkpoint->prompt_tokens;
+		e.completion_tokens = o->checkpoint->completion_tokens;
+		e.tokens_source = CORRAL__TOKENS_SOURCE__TOKENS_COUNTED;
+		e.response_bytes = o->checkpoint->response_bytes;
+	}
+	n = corral__usage_event__get_packed_size(&e);
+	packed = x_malloc(n);
+	corral__usage_event__pack(&e, packed);
+	at = spool_append(s, REC_FINAL, str_n((char *)packed, n), why);
+	free(packed);
+	return at >= 0;
+}
+
+int account_recover(struct spool *s, const char *dir, struct why *why)
+{
+	struct open_start **table = x_calloc(BUCKETS, sizeof(*table));
+	struct spool_reader *reader = spool_reader_open(dir, 0, why);
+	struct str payload;
+	uint64_t position, next;
+	uint8_t type;
+	int got, closed = reader ? 0 : -1;
+
+	while (reader && (got = spool_read(reader, &type, &payload, &position, &next, why)) != 0) {
+		Corral__UsageEvent *e;
+
+		if (got < 0) {
+			LOG_WARN("a damaged part of the spool was left out", LOG_S("spool", dir), LOG_S("error", why->text));
+			continue;
+		}
+		if (type == REC_START || type == REC_FINAL || type == REC_CHECKPOINT)
+			if ((e = corral__usage_event__unpack(NULL, payload.n, (const uint8_t *)payload.p)))
+				note(table, type, e);
+	}
+	spool_reader_close(reader);
+	for (unsigned i = 0; i < BUCKETS; i++)
+		while (table[i]) {
+			if (closed >= 0)
+				closed = close_one(s, table[i], why) ? closed + 1 : -1;
+			drop(&table[i]);
+		}
+	free(table);
+	return closed;
+}

@@ -1,0 +1,18 @@
+/* account.h - the meter. It hangs on the request and not on handlers: START before dispatch, CHECKPOINT while a stream runs,
+ * FINAL on every way out, one of each per attempt; all in the worker's spool before anything else happens. */
+#ifndef CORRAL_GATEWAY_ACCOUNT_H
+#define CORRAL_GATEWAY_ACCOUNT_H
+#include "services/gateway/worker.h"
+
+/* Record types in the usage spool. */
+enum { REC_START = 1, REC_FINAL = 2, REC_CORRECTION = 3, REC_CHECKPOINT = 4, REC_DECISION = 16 };
+
+/* False: the spool cannot be written; nothing may be dispatched. */
+bool account_start(struct req *, struct why *);
+void account_checkpoint(struct req *);
+/* status: "ok", "error", "cancelled", "not_sent". Closes the attempt's START; without one (attempt 0) it stands alone. */
+void account_final(struct req *, const char *status, enum err code);
+void account_decision(struct req *);
+/* Closes what an earlier run left open in a usage spool: FINAL{unknown, last checkpoint}. Returns how many, -1 on failure. */
+int account_recover(struct spool *, const char *dir, struct why *);
+#endif

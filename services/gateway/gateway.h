@@ -1,0 +1,71 @@
+/* gateway.h - the gateway's own nouns, and which thread has them.
+ *
+ *   control thread (the service's loop): snapshots in, facts out, asks of other services        struct gateway
+ *   worker threads (N, alike): connections, requests, calls to backends, one spool each           struct worker
+ *   shared between them: replica states (slots, breaker, queue), by atomics and one lock a queue   struct replica_state
+ *   handed over whole: the world, what is known at one moment, immutable, counted                  struct world */
+#ifndef CORRAL_GATEWAY_GATEWAY_H
+#define CORRAL_GATEWAY_GATEWAY_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/data/metrics.h"
+#include "common/data/opt.h"
+#include "common/io/http_client.h"
+#include "common/io/http_server.h"
+#include "common/io/loop.h"
+#include "common/io/snapshot.h"
+#include "common/policy/breaker.h"
+#include "common/store/spool.h"
+#include "common/svc/svc.h"
+
+struct gateway;
+struct worker;
+struct world;
+struct req;
+
+struct gateway_config {
+	const char *listen;
+	int64_t workers;
+	int64_t max_body;
+	int64_t max_connections;
+	int64_t request_timeout, first_byte_timeout, idle_timeout, connect_timeout;
+	int64_t queue_max, queue_timeout;
+	int64_t attempts;
+	int64_t breaker_failures, breaker_open;
+	const char *access_log;
+	double decision_sample;
+	const char *ollama_version;
+	struct opt_list allowed_hosts;
+	int64_t checkpoint;
+};
+
+enum gateway_metric {
+	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_IN_USE,
+	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE, M_COUNT
+};
+extern const struct metric_def gateway_metrics[M_COUNT];
+
+/* One option set, several loops: the control side. */
+struct gateway {
+	struct svc *svc;
+	struct loop *loop;
+	const struct gateway_config *cfg;
+	struct metrics *metrics;
+	struct worker **workers;
+	unsigned n_workers;
+	unsigned draining;            /* workers still busy while draining */
+	struct replica_table *replicas;
+	struct sticky *sticky;
+	struct snapshot_sub *models_sub, *policy_sub;
+	struct snapshot_id models_id, policy_id;
+	struct buf models_bytes, policy_bytes;
+	struct rpc_client *registry, *selector, *ledger;
+	struct outbox *outbox;        /* shippers of every spool found on disk */
+	struct loop_timer sweep;
+	bool fatal;
+};
+
+struct breaker_opts gateway_breaker_opts(const struct gateway_config *);
+#endif

@@ -1,0 +1,234 @@
+/* replicas.c - see replicas.h. */
+#include "services/gateway/replicas.h"
+
+#include <stdlib.h>
+
+struct replica_table {
+	struct replica_state *states;
+	struct model_queue *queues;
+	struct metrics *metrics;
+};
+
+struct replica_table *replica_table_new(struct metrics *m)
+{
+	struct replica_table *t = x_calloc(1, sizeof(*t));
+
+	t->metrics = m;
+	return t;
+}
+
+void replica_table_free(struct replica_table *t)
+{
+	if (!t)
+		return;
+	while (t->states) {
+		struct replica_state *s = t->states;
+
+		t->states = s->next;
+		pthread_mutex_destroy(&s->breaker.lock);
+		free(s);
+	}
+	while (t->queues) {
+		struct model_queue *q = t->queues;
+
+		t->queues = q->next;
+		pthread_mutex_destroy(&q->lock);
+		free(q);
+	}
+	free(t);
+}
+
+static struct model_queue *queue_get(struct replica_table *t, struct str model)
+{
+	struct model_queue *q;
+
+	for (q = t->queues; q; q = q->next)
+		if (str_eqz(model, q->model))
+			return q;
+	q = x_calloc(1, sizeof(*q));
+	str_copy(q->model, sizeof(q->model), model);
+	pthread_mutex_init(&q->lock, NULL);
+	list_init(&q->waiters);
+	q->next = t->queues;
+	t->queues = q;
+	return q;
+}
+
+static void make_series(struct replica_table *t, struct replica_state *s)
+{
+	const char *m = s->model, *b = s->backend;
+
+	s->m_in_use = metrics_series(t->metrics, M_IN_USE, m, b);
+	s->m_breaker = metrics_series(t->metrics, M_BREAKER, m, b);
+	s->m_ok = metrics_series(t->metrics, M_ATTEMPTS, m, b, "ok");
+	s->m_error = metrics_series(t->metrics, M_ATTEMPTS, m, b, "error");
+	s->m_cancelled = metrics_series(t->metrics, M_ATTEMPTS, m, b, "cancelled");
+	s->m_first_token = metrics_series(t->metrics, M_FIRST_TOKEN_SECONDS, m, b);
+	s->m_prompt_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "input");
+	s->m_completion_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "output");
+}
+
+struct replica_state *replica_state_get(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
+{
+	struct replica_state *s;
+
+	for (s = t->states; s; s = s->next)
+		if (str_eqz(backend, s->backend) && str_eqz(model, s->model))
+			break;
+	if (!s) {
+		s = x_calloc(1, sizeof(*s));
+		str_copy(s->model, sizeof(s->model), model);
+		str_copy(s->backend, sizeof(s->backend), backend);
+		breaker_init(&s->breaker);
+		s->queue = queue_get(t, model);
+		make_series(t, s);
+		s->next = t->states;
+		t->states = s;
+	}
+	atomic_store(&s->slots, slots);
+	return s;
+}
+
+void replica_table_sweep(struct replica_table *t, int64_t now_us)
+{
+	for (struct replica_state *s = t->states; s; s = s->next) {
+		series_set(s->m_in_use, atomic_load_explicit(&s->in_use, memory_order_relaxed));
+		series_set(s->m_breaker, breaker_state(&s->breaker, now_us));
+	}
+}
+
+bool slot_take(struct replica_state *s)
+{
+	uint32_t now = atomic_load_explicit(&s->in_use, memory_order_relaxed);
+
+	while (now < atomic_load_explicit(&s->slots, memory_order_relaxed))
+		if (atomic_compare_exchange_weak(&s->in_use, &now, now + 1))
+			return true;
+	return false;
+}
+
+static void deliver(void *arg)
+{
+	struct waiter *w = arg;
+	struct replica_state *s = w->got;
+	struct req *r = w->req;
+
+	if (r)
+		w->granted(r, s);
+	else
+		slot_free(s, 0);
+	free(w);
+}
+
+static bool wants(const struct waiter *w, const struct replica_state *s)
+{
+	for (unsigned i = 0; i < w->n_wants; i++)
+		if (w->wants[i] == s)
+			return true;
+	return false;
+}
+
+/* Under the queue's lock: the oldest waiter that can use a slot of s, with the slot taken for it. */
+static struct waiter *pop(struct model_queue *q, struct replica_state *s)
+{
+	list_each_safe(it, &q->waiters) {
+		struct waiter *w = list_entry(it, struct waiter, node);
+
+		if (!wants(w, s))
+			continue;
+		if (!slot_take(s))
+			return NULL;
+		list_del(&w->node);
+		w->queued = false;
+		w->got = s;
+		atomic_fetch_sub(&q->n, 1);
+		return w;
+	}
+	return NULL;
+}
+
+static void smooth(struct replica_state *s, int64_t held_us)
+{
+	int64_t was = atomic_load_explicit(&s->service_us, memory_order_relaxed);
+
+	if (held_us > 0)
+		atomic_store_explicit(&s->service_us, was ? was + (held_us - was) / 8 : held_us, memory_order_relaxed);
+}
+
+void slot_free(struct replica_state *s, int64_t held_us)
+{
+	struct model_queue *q = s->queue;
+	struct waiter *w = NULL;
+
+	smooth(s, held_us);
+	atomic_fetch_sub(&s->in_use, 1);
+	if (atomic_load(&q->n) == 0)
+		return;
+	pthread_mutex_lock(&q->lock);
+	w = pop(q, s);
+	pthread_mutex_unlock(&q->lock);
+	if (w)
+		loop_post(w->loop, deliver, w);
+}
+
+struct waiter *queue_join(struct model_queue *q, struct req *r, struct loop *loop, struct replica_state **want, unsigned n, uint32_t max,
+			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now)
+{
+	struct waiter *w = NULL;
+
+	*ret_now = NULL;
+	pthread_mutex_lock(&q->lock);
+	if (atomic_load(&q->n) < max) {
+		w = x_calloc(1, sizeof(*w));
+		*w = (struct waiter){ .queue = q, .loop = loop, .req = r, .granted = granted, .wants = want, .n_wants = n, .queued = true };
+		list_push(&q->waiters, &w->node);
+		atomic_fetch_add(&q->n, 1);
+		/* A slot may have been freed between the caller's look and this: nobody else would hand it over. */
+		for (unsigned i = 0; i < n && !*ret_now; i++)
+			if (q->waiters.next == &w->node && slot_take(want[i]))
+				*ret_now = want[i];
+		if (*ret_now) {
+			list_del(&w->node);
+			atomic_fetch_sub(&q->n, 1);
+		}
+	}
+	pthread_mutex_unlock(&q->lock);
+	if (*ret_now) {
+		free(w);
+		w = NULL;
+	}
+	return w;
+}
+
+void queue_leave(struct waiter *w)
+{
+	bool queued;
+
+	if (!w)
+		return;
+	pthread_mutex_lock(&w->queue->lock);
+	queued = w->queued;
+	if (queued) {
+		list_del(&w->node);
+		atomic_fetch_sub(&w->queue->n, 1);
+	} else {
+		w->req = NULL;            /* a slot is on its way: deliver() frees both */
+	}
+	pthread_mutex_unlock(&w->queue->lock);
+	if (queued)
+		free(w);
+}
+
+int64_t queue_predict_us(struct replica_state **want, unsigned n)
+{
+	double rate = 0;
+	uint32_t queued = n ? atomic_load(&want[0]->queue->n) : 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		int64_t us = atomic_load_explicit(&want[i]->service_us, memory_order_relaxed);
+
+		if (us > 0)
+			rate += atomic_load(&want[i]->slots) / (double)us;
+	}
+	return rate > 0 ? (int64_t)((queued + 1) / rate) : 0;
+}

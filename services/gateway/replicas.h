@@ -1,0 +1,62 @@
+/* replicas.h - what the workers share about each (backend, model): slots in use, the breaker, and the queue of its model.
+ *
+ * Entries live as long as the process and are found by name when a world is built, so that a new snapshot changes pointers and not
+ * counts. A slot is taken before a request is sent and given back when its attempt ends; nothing is sent without one, so nothing
+ * queues inside a backend. Who finds no slot waits in the queue of the model, first come first served, and is handed the slot
+ * that another frees, on his own thread. */
+#ifndef CORRAL_GATEWAY_REPLICAS_H
+#define CORRAL_GATEWAY_REPLICAS_H
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common/base/list.h"
+#include "services/gateway/gateway.h"
+
+struct model_queue {
+	struct model_queue *next;
+	char model[256];
+	pthread_mutex_t lock;
+	struct list waiters;          /* struct waiter, oldest first */
+	_Atomic uint32_t n;
+};
+
+struct replica_state {
+	struct replica_state *next;
+	char model[256], backend[128];
+	_Atomic uint32_t in_use, slots;
+	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
+	struct breaker breaker;
+	struct model_queue *queue;
+	struct series *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens;
+};
+
+struct replica_table;
+struct replica_table *replica_table_new(struct metrics *);
+void replica_table_free(struct replica_table *);
+/* Finds or makes; sets the slots. Control thread only. */
+struct replica_state *replica_state_get(struct replica_table *, struct str backend, struct str model, uint32_t slots);
+/* Refreshes the gauges of all; control thread. */
+void replica_table_sweep(struct replica_table *, int64_t now_us);
+
+bool slot_take(struct replica_state *);
+void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first waiter of the model, if any */
+
+/* A place in the queue. */
+struct waiter {
+	struct list node;
+	struct model_queue *queue;
+	struct loop *loop;            /* of the worker that waits */
+	struct req *req;              /* NULL: it left */
+	void (*granted)(struct req *, struct replica_state *);
+	struct replica_state **wants; /* any of these will do; in the request's arena */
+	unsigned n_wants;
+	struct replica_state *got;
+	bool queued;
+};
+/* Takes a slot at once (then *ret_now is it and NULL is returned), or queues. NULL with *ret_now NULL: the queue has 'max' already. */
+struct waiter *queue_join(struct model_queue *, struct req *, struct loop *, struct replica_state **wants, unsigned n_wants, uint32_t max,
+			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now);
+void queue_leave(struct waiter *);            /* the request gives up; a slot on its way to it is freed. NULL is fine */
+/* Time until a slot can be expected for one more, from service times and the queue. */
+int64_t queue_predict_us(struct replica_state **wants, unsigned n_wants);
+#endif

@@ -1,0 +1,115 @@
+/* req.h - one request on its way through the gateway: its state, in the order in which it comes to be.
+ *
+ * Everything it owns is in its arena or released by req_end(), which runs once on every way out. One worker thread has it. */
+#ifndef CORRAL_GATEWAY_REQ_H
+#define CORRAL_GATEWAY_REQ_H
+#include "common/base/id.h"
+#include "common/llm/exchange.h"
+#include "common/policy/features.h"
+#include "services/gateway/gateway.h"
+#include "services/gateway/replicas.h"
+#include "services/gateway/world.h"
+
+/* What a stage answers: go on; wait (the stage will call req_resume); the answer was sent; it failed (req_fail was called); try another
+ * replica (the driver goes back to the stage named 'again' in the route). */
+enum step { STEP_NEXT, STEP_WAIT, STEP_DONE, STEP_FAIL, STEP_AGAIN };
+
+struct stage {
+	const char *name;
+	enum step (*enter)(struct req *);
+};
+
+struct route {
+	const char *method;           /* "GET" serves HEAD as well */
+	const char *path;             /* "/v1/models/" with a trailing slash: the rest is the parameter */
+	const char *action;           /* what authorisation will check */
+	const char *summary;
+	enum llm_dialect dialect;     /* of errors, and of the body for inference */
+	enum llm_op op;
+	const struct stage *const *stages;
+};
+
+/* One try on one backend. */
+struct attempt {
+	uint32_t number;              /* from 1; 0 = none yet */
+	uint16_t replica;
+	struct replica_state *slot;   /* held; NULL = given back */
+	struct http_call *call;       /* NULL = not under way */
+	struct llm_plan plan;
+	struct llm_relay *relay;
+	int64_t start_us, first_us;   /* loop clock; first token */
+	int64_t checkpoint_us;
+	uint64_t bytes;               /* read from the backend's body */
+	int64_t start_position;       /* of the START record; -1 = not written */
+	struct list open;             /* in the worker's list of open attempts, oldest first */
+	bool sent;
+	bool allowed;                 /* the breaker let it through and waits for a report */
+	bool upstream_error;          /* head said 4xx or 5xx */
+	int upstream_status;
+	int64_t retry_after_us;
+};
+
+struct req {
+	struct arena *mem;
+	struct worker *worker;
+	struct http_xchg *x;          /* NULL: the client is gone */
+	const struct route *route;
+	const struct stage *const *at;
+	struct str param;             /* rest of the path */
+	struct uuid id;
+	char id_text[37];
+	char trace_id[33], span_id[17];       /* W3C trace context: the client's trace or a new one; our span */
+	struct str client_request_id; /* the client's own X-Request-Id, for the log */
+	int64_t start_us, start_wall_us;
+	int64_t deadline_us;
+	struct list node;             /* the worker's list of requests under way */
+
+	struct world *world;          /* set by the driver; one reference */
+	struct llm_in in;             /* set by parse */
+	bool parsed;
+	struct str tenant, key_id;    /* set by parse until keys exist: "default", "" */
+	char user_hash[17];
+
+	Corral__DecisionFeatures features;    /* set by decide */
+	struct features extracted;
+	int model;                    /* asked index; -1 auto */
+	bool alias;
+	bool *tried;                  /* by replica; NULL until a retry */
+	struct decision pick;         /* set by decide */
+	struct load *pick_load;       /* by replica index, as decide() saw it */
+	char picked_reason[16];
+
+	struct waiter *waiting;       /* set by queue while it waits */
+	int64_t queue_since_us, queue_us, queue_deadline_us;
+	struct attempt try;           /* set by dispatch; the current one */
+
+	struct buf out;               /* bytes for the client on their way through the relay */
+	bool head_sent;
+	bool paused;
+	bool orphan;                  /* the client left while the backend loads the model: let the load finish */
+	struct str extra_headers;     /* for the answer */
+	struct why err;               /* set by req_fail */
+	int status;                   /* told to the client; 499 when it left */
+	int64_t retry_after_s;
+	uint64_t sent_bytes;
+	struct llm_usage used;        /* of the last attempt, for the log */
+	bool ended;
+};
+
+/* Starts a request that the server handed over. */
+void req_start(struct worker *, struct http_xchg *);
+void req_resume(struct req *, enum step);
+/* Notes why; the first failure counts. Returns STEP_FAIL. */
+enum step req_fail(struct req *, enum err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+enum step req_fail_why(struct req *, const struct why *);
+/* Complete answers of simple stages. */
+enum step req_reply(struct req *, int status, const char *content_type, struct str body);
+enum step req_reply_json(struct req *, int status, const struct buf *body);
+/* The client left. */
+void req_gone(struct http_xchg *, const char *why);
+/* The header lines every answer carries. */
+struct str req_headers(struct req *, const char *content_type);
+int64_t req_now(const struct req *);
+const char *req_model_name(const struct req *);       /* of the chosen replica; "" = none */
+const char *req_backend_name(const struct req *);
+#endif

@@ -1,0 +1,50 @@
+/* worker.h - one of the gateway's identical threads: its loop, its listener, its calls to backends, its spools. */
+#ifndef CORRAL_GATEWAY_WORKER_H
+#define CORRAL_GATEWAY_WORKER_H
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "services/gateway/req.h"
+
+struct backend_pool {
+	struct backend_pool *next;
+	struct http_url url;
+	struct http_pool *pool;
+};
+
+struct worker {
+	struct gateway *gw;
+	unsigned index;
+	pthread_t thread;
+	bool running;
+	struct loop *loop;
+	struct http_server *server;
+	struct world *world;          /* NULL until the first snapshot came */
+	struct backend_pool *pools;
+	struct spool *usage, *decisions;
+	struct list open;             /* attempts with START and no FINAL, oldest first */
+	_Atomic uint64_t oldest_open; /* position below which the usage spool is no longer needed for recovery; UINT64_MAX = none open */
+	struct list requests;         /* under way */
+	uint32_t n_requests;
+	struct arena *spare[64];      /* reset arenas */
+	unsigned n_spare;
+	struct req *spare_req[64];
+	unsigned n_spare_req;
+	struct loop_timer sweep;
+	bool spool_failed;            /* the last append failed: logged once */
+	bool draining, server_idle;
+	char usage_dir[512], decisions_dir[512];
+	struct series *m_gone, *m_queue_seconds;
+	struct { enum llm_dialect dialect; int status; struct series *requests, *seconds; } m_requests[32];
+	unsigned n_m_requests;
+};
+
+struct worker *worker_new(struct gateway *, unsigned index, const char *listen, struct why *);
+bool worker_run(struct worker *, struct why *);       /* starts the thread */
+void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
+void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
+void worker_hurry(struct worker *);
+void worker_free(struct worker *);            /* stops and joins; NULL is fine */
+struct http_pool *worker_pool(struct worker *, const struct http_url *);
+void gateway_worker_idle(struct gateway *);   /* gateway.c */
+#endif

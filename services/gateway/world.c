@@ -1,0 +1,82 @@
+/* world.c - see world.h. */
+#include "services/gateway/world.h"
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+
+bool llm_backend_parse(const char *kind, enum llm_backend *ret)
+{
+	static const struct { const char *name; enum llm_backend kind; } kinds[] = {
+		{ "llamacpp", LLM_BACKEND_LLAMACPP }, { "openai", LLM_BACKEND_OPENAI }, { "ollama", LLM_BACKEND_OLLAMA },
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (strcmp(kind, kinds[i].name) == 0) {
+			*ret = kinds[i].kind;
+			return true;
+		}
+	return false;
+}
+
+static void resolve_backends(struct world *w)
+{
+	w->backends = arena_array(w->mem, struct world_backend, w->cat.n_backends + 1u);
+	for (uint16_t b = 0; b < w->cat.n_backends; b++) {
+		const Corral__Backend *pb = w->cat.backends[b].pb;
+		struct why why;
+
+		w->backends[b].usable = llm_backend_parse(pb->kind, &w->backends[b].kind) &&
+					http_url_parse(&w->backends[b].url, str_of(pb->url), &why);
+		if (!w->backends[b].usable) {
+			w->cat.backends[b].up = false;
+			LOG_WARN("backend cannot be used", LOG_S("backend", pb->name), LOG_S("kind", pb->kind), LOG_S("url", pb->url));
+		}
+	}
+}
+
+struct world *world_new(struct gateway *g, struct why *why)
+{
+	struct arena *mem = arena_new(16384);
+	struct world *w = arena_new_of(mem, struct world);
+
+	atomic_store(&w->refs, 1);
+	w->mem = mem;
+	w->made_at_us = wall_us();
+	if (catalogue_build(&w->cat, mem, g->models_id.epoch, g->models_id.version, buf_as_str(&g->models_bytes), why) != ERR_OK ||
+	    policy_build(&w->pol, mem, &w->cat, g->policy_id.epoch, g->policy_id.version, buf_as_str(&g->policy_bytes), why) != ERR_OK) {
+		arena_free(mem);
+		return NULL;
+	}
+	snprintf(w->policy_version, sizeof(w->policy_version), "%llu.%llu", (unsigned long long)w->pol.epoch,
+		 (unsigned long long)w->pol.version);
+	resolve_backends(w);
+	w->states = arena_array(mem, struct replica_state *, w->cat.n_replicas + 1u);
+	for (uint16_t r = 0; r < w->cat.n_replicas; r++)
+		w->states[r] = replica_state_get(g->replicas, w->cat.backends[w->cat.replicas[r].backend].name,
+						 w->cat.models[w->cat.replicas[r].model].name, w->cat.replicas[r].slots);
+	return w;
+}
+
+struct world *world_ref(struct world *w)
+{
+	atomic_fetch_add_explicit(&w->refs, 1, memory_order_relaxed);
+	return w;
+}
+
+void world_unref(struct world *w)
+{
+	if (w && atomic_fetch_sub_explicit(&w->refs, 1, memory_order_acq_rel) == 1)
+		arena_free(w->mem);
+}
+
+void world_load(const struct world *w, int64_t now_us, struct load *load)
+{
+	for (uint16_t r = 0; r < w->cat.n_replicas; r++) {
+		struct replica_state *s = w->states[r];
+
+		load[r] = (struct load){ .in_use = atomic_load_explicit(&s->in_use, memory_order_relaxed),
+			.slots = atomic_load_explicit(&s->slots, memory_order_relaxed),
+			.queued = atomic_load_explicit(&s->queue->n, memory_order_relaxed),
+			.breaker_open = breaker_is_open(&s->breaker, now_us) };
+	}
+}
