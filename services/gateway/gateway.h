@@ -64,7 +64,9 @@ struct gateway {
 	struct rpc_client *registry, *selector, *ledger;
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	struct loop_timer sweep;
-	bool fatal;
+	struct loop_timer hurry;
+	int64_t drain_until_us;
+	int drain_ticks;
 };
 
 struct breaker_opts gateway_breaker_opts(const struct gateway_config *);

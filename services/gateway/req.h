@@ -79,6 +79,7 @@ struct req {
 	struct load *pick_load;       /* by replica index, as decide() saw it */
 	char picked_reason[16];
 
+	struct replica_state *slot;   /* set by queue, taken over by dispatch */
 	struct waiter *waiting;       /* set by queue while it waits */
 	int64_t queue_since_us, queue_us, queue_deadline_us;
 	struct attempt try;           /* set by dispatch; the current one */

@@ -44,7 +44,8 @@ bool worker_run(struct worker *, struct why *);       /* starts the thread */
 void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
 void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
 void worker_hurry(struct worker *);
-void worker_free(struct worker *);            /* stops and joins; NULL is fine */
+void worker_stop(struct worker *);            /* ends its thread, then its requests; the spools stay open */
+void worker_free(struct worker *);            /* stops and frees; NULL is fine */
 struct http_pool *worker_pool(struct worker *, const struct http_url *);
 void gateway_worker_idle(struct gateway *);   /* gateway.c */
 #endif

@@ -1,0 +1,390 @@
+/* attempt.c - see attempt.h.
+ *
+ *   start ──▶ head ──▶ data… ──▶ end ──▶ settle(ok)
+ *      └────────┴────────┴────────┴───▶ settle(error): before the first byte to the client another replica is tried */
+#include "services/gateway/attempt.h"
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/gateway/account.h"
+
+enum { HOLD_MAX = 64 << 20, RETRY_AFTER_MAX_US = 600 * 1000000 };
+
+/* --- settling: exactly once per attempt --- */
+
+enum verdict { V_OK, V_FAILED, V_REFUSED /* backend unreachable */, V_NEUTRAL };
+
+static void report(struct req *r, enum verdict v, const char *cause)
+{
+	struct attempt *t = &r->try;
+	struct breaker_opts o = gateway_breaker_opts(r->worker->gw->cfg);
+	struct breaker *b = &t->slot->breaker;
+	bool changed = false;
+
+	switch (v) {
+	case V_OK:
+		changed = breaker_success(b, req_now(r));
+		break;
+	case V_FAILED:
+	case V_REFUSED:
+		changed = breaker_failure(b, &o, req_now(r), v == V_REFUSED, cause);
+		break;
+	case V_NEUTRAL:
+		breaker_neutral(b);
+		break;
+	}
+	if (t->retry_after_us)
+		breaker_pause(b, req_now(r) + t->retry_after_us);
+	if (changed && v != V_OK) {
+		series_inc(metrics_series(r->worker->gw->metrics, M_BREAKER_OPENED, t->slot->model, t->slot->backend));
+		LOG_WARN("breaker opened", LOG_S("model", t->slot->model), LOG_S("backend", t->slot->backend), LOG_S("cause", cause),
+			 LOG_I("rest_ms", breaker_retry_us(b, req_now(r)) / 1000));
+	} else if (changed) {
+		LOG_INFO("breaker closed", LOG_S("model", t->slot->model), LOG_S("backend", t->slot->backend));
+	}
+}
+
+static void measure(struct req *r, const char *status)
+{
+	struct replica_state *s = r->try.slot;
+
+	series_inc(status[0] == 'o' ? s->m_ok : status[0] == 'c' ? s->m_cancelled : s->m_error);
+	if (r->used.prompt_tokens)
+		series_add(s->m_prompt_tokens, (double)r->used.prompt_tokens);
+	if (r->used.completion_tokens)
+		series_add(s->m_completion_tokens, (double)r->used.completion_tokens);
+	if (r->try.first_us)
+		series_observe(s->m_first_token, (double)(r->try.first_us - r->try.start_us) / 1e6);
+}
+
+static void settle(struct req *r, enum verdict v, const char *status, enum err code, const char *cause)
+{
+	struct attempt *t = &r->try;
+	struct replica_state *slot = t->slot;
+
+	if (!slot)
+		return;
+	if (t->start_position >= 0)
+		account_final(r, status, code);
+	report(r, v, cause);
+	measure(r, status);
+	t->slot = NULL;
+	slot_free(slot, v == V_OK ? req_now(r) - t->start_us : 0);
+}
+
+void attempt_close(struct req *r)
+{
+	struct attempt *t = &r->try;
+
+	if (t->call) {
+		t->sent = http_call_sent(t->call);
+		http_call_cancel(t->call);
+		t->call = NULL;
+	}
+	if (t->slot)
+		settle(r, V_NEUTRAL, r->err.code == ERR_CLIENT_GONE ? t->sent ? "cancelled" : "not_sent" : "error", r->err.code, "closed");
+}
+
+/* --- failing and trying again --- */
+
+static void mark_tried(struct req *r)
+{
+	if (!r->tried)
+		r->tried = arena_array(r->mem, bool, r->world->cat.n_replicas + 1u);
+	r->tried[r->try.replica] = true;
+}
+
+/* The backend may have another request's answer ready only for what it understood: our own fault and the client's are not retried. */
+static bool may_retry(const struct req *r, enum err code)
+{
+	const struct gateway_config *cfg = r->worker->gw->cfg;
+
+	if (r->head_sent || !r->x || r->try.number >= (uint32_t)cfg->attempts || req_now(r) >= r->deadline_us)
+		return false;
+	return code == ERR_BACKEND_FAILED || code == ERR_UNAVAILABLE || code == ERR_RATE_LIMITED;
+}
+
+static bool other_replica(const struct req *r)
+{
+	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
+		if (!r->tried[r->pick.ranked[i].replica])
+			return true;
+	return false;
+}
+
+static void failed(struct req *r, enum verdict v, const struct why *why, const char *cause)
+{
+	struct attempt *t = &r->try;
+
+	t->call = NULL;
+	LOG_DEBUG("attempt failed", LOG_S("request_id", r->id_text), LOG_S("backend", req_backend_name(r)), LOG_S("cause", cause),
+		  LOG_S("error", why->text));
+	if (r->orphan) {
+		settle(r, v, "cancelled", ERR_CLIENT_GONE, cause);
+		req_resume(r, STEP_FAIL);
+		return;
+	}
+	mark_tried(r);
+	if (may_retry(r, why->code) && other_replica(r)) {
+		r->status = 0;
+		settle(r, v, t->sent ? "error" : "not_sent", why->code, cause);
+		req_resume(r, STEP_AGAIN);
+		return;
+	}
+	r->status = err_status(why->code);
+	if (t->retry_after_us)
+		r->retry_after_s = (t->retry_after_us + 999999) / 1000000;
+	settle(r, v, t->sent ? "error" : "not_sent", why->code, cause);
+	req_fail_why(r, why);
+	req_resume(r, STEP_FAIL);
+}
+
+/* What the backend itself said, as a verdict on its health. */
+static enum verdict verdict_of(const struct req *r, const struct why *why)
+{
+	if (why->code == ERR_BACKEND_FAILED)
+		return V_FAILED;
+	if (why->code == ERR_UNAVAILABLE && r->try.upstream_status == 503)
+		return r->try.retry_after_us ? V_NEUTRAL : V_FAILED;
+	return V_NEUTRAL;
+}
+
+static void relay_failed(struct req *r, const struct why *why)
+{
+	struct http_call *call = r->try.call;
+
+	r->try.sent = true;
+	if (call)
+		http_call_cancel(call);
+	failed(r, verdict_of(r, why), why, r->try.upstream_error ? "status" : "protocol");
+}
+
+/* --- sending the client what has come --- */
+
+static void push(struct req *r)
+{
+	struct attempt *t = &r->try;
+
+	if (!r->out.n || !r->x)
+		return;
+	if (!r->head_sent) {
+		http_reply_start(r->x, 200, req_headers(r, llm_relay_content_type(t->relay)), -1);
+		r->head_sent = true;
+		r->status = 200;
+	}
+	http_reply_data(r->x, buf_as_str(&r->out));
+	r->sent_bytes += r->out.n;
+	buf_clear(&r->out);
+	if (t->call && !r->paused && http_reply_full(r->x)) {
+		r->paused = true;
+		http_call_pause(t->call);
+	}
+}
+
+static void note_progress(struct req *r)
+{
+	struct attempt *t = &r->try;
+	int64_t now = req_now(r);
+
+	if (!t->first_us && llm_relay_deltas(t->relay))
+		t->first_us = now;
+	if (r->in.stream && now - t->checkpoint_us >= r->worker->gw->cfg->checkpoint * 1000) {
+		account_checkpoint(r);
+		t->checkpoint_us = now;
+	}
+}
+
+static const char *alternatives(struct req *r)
+{
+	struct str s = STR("[");
+
+	for (uint16_t i = 1; i < r->pick.n_ranked && i < 4; i++)
+		s = arena_fmt(r->mem, STR_FMT "%s{\"model\":\"%s\",\"score\":%.6g}", STR_ARG(s), i > 1 ? "," : "",
+			      r->world->cat.replicas[r->pick.ranked[i].replica].pb->model, r->pick.ranked[i].score);
+	return arena_fmt(r->mem, STR_FMT "]", STR_ARG(s)).p;
+}
+
+static struct llm_extra extra_of(struct req *r)
+{
+	struct llm_extra e = {
+		.backend = str_of(req_backend_name(r)), .task_type = str_of(r->features.task_type),
+		.complexity = str_of(r->features.complexity), .language = str_of(r->features.language),
+		.reason = str_of(r->picked_reason), .context_size = r->in.prompt_tokens_est, .confidence = r->pick.confidence,
+		.latency_us = req_now(r) - r->start_us, .ttft_us = r->try.first_us ? r->try.first_us - r->start_us : 0,
+	};
+
+	if (r->in.dialect == LLM_NATIVE)
+		e.alternatives_json = str_of(alternatives(r));
+	return e;
+}
+
+/* --- callbacks of the client --- */
+
+static int64_t retry_after_us(const struct http_head *head)
+{
+	const struct http_header *h = http_find(head, "retry-after");
+	uint64_t s;
+
+	if (!h || !str_u64(h->value, &s))
+		return 0;                 /* a date is rare between machines; the breaker's own rest serves */
+	return s * 1000000 > RETRY_AFTER_MAX_US ? RETRY_AFTER_MAX_US : (int64_t)(s * 1000000);
+}
+
+static void on_head(struct http_call *call, const struct http_head *head, void *arg)
+{
+	struct req *r = arg;
+	struct why why = { 0 };
+
+	r->try.sent = true;
+	r->try.upstream_status = head->status;
+	r->try.upstream_error = head->status >= 400;
+	if (head->status == 429 || head->status == 503)
+		r->try.retry_after_us = retry_after_us(head);
+	if (r->orphan) {                  /* loaded: the load was let finish, the answer is nobody's */
+		http_call_cancel(call);
+		r->try.call = NULL;
+		settle(r, V_NEUTRAL, "cancelled", ERR_CLIENT_GONE, "client left");
+		req_resume(r, STEP_FAIL);
+		return;
+	}
+	if (llm_relay_head(r->try.relay, head, &why) == LLM_FAILED)
+		relay_failed(r, &why);
+}
+
+static void on_data(struct http_call *call, struct str data, void *arg)
+{
+	struct req *r = arg;
+	struct why why = { 0 };
+
+	(void)call;
+	r->try.bytes += data.n;
+	if (llm_relay_data(r->try.relay, data, &r->out, &why) == LLM_FAILED) {
+		push(r);
+		relay_failed(r, &why);
+		return;
+	}
+	note_progress(r);
+	if (r->in.stream)
+		push(r);
+}
+
+static void answer_whole(struct req *r)
+{
+	struct str body = buf_as_str(&r->out);
+
+	r->status = 200;
+	r->sent_bytes += body.n;
+	http_reply(r->x, 200, req_headers(r, llm_relay_content_type(r->try.relay)), body);
+	r->head_sent = true;
+	r->x = NULL;
+}
+
+static void on_end(struct http_call *call, void *arg)
+{
+	struct req *r = arg;
+	struct why why = { 0 };
+	struct llm_extra extra = extra_of(r);
+
+	(void)call;
+	r->try.call = NULL;
+	if (llm_relay_end(r->try.relay, &extra, &r->out, &why) != LLM_DONE) {
+		relay_failed(r, &why);
+		return;
+	}
+	note_progress(r);
+	r->status = 200;
+	settle(r, V_OK, "ok", ERR_OK, "");        /* in the spool before the client sees the end */
+	if (!r->x) {
+		req_resume(r, STEP_DONE);
+		return;
+	}
+	if (r->in.stream) {
+		push(r);
+		if (!r->head_sent)
+			http_reply_start(r->x, 200, req_headers(r, llm_relay_content_type(r->try.relay)), -1);
+		r->head_sent = true;
+		http_reply_end(r->x);
+		r->x = NULL;
+	} else {
+		answer_whole(r);
+	}
+	req_resume(r, STEP_DONE);
+}
+
+static void on_error(struct http_call *call, enum http_call_error e, const char *text, void *arg)
+{
+	struct req *r = arg;
+	struct why why = { 0 };
+	bool timeout = e == HTTP_CALL_FIRST_BYTE_TIMEOUT || e == HTTP_CALL_IDLE_TIMEOUT;
+
+	r->try.sent = http_call_sent(call);
+	r->try.call = NULL;
+	if (e == HTTP_CALL_DEADLINE)
+		err_set(&why, ERR_DEADLINE, "the request was not answered within %lld s", (long long)(r->worker->gw->cfg->request_timeout / 1000));
+	else
+		err_set(&why, timeout && r->head_sent ? ERR_DEADLINE : ERR_BACKEND_FAILED, "backend '%s' failed (%s): %s", req_backend_name(r),
+			http_call_error_name(e), text);
+	failed(r, e == HTTP_CALL_DEADLINE ? V_NEUTRAL : e == HTTP_CALL_REFUSED ? V_REFUSED : V_FAILED, &why, http_call_error_name(e));
+}
+
+static const struct http_call_ops ops = { on_head, on_data, on_end, on_error };
+
+/* --- starting --- */
+
+static struct str call_headers(struct req *r)
+{
+	return arena_fmt(r->mem, "Content-Type: application/json\r\nAccept: %s\r\nX-Request-Id: %s\r\ntraceparent: 00-%s-%s-01\r\n",
+			 r->in.stream ? "text/event-stream, application/x-ndjson" : "application/json", r->id_text, r->trace_id, r->span_id);
+}
+
+static struct llm_target target_of(struct req *r, uint16_t replica)
+{
+	const struct cat_replica *cr = &r->world->cat.replicas[replica];
+
+	return (struct llm_target){ .kind = r->world->backends[cr->backend].kind, .remote_model = str_of(cr->pb->remote_name),
+		.shown_model = r->world->cat.models[cr->model].name, .context_length = cr->context,
+		.request_id = str_n(r->id_text, 36), .created_us = r->start_wall_us };
+}
+
+enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t replica)
+{
+	struct attempt *t = &r->try;
+	const struct gateway_config *cfg = r->worker->gw->cfg;
+	const struct world_backend *b = &r->world->backends[r->world->cat.replicas[replica].backend];
+	struct http_pool *pool = worker_pool(r->worker, &b->url);
+	struct llm_target target = target_of(r, replica);
+	struct http_call_opts opts = { .connect_ms = cfg->connect_timeout, .first_byte_ms = cfg->first_byte_timeout,
+		.idle_ms = cfg->idle_timeout, .deadline_us = r->deadline_us };
+	uint32_t number = t->number + 1;
+	struct why why = { 0 };
+
+	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .start_us = req_now(r), .start_position = -1 };
+	list_init(&t->open);
+	t->checkpoint_us = t->start_us;
+	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK || !account_start(r, &why)) {
+		settle(r, V_NEUTRAL, "not_sent", why.code, "plan");
+		if (t->start_position < 0)
+			t->number = number - 1;       /* nothing of it is in the ledger */
+		return req_fail_why(r, &why);
+	}
+	if (t->plan.ignored.n && http_value_ok(t->plan.ignored) && t->plan.ignored.n < 1024)
+		r->extra_headers = arena_fmt(r->mem, "X-Corral-Ignored: " STR_FMT "\r\n", STR_ARG(t->plan.ignored));
+	t->relay = llm_relay_new(r->mem, &r->in, &t->plan, &target);
+	t->call = http_call_start(pool, http_call_head(r->mem, pool, "POST", str_of(t->plan.path), call_headers(r), true, t->plan.length),
+				  t->plan.parts, t->plan.n_parts, &opts, &ops, r);
+	return STEP_WAIT;
+}
+
+bool attempt_orphan(struct req *r)
+{
+	struct attempt *t = &r->try;
+	const struct cat_replica *cr;
+
+	if (!t->call || t->upstream_status || !http_call_sent(t->call))
+		return false;
+	cr = &r->world->cat.replicas[t->replica];
+	if (r->world->backends[cr->backend].kind != LLM_BACKEND_OLLAMA || cr->pb->loaded)
+		return false;
+	r->orphan = true;
+	return true;
+}

@@ -1,0 +1,13 @@
+/* outbox.h - ships every spool on disk to the service that keeps it, and releases what is no longer needed. Control thread. */
+#ifndef CORRAL_GATEWAY_OUTBOX_H
+#define CORRAL_GATEWAY_OUTBOX_H
+#include "services/gateway/worker.h"
+
+struct outbox;
+/* After the workers were made: their spools, and those that workers of an earlier run left behind. */
+struct outbox *outbox_new(struct gateway *);
+void outbox_kick(struct outbox *);
+/* Everything that was in the spools when asked is with its receiver. */
+bool outbox_empty(struct outbox *);
+void outbox_free(struct outbox *);
+#endif

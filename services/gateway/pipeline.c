@@ -1,0 +1,381 @@
+/* pipeline.c - the driver: takes a request through the stages of its route, and ends it the same way on every way out. */
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/gateway/account.h"
+#include "services/gateway/attempt.h"
+#include "services/gateway/routes.h"
+
+int64_t req_now(const struct req *r) { return loop_now_us(r->worker->loop); }
+
+const char *req_model_name(const struct req *r)
+{
+	return r->pick.n_ranked && r->try.number ? r->world->cat.replicas[r->try.replica].pb->model : "";
+}
+
+const char *req_backend_name(const struct req *r)
+{
+	return r->pick.n_ranked && r->try.number ? r->world->cat.replicas[r->try.replica].pb->backend : "";
+}
+
+/* --- making and freeing --- */
+
+static struct arena *take_arena(struct worker *w) { return w->n_spare ? w->spare[--w->n_spare] : arena_new(8192); }
+
+static void give_arena(struct worker *w, struct arena *a)
+{
+	if (w->n_spare == sizeof(w->spare) / sizeof(*w->spare) || arena_used(a) > 256 * 1024) {
+		arena_free(a);
+		return;
+	}
+	arena_reset(a);
+	w->spare[w->n_spare++] = a;
+}
+
+static struct req *req_new(struct worker *w, struct http_xchg *x)
+{
+	struct req *r = w->n_spare_req ? w->spare_req[--w->n_spare_req] : x_malloc(sizeof(*r));
+
+	memset(r, 0, sizeof(*r));
+	r->mem = take_arena(w);
+	r->worker = w;
+	r->x = x;
+	r->start_us = loop_now_us(w->loop);
+	r->start_wall_us = wall_us();
+	r->id = uuid_v7(r->start_wall_us);
+	uuid_format(r->id, r->id_text);
+	r->tenant = STR("default");
+	r->key_id = STR("");
+	r->model = -1;
+	r->try.start_position = -1;
+	list_init(&r->try.open);
+	corral__decision_features__init(&r->features);
+	list_push(&w->requests, &r->node);
+	w->n_requests++;
+	if (w->world)
+		r->world = world_ref(w->world);
+	return r;
+}
+
+static void req_free(struct req *r)
+{
+	struct worker *w = r->worker;
+
+	list_del(&r->node);
+	w->n_requests--;
+	buf_free(&r->out);
+	world_unref(r->world);
+	give_arena(w, r->mem);
+	if (w->n_spare_req < sizeof(w->spare_req) / sizeof(*w->spare_req))
+		w->spare_req[w->n_spare_req++] = r;
+	else
+		free(r);
+}
+
+/* --- trace context: W3C Trace Context level 1 --- */
+
+static bool is_hex(struct str s)
+{
+	bool zero = true;
+
+	for (size_t i = 0; i < s.n; i++) {
+		char c = s.p[i];
+
+		if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')))
+			return false;
+		zero &= c == '0';
+	}
+	return !zero;
+}
+
+static void hex_id(char *out, unsigned words)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	for (unsigned i = 0; i < words; i++) {
+		uint64_t v = rand_u64() | 1;
+
+		for (int b = 0; b < 16; b++)
+			*out++ = hex[v >> (60 - 4 * b) & 15];
+	}
+	*out = '\0';
+}
+
+static void read_trace(struct req *r)
+{
+	const struct http_header *h = http_find(&r->x->head, "traceparent");
+	const struct http_header *id = http_find(&r->x->head, "x-request-id");
+
+	hex_id(r->span_id, 1);
+	if (h && h->value.n == 55 && str_starts(h->value, STR("00-")) && is_hex(str_n(h->value.p + 3, 32)))
+		str_copy(r->trace_id, sizeof(r->trace_id), str_n(h->value.p + 3, 32));
+	else
+		hex_id(r->trace_id, 2);
+	if (id && id->value.n && id->value.n <= 128)
+		r->client_request_id = id->value;
+}
+
+/* --- answers --- */
+
+struct str req_headers(struct req *r, const char *content_type)
+{
+	struct str extra = r->extra_headers;
+	const char *model = req_model_name(r), *backend = req_backend_name(r);
+	/* Model and backend are at most 384 bytes together, the rest is short: it never grows out of the arena. */
+	struct buf b = { .p = arena_alloc(r->mem, 1024), .cap = 1024 };
+	struct str lines;
+
+	buf_addz(&b, "X-Request-Id: ");
+	buf_add(&b, r->id_text, 36);
+	if (content_type) {
+		buf_addz(&b, "\r\nContent-Type: ");
+		buf_addz(&b, content_type);
+	}
+	if (*model && strlen(model) < 256 && http_value_ok(str_of(model))) {
+		buf_addz(&b, "\r\nX-Corral-Model: ");
+		buf_addz(&b, model);
+	}
+	if (*backend && strlen(backend) < 128 && http_value_ok(str_of(backend))) {
+		buf_addz(&b, "\r\nX-Corral-Backend: ");
+		buf_addz(&b, backend);
+	}
+	if (*r->picked_reason) {
+		buf_addz(&b, "\r\nX-Corral-Reason: ");
+		buf_addz(&b, r->picked_reason);
+	}
+	if (r->try.number) {
+		buf_addz(&b, "\r\nX-Corral-Attempts: ");
+		buf_u64(&b, r->try.number);
+	}
+	buf_addz(&b, "\r\nCache-Control: no-store\r\n");
+	lines = buf_as_str(&b);
+	return extra.n ? arena_fmt(r->mem, STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(extra)) : lines;
+}
+
+enum step req_reply(struct req *r, int status, const char *content_type, struct str body)
+{
+	r->status = status;
+	r->sent_bytes += body.n;
+	if (r->x)
+		http_reply(r->x, status, req_headers(r, content_type), body);
+	r->head_sent = true;
+	r->x = NULL;
+	return STEP_DONE;
+}
+
+enum step req_reply_json(struct req *r, int status, const struct buf *body)
+{
+	return req_reply(r, status, "application/json", buf_as_str(body));
+}
+
+enum step req_fail_why(struct req *r, const struct why *why)
+{
+	if (r->err.code == ERR_OK)
+		r->err = *why;
+	return STEP_FAIL;
+}
+
+enum step req_fail(struct req *r, enum err code, const char *fmt, ...)
+{
+	struct why why = { .code = code };
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(why.text, sizeof(why.text), fmt, ap);
+	va_end(ap);
+	return req_fail_why(r, &why);
+}
+
+static void add_retry_after(struct req *r)
+{
+	if (r->retry_after_s <= 0 && (r->err.code == ERR_UNAVAILABLE || r->err.code == ERR_QUEUE_FULL || r->err.code == ERR_RATE_LIMITED ||
+				      r->err.code == ERR_STORE_FAILED))
+		r->retry_after_s = 1 + (int64_t)(rand_unit() * 2);
+	if (r->retry_after_s > 0)
+		r->extra_headers = arena_fmt(r->mem, STR_FMT "Retry-After: %lld\r\n", STR_ARG(r->extra_headers), (long long)r->retry_after_s);
+}
+
+static void send_error(struct req *r)
+{
+	struct buf body = { 0 };
+	const char *type;
+
+	if (r->head_sent) {               /* a stream breaks: its dialect's error, never a made-up end */
+		if (r->try.relay)
+			llm_relay_break(r->try.relay, &r->err, &body);
+		if (body.n)
+			http_reply_data(r->x, buf_as_str(&body));
+		r->status = err_status(r->err.code);
+		http_reply_end(r->x);
+	} else {
+		int refused = r->try.relay ? llm_relay_refused_status(r->try.relay) : 0;
+
+		add_retry_after(r);
+		r->status = r->err.code == ERR_BACKEND_REFUSED && refused ? refused : err_status(r->err.code);
+		type = llm_error_body(r->route ? r->route->dialect : LLM_NATIVE, &r->err, str_n(r->id_text, 36), wall_us(), &body);
+		http_reply(r->x, r->status, req_headers(r, type), buf_as_str(&body));
+		r->sent_bytes += body.n;
+	}
+	r->x = NULL;
+	buf_free(&body);
+}
+
+/* --- the end --- */
+
+static void count(struct req *r)
+{
+	struct worker *w = r->worker;
+	enum llm_dialect d = r->route ? r->route->dialect : LLM_NATIVE;
+	double seconds = (double)(req_now(r) - r->start_us) / 1e6;
+	unsigned i;
+
+	for (i = 0; i < w->n_m_requests; i++)
+		if (w->m_requests[i].dialect == d && w->m_requests[i].status == r->status)
+			break;
+	if (i == w->n_m_requests) {
+		char status[8];
+
+		if (i == sizeof(w->m_requests) / sizeof(*w->m_requests))
+			i = w->n_m_requests = 0;
+		snprintf(status, sizeof(status), "%d", r->status);
+		w->m_requests[i].dialect = d;
+		w->m_requests[i].status = r->status;
+		w->m_requests[i].requests = metrics_series(w->gw->metrics, M_REQUESTS, llm_dialect_name(d), status);
+		w->m_requests[i].seconds = metrics_series(w->gw->metrics, M_REQUEST_SECONDS, llm_dialect_name(d));
+		w->n_m_requests++;
+	}
+	series_inc(w->m_requests[i].requests);
+	series_observe(w->m_requests[i].seconds, seconds);
+}
+
+static void access_log(struct req *r)
+{
+	const char *mode = r->worker->gw->cfg->access_log;
+	enum log_level level = r->status >= 500 ? LOG_LEVEL_WARN : LOG_LEVEL_INFO;
+
+	if (*mode == 'o' || (*mode == 'e' && r->status < 400))   /* off, errors */
+		return;
+	LOG_AT(level, "request", LOG_S("request_id", r->id_text), LOG_S("trace_id", r->trace_id),
+	       LOG_S("method", r->route ? r->route->method : ""), LOG_S("route", r->route ? r->route->path : ""), LOG_I("status", r->status),
+	       LOG_S("model", req_model_name(r)), LOG_S("backend", req_backend_name(r)), LOG_S("reason", r->picked_reason),
+	       LOG_I("attempts", r->try.number), LOG_I("prompt_tokens", r->used.prompt_tokens),
+	       LOG_I("completion_tokens", r->used.completion_tokens), LOG_I("queue_us", r->queue_us),
+	       LOG_I("duration_us", req_now(r) - r->start_us), LOG_STR("client_request_id", r->client_request_id),
+	       LOG_S("error_code", r->err.code ? err_name(r->err.code) : ""), LOG_S("error", r->err.text));
+}
+
+static void req_end(struct req *r)
+{
+	if (r->ended)
+		return;
+	r->ended = true;
+	if (r->waiting)
+		queue_leave(r->waiting);
+	r->waiting = NULL;
+	if (r->slot)
+		slot_free(r->slot, 0);
+	r->slot = NULL;
+	if (r->err.code && r->x)
+		send_error(r);
+	attempt_close(r);
+	/* What failed before a backend was asked stands alone in the ledger; what never was an inference request does not. */
+	if (r->parsed && !r->try.number && r->err.code)
+		account_final(r, r->err.code == ERR_CLIENT_GONE ? "cancelled" : "not_sent", r->err.code);
+	count(r);
+	access_log(r);
+	req_free(r);
+}
+
+static const struct stage *const *again(const struct req *r)
+{
+	const struct stage *const *s = r->route->stages;
+
+	while (*s && strcmp((*s)->name, "decide") != 0)
+		s++;
+	return s;
+}
+
+static void run(struct req *r)
+{
+	while (*r->at) {
+		switch ((*r->at)->enter(r)) {
+		case STEP_NEXT:
+			r->at++;
+			break;
+		case STEP_AGAIN:
+			r->at = again(r);
+			break;
+		case STEP_WAIT:
+			return;
+		case STEP_DONE:
+		case STEP_FAIL:
+			req_end(r);
+			return;
+		}
+	}
+	req_end(r);
+}
+
+void req_resume(struct req *r, enum step step)
+{
+	switch (step) {
+	case STEP_WAIT:
+		return;
+	case STEP_NEXT:
+		r->at++;
+		run(r);
+		return;
+	case STEP_AGAIN:
+		r->at = again(r);
+		run(r);
+		return;
+	default:
+		req_end(r);
+	}
+}
+
+void req_gone(struct http_xchg *x, const char *why)
+{
+	struct req *r = x->user;
+
+	r->x = NULL;
+	series_inc(r->worker->m_gone);
+	if (r->err.code == ERR_OK)
+		err_set(&r->err, ERR_CLIENT_GONE, "the client left: %s", why);
+	r->status = 499;
+	if (attempt_orphan(r))
+		return;                   /* the backend is loading the model for it: that is let finish */
+	req_end(r);
+}
+
+static void drained_output(struct http_xchg *x)
+{
+	struct req *r = x->user;
+
+	if (r->paused && r->try.call) {
+		r->paused = false;
+		http_call_resume(r->try.call);
+	}
+}
+
+void req_start(struct worker *w, struct http_xchg *x)
+{
+	struct req *r = req_new(w, x);
+	struct why why = { 0 };
+
+	x->user = r;
+	x->on_gone = req_gone;
+	x->on_drain = drained_output;
+	r->deadline_us = r->start_us + w->gw->cfg->request_timeout * 1000;
+	read_trace(r);
+	r->route = route_find(&x->head, x->path, &r->param, &why);
+	if (!r->route || why.code) {
+		req_fail_why(r, &why);
+		req_end(r);
+		return;
+	}
+	r->at = r->route->stages;
+	run(r);
+}

@@ -1,0 +1,94 @@
+/* routes.c - every route of the public port with its ordered stages: the request's way, on a page. */
+#include "services/gateway/routes.h"
+
+#include "services/gateway/stages/stages.h"
+
+static const struct stage *const inference[] = { &stage_parse, &stage_decide, &stage_load_only, &stage_queue, &stage_dispatch, NULL };
+static const struct stage *const explain_only[] = { &stage_parse, &stage_decide, &stage_explain_only, NULL };
+
+#define ONE(stage) ((const struct stage *const[]){ &(stage), NULL })
+
+/* Bare and doubled prefixes are what people type who mean /v1: "base URL without /v1" is the commonest mistake. */
+#define OPENAI(method, rest, action, summary, op, stages) \
+	{ method, "/v1" rest, action, summary, LLM_OPENAI, op, stages }, { method, "/openai/v1" rest, action, summary, LLM_OPENAI, op, stages }
+
+const struct route gateway_routes[] = {
+	OPENAI("POST", "/chat/completions", "inference", "OpenAI chat, streamed or not.", LLM_CHAT, inference),
+	{ "POST", "/chat/completions", "inference", "The same, for base URLs without /v1.", LLM_OPENAI, LLM_CHAT, inference },
+	OPENAI("POST", "/completions", "inference", "OpenAI text completion.", LLM_COMPLETE, inference),
+	{ "POST", "/completions", "inference", "The same, for base URLs without /v1.", LLM_OPENAI, LLM_COMPLETE, inference },
+	OPENAI("GET", "/models", "models.read", "Models in OpenAI's shape.", LLM_CHAT, ONE(stage_openai_models)),
+	OPENAI("GET", "/models/", "models.read", "One model in OpenAI's shape; the name may hold '/' and ':'.", LLM_CHAT, ONE(stage_openai_model)),
+
+	{ "POST", "/api/chat", "inference", "Ollama chat; streams by default.", LLM_OLLAMA, LLM_CHAT, inference },
+	{ "POST", "/api/generate", "inference", "Ollama generate; streams by default.", LLM_OLLAMA, LLM_COMPLETE, inference },
+	{ "POST", "/generate", "inference", "The same.", LLM_OLLAMA, LLM_COMPLETE, inference },
+	{ "GET", "/", "health", "\"Ollama is running\", as clients of Ollama expect.", LLM_OLLAMA, LLM_CHAT, ONE(stage_alive) },
+	{ "GET", "/api/version", "health", "The version of Ollama's API that is spoken.", LLM_OLLAMA, LLM_CHAT, ONE(stage_version) },
+	{ "GET", "/api/tags", "models.read", "Models in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_tags) },
+	{ "GET", "/api/ps", "models.read", "Loaded models in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_ps) },
+	{ "POST", "/api/show", "models.read", "One model in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_show) },
+
+	{ "POST", "/api/ollama/inference", "inference", "Native inference.", LLM_NATIVE, LLM_CHAT, inference },
+	{ "POST", "/inference", "inference", "The same.", LLM_NATIVE, LLM_CHAT, inference },
+	{ "POST", "/code-generation", "inference", "The same.", LLM_NATIVE, LLM_CHAT, inference },
+	{ "POST", "/explain", "inference", "A native inference request that is decided and not sent.", LLM_NATIVE, LLM_CHAT, explain_only },
+	{ "GET", "/explain/", "explain", "How a request was decided, replayed.", LLM_NATIVE, LLM_CHAT, ONE(stage_explain) },
+	{ "GET", "/requests/", "requests.read", "Every attempt of a request with its ledger record.", LLM_NATIVE, LLM_CHAT, ONE(stage_requests) },
+	{ "GET", "/usage", "usage.read", "Tokens, requests, latency and cost, grouped; JSON or CSV.", LLM_NATIVE, LLM_CHAT, ONE(stage_usage) },
+	{ "GET", "/models", "models.read", "Models, one body for OpenAI-style, Ollama-style and native readers.", LLM_NATIVE, LLM_CHAT, ONE(stage_models) },
+	{ "POST", "/models/sync", "models.write", "Lists every backend now.", LLM_NATIVE, LLM_CHAT, ONE(stage_sync) },
+	{ "GET", "/models/", "models.read", "One model.", LLM_NATIVE, LLM_CHAT, ONE(stage_model) },
+	{ "GET", "/backends", "backends.read", "Backends with state, slots and load.", LLM_NATIVE, LLM_CHAT, ONE(stage_backends) },
+	{ "GET", "/health", "health", "One word about all of it, and each backend's state.", LLM_NATIVE, LLM_CHAT, ONE(stage_health) },
+	{ 0 },
+};
+
+static bool path_matches(const struct route *r, struct str path, struct str *ret_param)
+{
+	struct str want = str_of(r->path);
+
+	if (want.n > 1 && want.p[want.n - 1] == '/') {
+		if (path.n <= want.n || !str_starts(path, want))
+			return false;
+		*ret_param = str_from(path, want.n);
+		return true;
+	}
+	*ret_param = STR("");
+	return str_eq(path, want);
+}
+
+static bool method_matches(const struct route *r, struct str method)
+{
+	return str_eqz(method, r->method) || (str_eqz(method, "HEAD") && strcmp(r->method, "GET") == 0);
+}
+
+const struct route *route_find(const struct http_head *head, struct str path, struct str *ret_param, struct why *why)
+{
+	const struct route *other = NULL;
+	struct str param;
+
+	for (const struct route *r = gateway_routes; r->method; r++) {
+		if (!path_matches(r, path, &param))
+			continue;
+		*ret_param = param;
+		if (method_matches(r, head->method))
+			return r;
+		other = r;
+	}
+	if (other)
+		err_set(why, ERR_METHOD_NOT_ALLOWED, "%s takes %s, not " STR_FMT, other->path, other->method, STR_ARG(head->method));
+	else
+		err_set(why, ERR_NOT_FOUND, "there is no route " STR_FMT " " STR_FMT "; the README lists what there is", STR_ARG(head->method), STR_ARG(path));
+	return other;
+}
+
+/* --dump=routes wants the runtime's shape; copied once so that there is one table to keep. */
+struct svc_route gateway_route_docs[sizeof(gateway_routes) / sizeof(*gateway_routes)];
+
+__attribute__((constructor)) static void fill_docs(void)
+{
+	for (size_t i = 0; gateway_routes[i].method; i++)
+		gateway_route_docs[i] = (struct svc_route){ gateway_routes[i].method, gateway_routes[i].path, gateway_routes[i].action,
+							    gateway_routes[i].summary };
+}

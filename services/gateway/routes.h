@@ -1,0 +1,10 @@
+/* routes.h - which path is which list of stages. */
+#ifndef CORRAL_GATEWAY_ROUTES_H
+#define CORRAL_GATEWAY_ROUTES_H
+#include "services/gateway/req.h"
+
+/* NULL with *why (NOT_FOUND, METHOD_NOT_ALLOWED). When the path exists the route of another method is returned as well, for the dialect of the error. */
+const struct route *route_find(const struct http_head *, struct str path, struct str *ret_param, struct why *);
+extern const struct route gateway_routes[];           /* ended by { 0 } */
+extern struct svc_route gateway_route_docs[];         /* the same, for --dump=routes */
+#endif

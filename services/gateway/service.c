@@ -1,0 +1,307 @@
+/* service.c - the gateway's table: options, metrics, routes; and its control side: snapshots in, facts out, drain. */
+#include "services/gateway/service.h"
+
+#include <arpa/inet.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/gateway/outbox.h"
+#include "services/gateway/routes.h"
+#include "services/gateway/sticky.h"
+#include "services/gateway/worker.h"
+
+#define C struct gateway_config
+static const struct opt options[] = {
+	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to. Loopback only, as long as there are no keys."),
+	OPT(C, INT, workers, "0", "Worker threads; 0 = one per CPU core, at most 8.", .max = 256),
+	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30),
+	OPT(C, INT, max_connections, "10000", "Client connections of one worker; further ones get 503.", .min = 1, .max = 1000000),
+	OPT(C, DURATION, request_timeout, "10m", "Longest time for a request, all attempts together.", .min = 100, .max = 86400000),
+	OPT(C, DURATION, connect_timeout, "2s", "Longest time to connect to a backend.", .min = 10, .max = 600000),
+	OPT(C, DURATION, first_byte_timeout, "5m", "Longest silence of a backend before its answer begins; loading a model counts.", .min = 10, .max = 86400000),
+	OPT(C, DURATION, idle_timeout, "60s", "Longest silence of a backend in the middle of an answer; then the engine counts as hung.", .min = 10, .max = 86400000),
+	OPT(C, INT, queue_max, "256", "Requests that may wait for a slot of one model; further ones get 429.", .max = 1000000),
+	OPT(C, DURATION, queue_timeout, "30s", "Longest wait for a slot; a request whose predicted wait is longer gets 429 at once.", .max = 86400000),
+	OPT(C, INT, attempts, "3", "Most replicas tried for one request, before the first byte to the client.", .min = 1, .max = 10),
+	OPT(C, INT, breaker_failures, "5", "Failures in a row that open the breaker of a (backend, model).", .min = 1, .max = 1000),
+	OPT(C, DURATION, breaker_open, "30s", "How long an open breaker rests before one request may try; doubles up to 5 minutes.", .min = 10, .max = 3600000),
+	OPT(C, ENUM, access_log, "all", "Which requests get a log line: all, errors (status 400 and above), off.", .words = "all errors off"),
+	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1),
+	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones."),
+	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal."),
+	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000),
+	OPT_END
+};
+#undef C
+
+const struct metric_def gateway_metrics[M_COUNT] = {
+	[M_REQUESTS] = { METRIC_COUNTER, "requests_total", "Requests by dialect and HTTP status; 499 = the client left.", "dialect,status" },
+	[M_REQUEST_SECONDS] = { METRIC_HISTOGRAM, "request_seconds", "Time from request to last byte, by dialect.", "dialect" },
+	[M_ATTEMPTS] = { METRIC_COUNTER, "attempts_total", "Attempts on backends by outcome.", "model,backend,outcome" },
+	[M_FIRST_TOKEN_SECONDS] = { METRIC_HISTOGRAM, "first_token_seconds", "Time from sending to the first token.", "model,backend" },
+	[M_TOKENS] = { METRIC_COUNTER, "tokens_total", "Tokens by direction, as reported or counted.", "model,backend,type" },
+	[M_QUEUE_SECONDS] = { METRIC_HISTOGRAM, "queue_seconds", "Time spent waiting for a slot.", "" },
+	[M_QUEUED] = { METRIC_GAUGE, "queued_requests", "Requests waiting for a slot.", "model" },
+	[M_REFUSED] = { METRIC_COUNTER, "refused_total", "Requests refused by admission, by reason.", "reason" },
+	[M_IN_USE] = { METRIC_GAUGE, "slots_in_use", "Slots taken.", "model,backend" },
+	[M_BREAKER] = { METRIC_GAUGE, "breaker_state", "0 closed, 1 open, 2 half-open.", "model,backend" },
+	[M_BREAKER_OPENED] = { METRIC_COUNTER, "breaker_opened_total", "Times a breaker opened.", "model,backend" },
+	[M_SPOOL_BYTES] = { METRIC_GAUGE, "spool_bytes", "Usage events on disk that are not released yet.", "worker" },
+	[M_SPOOL_ERRORS] = { METRIC_GAUGE, "spool_sync_errors", "Failed syncs of the spool since the start.", "worker" },
+	[M_SNAPSHOT_VERSION] = { METRIC_GAUGE, "snapshot_version", "Version of the snapshot in force.", "name" },
+	[M_CONNECTIONS] = { METRIC_GAUGE, "connections", "Open client connections.", "worker" },
+	[M_CLIENT_GONE] = { METRIC_COUNTER, "client_gone_total", "Clients that left before their answer was complete.", "" },
+};
+
+struct breaker_opts gateway_breaker_opts(const struct gateway_config *c)
+{
+	return (struct breaker_opts){ .failures = (uint32_t)c->breaker_failures, .open_us = c->breaker_open * 1000,
+		.max_open_us = 300 * (int64_t)1000000, .refused_open_us = c->breaker_open < 1000 ? c->breaker_open * 1000 : 1000000 };
+}
+
+/* "127.…:p", "[::1]:p", "localhost:p", ":p", "unix:…" stay on this machine. */
+static bool is_loopback(struct str listen)
+{
+	return str_starts(listen, STR("127.")) || str_starts(listen, STR("[::1]:")) || str_starts(listen, STR("localhost:")) ||
+	       str_starts(listen, STR("unix:")) || str_starts(listen, STR(":"));
+}
+
+static enum err check(const void *config, struct why *why)
+{
+	const struct gateway_config *c = config;
+
+	if (!is_loopback(str_of(c->listen)))
+		return err_field(why, ERR_INVALID, "listen",
+				 "'%s' can be reached from other machines, and there are no keys that would protect it; listen on 127.0.0.1", c->listen);
+	return ERR_OK;
+}
+
+/* --- snapshots --- */
+
+static void rebuild(struct gateway *g)
+{
+	struct why why = { 0 };
+	struct world *w;
+
+	if (!g->models_id.version)
+		return;
+	w = world_new(g, &why);
+	if (!w) {
+		LOG_ERROR("a snapshot was not applied; the last good one stays", LOG_S("error", why.text));
+		return;
+	}
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_set_world(g->workers[i], world_ref(w));
+	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "models"), (double)g->models_id.version);
+	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "policy"), (double)g->policy_id.version);
+	svc_need(g->svc, "model snapshot", true, w->cat.n_models ? "" : "no backend has a model yet");
+	world_unref(w);
+}
+
+static void keep(struct buf *b, struct str bytes)
+{
+	buf_clear(b);
+	buf_str(b, bytes);
+}
+
+static void on_models(void *arg, struct snapshot_id id, struct str bytes, bool stale)
+{
+	struct gateway *g = arg;
+
+	keep(&g->models_bytes, bytes);
+	g->models_id = id;
+	LOG_DEBUG("model snapshot", LOG_I("version", id.version), LOG_B("stale", stale));
+	rebuild(g);
+}
+
+static void on_policy(void *arg, struct snapshot_id id, struct str bytes, bool stale)
+{
+	struct gateway *g = arg;
+
+	keep(&g->policy_bytes, bytes);
+	g->policy_id = id;
+	LOG_DEBUG("policy snapshot", LOG_I("version", id.version), LOG_B("stale", stale));
+	rebuild(g);
+}
+
+static void subscribe(struct gateway *g)
+{
+	char path[1024];
+
+	snprintf(path, sizeof(path), "%s/models.snapshot", svc_state_dir(g->svc));
+	g->models_sub = snapshot_sub_new(g->loop, g->registry, svc_pub_url(g->svc, "model-registry"), "models", path, on_models, g);
+	snprintf(path, sizeof(path), "%s/policy.snapshot", svc_state_dir(g->svc));
+	g->policy_sub = snapshot_sub_new(g->loop, g->selector, svc_pub_url(g->svc, "selector"), "policy", path, on_policy, g);
+}
+
+/* --- once a second --- */
+
+static void sweep(struct loop_timer *t)
+{
+	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, sweep));
+	char index[16];
+
+	loop_timer_set(g->loop, t, 1000000, sweep);
+	replica_table_sweep(g->replicas, mono_us());
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		snprintf(index, sizeof(index), "%u", i);
+		series_set(metrics_series(g->metrics, M_SPOOL_BYTES, index), (double)spool_bytes(g->workers[i]->usage));
+		series_set(metrics_series(g->metrics, M_SPOOL_ERRORS, index), (double)spool_sync_errors(g->workers[i]->usage));
+		series_set(metrics_series(g->metrics, M_CONNECTIONS, index), (double)http_server_conns(g->workers[i]->server));
+	}
+}
+
+/* --- life --- */
+
+static unsigned worker_count(const struct gateway_config *c)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return c->workers ? (unsigned)c->workers : cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
+}
+
+/* With port 0 the first worker's port is everybody's. */
+static bool make_workers(struct gateway *g, struct why *why)
+{
+	char listen[300];
+
+	snprintf(listen, sizeof(listen), "%s", g->cfg->listen);
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		char *colon = strrchr(listen, ':');
+
+		g->workers[i] = worker_new(g, i, listen, why);
+		if (!g->workers[i])
+			return false;
+		if (i == 0 && colon && !str_starts(str_of(listen), STR("unix:")))
+			snprintf(colon + 1, sizeof(listen) - (size_t)(colon + 1 - listen), "%u", http_server_port(g->workers[0]->server));
+	}
+	LOG_INFO("listening", LOG_S("address", listen), LOG_I("workers", g->n_workers));
+	return true;
+}
+
+static void stop(struct svc *s)
+{
+	struct gateway *g = svc_state(s);
+
+	if (!g)
+		return;
+	loop_timer_del(&g->sweep);
+	snapshot_sub_free(g->models_sub);
+	snapshot_sub_free(g->policy_sub);
+	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
+		if (g->workers[i])
+			worker_stop(g->workers[i]);
+	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_free(g->workers[i]);
+	replica_table_free(g->replicas);
+	sticky_free(g->sticky);
+	buf_free(&g->models_bytes);
+	buf_free(&g->policy_bytes);
+	free(g->workers);
+	free(g);
+	svc_set_state(s, NULL);
+}
+
+static bool start(struct svc *s, struct why *why)
+{
+	struct gateway *g = x_calloc(1, sizeof(*g));
+	bool ok;
+
+	svc_set_state(s, g);
+	g->svc = s;
+	g->loop = svc_loop(s);
+	g->cfg = svc_config(s);
+	g->metrics = svc_metrics(s);
+	g->replicas = replica_table_new(g->metrics);
+	g->sticky = sticky_new();
+	g->registry = svc_peer(s, "model-registry");
+	g->selector = svc_peer(s, "selector");
+	g->ledger = svc_peer(s, "usage-tracker");
+	g->n_workers = worker_count(g->cfg);
+	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
+	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");
+	ok = make_workers(g, why);
+	if (ok) {
+		g->outbox = outbox_new(g);
+		subscribe(g);
+		loop_timer_set(g->loop, &g->sweep, 1000000, sweep);
+	}
+	for (unsigned i = 0; ok && i < g->n_workers; i++)
+		ok = worker_run(g->workers[i], why);
+	if (!ok)
+		stop(s);
+	return ok;
+}
+
+/* --- drain: listeners close, requests end, facts ship --- */
+
+static void ship_rest(struct loop_timer *t)
+{
+	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, sweep));
+
+	outbox_kick(g->outbox);
+	if (outbox_empty(g->outbox) || --g->drain_ticks <= 0)
+		svc_drained(g->svc);
+	else
+		loop_timer_set(g->loop, t, 20000, ship_rest);
+}
+
+static void worker_idle(void *arg)
+{
+	struct gateway *g = arg;
+
+	if (--g->draining == 0) {
+		g->drain_ticks = 100;     /* 2 s; what is left ships at the next start */
+		ship_rest(&g->sweep);
+	}
+}
+
+void gateway_worker_idle(struct gateway *g) { loop_post(g->loop, worker_idle, g); }
+
+static void watch_drain(struct loop_timer *t)
+{
+	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, hurry));
+	int64_t left_us = g->drain_until_us - loop_now_us(g->loop);
+
+	if (svc_drain_hurried(g->svc) && left_us > 5 * 1000000) {
+		g->drain_until_us = loop_now_us(g->loop) + 5 * 1000000;
+		left_us = 5 * 1000000;
+	}
+	if (left_us > 1000000) {
+		loop_timer_set(g->loop, t, 200000, watch_drain);
+		return;
+	}
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_hurry(g->workers[i]);
+	loop_timer_set(g->loop, t, 200000, watch_drain);
+}
+
+static void drain(struct svc *s)
+{
+	struct gateway *g = svc_state(s);
+
+	g->draining = g->n_workers;
+	g->drain_until_us = loop_now_us(g->loop) + svc_drain_ms(s) * 1000;
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_drain(g->workers[i]);
+	watch_drain(&g->hurry);
+}
+
+const struct svc_def gateway_service = {
+	.name = "gateway",
+	.summary = "The HTTP front door: OpenAI, Ollama and native clients in; decides, queues, streams and accounts.",
+	.options = options,
+	.config_size = sizeof(struct gateway_config),
+	.metrics = gateway_metrics,
+	.n_metrics = M_COUNT,
+	.routes = gateway_route_docs,
+	.public_port = 8100,
+	.admin_port = 8110,
+	.check = check,
+	.start = start,
+	.drain = drain,
+	.stop = stop,
+};

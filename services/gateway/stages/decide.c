@@ -1,0 +1,113 @@
+/* decide.c - which model answers, on which backends it can: applies policy/decide.h to the worker's world. */
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "services/gateway/account.h"
+#include "services/gateway/stages/stages.h"
+#include "services/gateway/sticky.h"
+
+static bool is_auto(struct str model)
+{
+	return str_ieq(model, STR("auto")) || str_ieq(model, STR("auto:latest"));
+}
+
+static char *z(struct req *r, struct str s) { return s.n ? arena_dup(r->mem, s.p, s.n) : (char *)""; }
+
+/* The client's own words win; an unknown task type is kept as a label and treated as undetected. */
+static void label(struct req *r)
+{
+	Corral__DecisionFeatures *f = &r->features;
+	enum complexity c;
+	enum task t;
+
+	if (r->in.task_type.n)
+		f->task_type = task_parse(r->in.task_type, &t) ? (char *)task_name(t) : z(r, r->in.task_type);
+	if (r->in.complexity.n && complexity_parse(r->in.complexity, &c))
+		f->complexity = (char *)complexity_name(c);
+	if (r->in.language.n)
+		f->language = z(r, r->in.language);
+	f->policy = r->in.policy.n ? z(r, r->in.policy) : (char *)"balanced";
+}
+
+static void extract(struct req *r)
+{
+	struct feature_text t = { .system = r->in.system_text, .user = r->in.last_user, .context = r->in.context_text,
+		.prompt_tokens = r->in.prompt_tokens_est, .n_messages = r->in.n_messages, .has_tools = r->in.has_tools,
+		.has_schema = r->in.has_schema, .has_images = (r->in.needs & LLM_CAP_VISION) != 0 };
+	Corral__DecisionFeatures *f = &r->features;
+
+	features_extract(&r->extracted, &t);
+	f->task_type = (char *)task_name(r->extracted.task);
+	f->task_confidence = r->extracted.confidence;
+	f->complexity = (char *)complexity_name(r->extracted.complexity);
+	f->language = r->extracted.language;
+}
+
+static void fill_features(struct req *r)
+{
+	Corral__DecisionFeatures *f = &r->features;
+
+	f->requested_model = z(r, r->in.model);
+	f->is_auto = is_auto(r->in.model);
+	f->prompt_tokens = r->in.prompt_tokens_est;
+	f->max_tokens = r->in.max_tokens > 0 && r->in.max_tokens < UINT32_MAX ? (uint32_t)r->in.max_tokens : 0;
+	f->needs = r->in.needs;
+	f->local_only = r->in.local_only;
+	if (f->is_auto || r->in.dialect == LLM_NATIVE)
+		extract(r);
+	label(r);
+	if (f->is_auto && r->in.conversation.n)
+		f->conversation_model = (char *)sticky_get(r->worker->gw->sticky, r->tenant, r->in.conversation, mono_us(), r->mem);
+}
+
+static enum step refuse(struct req *r)
+{
+	struct why why = { 0 };
+	int64_t soonest = 0, now = req_now(r);
+
+	for (uint16_t i = 0; i < r->pick.n_rejected; i++) {
+		int64_t us = breaker_retry_us(&r->world->states[r->pick.rejected[i].replica]->breaker, now);
+
+		if (us && (!soonest || us < soonest))
+			soonest = us;
+	}
+	if (soonest)
+		r->retry_after_s = (soonest + 999999) / 1000000;
+	decision_why(&r->pick, &r->features, &r->world->cat, &why);
+	return req_fail_why(r, &why);
+}
+
+static void remember(struct req *r, bool first)
+{
+	double sample = r->worker->gw->cfg->decision_sample;
+
+	snprintf(r->picked_reason, sizeof(r->picked_reason), "%s", first ? r->pick.reason : "fallback");
+	if (first && (r->features.is_auto || (sample > 0 && rand_unit() < sample)))
+		account_decision(r);
+	if (r->pick.n_ranked && r->features.is_auto && r->in.conversation.n)
+		sticky_put(r->worker->gw->sticky, r->tenant, r->in.conversation, r->world->cat.replicas[r->pick.ranked[0].replica].pb->model,
+			   mono_us());
+}
+
+static enum step enter(struct req *r)
+{
+	bool first = !r->tried;
+
+	if (!r->world)
+		return req_fail(r, ERR_UNAVAILABLE, "no model list yet: the registry has not answered since the start");
+	if (first) {
+		fill_features(r);
+		r->model = r->features.is_auto ? -1 : catalogue_resolve(&r->world->cat, r->in.model, &r->alias);
+		if (r->model < 0 && !r->features.is_auto) {
+			r->pick.err = ERR_MODEL_NOT_FOUND;
+			return refuse(r);
+		}
+		r->pick_load = arena_alloc(r->mem, sizeof(*r->pick_load) * (r->world->cat.n_replicas + 1u));
+	}
+	world_load(r->world, req_now(r), r->pick_load);
+	decide(&r->pick, r->mem, &r->features, r->model, r->alias, &r->world->cat, &r->world->pol, r->pick_load, r->tried);
+	remember(r, first);
+	return r->pick.err == ERR_OK ? STEP_NEXT : refuse(r);
+}
+
+const struct stage stage_decide = { "decide", enter };

@@ -1,0 +1,17 @@
+/* dispatch.c - sends the request to the replica whose slot the queue stage took. */
+#include "services/gateway/attempt.h"
+#include "services/gateway/stages/stages.h"
+
+static enum step enter(struct req *r)
+{
+	struct replica_state *s = r->slot;
+
+	r->slot = NULL;
+	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
+		if (r->world->states[r->pick.ranked[i].replica] == s)
+			return attempt_start(r, s, r->pick.ranked[i].replica);
+	slot_free(s, 0);
+	return req_fail(r, ERR_INTERNAL, "the slot that was granted belongs to no candidate");
+}
+
+const struct stage stage_dispatch = { "dispatch", enter };

@@ -1,0 +1,64 @@
+/* parse.c - reads the body in the route's dialect, and the hints that other dialects carry in headers. */
+#include "services/gateway/stages/stages.h"
+
+static struct str header(const struct req *r, const char *name)
+{
+	const struct http_header *h = http_find(&r->x->head, name);
+
+	return h ? h->value : STR("");
+}
+
+static void hint(const struct req *r, struct str *field, const char *name, const char *other)
+{
+	if (!field->n)
+		*field = header(r, name);
+	if (!field->n && other)
+		*field = header(r, other);
+}
+
+/* Any client can say what it knows; Open WebUI's headers name user and chat. */
+static void read_hints(struct req *r)
+{
+	struct llm_in *in = &r->in;
+
+	hint(r, &in->task_type, "x-corral-task-type", NULL);
+	hint(r, &in->complexity, "x-corral-complexity", NULL);
+	hint(r, &in->language, "x-corral-language", NULL);
+	hint(r, &in->policy, "x-corral-policy", NULL);
+	hint(r, &in->user, "x-corral-user", "x-openwebui-user-id");
+	hint(r, &in->session, "x-corral-session", NULL);
+	hint(r, &in->conversation, "x-corral-conversation", "x-openwebui-chat-id");
+}
+
+/* The ledger tells users apart without knowing them. */
+static void hash_user(struct req *r)
+{
+	if (r->in.user.n)
+		snprintf(r->user_hash, sizeof(r->user_hash), "%016llx", (unsigned long long)str_hash(r->in.user, str_hash(r->tenant, 7)));
+}
+
+static bool is_json(struct str type)
+{
+	return type.n == 0 || str_ifind(type, STR("json")) || str_ieq(type, STR("application/x-www-form-urlencoded")) ||
+	       str_ifind(type, STR("text/plain"));        /* curl -d says urlencoded; Ollama reads any type as JSON */
+}
+
+static enum step enter(struct req *r)
+{
+	struct why why = { 0 };
+
+	if (header(r, "content-encoding").n && !str_ieq(header(r, "content-encoding"), STR("identity")))
+		return req_fail(r, ERR_BAD_MEDIA_TYPE, "content-encoding '" STR_FMT "' is not understood; send the body as it is",
+				STR_ARG(header(r, "content-encoding")));
+	if (!is_json(header(r, "content-type")))
+		return req_fail(r, ERR_BAD_MEDIA_TYPE, "content-type '" STR_FMT "' is not understood; send application/json",
+				STR_ARG(header(r, "content-type")));
+	if (llm_read(&r->in, r->route->dialect, r->route->op, r->x->body, header(r, "accept"), r->mem, &why) != ERR_OK)
+		return req_fail_why(r, &why);
+	read_hints(r);
+	hash_user(r);
+	r->parsed = true;
+	return STEP_NEXT;
+}
+
+const struct stage stage_parse = { "parse", enter };

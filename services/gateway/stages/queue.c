@@ -1,0 +1,65 @@
+/* queue.c - a slot on a replica of the chosen model now, or a place in its queue, or a refusal that says when to come back. */
+#include "common/base/clock.h"
+#include "services/gateway/stages/stages.h"
+
+static bool same_model(const struct req *r, uint16_t i)
+{
+	const struct cat_replica *all = r->world->cat.replicas;
+
+	return all[r->pick.ranked[i].replica].model == all[r->pick.ranked[0].replica].model;
+}
+
+static enum step take(struct req *r, struct replica_state *s)
+{
+	struct breaker_opts o = gateway_breaker_opts(r->worker->gw->cfg);
+
+	if (!breaker_allow(&s->breaker, &o, req_now(r))) {
+		slot_free(s, 0);          /* it opened, or another took the probe, since the decision */
+		return STEP_AGAIN;
+	}
+	r->slot = s;
+	return STEP_NEXT;
+}
+
+static enum step refuse(struct req *r, int64_t predicted_us)
+{
+	series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, "queue_full"));
+	r->retry_after_s = predicted_us > 0 ? (predicted_us + 999999) / 1000000 : 1;
+	return req_fail(r, ERR_QUEUE_FULL, "all slots for model '%s' are taken and its queue is full; try again in %lld s",
+			r->world->cat.replicas[r->pick.ranked[0].replica].pb->model, (long long)r->retry_after_s);
+}
+
+static void granted(struct req *r, struct replica_state *s)
+{
+	r->waiting = NULL;
+	r->queue_us += req_now(r) - r->queue_since_us;
+	series_observe(r->worker->m_queue_seconds, (double)(req_now(r) - r->queue_since_us) / 1e6);
+	req_resume(r, take(r, s));
+}
+
+static enum step enter(struct req *r)
+{
+	const struct gateway_config *cfg = r->worker->gw->cfg;
+	struct replica_state **wants = arena_array(r->mem, struct replica_state *, r->pick.n_ranked + 1u), *now;
+	unsigned n = 0;
+	int64_t predicted;
+
+	for (uint16_t i = 0; i < r->pick.n_ranked; i++) {
+		if (!same_model(r, i))
+			continue;
+		wants[n++] = r->world->states[r->pick.ranked[i].replica];
+		if (atomic_load(&wants[0]->queue->n) == 0 && slot_take(wants[n - 1]))
+			return take(r, wants[n - 1]);
+	}
+	predicted = queue_predict_us(wants, n);
+	if (predicted > cfg->queue_timeout * 1000 || req_now(r) + predicted > r->deadline_us)
+		return refuse(r, predicted);
+	r->queue_since_us = req_now(r);
+	r->queue_deadline_us = r->queue_since_us + cfg->queue_timeout * 1000;
+	r->waiting = queue_join(wants[0]->queue, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now);
+	if (now)
+		return take(r, now);
+	return r->waiting ? STEP_WAIT : refuse(r, predicted);
+}
+
+const struct stage stage_queue = { "queue", enter };

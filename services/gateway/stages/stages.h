@@ -1,0 +1,20 @@
+/* stages.h - every stage by name; routes.c puts them in order. Each does one thing, in a file of its own or with its kin. */
+#ifndef CORRAL_GATEWAY_STAGES_H
+#define CORRAL_GATEWAY_STAGES_H
+#include "services/gateway/req.h"
+
+/* inference */
+extern const struct stage stage_parse;        /* body -> what was asked */
+extern const struct stage stage_load_only;    /* Ollama's empty request for a backend that has nothing to load */
+extern const struct stage stage_decide;       /* which model, which backends */
+extern const struct stage stage_queue;        /* a slot, or a place in the queue, or a refusal */
+extern const struct stage stage_dispatch;     /* START, send, relay */
+extern const struct stage stage_explain_only; /* answers with the decision instead of sending it */
+
+/* answered from memory */
+extern const struct stage stage_alive, stage_version, stage_openai_models, stage_openai_model, stage_ollama_tags, stage_ollama_ps,
+	stage_ollama_show, stage_models, stage_model, stage_backends, stage_health;
+
+/* asked of other services */
+extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync;
+#endif

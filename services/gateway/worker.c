@@ -1,0 +1,256 @@
+/* worker.c - see worker.h. */
+#include "services/gateway/worker.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/gateway/account.h"
+#include "services/gateway/attempt.h"
+
+enum { SWEEP_US = 100 * 1000 };
+
+/* --- the door --- */
+
+/* DNS rebinding (CVE-2024-28224 is the well-known case): on loopback a page in a browser may reach us under a foreign name. */
+static bool host_allowed(const struct gateway_config *cfg, struct str host)
+{
+	static const char *const suffixes[] = { ".localhost", ".local", ".internal" };
+	size_t digits = 0;
+
+	if (host.n && host.p[0] == '[')
+		return true;              /* a literal address cannot be rebound */
+	for (size_t i = 0; i < host.n; i++)
+		if (host.p[i] == ':')
+			host.n = i;
+	while (digits < host.n && (isdigit((unsigned char)host.p[digits]) || host.p[digits] == '.'))
+		digits++;
+	if (digits == host.n || str_ieq(host, STR("localhost")))
+		return true;
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(*suffixes); i++)
+		if (host.n > strlen(suffixes[i]) && str_ieq(str_from(host, host.n - strlen(suffixes[i])), str_of(suffixes[i])))
+			return true;
+	for (size_t i = 0; i < cfg->allowed_hosts.n; i++)
+		if (str_ieq(host, str_of(cfg->allowed_hosts.items[i])))
+			return true;
+	return false;
+}
+
+static void plain_error(struct http_xchg *x, const struct why *why)
+{
+	struct buf body = { 0 };
+	char id[37];
+	struct str headers;
+	const char *type;
+
+	uuid_format(uuid_v7(wall_us()), id);
+	type = llm_error_body(LLM_NATIVE, why, str_of(id), wall_us(), &body);
+	headers = str_of(strstr(type, "json") ? "Content-Type: application/json\r\n" : "Content-Type: text/plain\r\n");
+	http_reply(x, err_status(why->code), headers, buf_as_str(&body));
+	buf_free(&body);
+}
+
+static size_t on_head(struct http_xchg *x, void *arg)
+{
+	struct worker *w = arg;
+	struct why why;
+
+	if (x->head.host.n && !host_allowed(w->gw->cfg, x->head.host)) {
+		err_field(&why, ERR_FORBIDDEN, "Host", "host '" STR_FMT "' is not allowed here; add it to CORRAL_ALLOWED_HOSTS if it is this gateway's name",
+			  STR_ARG(x->head.host));
+		plain_error(x, &why);
+	}
+	return (size_t)w->gw->cfg->max_body;
+}
+
+static void on_request(struct http_xchg *x, void *arg) { req_start(arg, x); }
+static void on_refused(struct http_xchg *x, const struct why *why, void *arg) { plain_error(x, why); }
+
+/* --- calls to backends --- */
+
+struct http_pool *worker_pool(struct worker *w, const struct http_url *url)
+{
+	struct backend_pool *p;
+
+	for (p = w->pools; p; p = p->next)
+		if (p->url.port == url->port && strcmp(p->url.host, url->host) == 0 && strcmp(p->url.base, url->base) == 0)
+			return p->pool;
+	p = x_calloc(1, sizeof(*p));
+	p->url = *url;
+	p->pool = http_pool_new(w->loop, url, NULL);
+	p->next = w->pools;
+	w->pools = p;
+	return p->pool;
+}
+
+/* --- time --- */
+
+static void queue_tick(struct req *r, int64_t now)
+{
+	if (!r->waiting || now < r->queue_deadline_us)
+		return;
+	r->retry_after_s = 1 + (now - r->queue_since_us) / 2000000;
+	req_fail(r, ERR_QUEUE_FULL, "no slot for model '%s' became free within %lld s", req_model_name(r),
+		 (long long)((now - r->queue_since_us) / 1000000));
+	req_resume(r, STEP_FAIL);
+}
+
+static void sweep(struct loop_timer *t)
+{
+	struct worker *w = (struct worker *)(void *)((char *)t - offsetof(struct worker, sweep));
+	int64_t now = loop_now_us(w->loop);
+
+	loop_timer_set(w->loop, t, SWEEP_US, sweep);
+	list_each_safe(it, &w->requests)
+		queue_tick(list_entry(it, struct req, node), now);
+	if (w->draining && w->server_idle && w->n_requests == 0) {
+		w->draining = false;
+		gateway_worker_idle(w->gw);
+	}
+}
+
+/* --- life --- */
+
+static struct spool *open_spool(struct worker *w, const char *kind, char *dir, size_t cap, int64_t sync_ms, struct why *why)
+{
+	struct spool_opts o = { .sync_ms = sync_ms };
+
+	snprintf(dir, cap, "%s/spool/%s-%u", svc_state_dir(w->gw->svc), kind, w->index);
+	return spool_open(dir, &o, why);
+}
+
+struct worker *worker_new(struct gateway *g, unsigned index, const char *listen, struct why *why)
+{
+	struct worker *w = x_calloc(1, sizeof(*w));
+	struct http_handler handler = { on_head, on_request, on_refused, w };
+	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = g->n_workers > 1,
+		.max_conns = (uint32_t)g->cfg->max_connections };
+	int closed;
+
+	w->gw = g;
+	w->index = index;
+	list_init(&w->open);
+	list_init(&w->requests);
+	atomic_store(&w->oldest_open, UINT64_MAX);
+	w->loop = loop_new();
+	w->m_gone = metrics_series(g->metrics, M_CLIENT_GONE);
+	w->m_queue_seconds = metrics_series(g->metrics, M_QUEUE_SECONDS);
+	w->usage = open_spool(w, "usage", w->usage_dir, sizeof(w->usage_dir), 20, why);
+	w->decisions = w->usage ? open_spool(w, "decisions", w->decisions_dir, sizeof(w->decisions_dir), 1000, why) : NULL;
+	closed = w->decisions ? account_recover(w->usage, w->usage_dir, why) : -1;
+	if (closed > 0)
+		LOG_WARN("attempts were under way when the last run ended; the ledger has them as unknown", LOG_I("attempts", closed));
+	w->server = closed >= 0 ? http_server_new(w->loop, listen, &handler, &opts, why) : NULL;
+	if (!w->server) {
+		worker_free(w);
+		return NULL;
+	}
+	return w;
+}
+
+static void *thread_main(void *arg)
+{
+	struct worker *w = arg;
+
+	log_thread_service("gateway");
+	loop_timer_set(w->loop, &w->sweep, SWEEP_US, sweep);
+	loop_run(w->loop);
+	return NULL;
+}
+
+bool worker_run(struct worker *w, struct why *why)
+{
+	if (pthread_create(&w->thread, NULL, thread_main, w) != 0) {
+		err_set(why, ERR_INTERNAL, "cannot start worker thread %u", w->index);
+		return false;
+	}
+	w->running = true;
+	return true;
+}
+
+struct handover { struct worker *worker; struct world *world; };
+
+static void take_world(void *arg)
+{
+	struct handover *h = arg;
+
+	world_unref(h->worker->world);
+	h->worker->world = h->world;
+	free(h);
+}
+
+void worker_set_world(struct worker *w, struct world *world)
+{
+	struct handover *h = x_malloc(sizeof(*h));
+
+	*h = (struct handover){ w, world };
+	if (w->running)
+		loop_post(w->loop, take_world, h);
+	else
+		take_world(h);
+}
+
+static void server_idle(void *arg) { ((struct worker *)arg)->server_idle = true; }
+
+static void start_drain(void *arg)
+{
+	struct worker *w = arg;
+
+	w->draining = true;
+	http_server_drain(w->server, server_idle, w);
+}
+
+void worker_drain(struct worker *w) { loop_post(w->loop, start_drain, w); }
+
+static void end_requests(void *arg)
+{
+	struct worker *w = arg;
+
+	while (!list_empty(&w->requests)) {
+		struct req *r = list_entry(w->requests.next, struct req, node);
+
+		req_fail(r, ERR_UNAVAILABLE, "the gateway is shutting down");
+		req_resume(r, STEP_FAIL);
+	}
+}
+
+/* The drain's time is over: what still runs gets its dialect's error and its FINAL. */
+void worker_hurry(struct worker *w) { loop_post(w->loop, end_requests, w); }
+
+static void stop_loop(void *arg) { loop_stop(((struct worker *)arg)->loop); }
+
+void worker_stop(struct worker *w)
+{
+	if (w->running) {
+		loop_post(w->loop, stop_loop, w);
+		pthread_join(w->thread, NULL);
+		w->running = false;
+	}
+	end_requests(w);
+}
+
+void worker_free(struct worker *w)
+{
+	if (!w)
+		return;
+	worker_stop(w);
+	http_server_free(w->server);
+	while (w->pools) {
+		struct backend_pool *p = w->pools;
+
+		w->pools = p->next;
+		http_pool_free(p->pool);
+		free(p);
+	}
+	while (w->n_spare)
+		arena_free(w->spare[--w->n_spare]);
+	while (w->n_spare_req)
+		free(w->spare_req[--w->n_spare_req]);
+	world_unref(w->world);
+	spool_close(w->usage);
+	spool_close(w->decisions);
+	loop_free(w->loop);
+	free(w);
+}
