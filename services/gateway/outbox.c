@@ -52,7 +52,7 @@ static bool owned(const struct gateway *g, const char *name, bool *ret_usage)
 
 static void adopt(struct outbox *o, struct gateway *g, const char *root, const char *name)
 {
-	char dir[1024];
+	char dir[1200];
 	struct why why;
 	struct spool *s;
 	bool usage;
@@ -72,7 +72,7 @@ static void adopt(struct outbox *o, struct gateway *g, const char *root, const c
 struct outbox *outbox_new(struct gateway *g)
 {
 	struct outbox *o = x_calloc(1, sizeof(*o));
-	char root[1024], name[64];
+	char root[900], name[64];
 	struct dirent *e;
 	DIR *d;
 

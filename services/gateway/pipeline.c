@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/account.h"
+#include "services/gateway/ask.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/routes.h"
 
@@ -274,6 +275,9 @@ static void req_end(struct req *r)
 	if (r->waiting)
 		queue_leave(r->waiting);
 	r->waiting = NULL;
+	if (r->ask)
+		r->ask->req = NULL;       /* its answer comes to nobody */
+	r->ask = NULL;
 	if (r->slot)
 		slot_free(r->slot, 0);
 	r->slot = NULL;

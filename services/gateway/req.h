@@ -84,6 +84,7 @@ struct req {
 	int64_t queue_since_us, queue_us, queue_deadline_us;
 	struct attempt try;           /* set by dispatch; the current one */
 
+	struct ask *ask;              /* a question to another service that is under way */
 	struct buf out;               /* bytes for the client on their way through the relay */
 	bool head_sent;
 	bool paused;

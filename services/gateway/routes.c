@@ -6,7 +6,7 @@
 static const struct stage *const inference[] = { &stage_parse, &stage_decide, &stage_load_only, &stage_queue, &stage_dispatch, NULL };
 static const struct stage *const explain_only[] = { &stage_parse, &stage_decide, &stage_explain_only, NULL };
 
-#define ONE(stage) ((const struct stage *const[]){ &(stage), NULL })
+#define ONE(only) ((const struct stage *const[]){ &(only), NULL })
 
 /* Bare and doubled prefixes are what people type who mean /v1: "base URL without /v1" is the commonest mistake. */
 #define OPENAI(method, rest, action, summary, op, stages) \

@@ -4,6 +4,7 @@
 #include "common/base/clock.h"
 #include "services/gateway/account.h"
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/worker.h"
 #include "services/gateway/sticky.h"
 
 static bool is_auto(struct str model)

@@ -1,6 +1,7 @@
 /* dispatch.c - sends the request to the replica whose slot the queue stage took. */
 #include "services/gateway/attempt.h"
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/worker.h"
 
 static enum step enter(struct req *r)
 {

@@ -1,5 +1,6 @@
 /* parse.c - reads the body in the route's dialect, and the hints that other dialects carry in headers. */
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/worker.h"
 
 static struct str header(const struct req *r, const char *name)
 {

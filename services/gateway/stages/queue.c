@@ -1,6 +1,7 @@
 /* queue.c - a slot on a replica of the chosen model now, or a place in its queue, or a refusal that says when to come back. */
 #include "common/base/clock.h"
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/worker.h"
 
 static bool same_model(const struct req *r, uint16_t i)
 {

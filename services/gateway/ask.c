@@ -1,0 +1,66 @@
+/* ask.c - see ask.h. */
+#include "services/gateway/ask.h"
+
+#include <stdlib.h>
+
+struct ask *ask_new(struct req *r, void (*call)(struct ask *))
+{
+	struct arena *mem = arena_new(2048);
+	struct ask *a = arena_new_of(mem, struct ask);
+
+	a->mem = mem;
+	a->gw = r->worker->gw;
+	a->worker = r->worker;
+	a->req = r;
+	a->call = call;
+	r->ask = a;
+	return a;
+}
+
+void ask_drop(struct ask *a)
+{
+	a->req->ask = NULL;
+	arena_free(a->mem);
+}
+
+static void answer(void *arg)
+{
+	struct ask *a = arg;
+	struct req *r = a->req;
+
+	if (r) {
+		r->ask = NULL;
+		if (a->err.code)
+			req_resume(r, req_fail_why(r, &a->err));
+		else
+			req_resume(r, req_reply(r, a->status, a->content_type ? a->content_type : "application/json", buf_as_str(&a->body)));
+	}
+	buf_free(&a->body);
+	arena_free(a->mem);
+}
+
+void ask_done(struct ask *a) { loop_post(a->worker->loop, answer, a); }
+
+void ask_failed(struct ask *a, struct rpc_client *client, const char *service)
+{
+	const struct why *why = rpc_error(client);
+
+	if (why && (why->code == ERR_NOT_FOUND || why->code == ERR_INVALID || why->code == ERR_MALFORMED))
+		a->err = *why;
+	else
+		err_set(&a->err, ERR_UNAVAILABLE, "the %s does not answer: %s", service, why ? why->text : "no reply");
+	ask_done(a);
+}
+
+static void start(void *arg)
+{
+	struct ask *a = arg;
+
+	a->call(a);
+}
+
+enum step ask_send(struct ask *a)
+{
+	loop_post(a->gw->loop, start, a);
+	return STEP_WAIT;
+}

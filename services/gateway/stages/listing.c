@@ -1,0 +1,628 @@
+/* listing.c - models and backends, answered from the worker's world in microseconds however many backends are dead.
+ *
+ * A struct view is one listed model, real or virtual: "auto" is listed like any other, with the union of what its candidates can do
+ * (it routes to the one that fits), because clients drop a whole list over one incomplete entry. */
+#include <ctype.h>
+
+#include "common/base/clock.h"
+#include "common/data/json_write.h"
+#include "services/gateway/stages/stages.h"
+#include "services/gateway/worker.h"
+
+struct view {
+	struct str name;
+	const struct cat_model *m;    /* NULL: auto */
+	uint64_t size;
+	uint32_t context, caps, embedding_length;
+	char digest[65], modified[40];
+	const char *family, *parameters, *quantization, *format, *architecture;
+	uint64_t parameter_count;
+	int64_t created_s;
+};
+
+/* Clients cut digests to 12 characters and fail on shorter ones; what has none gets one made of what identifies it. */
+static void digest_of(struct view *v, const char *digest)
+{
+	struct str d = str_of(digest);
+
+	if (str_starts(d, STR("sha256:")))
+		d = str_from(d, 7);
+	if (d.n == 64) {
+		str_copy(v->digest, sizeof(v->digest), d);
+		return;
+	}
+	for (unsigned i = 0; i < 4; i++)
+		snprintf(v->digest + 16 * i, 17, "%016llx", (unsigned long long)str_hash(v->name, i * 1000003 + v->size + v->parameter_count));
+}
+
+static void view_model(struct view *v, const struct cat_model *m)
+{
+	const Corral__Model *pb = m->pb;
+	int64_t us;
+
+	*v = (struct view){ .name = m->name, .m = m, .size = pb->size_bytes, .context = m->context, .caps = m->caps,
+		.embedding_length = pb->embedding_length, .family = pb->family, .parameters = pb->parameters,
+		.quantization = pb->quantization, .format = *pb->format ? pb->format : "gguf",
+		.architecture = *pb->architecture ? pb->architecture : *pb->family ? pb->family : "unknown",
+		.parameter_count = pb->parameter_count };
+	digest_of(v, pb->digest);
+	if (!clock_parse_rfc3339(pb->modified_at, &us))
+		us = pb->first_seen_us;
+	v->created_s = us / 1000000;
+	if (*pb->modified_at && clock_parse_rfc3339(pb->modified_at, &us))
+		str_copy(v->modified, sizeof(v->modified), str_of(pb->modified_at));
+	else
+		clock_rfc3339(pb->first_seen_us, 6, v->modified, sizeof(v->modified));
+}
+
+static void view_auto(struct view *v, const struct world *w)
+{
+	int64_t first = w->made_at_us;
+
+	*v = (struct view){ .name = STR("auto"), .family = "auto", .parameters = "", .quantization = "", .format = "gguf", .architecture = "auto",
+		.caps = LLM_CAP_COMPLETION };
+	for (uint16_t i = 0; i < w->cat.n_models; i++) {
+		const struct cat_model *m = &w->cat.models[i];
+
+		if (m->caps && !(m->caps & LLM_CAP_COMPLETION))
+			continue;
+		v->caps |= m->caps & ~(uint32_t)LLM_CAP_EMBEDDING;
+		if (m->context > v->context)
+			v->context = m->context;
+		if (m->pb->first_seen_us && m->pb->first_seen_us < first)
+			first = m->pb->first_seen_us;
+	}
+	digest_of(v, "");
+	v->created_s = first / 1000000;
+	clock_rfc3339(first, 6, v->modified, sizeof(v->modified));
+}
+
+static bool available(const struct world *w, const struct cat_model *m)
+{
+	for (uint16_t i = 0; i < m->n; i++)
+		if (w->cat.backends[w->cat.replicas[m->first + i].backend].up)
+			return true;
+	return false;
+}
+
+static void write_caps(struct json_out *jo, uint32_t caps)
+{
+	jw_key(jo, "capabilities");
+	jw_arr(jo);
+	for (uint32_t bit = 1; bit && bit <= caps; bit <<= 1)
+		if (caps & bit)
+			jw_strz(jo, llm_cap_name(bit));
+	jw_end(jo);
+}
+
+/* --- OpenAI --- */
+
+static void openai_members(struct json_out *jo, const struct view *v)
+{
+	jw_kv_str(jo, "id", v->name);
+	jw_kv_strz(jo, "object", "model");
+	jw_kv_i64(jo, "created", v->created_s);
+	jw_kv_strz(jo, "owned_by", v->m ? "local" : "corral");
+	if (v->context)
+		jw_kv_u64(jo, "context_length", v->context);
+	write_caps(jo, v->caps);
+}
+
+static void openai_entry(struct json_out *jo, const struct view *v)
+{
+	jw_obj(jo);
+	openai_members(jo, v);
+	jw_end(jo);
+}
+
+typedef void entry_fn(struct json_out *, const struct view *);
+
+static bool lists(const struct cat_model *m) { return m->n > 0; }
+
+static void list_all(struct json_out *jo, const struct world *w, entry_fn *entry)
+{
+	struct view v;
+
+	jw_arr(jo);
+	if (w) {
+		view_auto(&v, w);
+		entry(jo, &v);
+	}
+	for (uint16_t i = 0; w && i < w->cat.n_models; i++) {
+		if (!lists(&w->cat.models[i]))
+			continue;
+		view_model(&v, &w->cat.models[i]);
+		entry(jo, &v);
+	}
+	jw_end(jo);
+}
+
+static enum step openai_models(struct req *r)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_kv_strz(&jo, "object", "list");
+	jw_key(&jo, "data");
+	list_all(&jo, r->world, openai_entry);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+/* auto, a model or an alias. False with the request failed. */
+static bool find_view(struct req *r, struct str name, struct view *v)
+{
+	bool alias;
+	int m;
+
+	if (r->world && (str_ieq(name, STR("auto")) || str_ieq(name, STR("auto:latest")))) {
+		view_auto(v, r->world);
+		return true;
+	}
+	m = r->world ? catalogue_resolve(&r->world->cat, name, &alias) : -1;
+	if (m < 0) {
+		struct why why;
+
+		err_field(&why, ERR_MODEL_NOT_FOUND, "model", "model '" STR_FMT "' not found; GET /v1/models lists what is there", STR_ARG(name));
+		req_fail_why(r, &why);
+		return false;
+	}
+	view_model(v, &r->world->cat.models[m]);
+	return true;
+}
+
+static enum step openai_model(struct req *r)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	struct view v;
+	enum step s;
+
+	if (!find_view(r, r->param, &v))
+		return STEP_FAIL;
+	json_begin(&jo, &b);
+	openai_entry(&jo, &v);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+/* --- Ollama --- */
+
+static void details(struct json_out *jo, const struct view *v, bool lengths)
+{
+	jw_key(jo, "details");
+	jw_obj(jo);
+	jw_kv_strz(jo, "parent_model", "");
+	jw_kv_strz(jo, "format", v->format);
+	jw_kv_strz(jo, "family", v->family);
+	jw_key(jo, "families");
+	jw_arr(jo);
+	jw_strz(jo, v->family);
+	jw_end(jo);
+	jw_kv_strz(jo, "parameter_size", v->parameters);
+	jw_kv_strz(jo, "quantization_level", v->quantization);
+	if (lengths && v->context)
+		jw_kv_u64(jo, "context_length", v->context);
+	if (lengths && v->embedding_length)
+		jw_kv_u64(jo, "embedding_length", v->embedding_length);
+	jw_end(jo);
+}
+
+static void tag_members(struct json_out *jo, const struct view *v)
+{
+	jw_kv_str(jo, "name", v->name);
+	jw_kv_str(jo, "model", v->name);
+	jw_kv_strz(jo, "modified_at", v->modified);
+	jw_kv_u64(jo, "size", v->size);
+	jw_kv_strz(jo, "digest", v->digest);
+	details(jo, v, true);
+	write_caps(jo, v->caps);
+}
+
+static void tag_entry(struct json_out *jo, const struct view *v)
+{
+	jw_obj(jo);
+	tag_members(jo, v);
+	jw_end(jo);
+}
+
+static enum step ollama_tags(struct req *r)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_key(&jo, "models");
+	list_all(&jo, r->world, tag_entry);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+static void ps_entry(struct json_out *jo, const struct world *w, const struct cat_replica *c)
+{
+	struct view v;
+	char expires[40] = "2318-01-01T00:00:00Z";    /* never: a date that is far away and parses */
+
+	view_model(&v, &w->cat.models[c->model]);
+	if (c->pb->expires_at_us)
+		clock_rfc3339(c->pb->expires_at_us, 6, expires, sizeof(expires));
+	jw_obj(jo);
+	jw_kv_str(jo, "name", v.name);
+	jw_kv_str(jo, "model", v.name);
+	jw_kv_u64(jo, "size", v.size);
+	jw_kv_strz(jo, "digest", v.digest);
+	details(jo, &v, false);
+	jw_kv_strz(jo, "expires_at", expires);
+	jw_kv_u64(jo, "size_vram", c->pb->size_vram_bytes);
+	jw_kv_u64(jo, "context_length", c->context);
+	jw_end(jo);
+}
+
+static enum step ollama_ps(struct req *r)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_key(&jo, "models");
+	jw_arr(&jo);
+	for (uint16_t i = 0; r->world && i < r->world->cat.n_replicas; i++)
+		if (r->world->cat.replicas[i].pb->loaded)
+			ps_entry(&jo, r->world, &r->world->cat.replicas[i]);
+	jw_end(&jo);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+static void model_info(struct json_out *jo, const struct view *v, struct req *r)
+{
+	jw_key(jo, "model_info");
+	jw_obj(jo);
+	jw_kv_strz(jo, "general.architecture", v->architecture);
+	jw_kv_str(jo, "general.basename", v->name);
+	if (v->parameter_count)
+		jw_kv_u64(jo, "general.parameter_count", v->parameter_count);
+	jw_key_str(jo, arena_fmt(r->mem, "%s.context_length", v->architecture));
+	jw_u64(jo, v->context);
+	if (v->embedding_length) {
+		jw_key_str(jo, arena_fmt(r->mem, "%s.embedding_length", v->architecture));
+		jw_u64(jo, v->embedding_length);
+	}
+	jw_end(jo);
+}
+
+/* Some clients look for ".Tools" and ".Suffix" in the template to learn what a model can; where the backend did not show its
+ * template the words stand in a comment of one. */
+static struct str template_of(const struct view *v, struct req *r)
+{
+	if (v->m && *v->m->pb->template_text)
+		return str_of(v->m->pb->template_text);
+	return arena_fmt(r->mem, "{{ .Prompt }}%s%s", v->caps & LLM_CAP_TOOLS ? "{{/* .Tools tools */}}" : "",
+			 v->caps & LLM_CAP_INSERT ? "{{/* .Suffix */}}" : "");
+}
+
+static enum step ollama_show(struct req *r)
+{
+	struct json doc;
+	struct why why = { 0 };
+	struct str name = STR("");
+	struct buf b = { 0 };
+	struct json_out jo;
+	struct view v;
+	enum step s;
+
+	if (json_parse(&doc, r->mem, r->x->body, &json_limits_default, &why) != ERR_OK)
+		return req_fail_why(r, &why);
+	if (!json_opt_str(&doc, 0, "model", &name, r->mem, &why) || (!name.n && !json_opt_str(&doc, 0, "name", &name, r->mem, &why)))
+		return req_fail_why(r, &why);
+	if (!name.n)
+		return req_fail(r, ERR_MALFORMED, "model is required");
+	if (!find_view(r, name, &v))
+		return STEP_FAIL;
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_kv_str(&jo, "modelfile", arena_fmt(r->mem, "# served by corral\nFROM " STR_FMT "\n", STR_ARG(v.name)));
+	jw_kv_str(&jo, "parameters", v.context ? arena_fmt(r->mem, "num_ctx                        %u", v.context) : STR(""));
+	jw_kv_str(&jo, "template", template_of(&v, r));
+	details(&jo, &v, false);
+	model_info(&jo, &v, r);
+	write_caps(&jo, v.caps);
+	jw_kv_strz(&jo, "modified_at", v.modified);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+static enum step alive(struct req *r) { return req_reply(r, 200, "text/plain; charset=utf-8", STR("Ollama is running")); }
+
+static enum step version(struct req *r)
+{
+	struct str body = arena_fmt(r->mem, "{\"version\":\"%s\"}", r->worker->gw->cfg->ollama_version);
+
+	return req_reply(r, 200, "application/json; charset=utf-8", body);
+}
+
+/* --- native --- */
+
+static void replica_names(struct json_out *jo, const char *key, const struct world *w, const struct cat_model *m, bool loaded_only)
+{
+	jw_key(jo, key);
+	jw_arr(jo);
+	for (uint16_t i = 0; m && i < m->n; i++)
+		if (!loaded_only || w->cat.replicas[m->first + i].pb->loaded)
+			jw_str(jo, w->cat.backends[w->cat.replicas[m->first + i].backend].name);
+	jw_end(jo);
+}
+
+/* Weighted over replicas by samples. */
+static void measured(struct json_out *jo, const struct world *w, const struct cat_model *m)
+{
+	double tps = 0, ttft = 0, ok = 0, n = 0;
+
+	for (uint16_t i = 0; m && i < m->n; i++) {
+		const Corral__Speed *s = w->pol.speeds[m->first + i];
+
+		if (!s || !s->samples)
+			continue;
+		n += (double)s->samples;
+		tps += s->tokens_per_s * (double)s->samples;
+		ttft += s->ttft_ms * (double)s->samples;
+		ok += s->success_rate * (double)s->samples;
+	}
+	jw_key(jo, "success_rate"), n > 0 ? jw_double(jo, ok / n) : jw_null(jo);
+	jw_key(jo, "tokens_per_s"), n > 0 ? jw_double(jo, tps / n) : jw_null(jo);
+	jw_key(jo, "ttft_ms"), n > 0 ? jw_double(jo, ttft / n) : jw_null(jo);
+}
+
+static void time_member(struct json_out *jo, const char *key, int64_t us)
+{
+	char text[40];
+
+	if (us)
+		clock_rfc3339(us, 3, text, sizeof(text));
+	jw_kv_strz(jo, key, us ? text : NULL);
+}
+
+static void native_members(struct json_out *jo, const struct world *w, const struct view *v)
+{
+	const Corral__Model *pb = v->m ? v->m->pb : NULL;
+
+	jw_kv_strz(jo, "display_name", pb && *pb->display_name ? pb->display_name : v->m ? pb->name : "auto (the best local model for each request)");
+	jw_kv_strz(jo, "family", v->family);
+	jw_kv_strz(jo, "parameters", v->parameters);
+	jw_kv_u64(jo, "parameter_count", v->parameter_count);
+	jw_kv_strz(jo, "quantization", v->quantization);
+	jw_kv_u64(jo, "context_length", v->context);
+	jw_kv_u64(jo, "size_bytes", v->size);
+	jw_kv_bool(jo, "is_available", v->m ? available(w, v->m) : w->cat.n_models > 0);
+	replica_names(jo, "loaded_on", w, v->m, true);
+	replica_names(jo, "backends", w, v->m, false);
+	jw_kv_bool(jo, "protected", pb && pb->is_protected);
+	jw_kv_bool(jo, "pinned", pb && pb->pinned);
+	time_member(jo, "first_seen", pb ? pb->first_seen_us : 0);
+	time_member(jo, "last_synced_at", pb ? pb->last_synced_us : w->made_at_us);
+	measured(jo, w, v->m);
+}
+
+struct filter { struct str available, backend, family, capability; };
+
+static struct filter read_filter(struct req *r)
+{
+	struct filter f = { 0 };
+	struct str q = r->x->head.query;
+
+	http_query_get(q, "available", r->mem, &f.available);
+	http_query_get(q, "backend", r->mem, &f.backend);
+	http_query_get(q, "family", r->mem, &f.family);
+	http_query_get(q, "capability", r->mem, &f.capability);
+	return f;
+}
+
+static bool passes(const struct filter *f, const struct world *w, const struct cat_model *m)
+{
+	bool on = !f->backend.n;
+
+	for (uint16_t i = 0; i < m->n; i++)
+		on |= str_eq(w->cat.backends[w->cat.replicas[m->first + i].backend].name, f->backend);
+	return lists(m) && on && (!f->family.n || str_ieq(str_of(m->pb->family), f->family)) &&
+	       (!f->capability.n || (m->caps & llm_cap_parse(f->capability))) &&
+	       (!f->available.n || available(w, m) == (str_eqz(f->available, "true") || str_eqz(f->available, "1")));
+}
+
+static void both_lists(struct json_out *jo, const struct world *w, const struct filter *f, bool openai)
+{
+	bool filtered = f->available.n || f->backend.n || f->family.n || f->capability.n;
+	struct view v;
+
+	jw_arr(jo);
+	for (int i = filtered ? 0 : -1; w && i < w->cat.n_models; i++) {
+		if (i >= 0 && !passes(f, w, &w->cat.models[i]))
+			continue;
+		if (i < 0)
+			view_auto(&v, w);
+		else
+			view_model(&v, &w->cat.models[i]);
+		jw_obj(jo);
+		if (openai) {
+			openai_members(jo, &v);
+		} else {
+			tag_members(jo, &v);
+			native_members(jo, w, &v);
+		}
+		jw_end(jo);
+	}
+	jw_end(jo);
+}
+
+static enum step models(struct req *r)
+{
+	struct filter f = read_filter(r);
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_kv_strz(&jo, "object", "list");
+	jw_key(&jo, "data");
+	both_lists(&jo, r->world, &f, true);
+	jw_key(&jo, "models");
+	both_lists(&jo, r->world, &f, false);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+static enum step model(struct req *r)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	struct view v;
+	enum step s;
+
+	if (!find_view(r, r->param, &v))
+		return STEP_FAIL;
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_kv_str(&jo, "id", v.name);
+	jw_kv_strz(&jo, "object", "model");
+	tag_members(&jo, &v);
+	native_members(&jo, r->world, &v);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+static const char *state_name(const Corral__Backend *b)
+{
+	static const char *const names[] = { "unknown", "up", "down", "loading" };
+
+	return b->state <= 3 ? names[b->state] : "unknown";
+}
+
+static void backend_load(struct json_out *jo, const struct world *w, uint16_t b)
+{
+	uint32_t in_use = 0, slots = 0;
+
+	jw_key(jo, "models");
+	jw_arr(jo);
+	for (uint16_t i = 0; i < w->cat.n_replicas; i++) {
+		const struct cat_replica *c = &w->cat.replicas[i];
+
+		if (c->backend != b)
+			continue;
+		in_use += atomic_load(&w->states[i]->in_use);
+		slots += c->slots;
+		jw_obj(jo);
+		jw_kv_str(jo, "name", w->cat.models[c->model].name);
+		jw_kv_bool(jo, "loaded", c->pb->loaded);
+		jw_kv_u64(jo, "slots", c->slots);
+		jw_kv_u64(jo, "in_use", atomic_load(&w->states[i]->in_use));
+		jw_kv_u64(jo, "queued", atomic_load(&w->states[i]->queue->n));
+		jw_kv_strz(jo, "breaker", breaker_state_name(breaker_state(&w->states[i]->breaker, mono_us())));
+		jw_end(jo);
+	}
+	jw_end(jo);
+	jw_kv_u64(jo, "slots", slots);
+	jw_kv_u64(jo, "in_use", in_use);
+}
+
+static void backend_entry(struct json_out *jo, const struct world *w, uint16_t i, bool full)
+{
+	const Corral__Backend *b = w->cat.backends[i].pb;
+
+	jw_obj(jo);
+	jw_kv_strz(jo, "name", b->name);
+	if (full) {
+		jw_kv_strz(jo, "kind", b->kind);
+		jw_kv_strz(jo, "url", b->url);
+	}
+	jw_kv_strz(jo, "state", state_name(b));
+	jw_kv_strz(jo, "reason", *b->reason ? b->reason : NULL);
+	if (full) {
+		jw_kv_strz(jo, "version", *b->version ? b->version : NULL);
+		time_member(jo, "checked_at", b->checked_at_us);
+		backend_load(jo, w, i);
+	}
+	jw_end(jo);
+}
+
+static void backend_list(struct json_out *jo, const struct world *w, bool full)
+{
+	jw_key(jo, "backends");
+	jw_arr(jo);
+	for (uint16_t i = 0; w && i < w->cat.n_backends; i++)
+		backend_entry(jo, w, i, full);
+	jw_end(jo);
+}
+
+static enum step backends(struct req *r)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	backend_list(&jo, r->world, true);
+	jw_end(&jo);
+	s = req_reply_json(r, 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+static const char *health_word(const struct world *w)
+{
+	unsigned up = 0;
+
+	for (uint16_t i = 0; w && i < w->cat.n_backends; i++)
+		up += w->cat.backends[i].up;
+	if (!w || up == 0 || w->cat.n_models == 0)
+		return "unavailable";
+	return up == w->cat.n_backends ? "ok" : "degraded";
+}
+
+static enum step health(struct req *r)
+{
+	const char *word = health_word(r->world);
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	jw_kv_strz(&jo, "status", word);
+	backend_list(&jo, r->world, false);
+	jw_kv_u64(&jo, "models", r->world ? r->world->cat.n_models : 0);
+	jw_key(&jo, "cloud");
+	jw_arr(&jo);
+	jw_end(&jo);
+	jw_kv_strz(&jo, "version", CORRAL_VERSION);
+	jw_end(&jo);
+	s = req_reply_json(r, word[0] == 'u' ? 503 : 200, &b);
+	buf_free(&b);
+	return s;
+}
+
+const struct stage stage_alive = { "alive", alive }, stage_version = { "version", version },
+	stage_openai_models = { "openai_models", openai_models }, stage_openai_model = { "openai_model", openai_model },
+	stage_ollama_tags = { "ollama_tags", ollama_tags }, stage_ollama_ps = { "ollama_ps", ollama_ps },
+	stage_ollama_show = { "ollama_show", ollama_show }, stage_models = { "models", models }, stage_model = { "model", model },
+	stage_backends = { "backends", backends }, stage_health = { "health", health };
