@@ -155,6 +155,8 @@ void account_decision(struct req *r)
 	e.outcome = (ProtobufCBinaryData){ outcome.n, (uint8_t *)outcome.p };
 	e.request_id = bytes_of(&r->id);
 	e.occurred_at_us = r->start_wall_us;
+	e.model = r->model;
+	e.alias = r->alias;
 	e.models_epoch = world->cat.epoch;
 	e.models_version = world->cat.version;
 	e.policy_epoch = world->pol.epoch;

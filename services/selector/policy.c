@@ -1,0 +1,160 @@
+/* policy.c - the policy in force: weights by complexity, and the speeds that the ledger measured. Published when it changes. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/selector/selector.h"
+
+/* Weights of quality, latency and cost. The first match wins; "" matches all. Simple questions are not worth a wait for a big model;
+ * complex ones are. */
+static const struct { const char *task, *complexity; double quality, latency, cost; } rules[] = {
+	{ "", "SIMPLE", 0.40, 0.45, 0.15 },
+	{ "", "COMPLEX", 0.80, 0.15, 0.05 },
+	{ "", "", 0.60, 0.30, 0.10 },
+};
+enum { N_RULES = sizeof(rules) / sizeof(*rules) };
+
+/* Two digits: a policy that changes with every sample would be published with every sample. */
+static double coarse(double v)
+{
+	double unit;
+
+	if (v <= 0)
+		return 0;
+	unit = pow(10, floor(log10(v)) - 1);
+	return round(v / unit) * unit;
+}
+
+static void pack(struct selector *s, const Corral__SpeedsReply *speeds, struct buf *out)
+{
+	Corral__PolicySnapshot p = CORRAL__POLICY_SNAPSHOT__INIT;
+	struct arena *mem = arena_new(4096);
+	size_t n;
+
+	p.mode = (char *)"rules";
+	p.switch_margin = s->cfg->switch_margin;
+	p.outcomes = 0;                   /* not part of the policy's identity under rules */
+	p.rules = arena_array(mem, Corral__Rule *, N_RULES);
+	for (p.n_rules = 0; p.n_rules < N_RULES; p.n_rules++) {
+		Corral__Rule *r = p.rules[p.n_rules] = arena_new_of(mem, Corral__Rule);
+
+		corral__rule__init(r);
+		r->task_type = (char *)rules[p.n_rules].task;
+		r->complexity = (char *)rules[p.n_rules].complexity;
+		r->quality = rules[p.n_rules].quality;
+		r->latency = rules[p.n_rules].latency;
+		r->cost = rules[p.n_rules].cost;
+	}
+	p.speeds = arena_array(mem, Corral__Speed *, speeds ? speeds->n_rows : 0);
+	for (size_t i = 0; speeds && i < speeds->n_rows; i++) {
+		const Corral__SpeedRow *row = speeds->rows[i];
+		Corral__Speed *v = p.speeds[p.n_speeds++] = arena_new_of(mem, Corral__Speed);
+
+		corral__speed__init(v);
+		v->model = row->model;
+		v->backend = row->backend;
+		v->tokens_per_s = coarse(row->tokens_per_s);
+		v->ttft_ms = coarse(row->ttft_ms);
+		v->samples = (uint64_t)coarse((double)row->samples);
+		v->success_rate = round(row->success_rate * 100) / 100;
+	}
+	n = corral__policy_snapshot__get_packed_size(&p);
+	buf_clear(out);
+	buf_reserve(out, n);
+	out->n = corral__policy_snapshot__pack(&p, (uint8_t *)out->p);
+	arena_free(mem);
+}
+
+static void publish(struct selector *s, const Corral__SpeedsReply *speeds)
+{
+	struct buf now = { 0 };
+	uint64_t version;
+
+	pack(s, speeds, &now);
+	if (s->policy.n == now.n && memcmp(s->policy.p, now.p, now.n) == 0) {
+		buf_free(&now);
+		return;
+	}
+	buf_free(&s->policy);
+	s->policy = now;
+	version = snapshot_publish(s->policy_pub, buf_as_str(&now));
+	versions_note(&s->policies, (struct snapshot_id){ snapshot_pub_epoch(s->policy_pub), version }, buf_as_str(&now));
+	series_set(metrics_series(svc_metrics(s->svc), M_POLICY_VERSION), (double)version);
+	LOG_DEBUG("policy published", LOG_I("version", version), LOG_I("speeds", speeds ? speeds->n_rows : 0));
+}
+
+static void on_speeds(const Corral__SpeedsReply *reply, void *arg)
+{
+	struct selector *s = arg;
+
+	if (reply)
+		publish(s, reply);
+	else if (!s->policy.n)
+		publish(s, NULL);         /* rules work without measurements */
+}
+
+void policy_refresh(struct selector *s)
+{
+	Corral__SpeedsRequest q = CORRAL__SPEEDS_REQUEST__INIT;
+
+	if (!s->policy.n)
+		publish(s, NULL);
+	corral__usage_tracker__speeds(rpc_stub(s->ledger, &corral__usage_tracker__descriptor), &q, on_speeds, s);
+}
+
+/* What Decide answers with. */
+void policy_rebuild(struct selector *s, struct snapshot_id id, struct str models)
+{
+	struct why why;
+
+	arena_free(s->mem);
+	s->mem = arena_new(8192);
+	s->built = catalogue_build(&s->cat, s->mem, id.epoch, id.version, models, &why) == ERR_OK &&
+		   policy_build(&s->pol, s->mem, &s->cat, snapshot_pub_epoch(s->policy_pub), 0, buf_as_str(&s->policy), &why) == ERR_OK;
+	if (!s->built)
+		LOG_ERROR("the model snapshot was not applied", LOG_S("error", why.text));
+}
+
+static struct load *load_of(struct selector *s, const Corral__DecideRequest *q, struct arena *mem)
+{
+	struct load *l = arena_array(mem, struct load, s->cat.n_replicas + 1u);
+
+	for (uint16_t i = 0; i < s->cat.n_replicas; i++) {
+		const Corral__ReplicaLoad *r = q->load && i < q->load->n_replicas ? q->load->replicas[i] : NULL;
+
+		l[i] = r ? (struct load){ r->in_use, r->slots, r->queued, r->breaker_open } : (struct load){ .slots = s->cat.replicas[i].slots };
+	}
+	return l;
+}
+
+static void on_decide(Corral__Selector_Service *rpc, const Corral__DecideRequest *q, Corral__DecideReply_Closure closure, void *data)
+{
+	struct selector *s = selector_of_rpc(rpc);
+	struct arena *mem;
+	Corral__DecideReply reply = CORRAL__DECIDE_REPLY__INIT;
+	Corral__DecisionOutcome outcome;
+	struct decision d;
+	bool alias = false;
+	int model;
+
+	if (!s->built || !q->features) {
+		rpc_fail(data, s->built ? ERR_MALFORMED : ERR_UNAVAILABLE, s->built ? "features are missing" : "no model snapshot yet");
+		return;
+	}
+	mem = arena_new(8192);
+	model = q->features->is_auto ? -1 : catalogue_resolve(&s->cat, str_of(q->features->requested_model), &alias);
+	if (model < 0 && !q->features->is_auto) {
+		d = (struct decision){ .err = ERR_MODEL_NOT_FOUND, .reason = "asked" };
+	} else {
+		decide(&d, mem, q->features, model, alias, &s->cat, &s->pol, load_of(s, q, mem), NULL);
+	}
+	decision_explain(&d, q->features, &s->cat, mem, &outcome);
+	reply.outcome = &outcome;
+	reply.models_version = s->cat.version;
+	reply.policy_version = s->pol.version;
+	closure(&reply, data);
+	arena_free(mem);
+}
+
+void policy_serve(struct selector *s) { s->rpc.decide = on_decide; }

@@ -1,0 +1,64 @@
+/* selector.h - turns what is known into policy, and keeps decisions so that they can be explained.
+ *
+ * Nouns: policy (rules and measured speeds, published as snapshot "policy"), decision (a fact of a gateway, kept 14 days),
+ * snapshot store (the bytes of each version that a kept decision refers to, so that it can be computed again). */
+#ifndef CORRAL_SELECTOR_SELECTOR_H
+#define CORRAL_SELECTOR_SELECTOR_H
+#include "common/base/buf.h"
+#include "common/io/snapshot.h"
+#include "common/policy/decide.h"
+#include "common/store/db.h"
+#include "common/svc/svc.h"
+#include "events.pb-c.h"
+#include "facts.pb-c.h"
+#include "selector.pb-c.h"
+#include "usage.pb-c.h"
+
+struct selector_config {
+	const char *selector_db;
+	int64_t decision_keep, policy_every;
+	double switch_margin;
+};
+
+enum selector_metric { M_DECISIONS, M_DECISIONS_DEAD, M_POLICY_VERSION, M_EXPLAINED, M_COUNT };
+
+enum { VERSIONS_KEPT = 64 };
+struct version { struct snapshot_id id; struct str bytes; bool stored; };     /* bytes malloc'ed */
+
+/* The last versions of one kind of snapshot, in memory; older ones only as far as decisions refer to them, in the database. */
+struct version_ring { const char *kind; struct version v[VERSIONS_KEPT]; unsigned next; };
+
+struct selector {
+	struct svc *svc;
+	const struct selector_config *cfg;
+	struct db *db;
+	struct snapshot_sub *models_sub;
+	struct snapshot_pub *policy_pub;
+	struct rpc_client *registry, *ledger;
+	struct version_ring models, policies;
+	struct buf policy;            /* packed, as published last */
+	struct loop_timer policy_timer, clean_timer;
+	Corral__Selector_Service rpc;
+	Corral__Facts_Service facts;
+	struct arena *mem;            /* catalogue and policy in force, rebuilt with each snapshot */
+	struct catalogue cat;
+	struct policy pol;
+	bool built;
+};
+
+/* decisions.c: the log and its replay */
+extern const char *const selector_statements[];
+extern const unsigned selector_n_statements;
+extern const struct db_migration selector_migrations[];
+struct selector *selector_of_facts(Corral__Facts_Service *);
+struct selector *selector_of_rpc(Corral__Selector_Service *);
+void decisions_serve(struct selector *);
+void decisions_clean(struct selector *, int64_t before_us);
+void versions_note(struct version_ring *, struct snapshot_id, struct str bytes);
+void versions_free(struct version_ring *);
+
+/* policy.c */
+void policy_serve(struct selector *);         /* Decide, and the policy that is published */
+void policy_refresh(struct selector *);       /* asks for speeds; publishes when something changed */
+void policy_rebuild(struct selector *, struct snapshot_id, struct str models);
+#endif

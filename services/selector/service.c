@@ -1,0 +1,126 @@
+/* service.c - the selector's table and life. */
+#include "services/selector/service.h"
+
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/selector/selector.h"
+
+#define C struct selector_config
+static const struct opt options[] = {
+	OPT(C, STRING, selector_db, "", "Database of kept decisions; empty = sqlite:<state_dir>/selector/decisions.db."),
+	OPT(C, DURATION, decision_keep, "14d", "How long decisions are kept for /explain.", .min = 60000, .max = 3650LL * 86400000),
+	OPT(C, DURATION, policy_every, "10s", "How often measured speeds are read from the ledger.", .min = 100, .max = 86400000),
+	OPT(C, NUMBER, switch_margin, "0.05", "How much higher another model has to score before a conversation leaves its model.", .max = 1),
+	OPT_END
+};
+#undef C
+
+static const struct metric_def metrics[M_COUNT] = {
+	[M_DECISIONS] = { METRIC_COUNTER, "decisions_total", "Decisions kept for explanation.", "" },
+	[M_DECISIONS_DEAD] = { METRIC_COUNTER, "decision_dead_letters_total", "Decision records that could not be decoded.", "" },
+	[M_POLICY_VERSION] = { METRIC_GAUGE, "policy_version", "Version of the policy published last.", "" },
+	[M_EXPLAINED] = { METRIC_COUNTER, "explanations_total", "Explanations given, by whether the replay gave the same bits.", "replayed" },
+};
+
+struct selector *selector_of_facts(Corral__Facts_Service *f) { return (struct selector *)(void *)((char *)f - offsetof(struct selector, facts)); }
+struct selector *selector_of_rpc(Corral__Selector_Service *r) { return (struct selector *)(void *)((char *)r - offsetof(struct selector, rpc)); }
+
+static void on_models(void *arg, struct snapshot_id id, struct str bytes, bool stale)
+{
+	struct selector *s = arg;
+
+	(void)stale;
+	versions_note(&s->models, id, bytes);
+	policy_rebuild(s, id, bytes);
+	svc_need(s->svc, "model snapshot", s->built, s->built ? "" : "the model snapshot cannot be read");
+}
+
+static void policy_tick(struct loop_timer *t)
+{
+	struct selector *s = (struct selector *)(void *)((char *)t - offsetof(struct selector, policy_timer));
+
+	policy_refresh(s);
+	loop_timer_set(svc_loop(s->svc), t, s->cfg->policy_every * 1000, policy_tick);
+}
+
+static void clean_tick(struct loop_timer *t)
+{
+	struct selector *s = (struct selector *)(void *)((char *)t - offsetof(struct selector, clean_timer));
+
+	decisions_clean(s, wall_us() - s->cfg->decision_keep * 1000);
+	loop_timer_set(svc_loop(s->svc), t, 3600 * (int64_t)1000000, clean_tick);
+}
+
+static void stop(struct svc *svc)
+{
+	struct selector *s = svc_state(svc);
+
+	if (!s)
+		return;
+	loop_timer_del(&s->policy_timer);
+	loop_timer_del(&s->clean_timer);
+	snapshot_sub_free(s->models_sub);
+	snapshot_pub_free(s->policy_pub);
+	versions_free(&s->models);
+	versions_free(&s->policies);
+	buf_free(&s->policy);
+	arena_free(s->mem);
+	db_close(s->db);
+	free(s);
+	svc_set_state(svc, NULL);
+}
+
+static bool open_db(struct selector *s, struct why *why)
+{
+	char url[1200];
+
+	snprintf(url, sizeof(url), "sqlite:%s/decisions.db", svc_state_dir(s->svc));
+	s->db = db_open(*s->cfg->selector_db ? s->cfg->selector_db : url, selector_statements, selector_n_statements, selector_migrations, why);
+	return s->db != NULL;
+}
+
+static bool start(struct svc *svc, struct why *why)
+{
+	struct selector *s = x_calloc(1, sizeof(*s));
+	char cache[1200];
+
+	svc_set_state(svc, s);
+	s->svc = svc;
+	s->cfg = svc_config(svc);
+	s->models.kind = "models";
+	s->policies.kind = "policy";
+	s->registry = svc_peer(svc, "model-registry");
+	s->ledger = svc_peer(svc, "usage-tracker");
+	corral__selector__init(&s->rpc, NULL);
+	corral__facts__init(&s->facts, NULL);
+	decisions_serve(s);
+	policy_serve(s);
+	if (!open_db(s, why) || !(s->policy_pub = snapshot_pub_new(svc_loop(svc), svc_rpc_server(svc), svc_pub_url(svc, "selector"), "policy", why))) {
+		stop(svc);
+		return false;
+	}
+	rpc_server_add(svc_rpc_server(svc), &s->rpc.base);
+	rpc_server_add(svc_rpc_server(svc), &s->facts.base);
+	svc_need(svc, "model snapshot", false, "not heard from the model-registry yet");
+	svc_need(svc, "decision log", true, "");
+	policy_tick(&s->policy_timer);
+	clean_tick(&s->clean_timer);
+	snprintf(cache, sizeof(cache), "%s/models.snapshot", svc_state_dir(svc));
+	s->models_sub = snapshot_sub_new(svc_loop(svc), s->registry, svc_pub_url(svc, "model-registry"), "models", cache, on_models, s);
+	return true;
+}
+
+const struct svc_def selector_service = {
+	.name = "selector",
+	.summary = "Turns what is known into the routing policy; keeps decisions, explains and replays them.",
+	.options = options,
+	.config_size = sizeof(struct selector_config),
+	.metrics = metrics,
+	.n_metrics = M_COUNT,
+	.admin_port = 8112,
+	.rpc_port = 7112,
+	.start = start,
+	.stop = stop,
+};
