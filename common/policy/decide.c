@@ -10,7 +10,7 @@
 #include "common/policy/caps.h"
 
 /* What is assumed until it was measured. */
-enum { ASSUMED_TTFT_MS = 300, ASSUMED_ANSWER_TOKENS = 400 };
+enum { ASSUMED_TTFT_MS = 300, ASSUMED_ANSWER_TOKENS = 400, PATIENCE_S = 60 };
 static const double assumed_load_s = 6.0, assumed_tokens_per_s_b = 120.0;      /* a 1B model; divided by billions of parameters */
 
 const char *rule_name(enum rule r)
@@ -147,6 +147,8 @@ static void score(struct ranked *out, const Corral__DecisionFeatures *f, const s
 	out->latency = 1.0 / (1.0 + out->expected_s / 10.0);
 	out->cost = 1.0 / (1.0 + billions(m) / 30.0);
 	out->score = w.quality * out->quality + w.latency * out->latency + w.cost * out->cost;
+	if (out->expected_s > PATIENCE_S)         /* past what people wait for, no quality makes up for it */
+		out->score *= PATIENCE_S / out->expected_s;
 }
 
 static bool before(const struct ranked *a, const struct ranked *b)

@@ -209,7 +209,7 @@ static const struct { const char *mark, *language; uint8_t weight; } marks[] = {
 	{ "javascript", "javascript", 6 }, { "const ", "javascript", 1 }, { "=> {", "javascript", 3 }, { "console.log", "javascript", 5 }, { "node.js", "javascript", 5 },
 	{ "typescript", "typescript", 7 }, { "interface ", "typescript", 1 }, { ": string", "typescript", 3 }, { "golang", "go", 7 }, { "func ", "go", 3 }, { "package main", "go", 6 },
 	{ "rust", "rust", 4 }, { "fn ", "rust", 3 }, { "let mut", "rust", 6 }, { "impl ", "rust", 3 }, { "java ", "java", 4 }, { "public class", "java", 5 }, { "System.out", "java", 6 },
-	{ "SELECT ", "sql", 4 }, { "sql", "sql", 5 }, { "INSERT INTO", "sql", 5 }, { "#!/bin/", "shell", 6 }, { "bash", "shell", 4 }, { "ruby", "ruby", 5 }, { "php", "php", 5 }, { "<?php", "php", 7 },
+	{ "SELECT ", "sql", 4 }, { "sql", "sql", 5 }, { "SQL", "sql", 5 }, { "INSERT INTO", "sql", 5 }, { "#!/bin/", "shell", 6 }, { "bash", "shell", 4 }, { "ruby", "ruby", 5 }, { "php", "php", 5 }, { "<?php", "php", 7 },
 	{ "c#", "csharp", 6 }, { "kotlin", "kotlin", 6 }, { "swift", "swift", 4 }, { "haskell", "haskell", 6 }, { " in C", "c", 3 }, { "```c\n", "c", 6 }, { "```py", "python", 6 }, { "```js", "javascript", 6 }, { "```rs", "rust", 6 }, { "```go", "go", 6 }, { "```sql", "sql", 6 }, { "```sh", "shell", 6 },
 };
 
