@@ -346,6 +346,31 @@ static struct llm_target target_of(struct req *r, uint16_t replica)
 		.request_id = str_n(r->id_text, 36), .created_us = r->start_wall_us };
 }
 
+/* This backend cannot be given the request; another kind may. */
+static enum step cannot_plan(struct req *r, const struct why *why)
+{
+	settle(r, V_NEUTRAL, "not_sent", why->code, "plan");
+	mark_tried(r);
+	r->try.number--;
+	if (!r->unplanned.code)
+		r->unplanned = *why;
+	return other_replica(r) ? STEP_AGAIN : req_fail_why(r, &r->unplanned);
+}
+
+/* The call may outlive the client's connection, whose buffer the parts point into (see attempt_orphan). */
+static void own_body(struct req *r)
+{
+	struct llm_plan *p = &r->try.plan;
+	char *copy = arena_alloc(r->mem, p->length + 1), *at = copy;
+
+	for (unsigned i = 0; i < p->n_parts; i++) {
+		memcpy(at, p->parts[i].p, p->parts[i].n);
+		at += p->parts[i].n;
+	}
+	p->parts[0] = str_n(copy, p->length);
+	p->n_parts = 1;
+}
+
 enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t replica)
 {
 	struct attempt *t = &r->try;
@@ -361,12 +386,15 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .start_us = req_now(r), .start_position = -1 };
 	list_init(&t->open);
 	t->checkpoint_us = t->start_us;
-	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK || !account_start(r, &why)) {
-		settle(r, V_NEUTRAL, "not_sent", why.code, "plan");
-		if (t->start_position < 0)
-			t->number = number - 1;       /* nothing of it is in the ledger */
+	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK)
+		return cannot_plan(r, &why);
+	if (!account_start(r, &why)) {
+		settle(r, V_NEUTRAL, "not_sent", why.code, "spool");
+		t->number = number - 1;           /* nothing of it is in the ledger */
 		return req_fail_why(r, &why);
 	}
+	if (b->kind == LLM_BACKEND_OLLAMA && !r->world->cat.replicas[replica].pb->loaded)
+		own_body(r);
 	if (t->plan.ignored.n && http_value_ok(t->plan.ignored) && t->plan.ignored.n < 1024)
 		r->extra_headers = arena_fmt(r->mem, "X-Corral-Ignored: " STR_FMT "\r\n", STR_ARG(t->plan.ignored));
 	t->relay = llm_relay_new(r->mem, &r->in, &t->plan, &target);

@@ -115,7 +115,7 @@ static void read_trace(struct req *r)
 	else
 		hex_id(r->trace_id, 2);
 	if (id && id->value.n && id->value.n <= 128)
-		r->client_request_id = id->value;
+		r->client_request_id = arena_str(r->mem, id->value);      /* the log outlives the connection's buffer */
 }
 
 /* --- answers --- */

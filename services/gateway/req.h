@@ -75,6 +75,7 @@ struct req {
 	int model;                    /* asked index; -1 auto */
 	bool alias;
 	bool *tried;                  /* by replica; NULL until a retry */
+	struct why unplanned;         /* why a backend could not be given the request; others are tried first */
 	struct decision pick;         /* set by decide */
 	struct load *pick_load;       /* by replica index, as decide() saw it */
 	char picked_reason[16];

@@ -66,6 +66,8 @@ static enum step refuse(struct req *r)
 	struct why why = { 0 };
 	int64_t soonest = 0, now = req_now(r);
 
+	if (r->unplanned.code)
+		return req_fail_why(r, &r->unplanned);
 	for (uint16_t i = 0; i < r->pick.n_rejected; i++) {
 		int64_t us = breaker_retry_us(&r->world->states[r->pick.rejected[i].replica]->breaker, now);
 
@@ -82,7 +84,7 @@ static void remember(struct req *r, bool first)
 {
 	double sample = r->worker->gw->cfg->decision_sample;
 
-	snprintf(r->picked_reason, sizeof(r->picked_reason), "%s", first ? r->pick.reason : "fallback");
+	snprintf(r->picked_reason, sizeof(r->picked_reason), "%s", first || !r->try.number ? r->pick.reason : "fallback");
 	if (first && (r->features.is_auto || (sample > 0 && rand_unit() < sample)))
 		account_decision(r);
 	if (r->pick.n_ranked && r->features.is_auto && r->in.conversation.n)
