@@ -287,7 +287,10 @@ static enum err load_env(struct loader *l)
 
 static bool reserved(struct str name)
 {
-	static const char *const names[] = { "CORRAL_URL", "CORRAL_API_KEY", "CORRAL_TEST_CLOCK", "CORRAL_CONFIG", "CORRAL_BIN" };
+	static const char *const names[] = {
+		"CORRAL_URL", "CORRAL_API_KEY", "CORRAL_CONFIG", "CORRAL_BIN",         /* client, runtime, tests */
+		"CORRAL_CACHE_DIR", "CORRAL_DEBIAN_MIRROR", "CORRAL_LLAMA_SUITE"       /* scripts */
+	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (str_eqz(name, names[i]))

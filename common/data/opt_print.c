@@ -184,18 +184,41 @@ void opt_dump(struct buf *b, const struct opt_set *sets, size_t n)
 
 /* --- --check-config --- */
 
+/* Code points that YAML has only as escapes: controls, the byte order mark, the two that are none. */
+static unsigned needs_escape(struct str rest)
+{
+	const unsigned char *p = (const unsigned char *)rest.p;
+
+	if (p[0] < 0x20 || p[0] == 0x7f)
+		return p[0];
+	if (rest.n >= 2 && p[0] == 0xc2 && p[1] < 0xa0)
+		return p[1];
+	if (rest.n >= 3 && p[0] == 0xef && ((p[1] == 0xbb && p[2] == 0xbf) || (p[1] == 0xbf && p[2] >= 0xbe)))
+		return p[1] == 0xbb ? 0xfeff : 0xff00 + p[2] + 0x40u;
+	return 0;
+}
+
+/* A double-quoted YAML scalar; bytes that are not UTF-8 become '?'. */
 static void add_quoted(struct buf *b, const char *text)
 {
+	struct str s = str_of(text);
+	bool valid = str_utf8_valid(s);
+
 	buf_char(b, '"');
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			buf_printf(b, "\\%c", *text);
-		else if ((unsigned char)*text < 0x20)
-			buf_printf(b, "\\x%02x", (unsigned char)*text);
-		else if (*text == '$' && text[1] == '{')
-			buf_addz(b, "$$");
-		else
-			buf_char(b, *text);
+	for (; s.n > 0; s = str_from(s, 1)) {
+		unsigned code = needs_escape(s);
+
+		if (!valid && (unsigned char)*s.p >= 0x80) {
+			buf_char(b, '?');
+		} else if (code) {
+			buf_printf(b, "\\u%04x", code);
+			s = str_from(s, code >= 0x800 ? 2 : code >= 0x80 ? 1 : 0);
+		} else if (*s.p == '"' || *s.p == '\\') {
+			buf_printf(b, "\\%c", *s.p);
+		} else {
+			buf_addz(b, *s.p == '$' && s.n > 1 && s.p[1] == '{' ? "$" : "");
+			buf_char(b, *s.p);
+		}
 	}
 	buf_char(b, '"');
 }
