@@ -1,6 +1,6 @@
 # lib.sh: what the scripts of this folder share; sourced, never run.
 #
-# Talking (say, step, warn, die), places (corral_cache, corral_state), Debian packages (pkg_missing,
+# Talking (say, step, warn, die), places (corral_cache, corral_state), Debian packages (pkg_want,
 # pkg_install), and small questions about ports, processes and HTTP. Nothing here changes anything
 # on the machine except pkg_install and the two folders.
 # shellcheck shell=bash
@@ -73,21 +73,31 @@ as_root() {
 
 can_be_root() { [ "$(id -u)" -eq 0 ] || have sudo; }
 
-# pkg_install WHY NAME...: install those that are missing and say so; no network when none is.
-# Daemons that come with a package are neither started nor enabled.
-pkg_install() {
+# pkg_want WHY NAME...: remember those that are missing, and say so.
+wanted=()
+pkg_want() {
 	local why=$1 missing; shift
 	missing=$(pkg_missing "$@")
 	[ -n "$missing" ] || return 0
-	step "installing for $why: $missing"
+	[ ${#wanted[@]} -gt 0 ] || step "missing Debian packages:"
+	say "    for $why: $missing"
+	# shellcheck disable=SC2206
+	wanted+=($missing)
+}
+
+# pkg_install: install what was wanted, in one go; nothing, and no network, when that is nothing.
+# Daemons that come with a package are neither started nor enabled.
+pkg_install() {
+	[ ${#wanted[@]} -gt 0 ] || return 0
 	if ! can_be_root; then
-		warn "This needs an administrator, and there is no sudo here. Ask one to run:"
-		warn "    apt-get install --no-install-recommends $missing"
+		warn "Installing them needs an administrator, and there is no sudo here. Ask one to run:"
+		warn "    apt-get install --no-install-recommends ${wanted[*]}"
 		exit $EX_MISSING
 	fi
-	# shellcheck disable=SC2086
-	apt_quietly $missing && return 0
-	warn "apt-get could not install: $missing (needed for $why). Its message is above."
+	step "installing them with apt-get"
+	apt_quietly "${wanted[@]}" && return 0
+	warn "apt-get could not install them; its message is above. To try by hand:"
+	warn "    apt-get update && apt-get install --no-install-recommends ${wanted[*]}"
 	exit $EX_MISSING
 }
 
