@@ -50,7 +50,8 @@ struct http_call {
 	struct http_call_ops ops;
 	struct http_call_opts opts;
 	void *arg;
-	struct loop_deferred release, fail;
+	struct loop_deferred release;
+	struct loop_timer fail;
 	enum http_call_error error;   /* for 'fail' */
 	const char *error_text;
 	int64_t since_us;             /* of the wait that runs: connecting, first byte, between bytes */
@@ -230,7 +231,7 @@ static void call_over(struct http_call *call)
 
 	call->state = CALL_OVER;
 	call->link = NULL;
-	loop_undefer(&call->fail);
+	loop_timer_del(&call->fail);
 	list_del(&call->node);
 	call->pool->n_calls--;
 	loop_defer(call->pool->loop, &call->release, LOOP_PHASE_FREE, release_call);
@@ -254,19 +255,20 @@ static void call_failed(struct http_call *call, enum http_call_error e, const ch
 	call->ops.on_error(call, e, text, call->arg);
 }
 
-static void fail_now(struct loop_deferred *d)
+static void fail_now(struct loop_timer *t)
 {
-	struct http_call *call = list_entry(d, struct http_call, fail);
+	struct http_call *call = list_entry(t, struct http_call, fail);
 
 	call_failed(call, call->error, call->error_text);
 }
 
-/* For what goes wrong while http_call_start() runs: told at the end of the turn. 'text' stays valid. */
+/* For what goes wrong while http_call_start() runs: told in the next turn. A timer, because a caller that starts again at
+ * once must not keep the turn from ending. 'text' stays valid. */
 static void call_fail_later(struct http_call *call, enum http_call_error e, const char *text)
 {
 	call->error = e;
 	call->error_text = text;
-	loop_defer(call->pool->loop, &call->fail, LOOP_PHASE_SEND, fail_now);
+	loop_timer_set(call->pool->loop, &call->fail, 0, fail_now);
 }
 
 void http_call_pause(struct http_call *call) { call->paused = true; }

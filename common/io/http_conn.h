@@ -52,7 +52,7 @@ struct conn {
 	char *out;                    /* NULL when nothing is queued */
 	size_t out_at, out_n, out_cap;
 	struct exchange *xc;
-	char peer[64];
+	char peer[56];
 };
 
 struct http_server {

@@ -500,9 +500,21 @@ static struct exchange *exchange_new(struct conn *c, const struct http_head *h, 
 	e->x.path = str_n(mem + bytes.n, 0);
 	e->x.body = str_n(mem + h->head_len, 0);
 	e->x.start_us = loop_now_us(c->srv->loop);
-	memcpy(e->x.peer, c->peer, sizeof(c->peer));
+	e->x.peer = c->peer;
 	c->xc = e;
 	return e;
+}
+
+static bool set_path(struct exchange *e)
+{
+	struct http_head *h = &e->x.head;
+	char *out = (char *)(uintptr_t)e->x.path.p;
+
+	if (str_eqz(h->path, "*")) {
+		e->x.path = h->path;
+		return true;
+	}
+	return http_path_normalise(h->path, out, h->path.n, &e->x.path);
 }
 
 /* Answers instead of the request, and lets the connection go. */
@@ -524,14 +536,16 @@ static void refuse(struct conn *c, const struct why *why)
 		   str_n(text, (size_t)snprintf(text, sizeof(text), "%s\n", why->text)));
 }
 
-/* A head that never became one: what was understood of it is of no use, its bytes even less. */
-static void refuse_head(struct conn *c, const struct why *why)
+/* A head that never became one. 'h' is what was understood of it, in 'bytes': enough to answer in the caller's dialect. */
+static void refuse_head(struct conn *c, const struct http_head *h, struct str bytes, const struct why *why)
 {
-	static const struct http_head nothing = { .minor = 1 };
+	struct exchange *e = exchange_new(c, h, bytes);
 
 	buf_free(&c->in);
 	c->seen = 0;
-	exchange_new(c, &nothing, STR(""));
+	e->x.body = STR("");
+	e->x.head.minor = 1;
+	(void)set_path(e);
 	refuse(c, why);
 }
 
@@ -628,18 +642,6 @@ static void body_start(struct conn *c, struct str in)
 		body_feed(c, in);
 }
 
-static bool set_path(struct exchange *e)
-{
-	struct http_head *h = &e->x.head;
-	char *out = (char *)(uintptr_t)e->x.path.p;
-
-	if (str_eqz(h->path, "*")) {
-		e->x.path = h->path;
-		return true;
-	}
-	return http_path_normalise(h->path, out, h->path.n, &e->x.path);
-}
-
 /* The head is complete: 'in' begins with it. What is not of this request is kept for later. */
 static void request_start(struct conn *c, struct str in)
 {
@@ -695,7 +697,7 @@ static void head_feed(struct conn *c, struct str in, bool kept)
 		request_start(c, in);
 		return;
 	case HTTP_BAD:
-		refuse_head(c, &why);
+		refuse_head(c, &s->head, str_n(in.p, in.n < http_limits_default.max_head ? in.n : http_limits_default.max_head), &why);
 		return;
 	case HTTP_MORE:
 		break;
@@ -727,7 +729,9 @@ static void feed(struct conn *c, struct str in)
 		head_feed(c, in, false);
 	} else if (c->state == CONN_BODY) {
 		body_feed(c, in);
-	} else if (c->state != CONN_LINGER && c->keep) {        /* nothing is read from a client after its last request */
+	} else if (c->state != CONN_LINGER && !c->keep) {
+		c->unread = true;             /* a request after the last one is not answered */
+	} else if (c->state != CONN_LINGER) {
 		buf_add(&c->in, in.p, in.n);
 		if (c->state == CONN_IDLE || c->state == CONN_HEAD)
 			feed_early(c);
@@ -843,10 +847,11 @@ static void on_ready(struct loop_io *io, unsigned ready)
 
 static void head_late(struct conn *c)
 {
+	static const struct http_head nothing;
 	struct why why;
 
 	err_set(&why, ERR_REQUEST_TIMEOUT, "the request head was not complete after %d ms", (int)c->srv->opts.head_ms);
-	refuse_head(c, &why);
+	refuse_head(c, &nothing, STR(""), &why);
 }
 
 static void body_check(struct conn *c, int64_t now_us)

@@ -25,7 +25,7 @@ struct http_server;
 struct http_xchg {
 	struct str path;              /* normalised: one slash, no trailing slash, decoded */
 	struct str body;              /* whole body, framing removed; set before on_request */
-	char peer[64];                /* "127.0.0.1:5123" */
+	const char *peer;             /* "127.0.0.1:5123" */
 	int64_t start_us;             /* loop clock when the head was complete */
 	void *user;                   /* the handler's */
 	void (*on_gone)(struct http_xchg *, const char *why);   /* set by the handler in on_request; may be NULL */

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -34,6 +35,7 @@ struct world {
 	struct http_xchg *held;       /* /hold, /stream: the test answers */
 	int heads, requests, gone, refused, drained;
 	enum err refused_code;
+	char refused_path[32];
 	struct str big;
 	size_t fed, high;             /* /feed: bytes given, most bytes queued */
 };
@@ -148,6 +150,7 @@ static void h_refused(struct http_xchg *x, const struct why *why, void *arg)
 {
 	w.refused++;
 	w.refused_code = why->code;
+	str_copy(w.refused_path, sizeof(w.refused_path), x->path);
 }
 
 static const struct http_handler handler = { h_head, h_request, h_refused, NULL };
@@ -164,7 +167,7 @@ static void pool_to(uint16_t port, const char *host)
 {
 	struct http_url url;
 	struct why why;
-	char text[64];
+	char text[128];
 
 	snprintf(text, sizeof(text), "http://%s:%u", host, port);
 	assert_true(http_url_parse(&url, str_of(text), &why));
@@ -262,6 +265,30 @@ static void raw_done(int fd)
 static bool held(void) { return w.held != NULL; }
 static bool one_gone(void) { return w.gone > 0; }
 static bool no_conns(void) { return http_server_conns(w.srv) == 0; }
+
+static struct { int calls, status; char body[64]; bool failed; } fetched;
+
+static void on_fetched(void *arg, int status, struct str body, const char *error)
+{
+	fetched.calls++;
+	fetched.status = status;
+	fetched.failed = error != NULL;
+	str_copy(fetched.body, sizeof(fetched.body), body);
+}
+
+static bool has_fetched(void) { return fetched.calls > 0; }
+
+/* What a server that was killed leaves: a socket file without a listener. */
+static void leave_dead_socket(const char *path)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	unlink(path);
+	str_copy(sa.sun_path, sizeof(sa.sun_path), str_of(path));
+	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	close(fd);
+}
 
 /* --- server --- */
 
@@ -405,6 +432,8 @@ static void refuses_what_is_wrong(void **state)
 	refused("POST /small HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n", "413", ERR_TOO_LARGE);
 	refused("POST /small HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n123456\r\n6\r\n123456\r\n", "413", ERR_TOO_LARGE);
 	refused("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "400", ERR_MALFORMED);
+	refused("POST /v1//known HTTP/1.1\r\nHost: x\r\nContent-Length: z\r\n\r\n", "400", ERR_MALFORMED);
+	assert_string_equal(w.refused_path, "/v1/known");
 	assert_int_equal(w.requests, 0);
 }
 
@@ -641,6 +670,119 @@ static void drain_of_an_idle_server_is_immediate(void **state)
 	assert_true(was_idle);
 }
 
+static void drain_serves_what_the_kernel_has(void **state)
+{
+	int fd = dial();
+
+	was_idle = false;
+	say(fd, "GET /in-the-backlog HTTP/1.1\r\nHost: x\r\n\r\n");
+	http_server_drain(w.srv, on_idle, NULL);
+	expect_end(fd);
+	assert_non_null(str_find(buf_as_str(&raw.got), STR("Connection: close\r\n\r\n/in-the-backlog")));
+	run_until(idle);
+	raw_done(fd);
+}
+
+static void http_server_free_breaks_what_is_open(void **state)
+{
+	int fd = dial(), sending = dial();
+
+	big_set(16 << 20);
+	say(fd, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+	say(sending, "GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+	run_until(held);
+	http_server_free(w.srv);
+	assert_int_equal(w.gone, 1);
+	w.srv = NULL;
+	expect_end(fd);
+	raw_done(fd);
+	close(sending);
+	big_free();
+}
+
+static void free_when_idle(void *arg)
+{
+	http_server_free(w.srv);
+	w.srv = NULL;
+	was_idle = true;
+}
+
+static void may_be_freed_when_drained(void **state)
+{
+	int fd = dial();
+
+	was_idle = false;
+	say(fd, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+	run_until(held);
+	http_server_drain(w.srv, free_when_idle, NULL);
+	http_reply(w.held, 200, STR(""), STR("bye"));
+	run_until(idle);
+	raw_done(fd);
+}
+
+static bool all_early(void) { raw_read(); return w.requests == 5001; }
+
+static void holds_early_requests_back(void **state)
+{
+	struct buf b = { 0 };
+	int fd = dial();
+	size_t sent = 0;
+
+	say(fd, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+	run_until(held);
+	for (int i = 0; i < 5000; i++)
+		buf_addz(&b, "GET /early HTTP/1.1\r\nHost: x\r\n\r\n");
+	raw_use(fd);
+	for (int i = 0; i < 1000 && sent < b.n; i++) {
+		ssize_t n = send(fd, b.p + sent, b.n - sent, MSG_NOSIGNAL);
+
+		sent += n > 0 ? (size_t)n : 0;
+		run_ms(1);
+		if (sent < b.n || !w.held)
+			continue;
+		run_ms(20);
+		http_reply(w.held, 200, STR(""), STR(""));
+	}
+	assert_int_equal(sent, b.n);
+	run_until(all_early);
+	buf_free(&b);
+	raw_done(fd);
+}
+
+static void listens_on_v6_and_unix(void **state)
+{
+	struct http_server *v6, *ux, *again;
+	struct http_url url;
+	struct why why;
+	char text[64], path[] = "unix:/tmp/http_test.sock.XXXXXX";
+
+	v6 = http_server_new(w.loop, "[::1]:0", &handler, NULL, &why);
+	if (!v6)
+		skip();               /* no v6 on this machine */
+	snprintf(text, sizeof(text), "http://[::1]:%u/base/", http_server_port(v6));
+	assert_true(http_url_parse(&url, str_of(text), &why));
+	http_pool_free(w.pool);
+	w.pool = http_pool_new(w.loop, &url, NULL);
+	memset(&fetched, 0, sizeof(fetched));
+	http_fetch(w.pool, "GET", STR("/six"), STR(""), STR(""), 1000, 100, on_fetched, NULL);
+	run_until(has_fetched);
+	assert_string_equal(fetched.body, "/base/six");
+	http_server_free(v6);
+
+	close(mkstemp(path + 5));
+	unlink(path + 5);
+	ux = http_server_new(w.loop, path, &handler, NULL, &why);
+	assert_non_null(ux);
+	assert_null(http_server_new(w.loop, path, &handler, NULL, &why));     /* alive: not taken over */
+	run_ms(1);
+	leave_dead_socket("/tmp/http_test.dead");
+	again = http_server_new(w.loop, "unix:/tmp/http_test.dead", &handler, NULL, &why);
+	assert_non_null(again);
+	http_server_free(again);
+	http_server_free(ux);
+	assert_int_equal(access(path + 5, F_OK), -1);
+}
+
 static void says_who_has_the_port(void **state)
 {
 	struct why why;
@@ -855,13 +997,16 @@ static void pool_free_cancels(void **state)
 
 static void finds_a_name_without_blocking(void **state)
 {
+	char no_name[71] = "";
+
 	http_pool_free(w.pool);
 	pool_to(http_server_port(w.srv), "localhost");
 	call("GET", "/named", STR(""), NULL);
 	run_until(over);
 	assert_true(str_eqz(buf_as_str(&got.body), "/named"));
 	http_pool_free(w.pool);
-	pool_to(http_server_port(w.srv), "no-such-name.invalid");
+	memset(no_name, 'a', 70);     /* longer than a label may be: fails without asking a name server */
+	pool_to(http_server_port(w.srv), no_name);
 	call("GET", "/", STR(""), &(struct http_call_opts){ .connect_ms = 60000 });
 	run_until(over);
 	assert_int_equal(got.error, HTTP_CALL_REFUSED);
@@ -1132,6 +1277,40 @@ static void a_refused_connection(void **state)
 	assert_int_equal(got.error, HTTP_CALL_REFUSED);
 }
 
+static int retries;
+
+static void try_again(struct http_call *call, enum http_call_error e, const char *text, void *arg)
+{
+	static const struct http_call_ops again = { c_head, c_data, c_end, try_again };
+
+	retries++;
+	if (e == HTTP_CALL_CANCELLED)
+		return;
+	http_call_start(w.pool, STR("GET / HTTP/1.1\r\n\r\n"), NULL, 0, NULL, &again, NULL);
+}
+
+static void a_caller_that_tries_again_at_once_does_not_stop_the_loop(void **state)
+{
+	static const struct http_call_ops again = { c_head, c_data, c_end, try_again };
+	struct rlimit old, low;
+	int probe = dup(0);
+
+	getrlimit(RLIMIT_NOFILE, &old);
+	low = old;
+	low.rlim_cur = (rlim_t)probe;
+	close(probe);
+	got_reset();
+	setrlimit(RLIMIT_NOFILE, &low);
+	http_call_start(w.pool, STR("GET / HTTP/1.1\r\n\r\n"), NULL, 0, NULL, &again, NULL);
+	run_ms(20);
+	setrlimit(RLIMIT_NOFILE, &old);
+	assert_true(retries > 1);
+	close(fake.listener);
+	fake.listener = -1;
+	run_ms(20);
+	w.pool = (http_pool_free(w.pool), NULL);
+}
+
 static void a_connection_that_never_comes(void **state)
 {
 	int fill[64], n = 0;
@@ -1154,18 +1333,6 @@ static void a_connection_that_never_comes(void **state)
 }
 
 /* --- fetch, urls --- */
-
-static struct { int calls, status; char body[64]; bool failed; } fetched;
-
-static void on_fetched(void *arg, int status, struct str body, const char *error)
-{
-	fetched.calls++;
-	fetched.status = status;
-	fetched.failed = error != NULL;
-	str_copy(fetched.body, sizeof(fetched.body), body);
-}
-
-static bool has_fetched(void) { return fetched.calls > 0; }
 
 static void fetches(void **state)
 {
@@ -1236,13 +1403,14 @@ int main(void)
 		T(notices_a_client_that_leaves), T(a_client_that_leaves_early_costs_nothing), T(request_and_end_at_once_is_answered),
 		T(a_reset_right_behind_the_request_is_seen),
 		T(an_aborted_answer_looks_incomplete), T(a_slow_reader_bounds_memory), T(a_reader_that_stopped_is_gone), T(drains),
-		T(drain_of_an_idle_server_is_immediate), T(says_who_has_the_port), T(limits_connections),
+		T(drain_of_an_idle_server_is_immediate), T(drain_serves_what_the_kernel_has), T(http_server_free_breaks_what_is_open),
+		T(may_be_freed_when_drained), T(holds_early_requests_back), T(listens_on_v6_and_unix), T(says_who_has_the_port), T(limits_connections),
 		T(calls_and_reuses), T(carries_8_mib_both_ways), T(a_cancelled_call_is_seen_by_the_server), T(a_pause_holds_the_server_back),
 		T(server_death_reaches_the_call), T(pool_free_cancels), T(finds_a_name_without_blocking),
 		F(reads_every_framing), F(refuses_a_bad_answer), F(caps_the_head), F(a_server_that_dies_anywhere),
 		F(a_stale_connection_is_replaced_once), F(an_idle_connection_closed_by_the_server_is_dropped),
 		F(an_idle_connection_is_not_kept_for_long), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
-		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes),
+		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes), F(a_caller_that_tries_again_at_once_does_not_stop_the_loop),
 		T(fetches), cmocka_unit_test(parses_urls), T(survives_without_descriptors),
 	};
 	int rc;

@@ -57,16 +57,11 @@ static void let_go(struct resolver *r)
 
 static void *look_up(void *arg)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG }, *list = NULL;
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *list = NULL;
 	struct resolver *r = arg;
 	uint64_t one = 1;
 	int e = getaddrinfo(r->host, r->port, &hints, &list);
 
-	/* Without any configured address but loopback, AI_ADDRCONFIG finds nothing at all. */
-	if (e != 0) {
-		hints.ai_flags = AI_NUMERICSERV;
-		e = getaddrinfo(r->host, r->port, &hints, &list);
-	}
 	for (struct addrinfo *ai = e == 0 ? list : NULL; ai && r->to.n < RESOLVE_MAX; ai = ai->ai_next) {
 		struct address *a = &r->to.list[r->to.n++];
 

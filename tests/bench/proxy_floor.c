@@ -65,6 +65,7 @@ static void on_head(struct http_call *call, const struct http_head *h, void *arg
 	buf_clear(&p->head);          /* the request has been answered, its head is not needed any more */
 	copy_headers(&p->head, h);
 	http_reply_start(p->x, h->status, buf_as_str(&p->head), h->framing == HTTP_LENGTH ? (int64_t)h->content_length : h->framing == HTTP_NO_BODY ? 0 : -1);
+	buf_free(&p->head);           /* a stream may live for long */
 }
 
 static void on_data(struct http_call *call, struct str data, void *arg)
