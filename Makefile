@@ -40,7 +40,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: all help lib test-bins test asan fuzz fuzz-replay framing check clean fakes
+.PHONY: all help lib test-bins test asan fuzz fuzz-replay framing check docs clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -51,6 +51,7 @@ help:
 #: make test        build and run the unit tests
 #: make asan        the same under AddressSanitizer and UBSan
 #: make check       layers, generated pages
+#: make docs        write the generated pages (docs/reference)
 #: make fuzz MINUTES=n   run every fuzz target that long
 #: make fuzz-replay run every fuzz target over its corpus once
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
@@ -139,8 +140,14 @@ fuzz-replay: $(FUZZ_TARGETS)
 framing: $(BUILD)/tests/contract/framing_probe
 	@tests/contract/framing_diff.py --probe $<
 
-check:
+DOCS_BIN := $(if $(wildcard services/corral/main.c),$(BUILD)/bin/corral)
+
+check: $(DOCS_BIN)
 	@scripts/check-layers
+	$(if $(DOCS_BIN),@scripts/gen-docs --check $(DOCS_BIN))
+
+docs: $(DOCS_BIN)
+	@scripts/gen-docs $(DOCS_BIN)
 
 clean:
 	rm -rf $(BUILD)

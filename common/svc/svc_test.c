@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 #include <arpa/inet.h>
+#include <assert.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 #include "common/base/buf.h"
 #include "common/data/log.h"
 #include "common/svc/svc.h"
+#include "snapshot.pb-c.h"
 
 enum { PORT = 8301, SECOND_PORT = 8302 };
 
@@ -28,13 +30,15 @@ static pid_t child;
 
 /* --- services to be run --- */
 
-struct config { int64_t work; const char *listen, *color; bool fail, hang, unmet; };
+struct config { int64_t work; const char *listen, *color; bool fail, hang, unmet, ask, mute; };
 
 static const struct opt options[] = {
 	OPT(struct config, DURATION, work, "0", "How long the drain has work."),
 	OPT(struct config, BOOL, fail, "no", "Fail at the start."),
 	OPT(struct config, BOOL, hang, "no", "Never be drained."),
 	OPT(struct config, BOOL, unmet, "no", "Have a need that is not met."),
+	OPT(struct config, BOOL, ask, "no", "The first asks the second."),
+	OPT(struct config, BOOL, mute, "no", "The second does not answer."),
 	OPT(struct config, ENUM, color, "red", "A word.", .words = "red green"),
 	OPT_END
 };
@@ -45,7 +49,40 @@ static const struct metric_def metrics[] = {
 };
 static const struct svc_route routes[] = { { "GET", "/v1/things", "things.read", "Lists things." }, { 0 } };
 
-struct state { struct loop_timer timer; bool hurried; };
+struct state { struct loop_timer timer; bool hurried; struct svc *svc; Corral__Snapshots_Service rpc; };
+
+static void answer_get(Corral__Snapshots_Service *rpc, const Corral__SnapshotRequest *request, Corral__SnapshotEnvelope_Closure closure, void *arg)
+{
+	struct state *st = (struct state *)(void *)((char *)rpc - offsetof(struct state, rpc));
+	const struct config *c = svc_config(st->svc);
+	Corral__SnapshotEnvelope reply = CORRAL__SNAPSHOT_ENVELOPE__INIT;
+
+	LOG_INFO("was asked", LOG_S("name", request->name));
+	if (c->mute)
+		return;
+	reply.version = 42;
+	closure(&reply, arg);
+}
+
+static void on_answer(const Corral__SnapshotEnvelope *reply, void *arg)
+{
+	struct state *st = arg;
+
+	if (reply)
+		LOG_INFO("was answered", LOG_I("version", reply->version));
+	else
+		LOG_INFO("was not answered", LOG_S("why", rpc_error(svc_peer(st->svc, "second"))->text));
+}
+
+static void ask_second(struct svc *s, struct state *st)
+{
+	Corral__SnapshotRequest request = CORRAL__SNAPSHOT_REQUEST__INIT;
+	struct rpc_client *peer = svc_peer(s, "second");
+
+	assert(peer == svc_peer(s, "second"));
+	request.name = "things";
+	corral__snapshots__get(rpc_stub(peer, &corral__snapshots__descriptor), &request, on_answer, st);
+}
 
 static enum err check(const void *config, struct why *why)
 {
@@ -65,6 +102,13 @@ static bool start(struct svc *s, struct why *why)
 	}
 	st = x_calloc(1, sizeof(*st));
 	svc_set_state(s, st);
+	st->svc = s;
+	corral__snapshots__init(&st->rpc, NULL);
+	st->rpc.get = answer_get;
+	if (svc_rpc_server(s))
+		rpc_server_add(svc_rpc_server(s), &st->rpc.base);
+	else if (c->ask)
+		ask_second(s, st);
 	series_inc(metrics_series(svc_metrics(s), STARTS));
 	series_observe(metrics_series(svc_metrics(s), WORK_SECONDS, "\"odd\""), 0.2);
 	svc_need(s, "a thing", !c->unmet, c->unmet ? "the thing is away" : "it is there");
@@ -440,6 +484,30 @@ static void two_drain_in_order(void **state)
 	assert_non_null(strstr(p, "\"listen\":\"127.0.0.1:8303\",\"pub\":\"inproc://first.pub\",\"peer_pub\":\"tcp://127.0.0.1:7212\""));
 }
 
+static void services_ask_each_other(void **state)
+{
+	launch(true, "--ask", NULL, NULL);
+	await("\"service\":\"second\",\"msg\":\"was asked\",\"name\":\"things\"");
+	await("\"service\":\"first\",\"msg\":\"was answered\",\"version\":42");
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+}
+
+/* The closure hears NULL while the service still has its state. */
+static void calls_end_before_the_service(void **state)
+{
+	const char *ended, *stopped;
+
+	launch(true, "--ask", "--mute", NULL);
+	await("was asked");
+	await("\"started\"");
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+	ended = strstr(printed(), "\"msg\":\"was not answered\",\"why\":\"the client of inproc://second was closed\"");
+	stopped = strstr(printed(), "\"service\":\"first\",\"msg\":\"service stops\"");
+	assert_true(ended && stopped && ended < stopped);
+}
+
 static void one_that_fails_stops_the_others(void **state)
 {
 	assert_int_equal(run_to_end(true, "--fail", NULL, NULL), 1);
@@ -494,7 +562,7 @@ int main(void)
 		RUN(tells_about_itself), RUN(checks_its_configuration), RUN(says_why_it_does_not_start),
 		RUN(answers_on_the_admin_port), RUN(metrics_please_promtool), RUN(a_need_that_is_not_met_is_told),
 		RUN(sigterm_drains), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
-		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order),
+		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order), RUN(services_ask_each_other), RUN(calls_end_before_the_service),
 		RUN(one_that_fails_stops_the_others),
 	};
 
