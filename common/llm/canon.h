@@ -26,12 +26,10 @@ struct message {
 	struct str text;          /* JSON string */
 	struct str thinking;      /* JSON string */
 	struct str tool_call_id, tool_name;      /* JSON strings */
-	struct str *images;       /* base64, decoded, no data URI around it */
-	struct str *image_types;  /* "image/png"; "" = unknown */
+	struct str *images;       /* base64, decoded; a client of Ollama may have put a data URI around it */
 	uint32_t n_images;
 	struct call *calls;
 	uint32_t n_calls;
-	bool text_is_null;
 };
 
 enum canon_format { FORMAT_TEXT, FORMAT_JSON, FORMAT_SCHEMA };
@@ -60,21 +58,28 @@ struct planning {
 	const struct llm_target *target;
 	struct arena *mem;
 	struct why *why;
-	struct buf ignored;       /* names, ", " between them */
+	char ignored[512];        /* names, ", " between them */
+	size_t ignored_len;
 };
-void plan_ignore(struct planning *, const char *path);
-/* Refuses the field for the backend in question: ERR_UNSUPPORTED_FIELD with a sentence. */
+void plan_ignore(struct planning *, const char *parent, const char *name);       /* once each */
+/* ERR_UNSUPPORTED_FIELD for this backend; 'because' is a clause, NULL = it has no such thing. */
 enum err plan_refuse(struct planning *, const char *path, const char *because);
 
 /* The members of a request, each looked up in the table: refused, ignored, or put into *canon. */
 enum err canon_read_openai(struct planning *, struct canon *);
 enum err canon_read_ollama(struct planning *, struct canon *);
 enum err canon_read_native(struct planning *, struct canon *);
-/* Shared by them: the decision of the table for one member; *carry is false when the member needs no more attention. */
-enum err canon_field(struct planning *, enum llm_form, uint32_t value, const struct field **ret, bool *carry);
+
+/* Shared by them. What the table says of one member: *ret is NULL when it needs no more attention.
+ * 'where' stands before the name in errors ("messages[2]."), 'parent' in the list of ignored ("messages."). */
+enum err canon_field(struct planning *, enum llm_form, uint32_t value, const char *where, const char *parent, const struct field **ret);
 enum err canon_plain(struct planning *, struct canon *, const struct field *, uint32_t value);
 enum err canon_options(struct planning *, struct canon *, uint32_t object);
-enum err canon_format(struct planning *, struct canon *, const char *path, uint32_t value);
+enum err canon_read_format(struct planning *, struct canon *, uint32_t value);      /* Ollama's and ours */
+enum err canon_stop(struct planning *, struct canon *, const char *path, uint32_t value);
+/* The list of a message's tool calls, in either shape. */
+enum err canon_calls(struct planning *, struct message *, uint32_t list, uint32_t at);
+bool canon_is_true(const struct planning *, uint32_t value);
 
 /* The body for the backend, appended. */
 void openai_write_request(struct planning *, const struct canon *, struct buf *out);

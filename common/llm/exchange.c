@@ -104,6 +104,36 @@ static void pass_through(struct llm_plan *p, const struct llm_in *in, const stru
 	p->ignored = t->kind == LLM_BACKEND_LLAMACPP ? in->ignored : str_n("", 0);
 }
 
+static enum err read_canon(struct planning *pl, struct canon *c)
+{
+	if (pl->in->dialect == LLM_OPENAI)
+		return canon_read_openai(pl, c);
+	return pl->in->dialect == LLM_OLLAMA ? canon_read_ollama(pl, c) : canon_read_native(pl, c);
+}
+
+static enum err convert(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
+{
+	struct planning pl = { .in = in, .target = t, .mem = mem, .why = why };
+	struct canon c = { .max_tokens = -1 };
+	struct buf body = { 0 };
+	bool ollama = t->kind == LLM_BACKEND_OLLAMA;
+	enum err e;
+
+	str_copy(pl.ignored, sizeof(pl.ignored), in->ignored);
+	pl.ignored_len = strlen(pl.ignored);
+	if ((e = read_canon(&pl, &c)))
+		return e;
+	if (ollama)
+		ollama_write_request(&pl, &c, &body);
+	else
+		openai_write_request(&pl, &c, &body);
+	add_part(p, arena_str(mem, buf_as_str(&body)));
+	buf_free(&body);
+	p->path = c.op == LLM_CHAT ? (ollama ? "/api/chat" : "/v1/chat/completions") : ollama ? "/api/generate" : "/v1/completions";
+	p->ignored = arena_str(mem, str_n(pl.ignored, pl.ignored_len));
+	return ERR_OK;
+}
+
 enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
 {
 	memset(p, 0, sizeof(*p));
@@ -111,7 +141,7 @@ enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_
 		pass_through(p, in, t, mem);
 		return ERR_OK;
 	}
-	return err_set(why, ERR_NOT_IMPLEMENTED, "conversion is not there yet");
+	return convert(p, in, t, mem, why);
 }
 
 /* Error bodies. */

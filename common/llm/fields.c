@@ -5,7 +5,7 @@
 
 enum {
 	OC = 1 << FORM_OPENAI_CHAT, OT = 1 << FORM_OPENAI_COMPLETE, LC = 1 << FORM_OLLAMA_CHAT, LG = 1 << FORM_OLLAMA_GENERATE,
-	NA = 1 << FORM_NATIVE, OP = 1 << FORM_OPTIONS,
+	NA = 1 << FORM_NATIVE, OP = 1 << FORM_OPTIONS, OM = 1 << FORM_OPENAI_MESSAGE, LM = 1 << FORM_OLLAMA_MESSAGE,
 	OPENAI = OC | OT, OLLAMA = LC | LG,
 };
 enum {
@@ -31,7 +31,7 @@ static const struct field table[] = {
 	{ "context", F_CONTEXT_TEXT, NA, TEXT, ALL("messages"), "Stands in front of the prompt, an empty line between them." },
 	{ "context", F_CONTEXT_IDS, LG, LIST, { NULL, NULL, "context" }, "Token ids of an Ollama model mean nothing elsewhere; an empty list is fine." },
 	{ "template", F_TEMPLATE, LG, TEXT, { NULL, NULL, "template" }, "The template of the model is used; an empty one is fine." },
-	{ "suffix", F_SUFFIX, OT | LG, TEXT, { "/infill", NULL, "suffix" }, "Fill in the middle. An Ollama request goes to llama.cpp's /infill." },
+	{ "suffix", F_SUFFIX, OT | LG, TEXT, { NULL, NULL, "suffix" }, "Fill in the middle." },
 	{ "raw", F_RAW, LG, BOOL, ALL("/v1/completions"), "The prompt without a template." },
 	{ "images", F_IMAGES, LG, LIST, ALL("image_url"), "Base64 becomes a data URI in the user message, and back." },
 	{ "options", F_OPTIONS, OLLAMA | NA, OBJ, ALL("(see options)"), "Each option has a row of its own." },
@@ -122,6 +122,23 @@ static const struct field table[] = {
 	{ "ignore_eos", F_ECHO, OPENAI, BOOL, { "ignore_eos", "ignore_eos", NULL }, "`false` is fine everywhere." },
 	{ "min_tokens", F_NONE, OPENAI, NUM, { "min_tokens", "min_tokens", NULL }, "" },
 
+	/* Members of a message. */
+	{ "role", F_ROLE, OM | LM, TEXT, ALL("role"), "system, user, assistant, tool; `developer` is `system` for Ollama." },
+	{ "content", F_CONTENT, OM, TEXT | LIST, ALL("content"), "For Ollama: text parts are joined, images are data URIs; image addresses, audio and files are refused." },
+	{ "content", F_CONTENT, LM, TEXT, ALL("content"), "" },
+	{ "images", F_IMAGES, LM, LIST, ALL("content[].image_url"), "Base64 becomes a data URI." },
+	{ "tool_calls", F_CALLS, OM | LM, LIST, ALL("tool_calls"), "Arguments: a string of JSON for OpenAI, an object for Ollama. A missing id is made up, the same for its result." },
+	{ "tool_call_id", F_CALL_ID, OM | LM, TEXT, { "tool_call_id", "tool_call_id", "tool_name" }, "The name of the tool is looked up in the earlier call." },
+	{ "tool_name", F_TOOL_NAME, LM, TEXT, { "tool_call_id", "tool_call_id", "tool_name" }, "The id is looked up: the first unanswered call of that name." },
+	{ "thinking", F_THINKING, LM, TEXT, { "reasoning_content", IGNORED, "thinking" }, "" },
+	{ "reasoning_content", F_THINKING, OM, TEXT, { "reasoning_content", "reasoning_content", "thinking" }, "" },
+	{ "reasoning", F_THINKING, OM, TEXT, { "reasoning", "reasoning", "thinking" }, "" },
+	{ "name", F_NONE, OM, TEXT, { "name", "name", IGNORED }, "" },
+	{ "refusal", F_NONE, OM, TEXT, { "refusal", "refusal", IGNORED }, "" },
+	{ "annotations", F_NONE, OM, LIST, { "annotations", "annotations", IGNORED }, "" },
+	{ "audio", F_NONE, OM, OBJ, { "audio", "audio", NULL }, "" },
+	{ "function_call", F_NONE, OM, OBJ, { "function_call", "function_call", NULL }, "Deprecated; use `tool_calls`." },
+
 	/* Ours. */
 	{ "task_type", F_TASK_TYPE, NA, TEXT, NO_EFFECT, "Read by the gateway." },
 	{ "complexity", F_COMPLEXITY, NA, TEXT, NO_EFFECT, "Read by the gateway." },
@@ -207,7 +224,17 @@ const char *field_nearest(enum llm_form form, struct str name)
 	return found;
 }
 
-const char *field_options_parent(enum llm_form form) { return form == FORM_OPTIONS ? "options." : ""; }
+bool field_is_for_gateway(const struct field *f) { return f->id >= F_TASK_TYPE && f->id <= F_CACHE; }
+
+bool field_has_no_effect(const struct field *f)
+{
+	if (f->id != F_NONE)
+		return false;
+	for (unsigned i = 0; i < 3; i++)
+		if (!f->as[i] || strcmp(f->as[i], IGNORED) != 0)
+			return false;
+	return true;
+}
 
 static const char *kinds_name(unsigned kinds)
 {
@@ -256,6 +283,9 @@ bool field_harmless(const struct field *f, const struct json *doc, uint32_t valu
 }
 
 static const char *const backend_name[] = { "llama.cpp", "OpenAI-style", "Ollama" };
+
+const char *backend_kind_name(enum llm_backend kind) { return backend_name[kind]; }
+
 static const struct { const char *title; bool same[3]; } form_doc[FORM_COUNT] = {
 	{ "OpenAI `/v1/chat/completions`", { true, true, false } },
 	{ "OpenAI `/v1/completions`", { true, true, false } },
@@ -263,6 +293,8 @@ static const struct { const char *title; bool same[3]; } form_doc[FORM_COUNT] = 
 	{ "Ollama `/api/generate`", { false, false, true } },
 	{ "Native `/api/ollama/inference`", { false, false, false } },
 	{ "`options` of Ollama and native requests", { false, false, true } },
+	{ "Messages of OpenAI requests", { true, true, false } },
+	{ "Messages of Ollama requests", { false, false, true } },
 };
 
 static void dump_cell(struct buf *out, const struct field *f, unsigned form, unsigned backend)
@@ -274,7 +306,7 @@ static void dump_cell(struct buf *out, const struct field *f, unsigned form, uns
 	else if (!as)
 		buf_addz(out, " refused |");
 	else if (strcmp(as, IGNORED) == 0)
-		buf_addz(out, strncmp(f->note, "Read by", 7) == 0 ? " – |" : " ignored |");
+		buf_addz(out, field_is_for_gateway(f) ? " – |" : " ignored |");
 	else if (as[0] == '(')
 		buf_printf(out, " %s |", as);
 	else

@@ -16,7 +16,8 @@
 #define IGNORED "-"
 
 /* Where a field may stand. */
-enum llm_form { FORM_OPENAI_CHAT, FORM_OPENAI_COMPLETE, FORM_OLLAMA_CHAT, FORM_OLLAMA_GENERATE, FORM_NATIVE, FORM_OPTIONS, FORM_COUNT };
+enum llm_form { FORM_OPENAI_CHAT, FORM_OPENAI_COMPLETE, FORM_OLLAMA_CHAT, FORM_OLLAMA_GENERATE, FORM_NATIVE, FORM_OPTIONS,
+                FORM_OPENAI_MESSAGE, FORM_OLLAMA_MESSAGE, FORM_COUNT };
 
 enum field_id {
 	F_PLAIN,                  /* a value that is copied under another name, nothing else */
@@ -25,6 +26,7 @@ enum field_id {
 	F_MAX_TOKENS, F_MAX_COMPLETION_TOKENS, F_LOGPROBS, F_LOGPROBS_N, F_TOP_LOGPROBS, F_THINK, F_REASONING_EFFORT, F_NUM_CTX,
 	F_COUNT_OF_ANSWERS, F_ECHO, F_LOGIT_BIAS, F_MODALITIES, F_VERBOSITY,
 	F_TASK_TYPE, F_COMPLEXITY, F_LANGUAGE, F_POLICY, F_LOCAL_ONLY, F_USER_ID, F_SESSION_ID, F_CONVERSATION_ID, F_CACHE,
+	F_ROLE, F_CONTENT, F_CALLS, F_CALL_ID, F_TOOL_NAME, F_THINKING,
 	F_NONE,                   /* no effect anywhere: ignored, or refused where it would have one */
 };
 
@@ -41,7 +43,9 @@ enum llm_form llm_form_of(enum llm_dialect, enum llm_op);
 const struct field *field_find(enum llm_form, struct str name);                 /* NULL = unknown */
 const struct field *field_find_any_case(enum llm_form, struct str name);
 const char *field_nearest(enum llm_form, struct str name);                      /* "did you mean"; NULL = nothing near */
-const char *field_options_parent(enum llm_form);                                /* "options." for FORM_OPTIONS, else "" */
+bool field_is_for_gateway(const struct field *);                                /* a hint of ours: no backend sees it */
+bool field_has_no_effect(const struct field *);                                 /* ignored by every backend: named when the request is read */
+const char *backend_kind_name(enum llm_backend);                                /* "Ollama": for sentences */
 
 /* ERR_MALFORMED, naming the field, when the value's type is not one of the row's. */
 enum err field_check_kind(const struct field *, const char *path, const struct json *, uint32_t value, struct why *);

@@ -83,12 +83,6 @@ static void ignore(struct reading *r, const char *name)
 	r->ignored_len += sep + n;
 }
 
-static bool has_no_effect(const struct field *f)
-{
-	return f->id == F_NONE && f->as[0] && f->as[1] && f->as[2] && strcmp(f->as[0], IGNORED) == 0 &&
-	       strcmp(f->as[1], IGNORED) == 0 && strcmp(f->as[2], IGNORED) == 0;
-}
-
 static bool wants_schema(const struct json *doc, const struct field *f, uint32_t v)
 {
 	if (f->id == F_FORMAT)
@@ -170,7 +164,7 @@ static enum err read_member(struct reading *r, const struct field *f, uint32_t v
 	case F_CONVERSATION_ID: return read_hint(r, v, &in->conversation);
 	case F_LOCAL_ONLY: in->local_only = json_kind(doc, v) == JSON_TRUE; return ERR_OK;
 	default:
-		if (has_no_effect(f))
+		if (field_has_no_effect(f))
 			ignore(r, f->name);
 		return ERR_OK;
 	}

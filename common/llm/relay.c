@@ -11,6 +11,8 @@ static void release(void *arg)
 {
 	struct llm_relay *r = arg;
 
+	for (uint32_t i = 0; i < r->n_pending; i++)
+		buf_free(&r->pending[i].arguments);
 	frames_free(&r->frames);
 	shape_free(&r->shape);
 	buf_free(&r->body);
@@ -25,6 +27,7 @@ struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, cons
 	r->pass = plan->passthrough;
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
 	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
+	r->writer = in->dialect == LLM_OPENAI ? &openai_writer : in->dialect == LLM_OLLAMA ? &ollama_writer : &native_writer;
 	r->frames.kind = r->from_ollama ? FRAME_LINE : FRAME_SSE;
 	r->usage.prompt_tokens = in->prompt_tokens_est;
 	arena_defer(mem, release, r);
@@ -117,9 +120,25 @@ static enum llm_step pass_frames(struct llm_relay *r, struct str in, struct buf 
 	return LLM_MORE;
 }
 
+static enum llm_step convert_frames(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
+{
+	struct str frame;
+
+	while (frames_next(&r->frames, &in, &frame)) {
+		struct str payload = frame_payload(r->frames.kind, frame, r->mem);
+		enum verdict v = payload.n ? convert_payload(r, payload, out) : KEEP;
+
+		if (v == FAIL)
+			return failed(r, why);
+		if (v == END)
+			return LLM_DONE;
+	}
+	return LLM_MORE;
+}
+
 static enum llm_step stream(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
 {
-	enum llm_step step = pass_frames(r, in, out, why);
+	enum llm_step step = r->pass ? pass_frames(r, in, out, why) : convert_frames(r, in, out, why);
 
 	if (step == LLM_MORE && frames_too_long(&r->frames)) {
 		err_set(&r->why, ERR_BACKEND_FAILED, "the backend sent an event longer than %d MiB", FRAME_MAX >> 20);
@@ -158,18 +177,23 @@ static enum verdict last_words(struct llm_relay *r, struct buf *out)
 
 	if (!payload.n || (payload.p[payload.n - 1] != '}' && !str_eqz(payload, "[DONE]")))
 		return KEEP;
-	v = watch_payload(r, payload);
-	if (v == END) {
+	v = r->pass ? watch_payload(r, payload) : convert_payload(r, payload, out);
+	if (v == END && r->pass) {
 		emit(r, rest, out);
 		emit(r, r->frames.kind == FRAME_LINE || str_ends(rest, STR("\n")) ? STR("\n") : STR("\n\n"), out);
 	}
 	return v;
 }
 
-static enum llm_step stream_end(struct llm_relay *r, struct buf *out, struct why *why)
+static enum llm_step stream_end(struct llm_relay *r, const struct llm_extra *extra, struct buf *out, struct why *why)
 {
+	static const struct llm_extra nothing;
+
 	if (!r->done && last_words(r, out) == FAIL)
 		return failed(r, why);
+	if (r->done && !r->pass && r->writer->needs_extra && !r->finished && !r->writer->finish(r, extra ? extra : &nothing, out))
+		return failed(r, why);
+	r->finished = r->done;
 	if (r->done)
 		return LLM_DONE;
 	err_set(&r->why, ERR_BACKEND_FAILED, r->from_ollama ? "the backend's stream ended without its last line (\"done\":true) after %u pieces"
@@ -177,10 +201,13 @@ static enum llm_step stream_end(struct llm_relay *r, struct buf *out, struct why
 	return failed(r, why);
 }
 
-static enum llm_step whole_end(struct llm_relay *r, struct buf *out, struct why *why)
+static enum llm_step whole_end(struct llm_relay *r, const struct llm_extra *extra, struct buf *out, struct why *why)
 {
+	static const struct llm_extra nothing;
 	struct chunk c;
 
+	if (!r->pass)
+		return convert_whole(r, buf_as_str(&r->body), extra ? extra : &nothing, out) == FAIL ? failed(r, why) : LLM_DONE;
 	if (watch_whole(r, buf_as_str(&r->body), &c) == FAIL)
 		return failed(r, why);
 	if (!out->n) {
@@ -215,8 +242,8 @@ enum llm_step llm_relay_end(struct llm_relay *r, const struct llm_extra *extra, 
 	if (r->failed)
 		return failed(r, why);
 	switch (r->reply) {
-	case REPLY_STREAM: return counted(r, stream_end(r, out, why));
-	case REPLY_WHOLE: return r->done ? LLM_DONE : counted(r, whole_end(r, out, why));
+	case REPLY_STREAM: return counted(r, stream_end(r, extra, out, why));
+	case REPLY_WHOLE: return r->done ? LLM_DONE : counted(r, whole_end(r, extra, out, why));
 	case REPLY_ERROR: return error_end(r, why);
 	default:
 		err_set(&r->why, ERR_BACKEND_FAILED, "the backend closed the connection without an answer");

@@ -27,9 +27,49 @@ struct llm_relay {
 	uint64_t text_bytes;          /* of the answer, for an estimate where nothing is counted */
 	char finish[32];
 	bool started;                 /* something was written */
+	/* Where dialects differ: */
+	const struct writer *writer;
+	struct str head;              /* what every event to the client begins with */
+	bool role_sent;
+	uint32_t calls_sent;
+	struct pending *pending;      /* tool calls whose pieces are still coming */
+	uint32_t n_pending;
+	uint64_t text_chars;          /* sent so far, for the offsets of /v1/completions */
+	bool shape_is_thinking;       /* the text of a matched shape is thinking */
 	bool done, failed;
+	bool finished;                /* the client's last line is written */
 	struct why why;               /* when failed */
 };
+
+/* A tool call put together from its pieces. */
+struct pending {
+	uint32_t index;
+	struct str id, name;          /* JSON strings */
+	struct buf arguments;         /* the inside of a JSON string, or an object */
+	bool is_object;
+};
+
+/* Writes answers of another dialect for the client. One per dialect of clients. */
+struct writer {
+	/* A piece of a stream; writes nothing when there is nothing in it. */
+	void (*piece)(struct llm_relay *, const struct chunk *, struct buf *out);
+	/* The end of a stream; 'extra' is NULL when it is written as soon as the backend ends. False: r->why. */
+	bool (*finish)(struct llm_relay *, const struct llm_extra *, struct buf *out);
+	/* A whole answer. False: r->why. */
+	bool (*whole)(struct llm_relay *, const struct chunk *, const struct llm_extra *, struct buf *out);
+	bool needs_extra;             /* finish() waits for llm_relay_end() */
+};
+extern const struct writer openai_writer, ollama_writer, native_writer;
+
+/* convert.c: the way of converted answers. */
+enum verdict convert_payload(struct llm_relay *, struct str payload, struct buf *out);
+enum verdict convert_whole(struct llm_relay *, struct str body, const struct llm_extra *, struct buf *out);
+/* For the writers. */
+void pending_add(struct llm_relay *, const struct call *);
+/* Writes the arguments of a call as an object; false with r->why when they are none. */
+bool pending_arguments(struct llm_relay *, const struct pending *, struct json_out *);
+struct durations { int64_t total_ns, load_ns, prompt_ns, eval_ns; };
+struct durations durations_of(const struct llm_relay *, const struct llm_extra *);
 
 /* watch.c: one payload read. Updates usage, finish and deltas. FAIL fills r->why. */
 enum verdict watch_payload(struct llm_relay *, struct str payload);

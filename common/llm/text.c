@@ -255,6 +255,19 @@ struct str text_quote(struct str s, struct arena *a)
 	return copy;
 }
 
+struct str text_one_line(struct str json, struct arena *a)
+{
+	char *copy;
+
+	if (!json.n || (!memchr(json.p, '\n', json.n) && !memchr(json.p, '\r', json.n)))
+		return json;
+	copy = arena_dup(a, json.p, json.n);
+	for (size_t i = 0; i < json.n; i++)
+		if (copy[i] == '\n' || copy[i] == '\r')
+			copy[i] = ' ';
+	return str_n(copy, json.n);
+}
+
 /* How many bytes the valid sequence at p has; 0 when it is invalid, *skip then says how many go for one U+FFFD. */
 static unsigned sequence(const unsigned char *p, size_t n, unsigned *skip)
 {

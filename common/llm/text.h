@@ -18,6 +18,9 @@ struct str text_raw(const struct json *, uint32_t content, struct arena *);
 /* A JSON string (quotes included) of these bytes. */
 struct str text_quote(struct str, struct arena *);
 
+/* The same JSON on one line: raw line ends in JSON are blanks between tokens. For answers whose frames are lines. */
+struct str text_one_line(struct str json, struct arena *);
+
 /* The bytes with each invalid part of UTF-8 replaced by U+FFFD; the same bytes when there is none. */
 struct str text_repair_utf8(struct str, struct arena *);
 #endif

@@ -1,4 +1,6 @@
 /* watch.c - looks into an answer as it passes: usage, finish reason, the end, errors inside a 200. */
+#include <stdio.h>
+
 #include "common/llm/relay.h"
 #include "common/llm/text.h"
 
@@ -66,6 +68,7 @@ static void learn(struct llm_relay *r, const struct json *doc, const struct chun
 	if (stamp > c->text_tok)
 		holes[n++] = stamp;
 	shape_learn(&r->shape, doc, holes, n, holes[0] == c->text_tok ? 0 : 1);
+	r->shape_is_thinking = text_is_empty(c->text);
 }
 
 static enum verdict openai_end(struct llm_relay *r)

@@ -1,0 +1,396 @@
+/* answer_openai.c - answers of OpenAI's chat/completions and completions, read and written.
+ * The imitations read here differ in small ways: llama.cpp says reasoning_content and adds timings, vLLM says reasoning,
+ * some leave out the index of tool calls, and errors are objects, flat objects or strings. */
+#include "common/llm/relay.h"
+
+#include "common/llm/text.h"
+
+static struct str string_member(const struct json *doc, uint32_t object, const char *key)
+{
+	uint32_t v = json_get(doc, object, key);
+
+	return v && json_is_string(doc, v) ? json_raw(doc, v) : str_n(NULL, 0);
+}
+
+static void count(const struct json *doc, uint32_t object, const char *key, uint64_t *ret)
+{
+	int64_t n = 0;
+
+	if (json_i64(doc, json_get(doc, object, key), &n) && n > 0)
+		*ret = (uint64_t)n;
+}
+
+/* A usage of zeros stands in every event of some servers: only the last, true one counts. */
+static bool read_usage(const struct json *doc, uint32_t usage, struct llm_usage *u)
+{
+	uint64_t prompt = 0, completion = 0;
+
+	if (!usage || json_kind(doc, usage) != JSON_OBJECT)
+		return false;
+	count(doc, usage, "prompt_tokens", &prompt);
+	count(doc, usage, "completion_tokens", &completion);
+	if (prompt + completion == 0)
+		return true;
+	u->prompt_tokens = prompt, u->completion_tokens = completion;
+	u->reported = true;
+	count(doc, json_get(doc, usage, "prompt_tokens_details"), "cached_tokens", &u->cached_tokens);
+	return true;
+}
+
+static int64_t milliseconds(const struct json *doc, uint32_t object, const char *key)
+{
+	double ms = 0;
+
+	return json_double(doc, json_get(doc, object, key), &ms) && ms > 0 && ms < 1e9 ? (int64_t)(ms * 1e6) : 0;
+}
+
+/* llama.cpp's: what it took, and the counts when there is no usage. */
+static void read_timings(const struct json *doc, uint32_t timings, struct llm_usage *u)
+{
+	uint64_t cached = 0, prompt = 0, predicted = 0;
+
+	if (!timings || json_kind(doc, timings) != JSON_OBJECT)
+		return;
+	u->prompt_ns = milliseconds(doc, timings, "prompt_ms");
+	u->eval_ns = milliseconds(doc, timings, "predicted_ms");
+	if (u->reported)
+		return;
+	count(doc, timings, "cache_n", &cached);
+	count(doc, timings, "prompt_n", &prompt);
+	count(doc, timings, "predicted_n", &predicted);
+	if (prompt + predicted == 0)
+		return;
+	u->prompt_tokens = cached + prompt, u->completion_tokens = predicted, u->cached_tokens = cached;
+	u->reported = true;
+}
+
+static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
+{
+	if (!list || json_kind(doc, list) != JSON_ARRAY)
+		return;
+	for (uint32_t i = json_first(doc, list); i && c->n_calls < CHUNK_CALLS; i = json_next(doc, list, i)) {
+		struct call *call = &c->calls[c->n_calls++];
+		uint32_t function = json_get(doc, i, "function");
+		int64_t index = 0;
+
+		*call = (struct call){ .id = string_member(doc, i, "id") };
+		call->has_index = json_i64(doc, json_get(doc, i, "index"), &index) && index >= 0 && index < 1024;
+		call->index = call->has_index ? (uint32_t)index : c->n_calls - 1;
+		if (!function)
+			continue;
+		call->name = string_member(doc, function, "name");
+		call->arguments = string_member(doc, function, "arguments");
+	}
+}
+
+static void read_choice(const struct json *doc, uint32_t choice, struct chunk *c, struct arena *mem)
+{
+	uint32_t said = json_get(doc, choice, "delta"), text;
+	struct str finish = json_string(doc, json_get(doc, choice, "finish_reason"), mem);
+	uint32_t logprobs = json_get(doc, choice, "logprobs");
+
+	if (!said)
+		said = json_get(doc, choice, "message");
+	if (has(finish))
+		c->finish = finish;
+	text = said ? json_get(doc, said, "content") : json_get(doc, choice, "text");
+	if (text && json_is_string(doc, text)) {
+		c->text = json_raw(doc, text);
+		c->text_tok = text;
+	}
+	if (said) {
+		uint32_t thinking = json_get(doc, said, "reasoning_content");
+
+		if (!thinking || !json_is_string(doc, thinking))
+			thinking = json_get(doc, said, "reasoning");
+		if (thinking && json_is_string(doc, thinking)) {
+			c->thinking = json_raw(doc, thinking);
+			if (text_is_empty(c->text))
+				c->text_tok = thinking;
+		}
+		read_calls(doc, json_get(doc, said, "tool_calls"), c);
+	}
+	if (logprobs && json_kind(doc, logprobs) == JSON_OBJECT)
+		c->logprobs = json_raw(doc, json_get(doc, logprobs, "content") ? json_get(doc, logprobs, "content") : logprobs);
+}
+
+void openai_read_chunk(const struct json *doc, struct chunk *c, struct llm_usage *u, struct arena *mem)
+{
+	uint32_t choices = json_get(doc, 0, "choices"), error = json_get(doc, 0, "error");
+
+	memset(c, 0, offsetof(struct chunk, calls));
+	memset(&c->n_calls, 0, sizeof(*c) - offsetof(struct chunk, n_calls));
+	if (error && json_kind(doc, error) != JSON_NULL)
+		c->error = json_raw(doc, error);
+	else if (json_string_eq(doc, json_get(doc, 0, "object"), "error"))
+		c->error = json_raw(doc, 0);
+	c->has_usage = read_usage(doc, json_get(doc, 0, "usage"), u);
+	read_timings(doc, json_get(doc, 0, "timings"), u);
+	c->is_answer = choices && json_kind(doc, choices) == JSON_ARRAY;
+	if (!c->is_answer)
+		return;
+	for (uint32_t i = json_first(doc, choices); i; i = json_next(doc, choices, i), c->n_choices++)
+		read_choice(doc, i, c, mem);
+}
+
+/* Writing: what Ollama said, for a client of OpenAI's dialect. */
+
+static bool is_chat(const struct llm_relay *r) { return r->in->op == LLM_CHAT; }
+
+static const char *finish_of(const struct llm_relay *r)
+{
+	if (r->calls_sent)
+		return "tool_calls";
+	return strcmp(r->finish, "length") == 0 ? "length" : "stop";
+}
+
+static void write_identity(struct llm_relay *r, const char *object, struct buf *out)
+{
+	buf_printf(out, "{\"id\":\"%s-" STR_FMT "\",\"object\":\"%s\",\"created\":%lld,\"model\":", is_chat(r) ? "chatcmpl" : "cmpl",
+	           STR_ARG(r->target->request_id), object, (long long)(r->target->created_us / 1000000));
+	buf_str(out, text_quote(r->target->shown_model, r->mem));
+	buf_addz(out, ",\"choices\":[");
+}
+
+static void begin_event(struct llm_relay *r, struct buf *out)
+{
+	struct buf b = { 0 };
+
+	if (!has(r->head)) {
+		buf_addz(&b, "data: ");
+		write_identity(r, is_chat(r) ? "chat.completion.chunk" : "text_completion", &b);
+		r->head = arena_str(r->mem, buf_as_str(&b));
+		buf_free(&b);
+	}
+	buf_str(out, r->head);
+	r->started = true;
+}
+
+static void end_event(struct llm_relay *r, struct buf *out)
+{
+	buf_addz(out, r->in->want_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
+}
+
+/* Ollama's calls are whole and their index says little: they are counted here. */
+static void write_call(struct llm_relay *r, const struct call *call, struct buf *out, bool with_index)
+{
+	uint32_t n = r->calls_sent++;
+	struct str id = r->target->request_id, short_id = str_from(id, id.n > 8 ? id.n - 8 : 0);
+
+	buf_addz(out, "{");
+	if (with_index)
+		buf_printf(out, "\"index\":%u,", n);
+	buf_addz(out, "\"id\":");
+	buf_str(out, has(call->id) ? call->id : text_quote(arena_fmt(r->mem, "call_" STR_FMT "_%u", STR_ARG(short_id), n), r->mem));
+	buf_addz(out, ",\"type\":\"function\",\"function\":{\"name\":");
+	buf_str(out, has(call->name) ? call->name : STR("\"\""));
+	buf_addz(out, ",\"arguments\":");
+	buf_str(out, !has(call->arguments) ? STR("\"{}\"") : text_quote(call->arguments, r->mem));
+	buf_addz(out, "}}");
+}
+
+static void write_calls(struct llm_relay *r, const struct chunk *c, struct buf *out, bool with_index)
+{
+	buf_addz(out, "\"tool_calls\":[");
+	for (uint32_t i = 0; i < c->n_calls; i++) {
+		if (i)
+			buf_char(out, ',');
+		write_call(r, &c->calls[i], out, with_index);
+	}
+	buf_char(out, ']');
+}
+
+static void write_chat_piece(struct llm_relay *r, const struct chunk *c, struct buf *out)
+{
+	const char *comma = "";
+
+	begin_event(r, out);
+	buf_addz(out, "{\"index\":0,\"delta\":{");
+	if (!r->role_sent) {
+		buf_addz(out, "\"role\":\"assistant\",\"content\":");
+		buf_str(out, !text_is_empty(c->text) ? c->text : c->n_calls ? STR("null") : STR("\"\""));
+		comma = ",";
+	} else if (!text_is_empty(c->text)) {
+		buf_addz(out, "\"content\":");
+		buf_str(out, c->text);
+		comma = ",";
+	}
+	r->role_sent = true;
+	if (!text_is_empty(c->thinking)) {
+		buf_addz(out, comma);
+		buf_addz(out, "\"reasoning_content\":");
+		buf_str(out, c->thinking);
+		comma = ",";
+	}
+	if (c->n_calls) {
+		buf_addz(out, comma);
+		write_calls(r, c, out, true);
+	}
+	buf_addz(out, "},");
+	if (has(c->logprobs)) {
+		buf_addz(out, "\"logprobs\":{\"content\":");
+		buf_str(out, c->logprobs);
+		buf_addz(out, ",\"refusal\":null},");
+	}
+	buf_addz(out, "\"finish_reason\":null}");
+	end_event(r, out);
+}
+
+/* /v1/completions lists logprobs in columns. */
+struct columns {
+	struct json doc;
+	struct llm_relay *r;
+};
+
+static uint64_t characters(struct str s)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < s.n; i++)
+		n += ((unsigned char)s.p[i] & 0xc0) != 0x80;
+	return n;
+}
+
+static void column(struct columns *k, const char *name, const char *key, struct json_out *jo)
+{
+	jw_key(jo, name), jw_arr(jo);
+	for (uint32_t v = json_first(&k->doc, 0); v; v = json_next(&k->doc, 0, v))
+		jw_raw(jo, json_get(&k->doc, v, key) ? json_raw(&k->doc, json_get(&k->doc, v, key)) : STR("null"));
+	jw_end(jo);
+}
+
+static void top_column(struct columns *k, struct json_out *jo)
+{
+	jw_key(jo, "top_logprobs"), jw_arr(jo);
+	for (uint32_t v = json_first(&k->doc, 0); v; v = json_next(&k->doc, 0, v)) {
+		uint32_t top = json_get(&k->doc, v, "top_logprobs");
+
+		jw_obj(jo);
+		for (uint32_t t = top ? json_first(&k->doc, top) : 0; t; t = json_next(&k->doc, top, t)) {
+			uint32_t token = json_get(&k->doc, t, "token"), logprob = json_get(&k->doc, t, "logprob");
+
+			if (token && logprob)
+				jw_key_str(jo, json_string(&k->doc, token, k->r->scratch)), jw_raw(jo, json_raw(&k->doc, logprob));
+		}
+		jw_end(jo);
+	}
+	jw_end(jo);
+}
+
+static void offset_column(struct columns *k, struct json_out *jo)
+{
+	jw_key(jo, "text_offset"), jw_arr(jo);
+	for (uint32_t v = json_first(&k->doc, 0); v; v = json_next(&k->doc, 0, v)) {
+		jw_u64(jo, k->r->text_chars);
+		k->r->text_chars += characters(json_string(&k->doc, json_get(&k->doc, v, "token"), k->r->scratch));
+	}
+	jw_end(jo);
+}
+
+static void write_completion_logprobs(struct llm_relay *r, struct str list, struct buf *out)
+{
+	struct columns k = { .r = r };
+	struct json_out jo;
+
+	if (!has(list) || json_parse(&k.doc, r->scratch, list, NULL, NULL) != ERR_OK || json_kind(&k.doc, 0) != JSON_ARRAY) {
+		buf_addz(out, "null");
+		return;
+	}
+	json_begin(&jo, out);
+	jw_obj(&jo);
+	column(&k, "tokens", "token", &jo);
+	column(&k, "token_logprobs", "logprob", &jo);
+	top_column(&k, &jo);
+	offset_column(&k, &jo);
+	jw_end(&jo);
+}
+
+static void write_completion_choice(struct llm_relay *r, const struct chunk *c, const char *finish, struct buf *out)
+{
+	buf_addz(out, "{\"text\":");
+	buf_str(out, has(c->text) ? c->text : STR("\"\""));
+	buf_addz(out, ",\"index\":0,\"logprobs\":");
+	write_completion_logprobs(r, c->logprobs, out);
+	buf_printf(out, finish ? ",\"finish_reason\":\"%s\"}" : ",\"finish_reason\":null}", finish);
+}
+
+static void openai_piece(struct llm_relay *r, const struct chunk *c, struct buf *out)
+{
+	if (text_is_empty(c->text) && text_is_empty(c->thinking) && !c->n_calls && !has(c->logprobs))
+		return;
+	if (is_chat(r)) {
+		write_chat_piece(r, c, out);
+		return;
+	}
+	begin_event(r, out);
+	write_completion_choice(r, c, NULL, out);
+	end_event(r, out);
+}
+
+static void write_usage(const struct llm_relay *r, struct buf *out)
+{
+	const struct llm_usage *u = &r->usage;
+
+	buf_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+	           (unsigned long long)u->prompt_tokens, (unsigned long long)u->completion_tokens,
+	           (unsigned long long)(u->prompt_tokens + u->completion_tokens), (unsigned long long)u->cached_tokens);
+}
+
+static bool openai_finish(struct llm_relay *r, const struct llm_extra *extra, struct buf *out)
+{
+	static const struct chunk nothing;
+
+	begin_event(r, out);
+	if (is_chat(r))
+		buf_printf(out, "{\"index\":0,\"delta\":{%s},\"finish_reason\":\"%s\"}", r->role_sent ? "" : "\"role\":\"assistant\",\"content\":\"\"", finish_of(r));
+	else
+		write_completion_choice(r, &nothing, finish_of(r), out);
+	end_event(r, out);
+	if (r->in->want_usage) {
+		begin_event(r, out);
+		buf_addz(out, "],");
+		write_usage(r, out);
+		buf_addz(out, "}\n\n");
+	}
+	buf_addz(out, "data: [DONE]\n\n");
+	return true;
+}
+
+static void write_chat_choice(struct llm_relay *r, const struct chunk *c, struct buf *out)
+{
+	buf_addz(out, "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":");
+	buf_str(out, !text_is_empty(c->text) ? c->text : c->n_calls ? STR("null") : STR("\"\""));
+	buf_addz(out, ",\"refusal\":null");
+	if (!text_is_empty(c->thinking)) {
+		buf_addz(out, ",\"reasoning_content\":");
+		buf_str(out, c->thinking);
+	}
+	if (c->n_calls) {
+		buf_char(out, ',');
+		write_calls(r, c, out, false);
+	}
+	buf_addz(out, "},\"logprobs\":");
+	if (has(c->logprobs)) {
+		buf_addz(out, "{\"content\":");
+		buf_str(out, c->logprobs);
+		buf_addz(out, ",\"refusal\":null}");
+	} else {
+		buf_addz(out, "null");
+	}
+	buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_of(r));
+}
+
+static bool openai_whole(struct llm_relay *r, const struct chunk *c, const struct llm_extra *extra, struct buf *out)
+{
+	write_identity(r, is_chat(r) ? "chat.completion" : "text_completion", out);
+	if (is_chat(r))
+		write_chat_choice(r, c, out);
+	else
+		write_completion_choice(r, c, finish_of(r), out);
+	buf_addz(out, "],");
+	write_usage(r, out);
+	buf_char(out, '}');
+	return true;
+}
+
+const struct writer openai_writer = { openai_piece, openai_finish, openai_whole, false };

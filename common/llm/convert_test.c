@@ -1,0 +1,347 @@
+/* convert_test.c - requests and answers between dialects, against golden files.
+ *
+ * tests/golden/llm/NAME.request.json ──▶ NAME.upstream.json, and RECORDED ──▶ NAME.client.EXT, at every split of the recording.
+ * With CORRAL_GOLDEN_WRITE set the right sides are written anew: look at the difference before it is committed. */
+#include "common/llm/llm_test.h"
+
+struct golden {
+	const char *name;
+	enum llm_dialect d;
+	enum llm_op op;
+	enum llm_backend b;
+	const char *path;             /* of the plan */
+	const char *recorded;         /* the backend's answer, NULL = none */
+	const char *client;           /* extension of what the client gets */
+	const char *accept;
+};
+
+static const struct golden goldens[] = {
+	{ "openai-ollama-chat", LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.chat-stream.ndjson", "sse", "" },
+	{ "openai-ollama-chat-whole", LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.chat-nonstream.json", "json", "" },
+	{ "openai-ollama-tools", LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.tools-native-stream.ndjson", "sse", "" },
+	{ "openai-ollama-tool-result", LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.tool-result.json", "json", "" },
+	{ "openai-ollama-think", LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.think-native-stream.ndjson", "sse", "" },
+	{ "openai-ollama-everything", LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.logprobs.json", "json", "" },
+	{ "openai-ollama-completion", LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_OLLAMA, "/api/generate", "ollama.generate-stream.ndjson", "sse", "" },
+	{ "openai-ollama-completion-whole", LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_OLLAMA, "/api/generate", "made.generate-logprobs.json", "json", "" },
+	{ "ollama-llamacpp-chat", LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.chat-stream-usage.sse", "ndjson", "" },
+	{ "ollama-llamacpp-tools", LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.tools-stream.sse", "ndjson", "" },
+	{ "ollama-llamacpp-tools-whole", LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.tools.json", "json", "" },
+	{ "ollama-llamacpp-think-whole", LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.think.json", "json", "" },
+	{ "ollama-openai-think", LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "ollama.think-v1-stream.sse", "ndjson", "" },
+	{ "ollama-llamacpp-generate", LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.chat-stream-nousage.sse", "ndjson", "" },
+	{ "ollama-openai-raw", LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_OPENAI, "/v1/completions", "ollama.v1-completions-stream.sse", "ndjson", "" },
+	{ "ollama-openai-two-tools", LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "made.two-tools.sse", "ndjson", "" },
+	{ "native-ollama", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.chat-nonstream.json", "json", "" },
+	{ "native-ollama-stream", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.think-native-stream.ndjson", "ndjson", "" },
+	{ "native-llamacpp-sse", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.chat-stream-usage.sse", "sse", "text/event-stream" },
+	{ "native-openai", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "llamacpp.json-schema.json", "json", "" },
+};
+enum { GOLDENS = sizeof(goldens) / sizeof(goldens[0]) };
+
+static struct str golden_file(struct exchange *x, const char *name, struct str got)
+{
+	char *path = arena_printf(x->mem, "tests/golden/llm/%s", name);
+	FILE *f;
+
+	if (getenv("CORRAL_GOLDEN_WRITE")) {
+		f = fopen(path, "wb");
+		assert_non_null(f);
+		assert_int_equal(fwrite(got.p, 1, got.n, f), got.n);
+		fclose(f);
+	}
+	return file_text(x->mem, name);
+}
+
+/* Stamps of the moment become one. */
+static struct str without_times(struct exchange *x)
+{
+	static const char stamp[] = "2026-11-21T09:00:00.000000Z";
+	struct str key = STR("\"created_at\":\"");
+	char *p = x->out.p, *end = x->out.p + x->out.n;
+
+	while (p && (p = memmem(p, (size_t)(end - p), key.p, key.n))) {
+		p += key.n;
+		memcpy(p, stamp, sizeof(stamp) - 1);
+	}
+	return buf_as_str(&x->out);
+}
+
+static void prepare(struct exchange *x, const struct golden *g)
+{
+	struct str body;
+	enum err e;
+
+	exchange_init(x, g->b);
+	body = file_text(x->mem, arena_printf(x->mem, "%s.request.json", g->name));
+	e = read_request(x, g->d, g->op, body, g->accept);
+	if (e == ERR_OK)
+		e = plan_request(x);
+	if (e)
+		fail_msg("%s: %s %s", g->name, err_name(e), x->why.text);
+}
+
+static void requests_become_the_golden_ones(void **state)
+{
+	for (unsigned i = 0; i < GOLDENS; i++) {
+		struct exchange x;
+		struct json doc;
+		struct str got;
+
+		prepare(&x, &goldens[i]);
+		got = arena_fmt(x.mem, "%s\n" STR_FMT "\n", arena_str(x.mem, x.plan.ignored).p, STR_ARG(plan_body(&x)));
+		assert_text(got, golden_file(&x, arena_printf(x.mem, "%s.upstream.txt", goldens[i].name), got));
+		assert_string_equal(x.plan.path, goldens[i].path);
+		assert_false(x.plan.passthrough);
+		assert_int_equal(json_parse(&doc, x.mem, plan_body(&x), NULL, &x.why), ERR_OK);
+		exchange_free(&x);
+	}
+}
+
+static void answers_become_the_golden_ones_at_every_split(void **state)
+{
+	for (unsigned i = 0; i < GOLDENS; i++) {
+		const struct golden *g = &goldens[i];
+		struct exchange x;
+		struct str recorded, want;
+		const char *type;
+
+		prepare(&x, g);
+		recorded = file_text(x.mem, g->recorded);
+		type = !x.in.stream ? "application/json" : g->b == LLM_BACKEND_OLLAMA ? "application/x-ndjson" : "text/event-stream";
+		answer(&x, 200, type, recorded, 0, 0);
+		if (x.step != LLM_DONE)
+			fail_msg("%s: %s", g->name, x.why.text);
+		want = golden_file(&x, arena_printf(x.mem, "%s.client.%s", g->name, g->client), without_times(&x));
+		for (size_t split = 0; split <= recorded.n; split++) {
+			answer(&x, 200, type, recorded, split, split == 0 ? 1 : 0);
+			assert_int_equal(x.step, LLM_DONE);
+			assert_text(without_times(&x), want);
+		}
+		exchange_free(&x);
+	}
+}
+
+/* No prefix of a recorded stream counts as an answer, and no terminator is written for it. */
+static void a_cut_answer_is_never_complete(void **state)
+{
+	for (unsigned i = 0; i < GOLDENS; i++) {
+		const struct golden *g = &goldens[i];
+		struct exchange x;
+		struct str recorded;
+
+		prepare(&x, g);
+		recorded = file_text(x.mem, g->recorded);
+		while (recorded.n && (strchr("\r\n ", recorded.p[recorded.n - 1])))
+			recorded.n--;
+		for (size_t n = 0; n < recorded.n; n++) {
+			answer(&x, 200, g->b == LLM_BACKEND_OLLAMA ? "application/json" : "text/event-stream", str_n(recorded.p, n), 0, 0);
+			assert_int_equal(x.step, LLM_FAILED);
+			assert_null(str_find(buf_as_str(&x.out), STR("[DONE]")));
+			assert_null(str_find(buf_as_str(&x.out), STR("\"done\":true")));
+		}
+		exchange_free(&x);
+	}
+}
+
+#define CHAT "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]"
+#define GENERATE "{\"model\":\"m\",\"prompt\":\"hello\""
+
+static void refuses_what_cannot_be_carried(void **state)
+{
+	static const struct { enum llm_dialect d; enum llm_op op; enum llm_backend b; const char *body, *field; enum err e; } all[] = {
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"n\":2}", "n", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"logit_bias\":{\"1\":5}}", "logit_bias", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"tool_choice\":\"required\",\"tools\":[]}", "tool_choice", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}", "tool_choice", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"parallel_tool_calls\":false}", "parallel_tool_calls", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"tools\":[{\"type\":\"custom\",\"custom\":{}}]}", "tools[0].type", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"temprature\":1}", "temprature", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"reasoning_effort\":\"enormous\"}", "reasoning_effort", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\"}}}", "response_format.json_schema.schema", ERR_MALFORMED },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"functions\":[{}]}", "functions", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"https://x/y.png\"}}]}]}", "messages[0].content[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\"}]}]}", "messages[0].content[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"messages\":[{\"role\":\"critic\",\"content\":\"x\"}]}", "messages[0].role", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"mood\":1}]}", "messages[0].mood", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"[1]\"}}]}]}", "messages[0].tool_calls[0]", ERR_INVALID },
+		{ LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\"]}", "prompt", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"prompt\":[1,2]}", "prompt", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_OLLAMA, GENERATE ",\"echo\":true}", "echo", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OPENAI, CHAT ",\"options\":{\"top_k\":5}}", "options.top_k", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"options\":{\"num_ctx\":8192}}", "options.num_ctx", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"options\":{\"temparature\":1}}", "options.temparature", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"options\":{\"temperature\":\"1\"}}", "options.temperature", ERR_MALFORMED },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"format\":\"xml\"}", "format", ERR_INVALID },
+		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"suffix\":\"x\"}", "suffix", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"template\":\"{{ .Prompt }}\"}", "template", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"context\":[1,2]}", "context", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"raw\":true,\"system\":\"x\"}", "system", ERR_UNSUPPORTED_FIELD },
+		{ LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OPENAI, GENERATE ",\"options\":{\"min_p\":0.1}}", "options.min_p", ERR_UNSUPPORTED_FIELD },
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+		enum err e;
+
+		exchange_init(&x, all[i].b);
+		e = read_request(&x, all[i].d, all[i].op, str_of(all[i].body), "");
+		if (e == ERR_OK)
+			e = plan_request(&x);
+		if (e != all[i].e || strcmp(x.why.field, all[i].field) != 0)
+			fail_msg("%s: %s, field '%s', %s", all[i].body, err_name(e), x.why.field, x.why.text);
+		exchange_free(&x);
+	}
+}
+
+static void asking_for_nothing_is_no_reason_to_refuse(void **state)
+{
+	static const char *const all[] = {
+		CHAT ",\"n\":1,\"logit_bias\":{},\"parallel_tool_calls\":true,\"verbosity\":\"medium\",\"modalities\":[\"text\"],\"functions\":[]}",
+		CHAT ",\"n\":null,\"logit_bias\":null,\"tool_choice\":\"auto\",\"audio\":null,\"response_format\":{\"type\":\"text\"}}",
+		CHAT ",\"prediction\":{},\"seed\":null,\"stream_options\":null}",
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+
+		exchange_init(&x, LLM_BACKEND_OLLAMA);
+		assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, str_of(all[i]), ""), ERR_OK);
+		if (plan_request(&x))
+			fail_msg("%s: %s", all[i], x.why.text);
+		assert_text(plan_body(&x), STR("{\"model\":\"remote:1b\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"stream\":false,\"truncate\":false}"));
+		exchange_free(&x);
+	}
+}
+
+/* The same request may be planned for another kind of backend after a failure. */
+static void plans_again_for_another_backend(void **state)
+{
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_LLAMACPP);
+	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, STR(CHAT ",\"user\":\"u\",\"top_k\":4}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_true(x.plan.passthrough);
+	x.target.kind = LLM_BACKEND_OLLAMA;
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_false(x.plan.passthrough);
+	assert_text(x.plan.ignored, STR("user"));
+	assert_text(plan_body(&x), STR("{\"model\":\"remote:1b\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"stream\":false,\"truncate\":false,\"options\":{\"top_k\":4}}"));
+	exchange_free(&x);
+}
+
+#define LINE "{\"model\":\"m\",\"created_at\":\"x\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n"
+
+static void broken_streams_end_in_the_client_dialect(void **state)
+{
+	struct exchange x;
+	struct str sent;
+
+	exchange_init(&x, LLM_BACKEND_OLLAMA);
+	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, STR(CHAT ",\"stream\":true}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	answer(&x, 200, "application/x-ndjson", STR(LINE "{\"error\":\"an error was encountered while running the model: unexpected EOF\"}\n"), 0, 0);
+	assert_int_equal(x.step, LLM_FAILED);
+	assert_string_equal(x.why.text, "the backend broke off its answer: an error was encountered while running the model: unexpected EOF");
+	llm_relay_break(x.relay, &x.why, &x.out);
+	sent = buf_as_str(&x.out);
+	assert_non_null(str_find(sent, STR("\"content\":\"a\"")));
+	assert_true(str_ends(sent, STR("\"code\":\"backend_failed\"}}\n\n")));
+	assert_null(str_find(sent, STR("[DONE]")));
+	answer(&x, 200, "application/x-ndjson", STR("{\"error\":\"no memory\"}\n"), 0, 0);
+	assert_int_equal(x.step, LLM_FAILED);
+	assert_int_equal(x.out.n, 0);
+	exchange_free(&x);
+}
+
+/* Pieces of a call without an index, with repeated ids, and with every index 0. */
+static void joins_tool_calls_however_they_are_labelled(void **state)
+{
+#define CALLS(list) "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[" list "]},\"finish_reason\":null}]}\n\n"
+	static const char *const all[] = {
+		CALLS("{\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\"\"}}") CALLS("{\"function\":{\"arguments\":\":1}\"}}")
+		CALLS("{\"id\":\"b\",\"function\":{\"name\":\"g\",\"arguments\":\"{}\"}}"),
+		CALLS("{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}") CALLS("{\"index\":1,\"id\":\"b\",\"function\":{\"name\":\"g\",\"arguments\":\"\"}}")
+		CALLS("{\"index\":0,\"function\":{\"arguments\":\"{\\\"x\\\":1\"}}") CALLS("{\"index\":1,\"function\":{\"arguments\":\"{}\"}},{\"index\":0,\"function\":{\"arguments\":\"}\"}}"),
+		CALLS("{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}}") CALLS("{\"index\":0,\"id\":\"b\",\"function\":{\"name\":\"g\",\"arguments\":\"{\"}}")
+		CALLS("{\"index\":0,\"function\":{\"arguments\":\"}\"}}"),
+		CALLS("{\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":\"}}") CALLS("{\"id\":\"a\",\"function\":{\"arguments\":\"1}\"}},{\"id\":\"b\",\"function\":{\"name\":\"g\"}}"),
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+
+		exchange_init(&x, LLM_BACKEND_OPENAI);
+		assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_CHAT, STR(CHAT "}"), ""), ERR_OK);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		answer(&x, 200, "text/event-stream", arena_fmt(x.mem, "%sdata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n", all[i]), 0, 0);
+		if (x.step != LLM_DONE)
+			fail_msg("%u: %s", i, x.why.text);
+		if (!str_find(buf_as_str(&x.out), STR("\"tool_calls\":[{\"id\":\"a\",\"function\":{\"index\":0,\"name\":\"f\",\"arguments\":{\"x\":1}}},"
+		                                      "{\"id\":\"b\",\"function\":{\"index\":1,\"name\":\"g\",\"arguments\":{}}}]")))
+			fail_msg("%u: " STR_FMT, i, STR_ARG(buf_as_str(&x.out)));
+		exchange_free(&x);
+	}
+}
+
+static void arguments_that_are_no_object_fail(void **state)
+{
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_OPENAI);
+	assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_CHAT, STR(CHAT "}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	answer(&x, 200, "text/event-stream", STR(CALLS("{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\"\"}}")
+	       "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n"), 0, 0);
+	assert_int_equal(x.step, LLM_FAILED);
+	assert_string_equal(x.why.text, "the arguments of the model's call of \"f\" are not a JSON object: the answer was cut at its length");
+	assert_int_equal(x.out.n, 0);
+	exchange_free(&x);
+}
+
+static void replaces_broken_characters_when_converting(void **state)
+{
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_OPENAI);
+	assert_int_equal(read_request(&x, LLM_NATIVE, LLM_CHAT, STR("{\"prompt\":\"x\",\"stream\":true}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	answer(&x, 200, "text/event-stream", STR("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"ok\"},\"finish_reason\":null}]}\n\n"
+	       "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\xe2\x82\"},\"finish_reason\":null}]}\n\n"
+	       "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"), 0, 3);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_non_null(str_find(buf_as_str(&x.out), STR("\"response\":\"\xef\xbf\xbd\",")));
+	exchange_free(&x);
+}
+
+static void the_table_prints_every_field(void **state)
+{
+	struct buf b = { 0 };
+
+	llm_dump_fields(&b);
+	assert_non_null(str_find(buf_as_str(&b), STR("| `logit_bias` | as it is | as it is | refused |")));
+	assert_non_null(str_find(buf_as_str(&b), STR("| `top_k` | `top_k` | refused | as it is |")));
+	assert_non_null(str_find(buf_as_str(&b), STR("| `keep_alive` | ignored | ignored | as it is |")));
+	assert_non_null(str_find(buf_as_str(&b), STR("| `max_tokens` | as it is | as it is | `options.num_predict` |")));
+	buf_free(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(requests_become_the_golden_ones),
+		cmocka_unit_test(answers_become_the_golden_ones_at_every_split),
+		cmocka_unit_test(a_cut_answer_is_never_complete),
+		cmocka_unit_test(refuses_what_cannot_be_carried),
+		cmocka_unit_test(asking_for_nothing_is_no_reason_to_refuse),
+		cmocka_unit_test(plans_again_for_another_backend),
+		cmocka_unit_test(broken_streams_end_in_the_client_dialect),
+		cmocka_unit_test(joins_tool_calls_however_they_are_labelled),
+		cmocka_unit_test(arguments_that_are_no_object_fail),
+		cmocka_unit_test(replaces_broken_characters_when_converting),
+		cmocka_unit_test(the_table_prints_every_field),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
