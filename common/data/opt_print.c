@@ -182,7 +182,7 @@ void opt_dump(struct buf *b, const struct opt_set *sets, size_t n)
 	arena_free(a);
 }
 
-/* --- --check-config --- */
+/* --- --check-config: can be used as a file, but for the secrets --- */
 
 /* Code points that YAML has only as escapes: controls, the byte order mark, the two that are none. */
 static unsigned needs_escape(struct str rest)
@@ -259,7 +259,8 @@ void opt_print(struct buf *b, const struct opt_set *sets, size_t n)
 
 			if (shown_before(sets, i, o))
 				continue;
-			buf_printf(b, "%s: ", o->name);
+			/* what names the file cannot stand in it */
+			buf_printf(b, "%s%s: ", strcmp(o->name, "config") == 0 ? "# " : "", o->name);
 			add_value(b, o, opt_at(sets[i].config, o));
 			buf_printf(b, "%*s  # %s\n", b->n - start < 48 ? (int)(48 - (b->n - start)) : 0, "", sets[i].sources[o - sets[i].table]);
 		}

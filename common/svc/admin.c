@@ -97,7 +97,7 @@ static int livez(struct runtime *rt, struct buf *b)
 	for (unsigned i = 0; i < rt->n; i++) {
 		int64_t beat = atomic_load(&rt->svcs[i].beat_us);
 
-		if (beat && rt->svcs[i].phase == SVC_RUNNING && mono_us() - beat > STILL_US) {
+		if (beat && rt->svcs[i].phase >= SVC_RUNNING && rt->svcs[i].phase <= SVC_DRAINED && mono_us() - beat > STILL_US) {
 			one_status(b, "a service has not turned its loop for more than 30 s", rt->svcs[i].def->name);
 			return 503;
 		}

@@ -51,7 +51,7 @@ static void start_next(struct runtime *rt)
 		}
 	rt->started = true;
 	LOG_INFO("started", LOG_S("version", CORRAL_VERSION), LOG_I("services", rt->n), LOG_S("admin", rt->config.admin_listen),
-		 LOG_I("after_ms", mono_ms() - rt->started_us / 1000));
+		 LOG_I("admin_port", http_server_port(rt->admin)), LOG_I("after_ms", mono_ms() - rt->started_us / 1000));
 }
 
 /* --- drain --- */

@@ -90,11 +90,12 @@ static bool open_all(struct runtime *rt, struct why *why)
 static int print_config(struct runtime *rt)
 {
 	struct buf b = { 0 };
+	bool ok;
 
 	opt_print(&b, rt->sets, rt->n + 1);
-	fwrite(b.p, 1, b.n, stdout);
+	ok = fwrite(b.p, 1, b.n, stdout) == b.n && fflush(stdout) == 0;
 	buf_free(&b);
-	return 0;
+	return ok ? 0 : 1;
 }
 
 /* Takes "--check-config" out of the arguments. */
@@ -121,13 +122,13 @@ static int run(struct runtime *rt, int argc, char **argv)
 	bool ok = settings_load(rt, argc, args, &why) == ERR_OK;
 
 	free(args);
-	if (ok && check)
-		return print_config(rt);
 	if (ok) {
 		open_log(rt);
 		warn_of_environment(rt);
-		ok = open_all(rt, &why);
 	}
+	if (ok && check)
+		return print_config(rt);
+	ok = ok && open_all(rt, &why);
 	if (!ok) {
 		fprintf(stderr, "%s: %s\n", rt->name, why.text);
 		return 1;

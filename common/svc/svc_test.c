@@ -30,7 +30,7 @@ static pid_t child;
 
 /* --- services to be run --- */
 
-struct config { int64_t work; const char *listen, *color; bool fail, hang, unmet, ask, mute; };
+struct config { int64_t work; const char *listen, *color; bool fail, hang, unmet, ask, mute, stick; };
 
 static const struct opt options[] = {
 	OPT(struct config, DURATION, work, "0", "How long the drain has work."),
@@ -39,6 +39,7 @@ static const struct opt options[] = {
 	OPT(struct config, BOOL, unmet, "no", "Have a need that is not met."),
 	OPT(struct config, BOOL, ask, "no", "The first asks the second."),
 	OPT(struct config, BOOL, mute, "no", "The second does not answer."),
+	OPT(struct config, BOOL, stick, "no", "Keep the loop from turning for two seconds."),
 	OPT(struct config, ENUM, color, "red", "A word.", .words = "red green"),
 	OPT_END
 };
@@ -91,6 +92,8 @@ static enum err check(const void *config, struct why *why)
 	return c->hang && c->work ? err_field(why, ERR_INVALID, "hang", "hang and work exclude each other") : ERR_OK;
 }
 
+static void stick(void *arg);
+
 static bool start(struct svc *s, struct why *why)
 {
 	const struct config *c = svc_config(s);
@@ -112,8 +115,16 @@ static bool start(struct svc *s, struct why *why)
 	series_inc(metrics_series(svc_metrics(s), STARTS));
 	series_observe(metrics_series(svc_metrics(s), WORK_SECONDS, "\"odd\""), 0.2);
 	svc_need(s, "a thing", !c->unmet, c->unmet ? "the thing is away" : "it is there");
+	if (c->stick)
+		loop_post(svc_loop(s), stick, NULL);
 	LOG_INFO("service starts", LOG_S("listen", svc_listen(s)), LOG_S("pub", svc_pub_url(s, "first")), LOG_S("peer_pub", svc_pub_url(s, "selector")));
 	return true;
+}
+
+static void stick(void *arg)
+{
+	LOG_INFO("sticks");
+	sleep(2);
 }
 
 static struct svc *draining;              /* one at a time in these tests */
@@ -379,6 +390,24 @@ static void a_need_that_is_not_met_is_told(void **state)
 	assert_non_null(strstr(printed(), "\"level\":\"warn\",\"service\":\"first\",\"msg\":\"need is not met\",\"need\":\"a thing\",\"text\":\"the thing is away\""));
 }
 
+static void a_loop_that_stands_still_is_told(void **state)
+{
+	char body[1000];
+
+	launch(false, "--stick", NULL, NULL);
+	await("\"sticks\"");
+	await("\"started\"");
+	assert_int_equal(get("/livez", body, sizeof(body)), 200);
+	advance_s(31);
+	assert_int_equal(get("/livez", body, sizeof(body)), 503);
+	assert_string_equal(body, "{\"status\":\"a service has not turned its loop for more than 30 s\",\"service\":\"first\"}");
+	for (int i = 0; i < 500 && get("/livez", body, sizeof(body)) != 200; i++)
+		usleep(10000);
+	assert_int_equal(get("/livez", body, sizeof(body)), 200);
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+}
+
 static void sigterm_drains(void **state)
 {
 	char body[1000];
@@ -561,6 +590,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		RUN(tells_about_itself), RUN(checks_its_configuration), RUN(says_why_it_does_not_start),
 		RUN(answers_on_the_admin_port), RUN(metrics_please_promtool), RUN(a_need_that_is_not_met_is_told),
+		RUN(a_loop_that_stands_still_is_told),
 		RUN(sigterm_drains), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
 		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order), RUN(services_ask_each_other), RUN(calls_end_before_the_service),
 		RUN(one_that_fails_stops_the_others),

@@ -163,19 +163,18 @@ const char *svc_pub_url(struct svc *s, const char *service) { return place_pub(s
 
 void svc_need(struct svc *s, const char *need, bool ok, const char *text)
 {
+	struct need **at, *n;
 	bool changed;
-	struct need *n;
 
 	pthread_mutex_lock(&s->lock);
-	for (n = s->needs; n && strcmp(n->name, need) != 0; n = n->next)
+	for (at = &s->needs; *at && strcmp((*at)->name, need) != 0; at = &(*at)->next)
 		;
-	changed = !n || n->ok != ok;
-	if (!n) {
-		n = x_calloc(1, sizeof(*n));
-		str_copy(n->name, sizeof(n->name), str_of(need));
-		n->next = s->needs;
-		s->needs = n;
+	changed = !*at || (*at)->ok != ok;
+	if (!*at) {
+		*at = x_calloc(1, sizeof(**at));
+		str_copy((*at)->name, sizeof((*at)->name), str_of(need));
 	}
+	n = *at;
 	n->ok = ok;
 	str_copy(n->text, sizeof(n->text), str_of(text ? text : ""));
 	pthread_mutex_unlock(&s->lock);
