@@ -1,0 +1,93 @@
+"""The scripts that judge: each has to be able to say no."""
+import shutil
+import subprocess
+
+import pytest
+
+from servers import ROOT
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree with our scripts and one lawful source file."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("lib.sh", "check-layers", "run-unit-tests", "run-fuzz"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    put(tmp_path, "common/data/config_yaml.c", '#include "common/base/str.h"\n#include <yaml.h>\n')
+    return tmp_path
+
+
+def put(tree, path, text, mode=0o644):
+    file = tree / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def run(tree, *words):
+    done = subprocess.run([tree / "scripts" / words[0], *words[1:]], capture_output=True, text=True, cwd=tree)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_lawful_layers_pass(tree):
+    status, said = run(tree, "check-layers")
+    assert status == 0 and said.splitlines()[-1] == "4 passed, 0 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("file, line, words", [
+    ("common/base/a.c", '#include "common/io/loop.h"', "base lies under io"),
+    ("common/store/a.c", '  #  include "common/svc/svc.h"', "store lies under svc"),
+    ("common/new/a.c", '#include "common/base/str.h"', "no place in the order"),
+    ("common/io/a.c", '#include "services/gateway/req.h"', "common knows no service"),
+    ("services/gateway/a.c", '#include "services/selector/policy.h"', "messages, not by calls"),
+    ("common/store/a.c", "#include <sqlite3.h>", "only its wrapper may"),
+    ("services/gateway/a.c", "#include <event2/event.h>", "only its wrapper may"),
+    ("common/io/a.h", "#include <nng/nng.h>", "only its wrapper may"),
+    ("services/gateway/a.c", '#include "tests/fakes/x.h"', "does not depend on tests")])
+def test_each_rule_of_the_layers_can_fail(tree, file, line, words):
+    put(tree, file, line + "\n")
+    status, said = run(tree, "check-layers")
+    assert status == 1 and f"{file}:1:" in said and words in said
+    assert "3 passed, 1 failed, 0 skipped" in said
+
+
+def test_a_tree_without_sources_is_no_pass(tree):
+    shutil.rmtree(tree / "common")
+    assert run(tree, "check-layers")[0] == 1
+
+
+@pytest.mark.parametrize("said, status, tally", [
+    ("[       OK ] a\n[       OK ] b", 0, "2 passed, 0 failed, 0 skipped"),
+    ("[       OK ] a\n[  SKIPPED ] b\n[  SKIPPED ] b", 0, "1 passed, 0 failed, 1 skipped"),
+    ("[       OK ] a\n[  FAILED  ] b\n[  FAILED  ] b", 1, "1 passed, 1 failed, 0 skipped"),
+    ("[       OK ] a", 134, "1 passed, 1 failed, 0 skipped"), ("", 0, "0 passed, 1 failed, 0 skipped")])
+def test_unit_tests_are_counted(tree, said, status, tally):
+    program = put(tree, "program", f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {status}\n", 0o755)
+    got, text = run(tree, "run-unit-tests", program)
+    assert text.splitlines()[-1] == tally
+    assert (got == 0) == ("0 failed" in tally)
+
+
+def test_fuzz_targets_are_counted(tree):
+    for name, status in (("good", 0), ("bad", 77), ("bare", 0)):
+        put(tree, f"fuzz/{name}", f"#!/bin/sh\necho it was {name}\nexit {status}\n", 0o755)
+    for name in ("good", "bad"):
+        put(tree, f"tests/fuzz/corpus/{name}/seed", "x")
+    status, said = run(tree, "run-fuzz", "replay", "fuzz/good", "fuzz/bad", "fuzz/bare")
+    assert status == 1 and said.splitlines()[-1] == "1 passed, 2 failed, 0 skipped"
+    assert "FAIL fuzz bad (exit 77)" in said and "it was bad" in said and "no seed in tests/fuzz/corpus/bare" in said
+    assert run(tree, "run-fuzz", "sometimes")[0] == 1
+
+
+def test_setup_needs_no_network_when_all_is_there():
+    alone = ["unshare", "-rn"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a network namespace")
+    done = subprocess.run([*alone, ROOT / "scripts/setup", "build", "run", "test"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_setup_knows_its_purposes():
+    done = subprocess.run([ROOT / "scripts/setup", "dance"], capture_output=True, text=True)
+    assert done.returncode == 1 and "unknown purpose 'dance'" in done.stderr
