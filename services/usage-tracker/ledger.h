@@ -1,0 +1,78 @@
+/* ledger.h - the ledger: one row per attempt, a cursor per source of facts, and sums by hour, in one database.
+ *
+ * Nouns: an attempt's row is open (its START came) or finished (its FINAL came, before or after the START). Dimensions are the eight
+ * words usage is grouped by; a row and a sum name them by number. An attempt is booked at the time in its request id (UUIDv7), which
+ * never changes: so rows of a time span are one range of the primary key, and order of arrival does not matter.
+ * A batch is one transaction: cursor, rows, sums, or nothing. Pure over db.h; one thread. */
+#ifndef CORRAL_USAGE_LEDGER_H
+#define CORRAL_USAGE_LEDGER_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/err.h"
+#include "common/base/str.h"
+#include "common/store/db.h"
+#include "events.pb-c.h"
+#include "services/usage-tracker/sums.h"
+
+struct ledger;
+
+enum dim_name { DIM_TENANT, DIM_KEY, DIM_MODEL, DIM_BACKEND, DIM_PROVIDER, DIM_DIALECT, DIM_TASK_TYPE, DIM_STATUS, DIMS };
+struct dim { int64_t id; struct str word[DIMS]; };
+
+enum { ROW_STARTED = 1, ROW_FINISHED = 2 };
+
+/* One row as it is in the table. */
+struct ledger_row {
+	uint8_t request_id[16];
+	uint32_t attempt;
+	int64_t dim;
+	unsigned state;               /* ROW_ bits */
+	int64_t started_us, ended_us; /* 0 = not known */
+	int64_t prompt_tokens, completion_tokens, cost_microusd, latency_us, gpu_us, energy_mj;
+	bool cached;
+	uint32_t final_seq;
+	struct str event;             /* the packed UsageEvent: the FINAL, or the START while open */
+};
+
+struct ledger_batch {
+	struct str topic, source;
+	uint64_t epoch, first, next;
+	const struct str *records;
+	size_t n;
+};
+
+enum ledger_outcome { LEDGER_APPLIED, LEDGER_OUT_OF_ORDER, LEDGER_STALE, LEDGER_FAILED };
+
+struct ledger_counts {
+	uint64_t starts, finals, corrections, duplicates, dead;
+	int64_t newest_us;            /* occurred_at of the youngest record; 0 = none */
+};
+
+struct ledger *ledger_open(const char *url, struct why *);
+void ledger_close(struct ledger *);       /* NULL is fine */
+
+/* 0 and 0 for a source that was never heard. */
+bool ledger_cursor(struct ledger *, struct str topic, struct str source, uint64_t *ret_position, uint64_t *ret_epoch, struct why *);
+/* Applies the batch if it starts at the source's cursor and its epoch is not older than the last one; *ret_position = the cursor now.
+ * ret_counts (may be NULL) is what was applied. LEDGER_STALE and LEDGER_FAILED fill *why; after either nothing has changed. */
+enum ledger_outcome ledger_ingest(struct ledger *, const struct ledger_batch *, uint64_t *ret_position, struct ledger_counts *ret_counts, struct why *);
+
+/* Calls on_row for every attempt of a request, in order. */
+bool ledger_attempts(struct ledger *, const uint8_t request_id[16], bool (*on_row)(void *, const struct ledger_row *), void *arg, struct why *);
+/* The same for requests that came in [from_us, to_us). */
+bool ledger_rows(struct ledger *, int64_t from_us, int64_t to_us, bool (*on_row)(void *, const struct ledger_row *), void *arg, struct why *);
+/* The newest 'most' of those at or after from_us, oldest first. */
+bool ledger_rows_newest(struct ledger *, int64_t from_us, int64_t most, bool (*on_row)(void *, const struct ledger_row *), void *arg, struct why *);
+/* Sums by hour (hours since 1970) in [from_hour, to_hour) and dimension. */
+bool ledger_sums(struct ledger *, int64_t from_hour, int64_t to_hour,
+		 bool (*on_sums)(void *, int64_t hour, int64_t dim, const struct sums *), void *arg, struct why *);
+const struct dim *ledger_dim(struct ledger *, int64_t id, struct why *);      /* valid until the next ingest */
+
+/* Called for each attempt that finishes, after its batch is committed; for the speeds. */
+void ledger_on_finished(struct ledger *, void (*fn)(void *, const struct dim *, const Corral__UsageEvent *), void *arg);
+
+int64_t ledger_row_time_us(const struct ledger_row *);    /* when it is booked */
+void ledger_row_sums(const struct ledger_row *, struct str status, struct sums *add_to, int sign);
+#endif

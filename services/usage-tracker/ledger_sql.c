@@ -1,0 +1,72 @@
+/* ledger_sql.c - see ledger_sql.h. */
+#include "services/usage-tracker/ledger_sql.h"
+
+#define ROW_COLUMNS \
+	"request_id, attempt, dim, state, started_us, ended_us, prompt_tokens, completion_tokens, cost_microusd, latency_us, gpu_us, energy_mj, " \
+	"cached, final_seq, event"
+#define ROW_SET \
+	"dim = ?3, state = ?4, started_us = ?5, ended_us = ?6, prompt_tokens = ?7, completion_tokens = ?8, cost_microusd = ?9, latency_us = ?10, " \
+	"gpu_us = ?11, energy_mj = ?12, cached = ?13, final_seq = ?14, event = ?15 WHERE request_id = ?1 AND attempt = ?2"
+#define SUMS_COLUMNS "attempts, requests, finished, ok, errors, cached, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj, latency"
+#define DIM_COLUMNS "tenant, key_id, model, backend, provider, dialect, task_type, status"
+
+const char *const ledger_sql[L_STATEMENTS] = {
+	[L_CURSOR_GET] = "SELECT position, epoch FROM cursors WHERE topic = ?1 AND source = ?2",
+	[L_CURSOR_NEW] = "INSERT INTO cursors (topic, source, position, epoch) VALUES (?1, ?2, ?3, ?4)",
+	[L_CURSOR_MOVE] = "UPDATE cursors SET position = ?3, epoch = ?4 WHERE topic = ?1 AND source = ?2 AND position = ?5 AND epoch <= ?4",
+
+	[L_ROW_ADD] = "INSERT INTO attempts (" ROW_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) "
+		      "ON CONFLICT (request_id, attempt) DO NOTHING",
+	[L_ROW_SET] = "UPDATE attempts SET " ROW_SET,
+	[L_ROW_FINISH] = "UPDATE attempts SET " ROW_SET " AND state = 1",
+	[L_ROW_GET] = "SELECT " ROW_COLUMNS " FROM attempts WHERE request_id = ?1 AND attempt = ?2",
+	[L_ROWS_OF_REQUEST] = "SELECT " ROW_COLUMNS " FROM attempts WHERE request_id = ?1 ORDER BY attempt",
+	[L_ROWS_BETWEEN] = "SELECT " ROW_COLUMNS " FROM attempts WHERE request_id >= ?1 AND request_id < ?2 ORDER BY request_id, attempt",
+	[L_ROWS_NEWEST] = "SELECT * FROM (SELECT " ROW_COLUMNS " FROM attempts WHERE request_id >= ?1 ORDER BY request_id DESC LIMIT ?2) AS newest "
+			  "ORDER BY request_id, attempt",
+
+	[L_CORRECTION_ADD] = "INSERT INTO corrections (request_id, attempt, seq, applied, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj, event) "
+			     "VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (request_id, attempt, seq) DO NOTHING",
+	[L_CORRECTIONS_WAITING] = "SELECT seq, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj FROM corrections "
+				  "WHERE request_id = ?1 AND attempt = ?2 AND applied = 0",
+	[L_CORRECTION_APPLIED] = "UPDATE corrections SET applied = 1 WHERE request_id = ?1 AND attempt = ?2 AND applied = 0",
+	[L_CORRECTIONS_COUNT] = "SELECT count(*) FROM corrections WHERE applied = 0",
+
+	[L_DIM_FIND] = "SELECT id FROM dims WHERE tenant = ?1 AND key_id = ?2 AND model = ?3 AND backend = ?4 AND provider = ?5 AND dialect = ?6 "
+		       "AND task_type = ?7 AND status = ?8",
+	[L_DIM_ADD] = "INSERT INTO dims (" DIM_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id",
+	[L_DIM_GET] = "SELECT " DIM_COLUMNS " FROM dims WHERE id = ?1",
+
+	[L_SUMS_GET] = "SELECT hour, dim, " SUMS_COLUMNS " FROM sums WHERE hour = ?1 AND dim = ?2",
+	[L_SUMS_SET] = "INSERT INTO sums (hour, dim, " SUMS_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) "
+		       "ON CONFLICT (hour, dim) DO UPDATE SET attempts = ?3, requests = ?4, finished = ?5, ok = ?6, errors = ?7, cached = ?8, prompt_tokens = ?9, "
+		       "completion_tokens = ?10, cost_microusd = ?11, gpu_us = ?12, energy_mj = ?13, latency = ?14",
+	[L_SUMS_BETWEEN] = "SELECT hour, dim, " SUMS_COLUMNS " FROM sums WHERE hour >= ?1 AND hour < ?2 ORDER BY hour, dim",
+
+	[L_DEAD_ADD] = "INSERT INTO dead_letters (at_us, topic, source, position, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+};
+
+const struct db_migration ledger_migrations[] = {
+	{ 1,
+	  "CREATE TABLE cursors (topic TEXT NOT NULL, source TEXT NOT NULL, position BIGINT NOT NULL, epoch BIGINT NOT NULL, PRIMARY KEY (topic, source));"
+	  "CREATE TABLE dims (id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, key_id TEXT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,"
+	  " provider TEXT NOT NULL, dialect TEXT NOT NULL, task_type TEXT NOT NULL, status TEXT NOT NULL,"
+	  " UNIQUE (tenant, key_id, model, backend, provider, dialect, task_type, status));"
+	  /* state: 1 = START came, 2 = FINAL came; event: the packed UsageEvent of the FINAL, or of the START while the row is open */
+	  "CREATE TABLE attempts (request_id BLOB NOT NULL, attempt INTEGER NOT NULL, dim INTEGER NOT NULL, state INTEGER NOT NULL,"
+	  " started_us BIGINT NOT NULL, ended_us BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,"
+	  " cost_microusd BIGINT NOT NULL, latency_us BIGINT NOT NULL, gpu_us BIGINT NOT NULL, energy_mj BIGINT NOT NULL,"
+	  " cached INTEGER NOT NULL, final_seq BIGINT NOT NULL, event BLOB NOT NULL, PRIMARY KEY (request_id, attempt)) WITHOUT ROWID;"
+	  "CREATE TABLE corrections (request_id BLOB NOT NULL, attempt INTEGER NOT NULL, seq BIGINT NOT NULL, applied INTEGER NOT NULL,"
+	  " prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, cost_microusd BIGINT NOT NULL, gpu_us BIGINT NOT NULL,"
+	  " energy_mj BIGINT NOT NULL, event BLOB NOT NULL, PRIMARY KEY (request_id, attempt, seq)) WITHOUT ROWID;"
+	  "CREATE TABLE sums (hour BIGINT NOT NULL, dim INTEGER NOT NULL, attempts BIGINT NOT NULL, requests BIGINT NOT NULL, finished BIGINT NOT NULL,"
+	  " ok BIGINT NOT NULL, errors BIGINT NOT NULL, cached BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,"
+	  " cost_microusd BIGINT NOT NULL, gpu_us BIGINT NOT NULL, energy_mj BIGINT NOT NULL, latency BLOB NOT NULL, PRIMARY KEY (hour, dim)) WITHOUT ROWID;"
+	  "CREATE TABLE dead_letters (id INTEGER PRIMARY KEY, at_us BIGINT NOT NULL, topic TEXT NOT NULL, source TEXT NOT NULL, position BIGINT NOT NULL,"
+	  " reason TEXT NOT NULL, bytes BLOB NOT NULL);"
+	  "CREATE VIEW usage AS SELECT lower(hex(a.request_id)) AS request_id, a.attempt, d.tenant, d.key_id, d.model, d.backend, d.provider, d.dialect,"
+	  " d.task_type, CASE WHEN a.state = 1 THEN 'open' ELSE d.status END AS status, a.started_us, a.ended_us, a.prompt_tokens, a.completion_tokens,"
+	  " a.cost_microusd, a.latency_us, a.gpu_us, a.energy_mj, a.cached FROM attempts a JOIN dims d ON d.id = a.dim" },
+	{ 0 }
+};

@@ -1,0 +1,18 @@
+/* ledger_sql.h - every statement and migration of the ledger. */
+#ifndef CORRAL_USAGE_LEDGER_SQL_H
+#define CORRAL_USAGE_LEDGER_SQL_H
+#include "common/store/db.h"
+
+enum ledger_statement {
+	L_CURSOR_GET, L_CURSOR_NEW, L_CURSOR_MOVE,
+	L_ROW_ADD, L_ROW_SET, L_ROW_FINISH, L_ROW_GET, L_ROWS_OF_REQUEST, L_ROWS_BETWEEN, L_ROWS_NEWEST,
+	L_CORRECTION_ADD, L_CORRECTIONS_WAITING, L_CORRECTION_APPLIED, L_CORRECTIONS_COUNT,
+	L_DIM_FIND, L_DIM_ADD, L_DIM_GET,
+	L_SUMS_GET, L_SUMS_SET, L_SUMS_BETWEEN,
+	L_DEAD_ADD,
+	L_STATEMENTS
+};
+
+extern const char *const ledger_sql[L_STATEMENTS];
+extern const struct db_migration ledger_migrations[];
+#endif
