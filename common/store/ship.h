@@ -1,7 +1,8 @@
 /* ship.h - carries facts from a spool to the service that keeps them, at least once; the receiver makes it exactly once.
  *
  * One shipper per (spool directory, topic). It asks the receiver for its cursor, reads records of the given type from there, sends them in
- * batches by RPC (service Facts of facts.proto), and reports the acknowledged position. Runs on the loop of the service that owns it. */
+ * batches by RPC (service Facts of facts.proto, one batch under way at a time), and reports the acknowledged position. A receiver that is
+ * away is asked again after a while (50 ms to 5 s). Runs on the loop of the service that owns it. */
 #ifndef CORRAL_STORE_SHIP_H
 #define CORRAL_STORE_SHIP_H
 #include <stdint.h>
@@ -21,7 +22,10 @@ struct ship_opts {
 
 struct shipper *shipper_new(struct loop *, struct rpc_client *receiver, const struct ship_opts *,
 			    void (*on_acked)(void *arg, uint64_t position), void *arg);
+/* Everything below is acknowledged, or of a type that is not shipped: equals spool_end() when nothing waits. */
 uint64_t shipper_acked(const struct shipper *);
+/* How often facts were missing: the receiver's cursor was below what is on disk, or a part was damaged. Each is logged. */
+uint64_t shipper_gaps(const struct shipper *);
 void shipper_kick(struct shipper *);              /* ship now: before a drain ends, or when somebody waits for figures */
-void shipper_free(struct shipper *);
+void shipper_free(struct shipper *);              /* NULL is fine; no on_acked afterwards */
 #endif

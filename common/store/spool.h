@@ -48,4 +48,6 @@ void spool_reader_close(struct spool_reader *);
 /* 1: a record (view valid until the next call), 0: nothing more at present, -1: damaged (position says where, next where it goes on;
  * the reader moves on to the next segment). A reader that is behind what was released goes on with the first segment there is. */
 int spool_read(struct spool_reader *, uint8_t *ret_type, struct str *ret_payload, uint64_t *ret_position, uint64_t *ret_next, struct why *);
+uint64_t spool_reader_position(const struct spool_reader *);  /* of the record that comes next, as far as is known */
+uint64_t spool_reader_gaps(const struct spool_reader *);      /* how often the next record was not there and a later one came */
 #endif

@@ -21,6 +21,7 @@ struct spool_reader {
 	uint64_t first, size, off;    /* of the open segment */
 	uint64_t from;                /* without one: segments that begin below are passed over */
 	bool leaving;                 /* the open segment gives nothing more */
+	uint64_t expected, gaps;      /* position of the next record; 0 = any */
 	uint8_t *win;
 	size_t win_cap;
 	uint64_t win_next;            /* bytes of the next pread: small at the tail, more while there is more */
@@ -42,6 +43,7 @@ struct spool_reader *spool_reader_open(const char *dir, uint64_t position, struc
 	r->fd = -1;
 	r->win_cap = r->win_next = WINDOW_MIN;
 	r->win = x_malloc(WINDOW_MIN);
+	r->expected = position;
 	segment_find(r, position);
 	return r;
 }
@@ -56,6 +58,9 @@ void spool_reader_close(struct spool_reader *r)
 	free(r->dir);
 	free(r);
 }
+
+uint64_t spool_reader_position(const struct spool_reader *r) { return r->expected; }
+uint64_t spool_reader_gaps(const struct spool_reader *r) { return r->gaps; }
 
 /* --- the window --- */
 
@@ -192,7 +197,7 @@ static int damaged(struct spool_reader *r, uint64_t *ret_position, uint64_t *ret
 
 	*ret_position = r->first + r->off;
 	(void)segment_next(r, r->first + 1, &next);
-	*ret_next = next;
+	*ret_next = r->expected = next;
 	r->leaving = true;
 	err_set(why, ERR_STORE_FAILED, "the spool %s is damaged at position %" PRIu64 ": %s; the rest of that segment is passed over",
 		r->dir, *ret_position, what);
@@ -213,24 +218,29 @@ static int nothing_here(struct spool_reader *r, uint64_t *ret_position, uint64_t
 	return damaged(r, ret_position, ret_next, why, "records are missing");
 }
 
+/* The segment ended in order: the next record is in the next one. */
+static int ended(struct spool_reader *r)
+{
+	if (r->expected == 0 || r->expected >= r->first)
+		r->expected = r->first + r->size;
+	r->leaving = true;
+	return 2;
+}
+
 /* As spool_read(), or 2 = look again. */
 static int read_here(struct spool_reader *r, uint8_t *ret_type, struct str *ret_payload, uint64_t *ret_position, uint64_t *ret_next, struct why *why)
 {
 	const uint8_t *p;
 	uint32_t len;
 
-	if (r->size - r->off < 4) {
-		r->leaving = true;
-		return 2;
-	}
+	if (r->size - r->off < 4)
+		return ended(r);
 	if (!length_now(r, &len))
 		return damaged(r, ret_position, ret_next, why, "it cannot be read");
 	if (len == 0)
 		return nothing_here(r, ret_position, ret_next, why);
-	if (len == SPOOL_SEAL) {
-		r->leaving = true;
-		return 2;
-	}
+	if (len == SPOOL_SEAL)
+		return ended(r);
 	if (8 + (uint64_t)len > r->size - r->off)
 		return damaged(r, ret_position, ret_next, why, "a length is impossible");
 	p = window(r, 8 + (uint64_t)len, false);
@@ -241,10 +251,11 @@ static int read_here(struct spool_reader *r, uint8_t *ret_type, struct str *ret_
 	*ret_type = p[8];
 	*ret_payload = str_n((const char *)p + SPOOL_HEAD, len - 1);
 	*ret_position = r->first + r->off;
+	r->gaps += r->expected != 0 && *ret_position != r->expected;
 	r->off += spool_record_bytes(len);
 	if (r->off > r->size)
 		r->off = r->size;
-	*ret_next = r->first + r->off;
+	*ret_next = r->expected = r->first + r->off;
 	return 1;
 }
 
