@@ -387,7 +387,7 @@ static void a_need_that_is_not_met_is_told(void **state)
 	assert_int_equal(get("/startupz", body, sizeof(body)), 200);
 	kill(child, SIGTERM);
 	assert_int_equal(waited(), 0);
-	assert_non_null(strstr(printed(), "\"level\":\"warn\",\"service\":\"first\",\"msg\":\"need is not met\",\"need\":\"a thing\",\"text\":\"the thing is away\""));
+	assert_non_null(strstr(printed(), "\"level\":\"info\",\"service\":\"first\",\"msg\":\"waits for a need\",\"need\":\"a thing\",\"text\":\"the thing is away\""));
 }
 
 static void a_loop_that_stands_still_is_told(void **state)

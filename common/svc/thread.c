@@ -161,16 +161,28 @@ struct rpc_client *svc_peer(struct svc *s, const char *service)
 
 const char *svc_pub_url(struct svc *s, const char *service) { return place_pub(s->mem, place_of(s->rt, s->mem, service)); }
 
+/* Not having heard of others yet is how every program starts; losing one later is news. */
+static void tell_need(const char *need, bool born, bool ok, const char *text)
+{
+	if (ok)
+		LOG_AT(born ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "need is met", LOG_S("need", need), LOG_S("text", text));
+	else if (born)
+		LOG_INFO("waits for a need", LOG_S("need", need), LOG_S("text", text));
+	else
+		LOG_WARN("need is not met", LOG_S("need", need), LOG_S("text", text));
+}
+
 void svc_need(struct svc *s, const char *need, bool ok, const char *text)
 {
 	struct need **at, *n;
-	bool changed;
+	bool born, changed;
 
 	pthread_mutex_lock(&s->lock);
 	for (at = &s->needs; *at && strcmp((*at)->name, need) != 0; at = &(*at)->next)
 		;
-	changed = !*at || (*at)->ok != ok;
-	if (!*at) {
+	born = !*at;
+	changed = born || (*at)->ok != ok;
+	if (born) {
 		*at = x_calloc(1, sizeof(**at));
 		str_copy((*at)->name, sizeof((*at)->name), str_of(need));
 	}
@@ -178,8 +190,6 @@ void svc_need(struct svc *s, const char *need, bool ok, const char *text)
 	n->ok = ok;
 	str_copy(n->text, sizeof(n->text), str_of(text ? text : ""));
 	pthread_mutex_unlock(&s->lock);
-	if (changed && ok)
-		LOG_INFO("need is met", LOG_S("need", need), LOG_S("text", text));
-	else if (changed)
-		LOG_WARN("need is not met", LOG_S("need", need), LOG_S("text", text));
+	if (changed)
+		tell_need(need, born, ok, text);
 }

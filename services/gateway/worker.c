@@ -117,6 +117,8 @@ static struct spool *open_spool(struct worker *w, const char *kind, char *dir, s
 {
 	struct spool_opts o = { .sync_ms = sync_ms };
 
+	snprintf(dir, cap, "%s/spool", svc_state_dir(w->gw->svc));
+	(void)mkdir(dir, 0700);                   /* spool_open() says so when it is not there */
 	snprintf(dir, cap, "%s/spool/%s-%u", svc_state_dir(w->gw->svc), kind, w->index);
 	return spool_open(dir, &o, why);
 }
