@@ -5,19 +5,17 @@
  * what its loop has not read yet waits in nng, which drops the oldest when full; the next heartbeat shows the gap. */
 #include "common/io/snapshot.h"
 
-#include <fcntl.h>
 #include <nng/nng.h>
 #include <nng/protocol/pubsub0/pub.h>
 #include <nng/protocol/pubsub0/sub.h>
 #include <pthread.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/base/arena.h"
 #include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "common/io/mailbox.h"
 #include "common/io/rpc_envelope.h"
+#include "common/io/snapshot_file.h"
 #include "snapshot.pb-c.h"
 
 enum {
@@ -27,8 +25,6 @@ enum {
 	RECONNECT_MIN_MS = 50,
 	RECONNECT_MAX_MS = 2000
 };
-
-static const char file_magic[8] = "CSNAP01\n";
 
 /* --- publishers --- */
 
@@ -287,7 +283,6 @@ static void sub_moved(void *arg);
 static void on_news(void *owner, struct list *mail);
 static bool sub_deliver(struct snapshot_sub *, struct snapshot_id, struct str bytes, bool stale);
 static bool cache_load(struct snapshot_sub *);
-static void cache_save(const struct snapshot_sub *, struct snapshot_id, struct str bytes);
 
 struct snapshot_sub *snapshot_sub_new(struct loop *loop, struct rpc_client *source, const char *pub_url, const char *name,
 				      const char *cache_path,
@@ -456,7 +451,7 @@ static bool sub_deliver(struct snapshot_sub *sub, struct snapshot_id id, struct 
 	sub->have = id;
 	sub->stale = stale;
 	if (!stale && sub->cache_path)
-		cache_save(sub, id, bytes);
+		(void)snapshot_file_save(sub->cache_path, sub->name, id, bytes);
 	sub->delivering = true;
 	sub->on_snapshot(sub->arg, id, bytes, stale);
 	sub->delivering = false;
@@ -466,126 +461,17 @@ static bool sub_deliver(struct snapshot_sub *sub, struct snapshot_id id, struct 
 	return false;
 }
 
-/* --- the file: magic, CRC-32 of the rest, a SnapshotEnvelope --- */
-
-static uint32_t crc32_of(const uint8_t *p, size_t n)
-{
-	static const uint32_t half[16] = {
-		0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-		0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c
-	};
-	uint32_t crc = ~0u;
-
-	while (n--) {
-		crc ^= *p++;
-		crc = half[crc & 15] ^ (crc >> 4);
-		crc = half[crc & 15] ^ (crc >> 4);
-	}
-	return ~crc;
-}
-
-static bool read_file(const char *path, struct buf *ret)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-	ssize_t n;
-
-	if (fd < 0)
-		return false;
-	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size > RPC_MAX_BYTES + 64) {
-		(void)close(fd);
-		return false;
-	}
-	buf_reserve(ret, (size_t)st.st_size + 1);
-	while ((n = read(fd, ret->p + ret->n, (size_t)st.st_size + 1 - ret->n)) > 0)
-		ret->n += (size_t)n;
-	(void)close(fd);
-	return n == 0;
-}
-
-static Corral__SnapshotEnvelope *cache_open(const struct buf *file)
-{
-	const size_t head = sizeof file_magic + 4;
-	uint32_t crc;
-
-	if (file->n < head || memcmp(file->p, file_magic, sizeof file_magic) != 0)
-		return NULL;
-	memcpy(&crc, file->p + sizeof file_magic, 4);
-	if (crc != crc32_of((uint8_t *)file->p + head, file->n - head))
-		return NULL;
-	return corral__snapshot_envelope__unpack(NULL, file->n - head, (uint8_t *)file->p + head);
-}
-
 /* False when the callback freed the subscriber. */
 static bool cache_load(struct snapshot_sub *sub)
 {
-	struct buf file = { 0 };
-	Corral__SnapshotEnvelope *envelope = NULL;
+	struct snapshot_id id;
+	struct buf body = { 0 };
 	bool alive = true;
 
 	if (!sub->cache_path || sub->have.version)
 		return true;
-	if (read_file(sub->cache_path, &file))
-		envelope = cache_open(&file);
-	buf_free(&file);
-	if (!envelope)
-		return true;
-	if (!strcmp(envelope->name, sub->name) && envelope->version)
-		alive = sub_deliver(sub, (struct snapshot_id){ envelope->epoch, envelope->version },
-				    str_n((char *)envelope->body.data, envelope->body.len), true);
-	corral__snapshot_envelope__free_unpacked(envelope, NULL);
+	if (snapshot_file_load(sub->cache_path, sub->name, &id, &body))
+		alive = sub_deliver(sub, id, buf_as_str(&body), true);
+	buf_free(&body);
 	return alive;
-}
-
-static bool write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t done = write(fd, p, n);
-
-		if (done <= 0)
-			return false;
-		p += done;
-		n -= (size_t)done;
-	}
-	return true;
-}
-
-/* Whole or not at all; a file that cannot be written only means a start without one. */
-static void cache_write(const char *path, const struct buf *file)
-{
-	struct buf tmp = { 0 };
-	int fd;
-
-	buf_printf(&tmp, "%s.tmp", path);
-	fd = open(buf_z(&tmp), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd >= 0) {
-		bool good = write_all(fd, file->p, file->n);
-
-		if (close(fd) || !good || rename(buf_z(&tmp), path))
-			(void)unlink(buf_z(&tmp));
-	}
-	buf_free(&tmp);
-}
-
-static void cache_save(const struct snapshot_sub *sub, struct snapshot_id id, struct str bytes)
-{
-	Corral__SnapshotEnvelope envelope = CORRAL__SNAPSHOT_ENVELOPE__INIT;
-	const size_t head = sizeof file_magic + 4;
-	struct buf file = { 0 };
-	uint32_t crc;
-	size_t n;
-
-	envelope.name = sub->name;
-	envelope.epoch = id.epoch;
-	envelope.version = id.version;
-	envelope.body.data = (uint8_t *)bytes.p;
-	envelope.body.len = bytes.n;
-	buf_reserve(&file, head + corral__snapshot_envelope__get_packed_size(&envelope));
-	n = corral__snapshot_envelope__pack(&envelope, (uint8_t *)file.p + head);
-	crc = crc32_of((uint8_t *)file.p + head, n);
-	memcpy(file.p, file_magic, sizeof file_magic);
-	memcpy(file.p + sizeof file_magic, &crc, 4);
-	file.n = head + n;
-	cache_write(sub->cache_path, &file);
-	buf_free(&file);
 }
