@@ -1,0 +1,76 @@
+/* registry.h - which backends there are, what each has, and the snapshot made of it.
+ *
+ * A backend is visited (visit.h) by discovery.c; what a good listing found is held (stock.c) until the backend itself says
+ * otherwise three times; catalog.c makes one ModelSnapshot of all that is held. Everything lives on one loop. */
+#ifndef REGISTRY_REGISTRY_H
+#define REGISTRY_REGISTRY_H
+#include "common/base/buf.h"
+#include "common/data/metrics.h"
+#include "models.pb-c.h"
+#include "services/model-registry/settings.h"
+#include "services/model-registry/strengths.h"
+
+enum { MISSES_TO_REMOVE = 3 };
+
+struct registry;
+
+struct backend {
+	struct registry *registry;
+	const char *name, *url_text;
+	const struct kind *configured;
+	const struct kind *kind;      /* kind_probe until the server has told */
+	struct http_pool *pool;
+	struct listing *held;         /* never NULL */
+	Corral__BackendState state;
+	char reason[200];             /* why it is not up */
+	int64_t checked_at_us;        /* wall clock */
+
+	struct visit visit;
+	bool visiting, list_again;
+	int64_t visit_began_us;       /* mono */
+	uint64_t lists_begun, lists_ended;
+	struct series *up;
+};
+
+struct sync;      /* somebody who waits for listings */
+
+struct registry {
+	struct loop *loop;
+	const struct registry_config *config;
+	const struct families *families;
+	struct metrics *metrics;      /* registry_metrics[] */
+	struct arena *mem;
+	struct backend *backends;
+	size_t n;
+	struct loop_timer sync_timer, look_timer, publish_timer;
+	struct sync *syncs;
+	Corral__ModelSnapshot *last;  /* the one published last, unpacked; NULL before */
+	struct buf last_packed;       /* the same without its times of checking, to see what is new */
+	uint64_t refused;             /* hash of the names refused last, so that each set is logged once */
+	void (*on_snapshot)(void *arg, struct str packed);
+	void (*on_state)(void *arg, unsigned up, unsigned n);
+	void *arg;
+};
+
+enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_COUNT };
+extern const struct metric_def registry_metrics[M_COUNT];
+
+/* Starts visiting in the next turn. 'kept' is an earlier snapshot, packed, or empty; its models stay until listings say otherwise.
+ * on_snapshot gets every new one; on_state the number of backends that are up, whenever it may have changed. */
+struct registry *registry_new(struct loop *, const struct registry_config *, struct metrics *, struct str kept,
+			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned n), void *arg,
+			      struct why *);
+void registry_free(struct registry *);    /* syncs in progress are answered as unavailable; NULL is fine */
+
+/* Lists one backend, or all for "", and tells when each has answered or its time is over. 'done' is called once, with NULL when
+ * the registry went away. NOT_FOUND at once for an unknown backend. */
+enum err registry_sync(struct registry *, struct str backend, void (*done)(void *arg, const Corral__SyncReply *), void *arg, struct why *);
+
+/* --- between its files --- */
+/* stock.c: what is held after a good listing; takes both, gives the new one. */
+struct listing *stock_accept(struct listing *held, struct listing *found, int64_t now_us);
+/* stock.c: the models of an earlier snapshot, into the backends of the same names. */
+void stock_restore(struct registry *, const Corral__ModelSnapshot *);
+/* catalog.c: the snapshot of all that is held, in the arena. */
+Corral__ModelSnapshot *catalog_make(struct registry *, struct arena *, int64_t now_us);
+#endif

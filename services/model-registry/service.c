@@ -1,0 +1,146 @@
+/* service.c - the model registry as a service: publishes ModelSnapshot "models", answers ModelRegistry.Sync, keeps its last snapshot. */
+#include "services/model-registry/service.h"
+
+#include <stdio.h>
+
+#include "common/data/log.h"
+#include "common/io/snapshot_file.h"
+#include "services/model-registry/registry.h"
+
+static bool start(struct svc *, struct why *);
+static void stop(struct svc *);
+
+const struct svc_def model_registry_service = {
+	.name = "model-registry",
+	.summary = "Finds out which models the backends have, and tells everyone.",
+	.options = registry_options, .config_size = sizeof(struct registry_config),
+	.metrics = registry_metrics, .n_metrics = M_COUNT,
+	.admin_port = 8111, .rpc_port = 7111,
+	.check = settings_check,
+	.start = start, .stop = stop,
+};
+
+struct endpoint {
+	Corral__ModelRegistry_Service base;   /* first: freed by the RPC server */
+	struct keeper *keeper;
+};
+
+struct keeper {
+	struct svc *svc;
+	struct registry *registry;
+	struct snapshot_pub *pub;
+	struct endpoint *endpoint;
+	char *path;                   /* of the kept snapshot */
+};
+
+struct waiting {
+	Corral__SyncReply_Closure closure;
+	void *closure_data;
+};
+
+static void registry_rpc_sync(Corral__ModelRegistry_Service *, const Corral__SyncRequest *, Corral__SyncReply_Closure, void *closure_data);
+
+static void on_snapshot(void *arg, struct str packed)
+{
+	struct keeper *keeper = arg;
+	struct snapshot_id id = { snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
+
+	if (!snapshot_file_save(keeper->path, "models", id, packed))
+		LOG_WARN("the list of models cannot be kept for the next start", LOG_S("path", keeper->path));
+}
+
+static void on_state(void *arg, unsigned up, unsigned n)
+{
+	struct keeper *keeper = arg;
+	char text[100];
+
+	(void)snprintf(text, sizeof text, "%u of %u backends are up", up, n);
+	svc_need(keeper->svc, "backends", up > 0, text);
+}
+
+static void endpoint_destroy(ProtobufCService *service)
+{
+	free(service);
+}
+
+static void endpoint_add(struct keeper *keeper, struct rpc_server *server)
+{
+	static const Corral__ModelRegistry_Service methods = CORRAL__MODEL_REGISTRY__INIT(registry_rpc_);
+
+	keeper->endpoint = x_calloc(1, sizeof *keeper->endpoint);
+	keeper->endpoint->base = methods;
+	keeper->endpoint->base.base.destroy = endpoint_destroy;
+	keeper->endpoint->keeper = keeper;
+	rpc_server_add(server, &keeper->endpoint->base.base);
+}
+
+static void keeper_free(struct keeper *keeper)
+{
+	registry_free(keeper->registry);
+	snapshot_pub_free(keeper->pub);
+	if (keeper->endpoint)
+		keeper->endpoint->keeper = NULL;
+	free(keeper->path);
+	free(keeper);
+}
+
+static bool start(struct svc *svc, struct why *why)
+{
+	struct keeper *keeper = x_calloc(1, sizeof *keeper);
+	struct buf kept = { 0 }, path = { 0 };
+	struct snapshot_id id;
+
+	keeper->svc = svc;
+	buf_printf(&path, "%s/models.snapshot", svc_state_dir(svc));
+	keeper->path = x_strdup(buf_z(&path));
+	buf_free(&path);
+	svc_need(svc, "backends", false, "no backend has been asked yet");
+	keeper->pub = snapshot_pub_new(svc_loop(svc), svc_rpc_server(svc), svc_pub_url(svc, svc_name(svc)), "models", why);
+	if (keeper->pub) {
+		(void)snapshot_file_load(keeper->path, "models", &id, &kept);
+		keeper->registry = registry_new(svc_loop(svc), svc_config(svc), svc_metrics(svc), buf_as_str(&kept), on_snapshot, on_state, keeper, why);
+		buf_free(&kept);
+	}
+	if (!keeper->registry) {
+		keeper_free(keeper);
+		return false;
+	}
+	endpoint_add(keeper, svc_rpc_server(svc));
+	svc_set_state(svc, keeper);
+	return true;
+}
+
+static void stop(struct svc *svc)
+{
+	keeper_free(svc_state(svc));
+}
+
+static void on_synced(void *arg, const Corral__SyncReply *reply)
+{
+	struct waiting *waiting = arg;
+
+	if (reply)
+		waiting->closure(reply, waiting->closure_data);
+	else
+		rpc_fail(waiting->closure_data, ERR_UNAVAILABLE, "the registry is shutting down");
+	free(waiting);
+}
+
+static void registry_rpc_sync(Corral__ModelRegistry_Service *service, const Corral__SyncRequest *request, Corral__SyncReply_Closure closure,
+			      void *closure_data)
+{
+	struct keeper *keeper = ((struct endpoint *)(void *)service)->keeper;
+	struct waiting *waiting;
+	struct why why;
+
+	if (!keeper) {
+		rpc_fail(closure_data, ERR_UNAVAILABLE, "the registry is shutting down");
+		return;
+	}
+	waiting = x_calloc(1, sizeof *waiting);
+	*waiting = (struct waiting){ closure, closure_data };
+	if (registry_sync(keeper->registry, str_of(request->backend), on_synced, waiting, &why)) {
+		rpc_fail(closure_data, why.code, why.text);
+		free(waiting);
+	}
+}

@@ -1,0 +1,266 @@
+/* settings.c - see settings.h. */
+#include "services/model-registry/settings.h"
+
+#include "common/policy/caps.h"
+#include "services/model-registry/strengths.h"
+
+#define R(...) OPT(struct registry_config, __VA_ARGS__)
+
+const struct opt registry_options[] = {
+	R(LIST, backends, "", "Model servers, as name=kind+url: gpu1=ollama+http://10.0.0.5:11434. Kinds are ollama, llamacpp, openai; a url alone is asked "
+	  "what it is. Without any, an Ollama at 127.0.0.1:11434 is tried."),
+	R(STRING, ollama_host, "", "One more Ollama server, written as Ollama's own OLLAMA_HOST; it becomes the backend 'ollama'. 0.0.0.0 means loopback.",
+	  .aliases = "OLLAMA_ENDPOINT,OLLAMA_BASE_URL,OLLAMA_HOST"),
+	R(LIST, aliases, "", "Other names for models, as name=model."),
+	R(DURATION, sync_every, "5m", "How often every backend is asked for its models. One that is down is tried every residency_every.", .min = 1000, .max = 86400000),
+	R(DURATION, residency_every, "5s", "How often backends are asked whether they are there and what is in memory.", .min = 100, .max = 3600000),
+	R(DURATION, list_timeout, "5s", "How long a backend may take for each answer.", .min = 100, .max = 120000),
+	R(LIST, slots, "", "Requests at once, as backend=n for each of its models or backend/model=n. Else what llama.cpp says, else 1."),
+	R(INT, ollama_max_concurrent, "0", "Requests at once for each model of Ollama backends, as its OLLAMA_NUM_PARALLEL; 0 = 1 unless slots says more.",
+	  .min = 0, .max = 4096, .aliases = "OLLAMA_MAX_CONCURRENT"),
+	R(STRING, default_model, "", "The model for requests that name none.", .aliases = "OLLAMA_DEFAULT_MODEL"),
+	R(LIST, protected, "", "Models that nobody may delete."),
+	R(LIST, strengths, "", "What models are good at, as model=TASK:score;TASK:score with scores from 0 to 1."),
+	R(LIST, capabilities, "", "What models can do, as model=word;word (completion tools vision embedding thinking insert audio), where their servers do not say it."),
+	R(STRING, families, "", "File with strengths by words of family and model names, instead of the built-in one."),
+	OPT_END
+};
+
+static enum err check_pairs(const struct opt_list *, const char *field, const char *form, struct why *);
+static enum err check_slots(const struct registry_config *, struct why *);
+static enum err check_capabilities(const struct registry_config *, struct why *);
+static enum err add_backend(struct arena *, struct str item, struct backend_setting *list, size_t *n, struct why *);
+static enum err add_ollama(const struct registry_config *, struct arena *, struct backend_setting *list, size_t *n, struct why *);
+
+enum err settings_check(const void *arg, struct why *why)
+{
+	const struct registry_config *config = arg;
+	struct arena *mem = arena_new(0);
+	struct backend_setting *list;
+	size_t n;
+	enum err err = settings_backends(config, mem, &list, &n, why);
+
+	arena_free(mem);
+	if (!err)
+		err = check_pairs(&config->aliases, "aliases", "name=model", why);
+	if (!err)
+		err = check_slots(config, why);
+	if (!err)
+		err = check_capabilities(config, why);
+	if (!err)
+		err = strengths_check(&config->strengths, why);
+	return err;
+}
+
+enum err settings_backends(const struct registry_config *config, struct arena *mem, struct backend_setting **ret, size_t *ret_n, struct why *why)
+{
+	struct backend_setting *list = arena_array(mem, struct backend_setting, config->backends.n + 2);
+	size_t n = 0;
+	enum err err = ERR_OK;
+
+	for (size_t i = 0; i < config->backends.n && !err; i++)
+		err = add_backend(mem, str_trim(str_of(config->backends.items[i])), list, &n, why);
+	if (!err)
+		err = add_ollama(config, mem, list, &n, why);
+	if (err)
+		return err;
+	*ret = list;
+	*ret_n = n;
+	return ERR_OK;
+}
+
+enum err settings_ollama_url(struct str host, struct arena *mem, const char **ret_url, struct why *why)
+{
+	struct str rest = str_trim(host), path = STR("");
+	uint64_t port = 11434, n;
+	const char *p;
+
+	if (str_starts(rest, STR("https://")))
+		return err_field(why, ERR_INVALID, "ollama_host", "ollama_host: '" STR_FMT "' needs TLS, which local backends do not have here", STR_ARG(host));
+	if (str_starts(rest, STR("http://"))) {
+		rest = str_from(rest, 7);
+		port = 80;
+	}
+	p = str_find(rest, STR("/"));
+	if (p) {
+		path = str_n(p, (size_t)(rest.p + rest.n - p));
+		rest.n = (size_t)(p - rest.p);
+		while (path.n && path.p[path.n - 1] == '/')
+			path.n--;
+	}
+	for (size_t i = rest.n; i > 0 && rest.p[i - 1] != ']'; i--) {
+		if (rest.p[i - 1] != ':')
+			continue;
+		/* Ollama falls back to its own port when this is none; "::1" without brackets has no port. */
+		if (str_find(str_n(rest.p, i - 1), STR(":")) && rest.p[0] != '[')
+			break;
+		if (str_u64(str_from(rest, i), &n) && n > 0 && n < 65536)
+			port = n;
+		rest.n = i - 1;
+		break;
+	}
+	if (rest.n == 0 || str_eqz(rest, "0.0.0.0"))
+		rest = STR("127.0.0.1");
+	if (str_eqz(rest, "[::]") || str_eqz(rest, "::"))
+		rest = STR("[::1]");
+	*ret_url = arena_printf(mem, str_find(rest, STR(":")) && rest.p[0] != '[' ? "http://[" STR_FMT "]:%u" STR_FMT : "http://" STR_FMT ":%u" STR_FMT,
+				STR_ARG(rest), (unsigned)port, STR_ARG(path));
+	return ERR_OK;
+}
+
+bool settings_pair(const char *item, struct str *ret_name, struct str *ret_value)
+{
+	struct str rest = str_of(item), name;
+
+	if (!strchr(item, '='))
+		return false;
+	(void)str_split(&rest, '=', &name);
+	*ret_name = str_trim(name);
+	*ret_value = str_trim(rest);
+	return ret_name->n && ret_value->n;
+}
+
+uint32_t settings_slots(const struct registry_config *config, const char *backend, const struct kind *kind, struct str model)
+{
+	uint32_t of_backend = 0;
+	struct str name, value, part;
+	uint64_t n;
+
+	for (size_t i = 0; i < config->slots.n; i++) {
+		if (!settings_pair(config->slots.items[i], &name, &value) || !str_u64(value, &n))
+			continue;
+		if (str_eqz(name, backend))
+			of_backend = (uint32_t)n;
+		if (!str_find(name, STR("/")))
+			continue;
+		(void)str_split(&name, '/', &part);
+		if (str_eqz(part, backend) && model_same(name, model))
+			return (uint32_t)n;
+	}
+	if (!of_backend && kind == &kind_ollama)
+		of_backend = (uint32_t)config->ollama_max_concurrent;
+	return of_backend;
+}
+
+bool settings_names(const struct opt_list *list, struct str model)
+{
+	for (size_t i = 0; i < list->n; i++)
+		if (model_same(str_trim(str_of(list->items[i])), model))
+			return true;
+	return false;
+}
+
+static enum err check_pairs(const struct opt_list *list, const char *field, const char *form, struct why *why)
+{
+	struct str name, value;
+
+	for (size_t i = 0; i < list->n; i++)
+		if (!settings_pair(list->items[i], &name, &value))
+			return err_field(why, ERR_INVALID, field, "%s: '%.100s' is not of the form %s", field, list->items[i], form);
+	return ERR_OK;
+}
+
+static enum err check_slots(const struct registry_config *config, struct why *why)
+{
+	struct str name, value;
+	uint64_t n;
+
+	for (size_t i = 0; i < config->slots.n; i++)
+		if (!settings_pair(config->slots.items[i], &name, &value) || !str_u64(value, &n) || n < 1 || n > 4096)
+			return err_field(why, ERR_INVALID, "slots", "slots: '%.100s' is not of the form backend=n or backend/model=n with n from 1 to 4096",
+					 config->slots.items[i]);
+	return ERR_OK;
+}
+
+static enum err check_capabilities(const struct registry_config *config, struct why *why)
+{
+	struct str name, value, word;
+
+	for (size_t i = 0; i < config->capabilities.n; i++) {
+		if (!settings_pair(config->capabilities.items[i], &name, &value))
+			return err_field(why, ERR_INVALID, "capabilities", "capabilities: '%.100s' is not of the form model=word;word", config->capabilities.items[i]);
+		while (str_split(&value, ';', &word))
+			if (!llm_cap_parse(str_trim(word)))
+				return err_field(why, ERR_INVALID, "capabilities", "capabilities: '" STR_FMT "' is not something a model can do", STR_ARG(word));
+	}
+	return ERR_OK;
+}
+
+static bool name_taken(const struct backend_setting *list, size_t n, struct str name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (str_eqz(name, list[i].name))
+			return true;
+	return false;
+}
+
+/* Clients are told to write the base with /v1; here it is the server's root. */
+static void drop_v1(struct http_url *url)
+{
+	size_t n = strlen(url->base);
+
+	if (n >= 3 && !strcmp(url->base + n - 3, "/v1"))
+		url->base[n - 3] = '\0';
+}
+
+static enum err put_backend(struct arena *mem, struct str name, const struct kind *kind, struct str url, struct backend_setting *list, size_t *n,
+			    struct why *why)
+{
+	struct backend_setting *to = &list[*n];
+	struct why inner;
+
+	if (!http_url_parse(&to->url, url, &inner))
+		return err_field(why, ERR_INVALID, "backends", "backends: '" STR_FMT "': %.300s", STR_ARG(url), inner.text);
+	drop_v1(&to->url);
+	to->url_text = arena_printf(mem, strchr(to->url.host, ':') ? "http://[%s]:%u%s" : "http://%s:%u%s", to->url.host, to->url.port, to->url.base);
+	to->name = name.n ? arena_str(mem, name).p : arena_printf(mem, "%s:%u", to->url.host, to->url.port);
+	to->kind = kind;
+	if (name_taken(list, *n, str_of(to->name)))
+		return err_field(why, ERR_INVALID, "backends", "backends: the name '%s' is there twice", to->name);
+	++*n;
+	return ERR_OK;
+}
+
+/* "name=kind+url", "name=url", "kind+url" or "url". */
+static enum err add_backend(struct arena *mem, struct str item, struct backend_setting *list, size_t *n, struct why *why)
+{
+	const struct kind *kind = &kind_probe;
+	const char *scheme = str_find(item, STR("://")), *eq = str_find(item, STR("=")), *plus;
+	struct str name = STR(""), url = item;
+
+	if (item.n == 0)
+		return ERR_OK;
+	if (!scheme)
+		return err_field(why, ERR_INVALID, "backends", "backends: '" STR_FMT "' is not of the form name=kind+url", STR_ARG(item));
+	if (eq && eq < scheme) {
+		name = str_trim(str_n(item.p, (size_t)(eq - item.p)));
+		url = str_trim(str_from(item, (size_t)(eq - item.p) + 1));
+	}
+	plus = str_find(url, STR("+"));
+	if (plus && plus < scheme) {
+		struct str word = str_n(url.p, (size_t)(plus - url.p));
+
+		kind = kind_find(word);
+		if (!kind)
+			return err_field(why, ERR_INVALID, "backends", "backends: '" STR_FMT "' is not a kind; there are ollama, llamacpp and openai", STR_ARG(word));
+		url = str_from(url, word.n + 1);
+	}
+	return put_backend(mem, name, kind, url, list, n, why);
+}
+
+static enum err add_ollama(const struct registry_config *config, struct arena *mem, struct backend_setting *list, size_t *n, struct why *why)
+{
+	const char *url;
+	enum err err;
+
+	if (!config->ollama_host[0] && *n)
+		return ERR_OK;
+	err = settings_ollama_url(str_of(config->ollama_host), mem, &url, why);
+	if (err)
+		return err;
+	/* The same server may be listed under its own name. */
+	for (size_t i = 0; i < *n; i++)
+		if (!strcmp(list[i].url_text, url) || !strcmp(list[i].name, "ollama"))
+			return ERR_OK;
+	return put_backend(mem, STR("ollama"), &kind_ollama, str_of(url), list, n, why);
+}

@@ -1,0 +1,35 @@
+/* settings.h - the registry's options, and what they mean: which backends, which slots, which words about models. */
+#ifndef REGISTRY_SETTINGS_H
+#define REGISTRY_SETTINGS_H
+#include "common/base/err.h"
+#include "common/data/opt.h"
+#include "common/io/http_client.h"
+#include "services/model-registry/visit.h"
+
+struct registry_config {
+	struct opt_list backends, aliases, slots, protected, strengths, capabilities;
+	const char *ollama_host, *default_model, *families;
+	int64_t sync_every, residency_every, list_timeout;     /* milliseconds */
+	int64_t ollama_max_concurrent;
+};
+
+extern const struct opt registry_options[];
+
+struct backend_setting {
+	const char *name;
+	const struct kind *kind;      /* kind_probe when the option did not say */
+	struct http_url url;
+	const char *url_text;         /* "http://host:port/base" */
+};
+
+/* Everything beyond types: the svc_def's check. */
+enum err settings_check(const void *config, struct why *);
+enum err settings_backends(const struct registry_config *, struct arena *, struct backend_setting **ret, size_t *ret_n, struct why *);
+/* "host", ":port", "0.0.0.0", "http://host": as Ollama reads OLLAMA_HOST, for one that connects. */
+enum err settings_ollama_url(struct str host, struct arena *, const char **ret_url, struct why *);
+/* 0 = nothing is configured for it. */
+uint32_t settings_slots(const struct registry_config *, const char *backend, const struct kind *, struct str model);
+/* "name=value"; false when it is not of that form. Both parts are trimmed and not empty. */
+bool settings_pair(const char *item, struct str *ret_name, struct str *ret_value);
+bool settings_names(const struct opt_list *, struct str model);    /* the list has this model */
+#endif
