@@ -1,0 +1,255 @@
+/* service.c - the usage-tracker's table and life: facts in, answers out, both over RPC; ledger.h does the work. */
+#include "services/usage-tracker/service.h"
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "facts.pb-c.h"
+#include "services/usage-tracker/ledger.h"
+#include "services/usage-tracker/query.h"
+#include "services/usage-tracker/speeds.h"
+
+struct usage_config { const char *db; };
+
+static const struct opt options[] = {
+	OPT(struct usage_config, STRING, db, "", "Database of the ledger, sqlite:PATH[?sync=full]; empty = ledger.db in the service's state directory. "
+	    "Without sync=full a commit survives a crash of the process, and power loss from the next checkpoint on."),
+	OPT_END
+};
+
+enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_COUNT };
+
+static const struct metric_def metrics[M_COUNT] = {
+	[M_ROWS] = { METRIC_COUNTER, "usage_rows_total", "Facts entered into the ledger, by kind.", "kind" },
+	[M_DUPLICATES] = { METRIC_COUNTER, "usage_duplicates_total", "Facts that the ledger had already; they changed nothing.", "" },
+	[M_DEAD] = { METRIC_COUNTER, "usage_dead_letters_total", "Facts that could not be entered and are kept in the table dead_letters.", "" },
+	[M_LAG] = { METRIC_GAUGE, "ledger_lag_seconds", "Age of the youngest fact when its batch was committed last.", "" },
+	[M_COMMIT] = { METRIC_HISTOGRAM, "ledger_commit_seconds", "Time to apply and commit one batch.", "" },
+};
+
+struct usage_tracker {
+	struct svc *svc;
+	struct ledger *ledger;
+	struct speeds *speeds;
+	struct arena *mem;            /* of the question in hand */
+	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
+	Corral__Facts_Service facts;
+	Corral__UsageTracker_Service rpc;
+	bool failing;
+};
+
+#define OF(member, p) ((struct usage_tracker *)(void *)((char *)(p) - offsetof(struct usage_tracker, member)))
+
+/* --- facts --- */
+
+/* A failure of the store is said once, and to /readyz as long as it lasts. */
+static void ledger_state(struct usage_tracker *u, bool ok, const struct why *why)
+{
+	if (ok == !u->failing)
+		return;
+	u->failing = !ok;
+	if (ok)
+		LOG_INFO("the ledger can be written again");
+	else
+		LOG_ERROR("the ledger cannot be written; facts wait in their spools", LOG_S("error", why->text));
+	svc_need(u->svc, "ledger", ok, ok ? "" : why->text);
+}
+
+static bool topic_known(const char *topic, void *data)
+{
+	if (strcmp(topic, "usage.v1") == 0)
+		return true;
+	rpc_fail(data, ERR_NOT_FOUND, "the ledger keeps the topic usage.v1 only");
+	return false;
+}
+
+static void on_cursor(Corral__Facts_Service *facts, const Corral__FactCursor *q, Corral__FactAck_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(facts, facts);
+	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
+	uint64_t epoch;
+	struct why why;
+
+	if (!topic_known(q->topic, data))
+		return;
+	if (!ledger_cursor(u->ledger, str_of(q->topic), str_of(q->source), &ack.position, &epoch, &why)) {
+		ledger_state(u, false, &why);
+		rpc_fail(data, why.code, why.text);
+	} else if (q->epoch < epoch) {
+		rpc_fail(data, ERR_CONFLICT, "the spool of this source was opened again since; its new writer ships it");
+	} else {
+		closure(&ack, data);
+	}
+}
+
+static void count(struct usage_tracker *u, const struct ledger_counts *c, int64_t began_us)
+{
+	series_add(u->starts, (double)c->starts);
+	series_add(u->finals, (double)c->finals);
+	series_add(u->corrections, (double)c->corrections);
+	series_add(u->duplicates, (double)c->duplicates);
+	series_add(u->dead, (double)c->dead);
+	series_observe(u->commit, (double)(mono_us() - began_us) / 1e6);
+	if (c->newest_us)
+		series_set(u->lag, (double)(wall_us() - c->newest_us) / 1e6);
+	if (c->dead)
+		LOG_ERROR("facts could not be entered into the ledger; see its table dead_letters", LOG_I("facts", c->dead));
+}
+
+static enum ledger_outcome apply(struct usage_tracker *u, const Corral__FactBatch *b, uint64_t *ret_position, struct why *why)
+{
+	struct ledger_batch batch = { .topic = str_of(b->topic), .source = str_of(b->source), .epoch = b->epoch, .first = b->first, .next = b->next,
+				      .n = b->n_records };
+	struct str *records = arena_alloc(u->mem, (b->n_records + 1) * sizeof(*records));
+	struct ledger_counts counts;
+	int64_t began_us = mono_us();
+	enum ledger_outcome outcome;
+
+	for (size_t i = 0; i < b->n_records; i++)
+		records[i] = str_n((const char *)b->records[i].data, b->records[i].len);
+	batch.records = records;
+	outcome = ledger_ingest(u->ledger, &batch, ret_position, &counts, why);
+	if (outcome == LEDGER_APPLIED)
+		count(u, &counts, began_us);
+	return outcome;
+}
+
+static void on_ingest(Corral__Facts_Service *facts, const Corral__FactBatch *b, Corral__FactAck_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(facts, facts);
+	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
+	enum ledger_outcome outcome;
+	struct why why = { 0 };
+
+	if (!topic_known(b->topic, data))
+		return;
+	outcome = apply(u, b, &ack.position, &why);
+	ledger_state(u, outcome != LEDGER_FAILED, &why);
+	if (outcome == LEDGER_FAILED || outcome == LEDGER_STALE)
+		rpc_fail(data, why.code, why.text);
+	else
+		closure(&ack, data);
+	arena_reset(u->mem);
+}
+
+/* --- answers --- */
+
+static void on_query(Corral__UsageTracker_Service *rpc, const Corral__UsageQuery *q, Corral__UsageReport_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__UsageReport reply;
+	struct why why;
+
+	if (usage_query(u->ledger, q, wall_us(), u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
+static void on_attempts(Corral__UsageTracker_Service *rpc, const Corral__AttemptsRequest *q, Corral__AttemptsReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__AttemptsReply reply;
+	struct why why;
+
+	if (usage_attempts(u->ledger, q, u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
+static void on_speeds(Corral__UsageTracker_Service *rpc, const Corral__SpeedsRequest *q, Corral__SpeedsReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__SpeedsReply reply;
+
+	speeds_reply(u->speeds, wall_us(), u->mem, &reply);
+	closure(&reply, data);
+	arena_reset(u->mem);
+}
+
+/* --- life --- */
+
+static void stop(struct svc *svc)
+{
+	struct usage_tracker *u = svc_state(svc);
+
+	if (!u)
+		return;
+	ledger_close(u->ledger);
+	speeds_free(u->speeds);
+	arena_free(u->mem);
+	free(u);
+	svc_set_state(svc, NULL);
+}
+
+static bool ledger_start(struct usage_tracker *u, struct why *why)
+{
+	const struct usage_config *cfg = svc_config(u->svc);
+	char url[4200];
+
+	snprintf(url, sizeof(url), "sqlite:%s/ledger.db", svc_state_dir(u->svc));
+	u->ledger = ledger_open(cfg->db[0] ? cfg->db : url, why);
+	if (!u->ledger || !speeds_load(u->speeds, u->ledger, wall_us(), why))
+		return false;
+	ledger_on_finished(u->ledger, speeds_add, u->speeds);
+	return true;
+}
+
+static void metrics_start(struct usage_tracker *u)
+{
+	struct metrics *m = svc_metrics(u->svc);
+
+	u->starts = metrics_series(m, M_ROWS, "start");
+	u->finals = metrics_series(m, M_ROWS, "final");
+	u->corrections = metrics_series(m, M_ROWS, "correction");
+	u->duplicates = metrics_series(m, M_DUPLICATES);
+	u->dead = metrics_series(m, M_DEAD);
+	u->lag = metrics_series(m, M_LAG);
+	u->commit = metrics_series(m, M_COMMIT);
+}
+
+static void serve(struct usage_tracker *u)
+{
+	corral__facts__init(&u->facts, NULL);
+	u->facts.cursor = on_cursor;
+	u->facts.ingest = on_ingest;
+	corral__usage_tracker__init(&u->rpc, NULL);
+	u->rpc.query = on_query;
+	u->rpc.attempts = on_attempts;
+	u->rpc.speeds = on_speeds;
+	rpc_server_add(svc_rpc_server(u->svc), &u->facts.base);
+	rpc_server_add(svc_rpc_server(u->svc), &u->rpc.base);
+}
+
+static bool start(struct svc *svc, struct why *why)
+{
+	struct usage_tracker *u = x_calloc(1, sizeof(*u));
+
+	svc_set_state(svc, u);
+	u->svc = svc;
+	u->mem = arena_new(64 << 10);
+	u->speeds = speeds_new();
+	metrics_start(u);
+	if (!ledger_start(u, why)) {
+		stop(svc);
+		return false;
+	}
+	serve(u);
+	svc_need(svc, "ledger", true, "");
+	return true;
+}
+
+const struct svc_def usage_tracker_service = {
+	.name = "usage-tracker",
+	.summary = "Keeps the ledger: every attempt's usage exactly once, and the sums people and the selector ask for.",
+	.options = options,
+	.config_size = sizeof(struct usage_config),
+	.metrics = metrics,
+	.n_metrics = M_COUNT,
+	.admin_port = 8115,
+	.rpc_port = 7115,
+	.start = start,
+	.stop = stop,
+};
