@@ -22,8 +22,10 @@ static void release(void *arg)
 struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, const struct llm_plan *plan, const struct llm_target *target)
 {
 	struct llm_relay *r = arena_new_of(mem, struct llm_relay);
+	struct llm_target *own = arena_new_of(mem, struct llm_target);
 
-	r->in = in, r->target = target, r->mem = mem;
+	*own = *target;                   /* the caller's may lie on a stack that is gone at the answer's end */
+	r->in = in, r->target = own, r->mem = mem;
 	r->pass = plan->passthrough;
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
 	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
