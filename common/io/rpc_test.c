@@ -143,11 +143,23 @@ static struct seen caller(struct loop *loop, const char *url, unsigned wanted)
 	return (struct seen){ .loop = loop, .client = rpc_client_new(loop, url), .wanted = wanted };
 }
 
-static const char *const urls[] = { "inproc://rpc-test", "tcp://127.0.0.1:8321", "ipc:///tmp/corral-rpc-test.sock" };
+/* Of this process, so that two runs do not meet. */
+static char urls[5][64];
+
+static void make_urls(void)
+{
+	unsigned port = 20000 + (unsigned)getpid() % 3000 * 4;
+
+	(void)snprintf(urls[0], sizeof urls[0], "inproc://rpc-test");
+	(void)snprintf(urls[1], sizeof urls[1], "tcp://127.0.0.1:%u", port);
+	(void)snprintf(urls[2], sizeof urls[2], "ipc:///tmp/corral-rpc-test-%d.sock", (int)getpid());
+	(void)snprintf(urls[3], sizeof urls[3], "tcp://127.0.0.1:%u", port + 1);
+	(void)snprintf(urls[4], sizeof urls[4], "tcp://127.0.0.1:%u", port + 2);
+}
 
 static void answers_many_calls_at_once(void **state)
 {
-	for (size_t u = 0; u < sizeof urls / sizeof *urls; u++) {
+	for (size_t u = 0; u < 3; u++) {
 		struct loop *loop = loop_new();
 		struct rpc_server *server = serve(loop, urls[u]);
 		struct seen seen = caller(loop, urls[u], 500);
@@ -237,7 +249,7 @@ static void ends_calls_at_their_deadline(void **state)
 static void says_unavailable_when_nobody_is_there(void **state)
 {
 	struct loop *loop = loop_new();
-	struct seen seen = caller(loop, "tcp://127.0.0.1:8322", 1);
+	struct seen seen = caller(loop, urls[3], 1);
 
 	rpc_deadline(seen.client, 100);
 	ask(&seen, "t", 1);
@@ -454,7 +466,7 @@ static void says_why_it_cannot_listen(void **state)
 
 	assert_null(rpc_server_new(loop, urls[1], &why));
 	assert_int_equal(why.code, ERR_UNAVAILABLE);
-	assert_non_null(strstr(why.text, "8321"));
+	assert_non_null(strstr(why.text, urls[1]));
 	assert_null(rpc_server_new(loop, "nonsense", &why));
 	rpc_server_free(server);
 	loop_free(loop);
@@ -484,7 +496,7 @@ static pid_t spawn_server(const char *url)
 
 static void notices_a_killed_process_at_once(void **state)
 {
-	const char *url = "tcp://127.0.0.1:8323";
+	const char *url = urls[4];
 	struct loop *loop = loop_new();
 	struct seen seen = caller(loop, url, 1);
 	pid_t pid = spawn_server(url);
@@ -535,5 +547,6 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "serve"))
 		return serve_forever(argv[2]);
+	make_urls();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,8 +81,8 @@ static void side_free(struct side *side)
 	*side = (struct side){ 0 };
 }
 
-static const char *const rpc_urls[] = { "inproc://snap-rpc", "tcp://127.0.0.1:8324" };
-static const char *const pub_urls[] = { "inproc://snap-pub", "tcp://127.0.0.1:8325" };
+/* Of this process, so that two runs do not meet. */
+static char rpc_urls[2][64] = { "inproc://snap-rpc" }, pub_urls[2][64] = { "inproc://snap-pub" };
 
 static void hears_what_was_published_before_and_after(void **state)
 {
@@ -380,5 +380,7 @@ int main(void)
 	};
 
 	clock_init();
+	(void)snprintf(rpc_urls[1], sizeof rpc_urls[1], "tcp://127.0.0.1:%u", 20002 + (unsigned)getpid() % 3000 * 4);
+	(void)snprintf(pub_urls[1], sizeof pub_urls[1], "tcp://127.0.0.1:%u", 20003 + (unsigned)getpid() % 3000 * 4);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
