@@ -131,7 +131,7 @@ bool str_double(struct str s, double *ret)
 
 bool str_utf8_valid(struct str s)
 {
-	const unsigned char *p = (const unsigned char *)s.p, *end = p + s.n;
+	const unsigned char *p = (const unsigned char *)s.p, *end = s.n ? p + s.n : p;
 
 	while (p < end) {
 		unsigned c = *p;

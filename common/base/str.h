@@ -24,7 +24,7 @@ static inline struct str str_n(const char *p, size_t n) { return (struct str){ p
 static inline bool str_eq(struct str a, struct str b) { return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0); }
 static inline bool str_eqz(struct str a, const char *z) { return str_eq(a, str_of(z)); }
 static inline bool str_starts(struct str s, struct str prefix) { return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0); }
-static inline struct str str_from(struct str s, size_t at) { return at >= s.n ? (struct str){ s.p + s.n, 0 } : (struct str){ s.p + at, s.n - at }; }
+static inline struct str str_from(struct str s, size_t at) { return s.n == 0 ? s : at >= s.n ? (struct str){ s.p + s.n, 0 } : (struct str){ s.p + at, s.n - at }; }
 
 bool str_ieq(struct str a, struct str b);          /* ASCII letters only */
 bool str_ends(struct str s, struct str suffix);

@@ -39,6 +39,7 @@ static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
 {
 	if (!list || json_kind(doc, list) != JSON_ARRAY)
 		return;
+	c->too_many_calls = json_count(doc, list) > CHUNK_CALLS;
 	for (uint32_t i = json_first(doc, list); i && c->n_calls < CHUNK_CALLS; i = json_next(doc, list, i)) {
 		struct call *call = &c->calls[c->n_calls++];
 		uint32_t function = json_get(doc, i, "function"), arguments = function ? json_get(doc, function, "arguments") : 0;
@@ -105,6 +106,10 @@ static bool write_said(struct llm_relay *r, struct str text, struct str thinking
 	if (!text_is_empty(thinking)) {
 		buf_addz(out, ",\"thinking\":");
 		buf_str(out, thinking);
+	}
+	if (calls && r->too_many_calls) {
+		err_set(&r->why, ERR_BACKEND_FAILED, "the model called more than %d tools at once", RELAY_CALLS);
+		return false;
 	}
 	if (calls && r->n_pending) {
 		buf_addz(out, ",\"tool_calls\":");

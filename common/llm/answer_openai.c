@@ -68,6 +68,7 @@ static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
 {
 	if (!list || json_kind(doc, list) != JSON_ARRAY)
 		return;
+	c->too_many_calls = json_count(doc, list) > CHUNK_CALLS;
 	for (uint32_t i = json_first(doc, list); i && c->n_calls < CHUNK_CALLS; i = json_next(doc, list, i)) {
 		struct call *call = &c->calls[c->n_calls++];
 		uint32_t function = json_get(doc, i, "function");

@@ -100,6 +100,7 @@ struct chunk {
 	bool is_answer;           /* it has the members an event of this dialect must have */
 	bool end;                 /* Ollama: done is true */
 	bool has_usage;
+	bool too_many_calls;      /* more than CHUNK_CALLS */
 };
 
 /* 'usage' is updated by what the event says. */

@@ -91,8 +91,10 @@ void pending_add(struct llm_relay *r, const struct call *call)
 {
 	struct pending *p = pending_for(r, call);
 
-	if (!p)
+	if (!p) {
+		r->too_many_calls = true;
 		return;
+	}
 	if (has(call->id) && !has(p->id))
 		p->id = arena_str(r->mem, call->id);
 	if (!text_is_empty(call->name) && !has(p->name))

@@ -233,22 +233,48 @@ static void plans_again_for_another_backend(void **state)
 
 #define LINE "{\"model\":\"m\",\"created_at\":\"x\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n"
 
+#define PIECE "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n"
+
+/* What had come stays, then the error as the dialect has it, never an end. tests/contract/golden_clients.py reads these files too. */
 static void broken_streams_end_in_the_client_dialect(void **state)
 {
+	static const struct { enum llm_dialect d; enum llm_backend b; const char *accept, *answer, *file, *end; } all[] = {
+		{ LLM_OPENAI, LLM_BACKEND_OLLAMA, "", LINE "{\"error\":\"unexpected EOF\"}\n", "broken-openai.client.sse", "\"code\":\"backend_failed\"}}\n\n" },
+		{ LLM_OLLAMA, LLM_BACKEND_LLAMACPP, "", PIECE "data: {\"error\":{\"code\":500,\"message\":\"unexpected EOF\"}}\n\n", "broken-ollama.client.ndjson", "unexpected EOF\"}\n" },
+		{ LLM_NATIVE, LLM_BACKEND_OLLAMA, "", LINE "{\"error\":\"unexpected EOF\"}\n", NULL, "\"field\":null}\n" },
+		{ LLM_NATIVE, LLM_BACKEND_OPENAI, "text/event-stream", PIECE "data: {\"error\":\"unexpected EOF\"}\n\n", NULL, "\"field\":null}\n\n" },
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+		struct str sent, request = all[i].d == LLM_NATIVE ? STR("{\"prompt\":\"x\",\"stream\":true}") : STR(CHAT ",\"stream\":true}");
+
+		exchange_init(&x, all[i].b);
+		assert_int_equal(read_request(&x, all[i].d, LLM_CHAT, request, all[i].accept), ERR_OK);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		answer(&x, 200, all[i].b == LLM_BACKEND_OLLAMA ? "application/x-ndjson" : "text/event-stream", str_of(all[i].answer), 0, 0);
+		assert_int_equal(x.step, LLM_FAILED);
+		assert_string_equal(x.why.text, "the backend broke off its answer: unexpected EOF");
+		llm_relay_break(x.relay, &x.why, &x.out);
+		sent = without_times(&x);
+		assert_non_null(str_find(sent, STR("\"a\"")));
+		assert_true(str_ends(sent, str_of(all[i].end)));
+		assert_null(str_find(sent, STR("[DONE]")));
+		assert_null(str_find(sent, STR("\"done\":true")));
+		if (all[i].file)
+			assert_text(sent, golden_file(&x, all[i].file, sent));
+		exchange_free(&x);
+	}
+}
+
+/* An error that comes first leaves the stream unbegun, so that another backend can be tried. */
+static void an_error_first_writes_nothing(void **state)
+{
 	struct exchange x;
-	struct str sent;
 
 	exchange_init(&x, LLM_BACKEND_OLLAMA);
 	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, STR(CHAT ",\"stream\":true}"), ""), ERR_OK);
 	assert_int_equal(plan_request(&x), ERR_OK);
-	answer(&x, 200, "application/x-ndjson", STR(LINE "{\"error\":\"an error was encountered while running the model: unexpected EOF\"}\n"), 0, 0);
-	assert_int_equal(x.step, LLM_FAILED);
-	assert_string_equal(x.why.text, "the backend broke off its answer: an error was encountered while running the model: unexpected EOF");
-	llm_relay_break(x.relay, &x.why, &x.out);
-	sent = buf_as_str(&x.out);
-	assert_non_null(str_find(sent, STR("\"content\":\"a\"")));
-	assert_true(str_ends(sent, STR("\"code\":\"backend_failed\"}}\n\n")));
-	assert_null(str_find(sent, STR("[DONE]")));
 	answer(&x, 200, "application/x-ndjson", STR("{\"error\":\"no memory\"}\n"), 0, 0);
 	assert_int_equal(x.step, LLM_FAILED);
 	assert_int_equal(x.out.n, 0);
@@ -337,6 +363,7 @@ int main(void)
 		cmocka_unit_test(asking_for_nothing_is_no_reason_to_refuse),
 		cmocka_unit_test(plans_again_for_another_backend),
 		cmocka_unit_test(broken_streams_end_in_the_client_dialect),
+		cmocka_unit_test(an_error_first_writes_nothing),
 		cmocka_unit_test(joins_tool_calls_however_they_are_labelled),
 		cmocka_unit_test(arguments_that_are_no_object_fail),
 		cmocka_unit_test(replaces_broken_characters_when_converting),

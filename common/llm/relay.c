@@ -70,6 +70,7 @@ enum llm_step llm_relay_head(struct llm_relay *r, const struct http_head *h, str
 {
 	r->status = h->status;
 	r->reply = reply_of(r, h);
+	r->one_object = r->pass && r->from_ollama && str_starts(header_of(h, "content-type"), STR("application/json"));
 	return LLM_MORE;
 }
 
@@ -182,7 +183,8 @@ static enum verdict last_words(struct llm_relay *r, struct buf *out)
 	v = r->pass ? watch_payload(r, payload) : convert_payload(r, payload, out);
 	if (v == END && r->pass) {
 		emit(r, rest, out);
-		emit(r, r->frames.kind == FRAME_LINE || str_ends(rest, STR("\n")) ? STR("\n") : STR("\n\n"), out);
+		if (!r->one_object)
+			emit(r, r->frames.kind == FRAME_LINE || str_ends(rest, STR("\n")) ? STR("\n") : STR("\n\n"), out);
 	}
 	return v;
 }
@@ -276,7 +278,7 @@ struct str llm_relay_upstream_body(const struct llm_relay *r)
 
 const char *llm_relay_content_type(const struct llm_relay *r)
 {
-	if (!r->in->stream || r->reply == REPLY_ERROR)
+	if (!r->in->stream || r->reply == REPLY_ERROR || r->one_object)
 		return "application/json";
 	return r->in->dialect == LLM_OPENAI || r->in->sse ? "text/event-stream" : "application/x-ndjson";
 }

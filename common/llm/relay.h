@@ -34,9 +34,11 @@ struct llm_relay {
 	uint32_t calls_sent;
 	struct pending *pending;      /* tool calls whose pieces are still coming */
 	uint32_t n_pending;
+	bool too_many_calls;          /* more than RELAY_CALLS */
 	uint64_t text_chars;          /* sent so far, for the offsets of /v1/completions */
 	bool shape_is_thinking;       /* the text of a matched shape is thinking */
 	bool done, failed;
+	bool one_object;              /* a stream that the backend answered with one object, as Ollama does when it only loads */
 	bool finished;                /* the client's last line is written */
 	struct why why;               /* when failed */
 };

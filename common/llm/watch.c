@@ -94,6 +94,8 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 	usage_only = !r->from_ollama && c->has_usage && c->n_choices == 0;
 	if (!c->is_answer)
 		return fail(r, ERR_BACKEND_FAILED, "the backend sent an event that is none of its protocol", str_n(doc->text, doc->len));
+	if (c->too_many_calls && !r->pass)
+		return fail(r, ERR_BACKEND_FAILED, "the backend called more tools at once than can be converted", str_n("", 0));
 	note_text(r, c);
 	note_finish(r, c);
 	learn(r, doc, c);

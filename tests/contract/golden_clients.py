@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""The golden answers of common/llm, read by the vendors' own clients.
+
+    "$(scripts/venv)/bin/python" tests/contract/golden_clients.py
+
+Every tests/golden/llm/NAME.client.EXT goes through the openai or the ollama package, by a transport that
+plays the bytes, in several sizes of pieces. What the package understood must be what the backend said in its
+own dialect, which is read here with json alone. Requests we wrote for a backend are checked against the
+request models of the ollama package. Ends with "N passed, N failed, 0 skipped".
+"""
+import json
+import sys
+from pathlib import Path
+
+import httpx
+import ollama
+import openai
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "llm"
+
+# name: recorded, as in common/llm/convert_test.c
+RECORDED = {
+    "openai-ollama-chat": "ollama.chat-stream.ndjson",
+    "openai-ollama-chat-whole": "ollama.chat-nonstream.json",
+    "openai-ollama-tools": "ollama.tools-native-stream.ndjson",
+    "openai-ollama-tool-result": "ollama.tool-result.json",
+    "openai-ollama-think": "ollama.think-native-stream.ndjson",
+    "openai-ollama-everything": "ollama.logprobs.json",
+    "openai-ollama-completion": "ollama.generate-stream.ndjson",
+    "openai-ollama-completion-whole": "made.generate-logprobs.json",
+    "ollama-llamacpp-chat": "llamacpp.chat-stream-usage.sse",
+    "ollama-llamacpp-tools": "llamacpp.tools-stream.sse",
+    "ollama-llamacpp-tools-whole": "llamacpp.tools.json",
+    "ollama-llamacpp-think-whole": "llamacpp.think.json",
+    "ollama-openai-think": "ollama.think-v1-stream.sse",
+    "ollama-llamacpp-generate": "llamacpp.chat-stream-nousage.sse",
+    "ollama-openai-raw": "ollama.v1-completions-stream.sse",
+    "ollama-openai-two-tools": "made.two-tools.sse",
+}
+PIECES = (1, 7, 100, 1 << 20)
+
+
+class Said:
+    """What an answer says, whoever said it."""
+
+    def __init__(self):
+        self.text = self.thinking = ""
+        self.calls = []           # [name, arguments as an object]
+        self.finish = None
+        self.tokens = None        # (prompt, completion)
+
+    def __eq__(self, other):
+        return vars(self) == vars(other)
+
+    def __repr__(self):
+        return str(vars(self))
+
+
+def read_ollama_backend(text):
+    said = Said()
+    for line in text.splitlines():
+        o = json.loads(line)
+        m = o.get("message") or {"content": o.get("response", "")}
+        said.text += m.get("content") or ""
+        said.thinking += m.get("thinking") or ""
+        said.calls += [[c["function"]["name"], c["function"]["arguments"]] for c in m.get("tool_calls") or []]
+        if o["done"]:
+            said.finish = o["done_reason"]
+            said.tokens = (o["prompt_eval_count"], o["eval_count"])
+    return said
+
+
+def read_openai_backend(text):
+    said = Said()
+    pieces = {}
+    if not text.startswith("{"):
+        events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    else:
+        events = [json.loads(text)]
+    for o in events:
+        for c in o["choices"]:
+            d = c.get("delta") or c.get("message") or {"content": c.get("text")}
+            said.text += d.get("content") or ""
+            said.thinking += d.get("reasoning_content") or d.get("reasoning") or ""
+            for i, call in enumerate(d.get("tool_calls") or []):
+                p = pieces.setdefault(call.get("index", i), ["", ""])
+                p[0] += call["function"].get("name") or ""
+                p[1] += call["function"].get("arguments") or ""
+            said.finish = c.get("finish_reason") or said.finish
+        t, u = o.get("timings"), o.get("usage")
+        if t:
+            said.tokens = (t["cache_n"] + t["prompt_n"], t["predicted_n"])
+        if u and u["total_tokens"]:
+            said.tokens = (u["prompt_tokens"], u["completion_tokens"])
+    said.calls = [[name, json.loads(arguments)] for name, arguments in pieces.values()]
+    return said
+
+
+class Pieces(httpx.SyncByteStream):
+    def __init__(self, body, n):
+        self.body, self.n = body, n
+
+    def __iter__(self):
+        for at in range(0, len(self.body), self.n):
+            yield self.body[at:at + self.n]
+
+
+def transport(path, piece):
+    types = {".sse": "text/event-stream", ".ndjson": "application/x-ndjson", ".json": "application/json"}
+
+    def answer(request):
+        return httpx.Response(200, headers={"Content-Type": types[path.suffix]}, stream=Pieces(path.read_bytes(), piece))
+
+    return httpx.MockTransport(answer)
+
+
+def openai_add(said, choice):
+    d = getattr(choice, "delta", None) or getattr(choice, "message", None)
+    if d is None:
+        said.text += choice.text or ""
+    else:
+        said.text += d.content or ""
+        said.thinking += getattr(d, "reasoning_content", None) or ""
+        for call in d.tool_calls or []:
+            assert call.id and call.type == "function"
+            assert getattr(call, "index", len(said.calls)) == len(said.calls)
+            said.calls.append([call.function.name, json.loads(call.function.arguments)])
+    said.finish = choice.finish_reason or said.finish
+
+
+def hear_openai(path, request, piece):
+    client = openai.OpenAI(api_key="k", base_url="http://corral/v1", max_retries=0,
+                           http_client=httpx.Client(transport=transport(path, piece)))
+    said = Said()
+    create = client.completions.create if "prompt" in request else client.chat.completions.create
+    answer = create(**{k: v for k, v in request.items() if k in ("model", "messages", "prompt", "stream", "stream_options")})
+    for chunk in answer if request.get("stream") else [answer]:
+        assert chunk.id and chunk.created and chunk.model == "shown"
+        for choice in chunk.choices:
+            openai_add(said, choice)
+        if chunk.usage:
+            said.tokens = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+    return said
+
+
+def hear_ollama(path, request, piece):
+    client = ollama.Client(host="http://corral", transport=transport(path, piece))
+    said = Said()
+    stream = request.get("stream", True)
+    if "messages" in request:
+        answer = client.chat(model="m", messages=[{"role": "user", "content": "x"}], stream=stream)
+    else:
+        answer = client.generate(model="m", prompt="x", stream=stream)
+    for part in answer if stream else [answer]:
+        assert part.model == "shown" and part.created_at
+        if "messages" in request:
+            said.text += part.message.content or ""
+            said.thinking += part.message.thinking or ""
+            said.calls += [[c.function.name, dict(c.function.arguments)] for c in part.message.tool_calls or []]
+        else:
+            said.text += part.response or ""
+            said.thinking += part.thinking or ""
+        if part.done:
+            said.finish = part.done_reason
+            said.tokens = (part.prompt_eval_count, part.eval_count)
+            assert part.total_duration > 0 and part.eval_duration > 0
+    assert part.done
+    return said
+
+
+def expected(name, request):
+    """What the backend said, in the words of the client's dialect."""
+    recorded = (GOLDEN / RECORDED[name]).read_text()
+    to_openai = name.startswith("openai")
+    said = read_ollama_backend(recorded) if to_openai else read_openai_backend(recorded)
+    if to_openai:
+        said.finish = "tool_calls" if said.calls else said.finish
+        if request.get("stream") and not (request.get("stream_options") or {}).get("include_usage"):
+            said.tokens = None
+    elif said.finish == "tool_calls":
+        said.finish = "stop"
+    return said
+
+
+def check_answer(name):
+    path = next(GOLDEN.glob(f"{name}.client.*"))
+    request = json.loads((GOLDEN / f"{name}.request.json").read_text())
+    want = expected(name, request)
+    for piece in PIECES:
+        got = (hear_openai if name.startswith("openai") else hear_ollama)(path, request, piece)
+        if want.tokens is None:           # the backend counted nothing: ours are estimates
+            got.tokens = None
+        assert got == want, f"in pieces of {piece}:\n  got  {got}\n  want {want}"
+
+
+def check_request(name):
+    """Ollama's own models of requests take what we wrote; every member is one they know."""
+    body = json.loads((GOLDEN / f"{name}.upstream.txt").read_text().splitlines()[1])
+    kind = ollama._types.ChatRequest if "messages" in body else ollama._types.GenerateRequest
+    made = kind.model_validate({k: v for k, v in body.items() if k != "truncate"})
+    assert body["truncate"] is False
+    unknown = set(body) - set(kind.model_fields) - {"truncate"}
+    assert not unknown, f"unknown to the package: {unknown}"
+    assert made.model == "remote:1b"
+
+
+def check_broken(name):
+    """A stream that breaks raises in the client, with the sentence in it, after what had come."""
+    path = next(GOLDEN.glob(f"{name}.client.*"))
+    request = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    for piece in PIECES:
+        try:
+            (hear_openai if "openai" in name else hear_ollama)(path, request, piece)
+        except (openai.APIError, ollama.ResponseError) as e:
+            assert "the backend broke off its answer" in str(e), e
+        else:
+            raise AssertionError("the client took the broken stream for a whole one")
+
+
+def checks():
+    """(function, name of a golden file) of every check."""
+    all_ = [(check_answer, n) for n in RECORDED]
+    all_ += [(check_request, p.name.split(".")[0]) for p in sorted(GOLDEN.glob("*-ollama*.upstream.txt")) if not p.name.startswith("ollama-")]
+    return all_ + [(check_broken, n) for n in ("broken-openai", "broken-ollama")]
+
+
+def main():
+    failed = 0
+    for check, name in checks():
+        try:
+            check(name)
+        except Exception as e:
+            failed += 1
+            print(f"FAIL {check.__name__} {name}: {type(e).__name__}: {e}")
+    print(f"{len(checks()) - failed} passed, {failed} failed, 0 skipped")
+    return failed != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
