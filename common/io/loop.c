@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <event2/event_struct.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,11 +66,21 @@ static void run_deferred(struct loop *);
 static void drop_posts(struct loop *);
 static void drop_watches(struct list *);
 
+/* glibc gives the top of its heap back above 128 KiB and takes it again for the next request: four page faults for each body
+ * of 32 KiB, a third of what the whole request costs. A program with a loop keeps up to 4 MiB instead. */
+static void keep_heap(void)
+{
+	mallopt(M_TRIM_THRESHOLD, 4 << 20);
+	mallopt(M_TOP_PAD, 256 << 10);
+}
+
 struct loop *loop_new(void)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct loop *l = x_calloc(1, sizeof(*l));
 	struct event_config *cfg = event_config_new();
 
+	pthread_once(&once, keep_heap);
 	event_config_set_flag(cfg, EVENT_BASE_FLAG_NOLOCK);
 	event_config_require_features(cfg, EV_FEATURE_ET | EV_FEATURE_EARLY_CLOSE);
 	l->base = event_base_new_with_config(cfg);
