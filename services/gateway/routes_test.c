@@ -1,0 +1,69 @@
+/* routes_test.c - paths, methods, parameters; and what every route must have. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "services/gateway/routes.h"
+
+static const struct route *find(const char *method, const char *path, struct str *param, struct why *why)
+{
+	struct http_head head = { .method = str_of(method) };
+
+	*why = (struct why){ 0 };
+	return route_find(&head, str_of(path), param, why);
+}
+
+static void finds_by_path_and_method(void **state)
+{
+	struct str param;
+	struct why why;
+
+	assert_int_equal(find("POST", "/v1/chat/completions", &param, &why)->dialect, LLM_OPENAI);
+	assert_int_equal(find("POST", "/api/generate", &param, &why)->op, LLM_COMPLETE);
+	assert_non_null(find("HEAD", "/", &param, &why));
+	assert_int_equal(why.code, ERR_OK);
+	assert_null(find("GET", "/v1/nothing", &param, &why));
+	assert_int_equal(why.code, ERR_NOT_FOUND);
+	assert_int_equal(find("GET", "/api/chat", &param, &why)->dialect, LLM_OLLAMA);
+	assert_int_equal(why.code, ERR_METHOD_NOT_ALLOWED);
+}
+
+static void names_may_hold_slashes_and_colons(void **state)
+{
+	struct str param;
+	struct why why;
+
+	assert_non_null(find("GET", "/v1/models/org/name:7b", &param, &why));
+	assert_true(str_eqz(param, "org/name:7b"));
+	assert_string_equal(find("GET", "/models", &param, &why)->path, "/models");
+	assert_string_equal(find("GET", "/models/x", &param, &why)->path, "/models/");
+	assert_string_equal(find("POST", "/models/sync", &param, &why)->path, "/models/sync");
+}
+
+static void every_route_has_an_action_and_stages(void **state)
+{
+	size_t i;
+
+	for (i = 0; gateway_routes[i].method; i++) {
+		assert_true(*gateway_routes[i].action && *gateway_routes[i].summary);
+		assert_non_null(gateway_routes[i].stages[0]);
+		assert_string_equal(gateway_route_docs[i].path, gateway_routes[i].path);
+		for (size_t k = 0; k < i; k++)
+			assert_false(strcmp(gateway_routes[i].path, gateway_routes[k].path) == 0 &&
+				     strcmp(gateway_routes[i].method, gateway_routes[k].method) == 0);
+	}
+	assert_true(i > 20);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(finds_by_path_and_method), cmocka_unit_test(names_may_hold_slashes_and_colons),
+		cmocka_unit_test(every_route_has_an_action_and_stages),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
