@@ -350,7 +350,7 @@ static enum http_parse header_line(struct cursor *c)
 	for (c->p++; c->p < c->stop && (*c->p == ' ' || *c->p == '\t'); c->p++)
 		;
 	from = c->p;
-	c->p = to = http_skip_value(c->p, c->stop, c->response);
+	c->p = to = http_skip_value(c->p, c->stop, true);     /* obs-text is opaque and legal: RFC 9110 5.5 */
 	if ((r = line_end(c)) != HTTP_DONE)
 		return r;
 	while (to > from && (to[-1] == ' ' || to[-1] == '\t'))

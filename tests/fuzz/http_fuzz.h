@@ -52,7 +52,7 @@ static inline void recheck(const struct http_head *h, struct str in, bool respon
 		MUST(c != '\r' || head.p[i + 1] == '\n');
 		MUST(c != '\n' || (i && head.p[i - 1] == '\r'));
 		MUST((c >= 0x20 && c != 0x7f) || c == '\r' || c == '\n' || c == '\t');
-		MUST(c < 0x80 || response);
+		MUST(c < 0x80 || response || i > h->method.n + h->target.n + 10);
 		lines += c == '\n';
 	}
 	MUST(lines == h->n_headers + 2 + (head.p[0] == '\r'));
