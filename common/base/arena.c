@@ -172,6 +172,23 @@ struct str arena_fmt(struct arena *a, const char *fmt, ...)
 	return s;
 }
 
+struct str arena_join(struct arena *a, const struct str *parts, size_t n)
+{
+	size_t total = 0;
+	char *p, *at;
+
+	for (size_t i = 0; i < n; i++)
+		total += parts[i].n;
+	p = at = arena_alloc(a, total + 1);
+	for (size_t i = 0; i < n; i++) {
+		if (parts[i].n)
+			memcpy(at, parts[i].p, parts[i].n);
+		at += parts[i].n;
+	}
+	*at = '\0';
+	return str_n(p, total);
+}
+
 void arena_defer(struct arena *a, void (*fn)(void *), void *arg)
 {
 	struct cleanup *c = arena_alloc(a, sizeof(*c));

@@ -24,6 +24,9 @@ struct str arena_str(struct arena *, struct str);           /* copy, terminated 
 char *arena_printf(struct arena *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 struct str arena_fmt(struct arena *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The parts one after another, terminated: what the request path uses instead of formats. */
+struct str arena_join(struct arena *, const struct str *parts, size_t n);
+
 /* Calls fn(arg) when the arena is freed or reset. */
 void arena_defer(struct arena *, void (*fn)(void *), void *arg);
 

@@ -129,6 +129,17 @@ bool str_double(struct str s, double *ret)
 	return true;
 }
 
+struct str str_from_u64(uint64_t v, char out[20])
+{
+	size_t at = 20;
+
+	do {
+		out[--at] = (char)('0' + v % 10);
+		v /= 10;
+	} while (v);
+	return str_n(out + at, 20 - at);
+}
+
 bool str_utf8_valid(struct str s)
 {
 	const unsigned char *p = (const unsigned char *)s.p, *end = s.n ? p + s.n : p;

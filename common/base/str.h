@@ -45,6 +45,9 @@ bool str_u64(struct str s, uint64_t *ret);
 bool str_i64(struct str s, int64_t *ret);
 bool str_double(struct str s, double *ret);
 
+/* Decimal digits into out; returns them. */
+struct str str_from_u64(uint64_t v, char out[20]);
+
 bool str_utf8_valid(struct str s);
 
 /* Optimal string alignment distance over ASCII-lowered bytes, for "did you mean"; capped at 64 bytes. */

@@ -180,11 +180,14 @@ const char *http_call_error_name(enum http_call_error e)
 struct str http_call_head(struct arena *a, const struct http_pool *p, const char *method, struct str path, struct str headers,
 			  bool has_body, uint64_t content_length)
 {
+	char digits[20];
+	struct str length = str_from_u64(content_length, digits);
+	const struct str parts[] = { str_of(method), STR(" "), str_of(p->url.base), path, STR(" HTTP/1.1\r\nHost: "), str_of(p->url.host_header),
+		STR("\r\n"), headers, STR("Content-Length: "), length, STR("\r\n\r\n") };
+
 	if (has_body)
-		return arena_fmt(a, "%s %s" STR_FMT " HTTP/1.1\r\nHost: %s\r\n" STR_FMT "Content-Length: %llu\r\n\r\n", method, p->url.base,
-				 STR_ARG(path), p->url.host_header, STR_ARG(headers), (unsigned long long)content_length);
-	return arena_fmt(a, "%s %s" STR_FMT " HTTP/1.1\r\nHost: %s\r\n" STR_FMT "\r\n", method, p->url.base, STR_ARG(path),
-			 p->url.host_header, STR_ARG(headers));
+		return arena_join(a, parts, sizeof(parts) / sizeof(*parts));
+	return arena_join(a, (const struct str[]){ parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], STR("\r\n"), headers, STR("\r\n") }, 9);
 }
 
 /* --- calls, as the caller sees them --- */

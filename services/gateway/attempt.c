@@ -333,8 +333,14 @@ static const struct http_call_ops ops = { on_head, on_data, on_end, on_error };
 
 static struct str call_headers(struct req *r)
 {
-	return arena_fmt(r->mem, "Content-Type: application/json\r\nAccept: %s\r\nX-Request-Id: %s\r\ntraceparent: 00-%s-%s-01\r\n",
-			 r->in.stream ? "text/event-stream, application/x-ndjson" : "application/json", r->id_text, r->trace_id, r->span_id);
+	const struct str parts[] = {
+		STR("Content-Type: application/json\r\nAccept: "),
+		r->in.stream ? STR("text/event-stream, application/x-ndjson") : STR("application/json"),
+		STR("\r\nX-Request-Id: "), str_n(r->id_text, 36),
+		STR("\r\ntraceparent: 00-"), str_n(r->trace_id, 32), STR("-"), str_n(r->span_id, 16), STR("-01\r\n"),
+	};
+
+	return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
 }
 
 static struct llm_target target_of(struct req *r, uint16_t replica)
