@@ -86,8 +86,9 @@ class World:
         self.dir = tempfile.mkdtemp(prefix="corral-bench-")
         self.next_port, self.started = args.port, []
         self.mock_port = self.port()
-        self.mock_flags = ["--chunks", str(args.chunks), "--gap-ms", str(args.gap_ms)]
+        self.mock_flags = ["--model", "mock", "--slots", "19000", "--chunks", str(args.chunks), "--gap-ms", str(args.gap_ms)]
         self.chunks = args.chunks
+        self.corral_flags = args.corral_flags.split()
 
     def port(self):
         self.next_port += 1
@@ -126,6 +127,8 @@ class Target:
     name = "?"
     path = "/v1/chat/completions"
     headers = {}
+    model = "mock"
+    settle = 0.0          # seconds after a run that its CPU still belongs to
 
     def start(self, world):
         """Starts it; sets self.port and self.pid."""
@@ -174,7 +177,73 @@ http {{
         self.pid = world.start(world.proxy_core, ["nginx", "-c", config, "-p", world.dir], self.port, self.name).pid
 
 
-TARGETS = {t.name: t for t in (Direct, Nginx, Floor)}
+class Haproxy(Target):
+    name = "haproxy"
+    CONFIG = """
+global
+  nbthread 1
+  maxconn 19000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  option http-keep-alive
+  option http-no-delay
+  http-reuse always
+  retries 0
+frontend f
+  bind 127.0.0.1:{port} backlog 4096
+  default_backend b
+backend b
+  server mock 127.0.0.1:{mock} pool-max-conn -1
+"""
+
+    def start(self, world):
+        self.port = world.port()
+        config = os.path.join(world.dir, "haproxy.cfg")
+        with open(config, "w") as f:
+            f.write(self.CONFIG.format(mock=world.mock_port, port=self.port))
+        self.pid = world.start(world.proxy_core, ["haproxy", "-db", "-f", config], self.port, self.name).pid
+
+
+class Corral(Target):
+    """The whole gateway: validation, decision, accounting to the spool and the ledger, metrics. Access logs are off, as nginx's are.
+    CPU is that of the whole process, and is read after the ledger has had time to take what the run left in the spool."""
+    name = "corral"
+    model = "mock"
+    settle = 1.0
+    running = None        # one process serves the named and the auto target: they run one after the other
+
+    def start(self, world):
+        if Corral.running is None:
+            self.port, admin = world.port(), world.port()
+            command = [os.path.join(world.build, "bin/corral"), "serve", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{admin}",
+                       "--state-dir", os.path.join(world.dir, "state"), "--backends", f"mock=llamacpp+http://127.0.0.1:{world.mock_port}",
+                       "--workers", "1", "--access-log", "off", "--max-connections", "19000", "--queue-max", "19000", *world.corral_flags]
+            pid = world.start(world.proxy_core, command, self.port, self.name).pid
+            wait_ready(admin)
+            Corral.running = (self.port, pid)
+        self.port, self.pid = Corral.running
+
+
+class CorralAuto(Corral):
+    """The same with model "auto": features, rules and the decision log as well."""
+    name, model = "auto", "auto"
+
+
+def wait_ready(admin):
+    import urllib.request
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1).read()
+            return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit("bench: corral is not ready")
+
+
+TARGETS = {t.name: t for t in (Direct, Nginx, Haproxy, Floor, Corral, CorralAuto)}
 
 
 # --- cases: each gives a dict of numbers for one run -------------------------------------------------------------------
@@ -194,7 +263,7 @@ class Post:
             f.write('wrk.method = "POST"\nwrk.path = "%s"\n' % target.path)
             for name, value in headers.items():
                 f.write('wrk.headers["%s"] = "%s"\n' % (name, value))
-            f.write("wrk.body = [[%s]]\n" % json.dumps({"model": "mock", "messages": [{"role": "user", "content": text}]}, separators=(",", ":")))
+            f.write("wrk.body = [[%s]]\n" % json.dumps({"model": target.model, "messages": [{"role": "user", "content": text}]}, separators=(",", ":")))
         return path
 
     def run(self, world, target, seconds):
@@ -220,7 +289,7 @@ class Streams:
         self.streams = streams
 
     def run(self, world, target, seconds):
-        command = [world.program("sse_client"), "--url", f"http://127.0.0.1:{target.port}", "--path", target.path, "--streams", str(self.streams),
+        command = [world.program("sse_client"), "--url", f"http://127.0.0.1:{target.port}", "--path", target.path, "--streams", str(self.streams), "--model", target.model,
                    "--seconds", str(seconds), "--chunks", str(world.chunks)]
         if "Authorization" in target.headers:
             command += ["--key", target.headers["Authorization"].removeprefix("Bearer ")]
@@ -241,6 +310,7 @@ CASES = {
 def measure(world, case, target, seconds):
     before = cpu_ns(target.pid) if target.pid else 0
     got = case.run(world, target, seconds)
+    time.sleep(target.settle)
     if target.pid:
         got["cpu_us"] = (cpu_ns(target.pid) - before) / 1000 / got["count"]
         got["rss_mb"] = rss_kb(target.pid) / 1024
@@ -293,13 +363,14 @@ def arguments():
     p.add_argument("--build", default="build")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=3, help="of each run")
-    p.add_argument("--targets", default="nginx,floor", help="of " + ",".join(TARGETS))
-    p.add_argument("--cases", default="post-1k", help="of " + ",".join(CASES))
+    p.add_argument("--targets", default="nginx,haproxy,floor,corral,auto", help="of " + ",".join(TARGETS))
+    p.add_argument("--cases", default="post-1k,post-32k,sse-1000", help="of " + ",".join(CASES))
     p.add_argument("--base", default="nginx", help="the target that ratios are taken to")
     p.add_argument("--port", type=int, default=8280, help="the first of a few free ports")
     p.add_argument("--cores", default="0,1", type=lambda s: tuple(int(c) for c in s.split(",")), help="load and backend, proxy")
     p.add_argument("--chunks", type=int, default=20, help="of a stream")
     p.add_argument("--gap-ms", type=int, default=50, help="between chunks")
+    p.add_argument("--corral-flags", default="", help="more options of corral serve")
     p.add_argument("--json", help="write every run there")
     return p.parse_args()
 
