@@ -13,6 +13,7 @@
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/protocol/reqrep0/req.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "common/base/arena.h"
@@ -109,6 +110,26 @@ static void on_request(void *owner, struct list *mail);
 static bool seat_add(struct rpc_server *);
 static void seat_free(struct seat *);
 static void reply_send(struct asked *, const Corral__RpcReply *);
+
+/* --- nng's threads --- */
+
+/* Two per core for tasks, four that resolve names, and more: nng 1.5 cannot be told otherwise, 1.10 can. */
+static void few_threads(void)
+{
+#if NNG_MAJOR_VERSION == 1 && NNG_MINOR_VERSION >= 10
+	nng_init_set_parameter(NNG_INIT_NUM_TASK_THREADS, 4);
+	nng_init_set_parameter(NNG_INIT_NUM_EXPIRE_THREADS, 1);
+	nng_init_set_parameter(NNG_INIT_NUM_POLLER_THREADS, 1);
+	nng_init_set_parameter(NNG_INIT_NUM_RESOLVER_THREADS, 1);
+#endif
+}
+
+void rpc_few_threads(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	(void)pthread_once(&once, few_threads);
+}
 
 /* --- the client's public side --- */
 
@@ -217,6 +238,7 @@ static void pipe_changed(nng_pipe pipe, nng_pipe_ev event, void *arg)      /* nn
 /* A URL that cannot be dialled leaves a client without a peer: its calls end with UNAVAILABLE. */
 static bool client_open(struct rpc_client *client)
 {
+	rpc_few_threads();
 	if (nng_req0_open(&client->socket))
 		return false;
 	(void)nng_socket_set_ms(client->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE);
@@ -540,8 +562,10 @@ void rpc_fail(void *closure_data, enum err code, const char *text)
 static enum err server_open(struct rpc_server *server, const char *url, struct why *why)
 {
 	nng_listener listener;
-	int rv = nng_rep0_open(&server->socket);
+	int rv;
 
+	rpc_few_threads();
+	rv = nng_rep0_open(&server->socket);
 	if (rv)
 		return err_set(why, ERR_INTERNAL, "cannot open an RPC endpoint: %s", nng_strerror(rv));
 	(void)nng_socket_set_size(server->socket, NNG_OPT_RECVMAXSZ, RPC_MAX_BYTES);

@@ -40,4 +40,7 @@ ProtobufCService *rpc_stub(struct rpc_client *, const ProtobufCServiceDescriptor
 void rpc_deadline(struct rpc_client *, int64_t ms);      /* for the calls that follow; default 5000 */
 const struct why *rpc_error(const struct rpc_client *);  /* inside a closure that got NULL */
 bool rpc_connected(const struct rpc_client *);
+
+/* Keeps nng's threads few, where its version can be told; before the first socket of the process. For snapshot.c. */
+void rpc_few_threads(void);
 #endif

@@ -122,6 +122,7 @@ static struct hub *hub_new(const char *url, struct why *why)
 	struct hub *hub;
 	nng_socket socket;
 
+	rpc_few_threads();
 	if (nng_pub0_open(&socket)) {
 		err_set(why, ERR_INTERNAL, "cannot open a publisher at %s", url);
 		return NULL;
@@ -331,6 +332,7 @@ void snapshot_sub_free(struct snapshot_sub *sub)
 
 static bool sub_open(struct snapshot_sub *sub, const char *url)
 {
+	rpc_few_threads();
 	if (nng_sub0_open(&sub->socket))
 		return false;
 	(void)nng_socket_set_size(sub->socket, NNG_OPT_RECVMAXSZ, RPC_MAX_BYTES);

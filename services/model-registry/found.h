@@ -32,6 +32,7 @@ struct listing {
 	struct found *models;
 	size_t n, cap;
 	const char *version;          /* of the server */
+	bool exclusive;               /* the server answers every name with what it has: nothing else may stay listed */
 	uint32_t slots;               /* shared by all models of the backend; 0 = each replica has its own */
 };
 

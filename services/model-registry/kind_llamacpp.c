@@ -43,7 +43,11 @@ static bool is_router(const struct json *json)
 static void look_at_props(struct visit *visit, const struct json *json)
 {
 	struct found *only = visit->held && visit->held->n == 1 ? &visit->held->models[0] : NULL;
+	uint32_t alias = json_get(json, 0, "model_alias");
 
+	/* It may have been started again with another model since. */
+	if (only && alias && !json_string_eq(json, alias, only->remote_name))
+		only = NULL;
 	if (only)
 		only->loaded = !read_bool(json, 0, "is_sleeping");
 	visit_done(visit, only ? VISIT_GOOD : VISIT_CHANGED);
@@ -67,6 +71,7 @@ static void on_props(struct visit *visit, const struct answer *answer)
 	mem = visit->found->mem;
 	visit->found->version = read_str(answer->json, 0, "build_info", mem);
 	visit->found->slots = read_u32(answer->json, 0, "total_slots");
+	visit->found->exclusive = true;
 	read_props(answer->json, listing_add(visit->found, STR("")), mem);
 	visit->found->models[0].loaded = !read_bool(answer->json, 0, "is_sleeping");
 	visit_ask(visit, "GET", STR("/v1/models"), STR(""), visit->timeout_ms, on_models);

@@ -339,6 +339,15 @@ static void reads_llamacpp(void **state)
 	assert_true(replica(&w, "tiny", "l")->loaded);
 	assert_int_equal(w.now->backends[0]->slots, 2);
 
+	/* Started again with another model: the old name would be answered by the new one, so it goes at once. */
+	says(&fake, "/v1/models", 200, "{\"data\":[{\"id\":\"other\"}]}");
+	sync_now(&w);
+	assert_int_equal(w.now->n_models, 1);
+	assert_string_equal(w.now->models[0]->name, "other");
+	as_llamacpp(&fake);
+	says(&fake, "/v1/models", 200, "{\"data\":[{\"id\":\"tiny\"}]}");
+	sync_now(&w);
+
 	says(&fake, "/health", 503, "{\"error\":{\"code\":503,\"message\":\"Loading model\",\"type\":\"unavailable_error\"}}");
 	sync_now(&w);
 	assert_int_equal(w.now->backends[0]->state, CORRAL__BACKEND_STATE__BACKEND_LOADING);

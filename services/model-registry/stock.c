@@ -1,7 +1,17 @@
-/* stock.c - what is held of a backend: a model goes when three good listings in a row do not have it, never because one failed. */
+/* stock.c - what is held of a backend: a model goes when three good listings in a row do not have it, never because one failed;
+ * at once where the server would answer its name with another model. */
 #include "common/data/log.h"
 #include "common/policy/caps.h"
 #include "services/model-registry/registry.h"
+
+/* The same bytes may come back under another remote name. */
+static bool lists_name(const struct listing *listing, const char *name)
+{
+	for (size_t i = 0; i < listing->n; i++)
+		if (model_same(str_of(listing->models[i].name), str_of(name)))
+			return true;
+	return false;
+}
 
 struct listing *stock_accept(struct listing *held, struct listing *found, int64_t now_us)
 {
@@ -10,9 +20,9 @@ struct listing *stock_accept(struct listing *held, struct listing *found, int64_
 	for (size_t i = 0; held && i < held->n; i++) {
 		const struct found *old = &held->models[i];
 
-		if (listing_find(found, str_of(old->remote_name)))
+		if (listing_find(found, str_of(old->remote_name)) || lists_name(found, old->name))
 			continue;
-		if (old->missed + 1 >= MISSES_TO_REMOVE) {
+		if (found->exclusive || old->missed + 1 >= MISSES_TO_REMOVE) {
 			LOG_INFO("model is gone from its backend", LOG_S("model", old->name));
 			continue;
 		}
