@@ -126,6 +126,14 @@ static struct str fact(struct fixture *f, unsigned i, unsigned attempt, Corral__
 	e.provider = (char *)"llamacpp";
 	e.dialect = (char *)"openai";
 	e.task_type = (char *)"CHAT";
+	e.event_id = (ProtobufCBinaryData){ 16, id };
+	e.user = (char *)"9f86d081884c7d65";
+	e.complexity = (char *)"MEDIUM";
+	e.language = (char *)"english";
+	e.context_size = 1200;
+	e.policy_version = (char *)"1795251600.12";
+	e.reason = (char *)"rules";
+	e.requested_model = (char *)"auto";
 	if (kind == CORRAL__USAGE_KIND__USAGE_FINAL) {
 		e.status = (char *)(uintptr_t)statuses[i % 5];
 		e.prompt_tokens = 10 + i;
@@ -136,6 +144,9 @@ static struct str fact(struct fixture *f, unsigned i, unsigned attempt, Corral__
 		e.gpu_us = 7;
 		e.energy_mj = 9;
 		e.cached = i % 10 == 0;
+		e.tokens_source = CORRAL__TOKENS_SOURCE__TOKENS_REPORTED;
+		e.http_status = 200;
+		e.response_bytes = 4000;
 	} else if (kind == CORRAL__USAGE_KIND__USAGE_CORRECTION) {
 		e.completion_tokens = 1000;
 		e.cost_microusd = -1;
