@@ -88,7 +88,7 @@ static bool handle_open(struct db_sqlite *d, bool full, struct why *why)
 		return failed(d, rc, "open it", why);
 	sqlite3_extended_result_codes(d->handle, 1);
 	sqlite3_busy_timeout(d->handle, BUSY_MS);
-	return exec(&d->base, "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;", why) &&
+	return exec(&d->base, "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;", why) &&
 	       exec(&d->base, full ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", why);
 }
 

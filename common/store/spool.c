@@ -21,7 +21,11 @@
 #include "common/store/crc32c.h"
 #include "common/store/spool_file.h"
 
-enum { RETRY_US = 100 * 1000 };
+enum { RETRY_US = 100 * 1000, AHEAD_BYTES = 512 << 10 };
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23    /* Linux 5.14 */
+#endif
 
 struct segment {
 	uint64_t first, size;
@@ -47,8 +51,10 @@ struct spool {
 	struct spool_list on_disk;
 	struct segment *retired;
 	size_t n_retired;
-	int sync_fd;                  /* cur.fd, as the sync thread may see it */
+	uint8_t *sync_map;            /* cur, as the sync thread sees it; that thread alone unmaps */
 	uint64_t sync_first;
+	uint64_t sync_size;
+	uint64_t synced, ahead;       /* bytes of it that are on disk; that have memory behind them */
 	bool dir_dirty, stopping;
 	_Atomic uint64_t lost_first;  /* the segment whose sync failed */
 	_Atomic uint64_t sync_errors;
@@ -88,7 +94,7 @@ struct spool *spool_open(const char *dir, const struct spool_opts *opts, struct 
 	struct spool *s = x_calloc(1, sizeof(*s));
 
 	s->dir = x_strdup(dir);
-	s->dir_fd = s->lock_fd = s->cur.fd = s->sync_fd = -1;
+	s->dir_fd = s->lock_fd = s->cur.fd = -1;
 	s->lost_first = s->sync_first = UINT64_MAX;
 	pthread_mutex_init(&s->lock, NULL);
 	opts_apply(s, opts);
@@ -213,8 +219,11 @@ static void cur_set(struct spool *s, struct segment seg, uint64_t off)
 	pthread_mutex_lock(&s->lock);
 	s->cur = seg;
 	s->off = off;
-	s->sync_fd = seg.fd;
 	s->sync_first = seg.first;
+	s->sync_map = seg.map;
+	s->sync_size = seg.size;
+	s->synced = 0;                /* an earlier run may not have come to it */
+	s->ahead = off;
 	pthread_mutex_unlock(&s->lock);
 	s->next_first = seg.first + seg.size;
 	end_set(s);
@@ -407,8 +416,8 @@ static void cur_retire(struct spool *s)
 	s->retired = x_realloc(s->retired, (s->n_retired + 1) * sizeof(*s->retired));
 	s->retired[s->n_retired++] = old;
 	s->cur = (struct segment){ .fd = -1 };
-	s->sync_fd = -1;
 	s->sync_first = UINT64_MAX;
+	s->sync_map = NULL;
 	pthread_mutex_unlock(&s->lock);
 	end_set(s);
 	if (s->threaded)
@@ -560,40 +569,92 @@ void spool_release(struct spool *s, uint64_t below)
 
 /* --- the thread that syncs --- */
 
-static void sync_fd(struct spool *s, int fd, uint64_t first)
+static void sync_failed(struct spool *s, uint64_t first)
 {
-	if (fd < 0 || fdatasync(fd) == 0)
-		return;
 	/* The kernel forgets what it could not write: nothing more goes there. */
 	atomic_fetch_add(&s->sync_errors, 1);
 	atomic_store(&s->lost_first, first);
 }
 
-/* One turn: what is retired is synced and closed, then the segment in use, then the directory's new names. */
-static void sync_once(struct spool *s)
+static void sync_retired(struct spool *s)
 {
 	struct segment *old;
 	size_t n;
-	uint64_t first;
-	int fd;
-	bool dir;
 
 	pthread_mutex_lock(&s->lock);
 	old = s->retired, n = s->n_retired;
 	s->retired = NULL, s->n_retired = 0;
-	fd = s->sync_fd, first = s->sync_first;
-	dir = s->dir_dirty, s->dir_dirty = false;
 	pthread_mutex_unlock(&s->lock);
 	for (size_t i = 0; i < n; i++) {
-		sync_fd(s, old[i].fd, old[i].first);
-		if (old[i].fd == fd)
-			fd = -1;
+		if (fdatasync(old[i].fd) != 0)
+			sync_failed(s, old[i].first);
 		segment_close(&old[i]);
 	}
 	free(old);
-	sync_fd(s, fd, first);
+}
+
+/* What the sync thread sees of cur: the part [from, to) of its map; NULL when there is none. */
+struct part { uint8_t *map; uint64_t first, from, to; };
+
+/* Only what was written since: a sync of the whole would also write the pages touched ahead, and make each fault again. */
+static struct part part_to_sync(struct spool *s)
+{
+	uint64_t end = atomic_load(&s->end);
+	struct part p;
+
+	pthread_mutex_lock(&s->lock);
+	p = (struct part){ s->sync_map, s->sync_first, s->synced & ~(uint64_t)4095, end - s->sync_first };
+	/* The end may be of the segment after this one, or of the one before. */
+	if (end < p.first || p.to > s->sync_size || p.to <= s->synced)
+		p.map = NULL;
+	else
+		s->synced = p.to;
+	pthread_mutex_unlock(&s->lock);
+	return p;
+}
+
+/* One turn: what is retired is synced and closed, then the segment in use, then the directory's new names. */
+static void sync_once(struct spool *s)
+{
+	struct part p;
+	bool dir;
+
+	sync_retired(s);
+	p = part_to_sync(s);
+	if (p.map && msync(p.map + p.from, p.to - p.from, MS_SYNC) != 0)
+		sync_failed(s, p.first);
+	pthread_mutex_lock(&s->lock);
+	dir = s->dir_dirty, s->dir_dirty = false;
+	pthread_mutex_unlock(&s->lock);
 	if (dir && s->dir_fd >= 0 && fsync(s->dir_fd) != 0)
 		atomic_fetch_add(&s->sync_errors, 1);
+}
+
+static struct part part_ahead(struct spool *s)
+{
+	uint64_t end = atomic_load(&s->end), off;
+	struct part p;
+
+	pthread_mutex_lock(&s->lock);
+	off = end - s->sync_first;
+	p = (struct part){ s->sync_map, s->sync_first, off > s->ahead ? off : s->ahead, off + AHEAD_BYTES };
+	p.from &= ~(uint64_t)4095;
+	p.to = p.to < s->sync_size ? p.to : s->sync_size;
+	if (end < p.first || off > s->sync_size || p.from + AHEAD_BYTES / 4 > p.to)
+		p.map = NULL;
+	else
+		s->ahead = p.to;
+	pthread_mutex_unlock(&s->lock);
+	return p;
+}
+
+/* Gives memory to the pages that are written next, so that the page faults are not the writer's. Only a help: errors do not matter. */
+static void touch_ahead(struct spool *s)
+{
+	struct part p = part_ahead(s);
+
+	if (p.map)
+		(void)madvise(p.map + p.from, p.to - p.from, MADV_POPULATE_WRITE);
 }
 
 /* asleep and end are written before the other is read, both in one total order: either the writer sees the sleeper or the sleeper sees the end. */
@@ -634,6 +695,7 @@ static void *sync_main(void *arg)
 		synced = atomic_load(&s->end);
 		pthread_mutex_unlock(&s->lock);
 		sync_once(s);
+		touch_ahead(s);
 		pthread_mutex_lock(&s->lock);
 	}
 	pthread_mutex_unlock(&s->lock);
