@@ -59,8 +59,7 @@ void ollama_read_chunk(const struct json *doc, struct chunk *c, struct llm_usage
 	uint32_t error = json_get(doc, 0, "error"), said = json_get(doc, 0, "message"), done = json_get(doc, 0, "done");
 	uint32_t where = said ? said : 0, logprobs = json_get(doc, 0, "logprobs"), thinking = 0;
 
-	memset(c, 0, offsetof(struct chunk, calls));
-	memset(&c->n_calls, 0, sizeof(*c) - offsetof(struct chunk, n_calls));
+	chunk_clear(c);
 	if (error && json_kind(doc, error) != JSON_NULL)
 		c->error = json_raw(doc, error);
 	c->is_answer = said || json_get(doc, 0, "response") || json_get(doc, 0, "done_reason");

@@ -41,11 +41,11 @@ static int64_t milliseconds(const struct json *doc, uint32_t object, const char 
 {
 	double ms = 0;
 
-	return json_double(doc, json_get(doc, object, key), &ms) && ms > 0 && ms < 1e9 ? (int64_t)(ms * 1e6) : 0;
+	return json_double(doc, json_get(doc, object, key), &ms) && ms > 0 && ms < 1e9 ? (int64_t)(ms * 1e6 + 0.5) : 0;
 }
 
 /* llama.cpp's: what it took, and the counts when there is no usage. */
-static void read_timings(const struct json *doc, uint32_t timings, struct llm_usage *u)
+void llamacpp_read_timings(const struct json *doc, uint32_t timings, struct llm_usage *u)
 {
 	uint64_t cached = 0, prompt = 0, predicted = 0;
 
@@ -119,14 +119,13 @@ void openai_read_chunk(const struct json *doc, struct chunk *c, struct llm_usage
 {
 	uint32_t choices = json_get(doc, 0, "choices"), error = json_get(doc, 0, "error");
 
-	memset(c, 0, offsetof(struct chunk, calls));
-	memset(&c->n_calls, 0, sizeof(*c) - offsetof(struct chunk, n_calls));
+	chunk_clear(c);
 	if (error && json_kind(doc, error) != JSON_NULL)
 		c->error = json_raw(doc, error);
 	else if (json_string_eq(doc, json_get(doc, 0, "object"), "error"))
 		c->error = json_raw(doc, 0);
 	c->has_usage = read_usage(doc, json_get(doc, 0, "usage"), u);
-	read_timings(doc, json_get(doc, 0, "timings"), u);
+	llamacpp_read_timings(doc, json_get(doc, 0, "timings"), u);
 	c->is_answer = choices && json_kind(doc, choices) == JSON_ARRAY;
 	if (!c->is_answer)
 		return;
@@ -140,9 +139,7 @@ static bool is_chat(const struct llm_relay *r) { return r->in->op == LLM_CHAT; }
 
 static const char *finish_of(const struct llm_relay *r)
 {
-	if (r->calls_sent)
-		return "tool_calls";
-	return strcmp(r->finish, "length") == 0 ? "length" : "stop";
+	return strcmp(r->finish, "length") == 0 || strcmp(r->finish, "tool_calls") == 0 ? r->finish : "stop";
 }
 
 static void write_identity(struct llm_relay *r, const char *object, struct buf *out)

@@ -84,6 +84,9 @@ bool canon_is_true(const struct planning *, uint32_t value);
 /* The body for the backend, appended. */
 void openai_write_request(struct planning *, const struct canon *, struct buf *out);
 void ollama_write_request(struct planning *, const struct canon *, struct buf *out);
+/* llama.cpp's /infill, for a prompt with a suffix; the second takes OpenAI's completions as they are, without a canon. */
+void infill_write_request(struct planning *, const struct canon *, struct buf *out);
+enum err infill_from_openai(struct planning *, struct buf *out);
 
 enum { CHUNK_CALLS = 32 };
 
@@ -106,6 +109,15 @@ struct chunk {
 /* 'usage' is updated by what the event says. */
 void openai_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
 void ollama_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+void infill_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+void llamacpp_read_timings(const struct json *, uint32_t timings, struct llm_usage *);
+
+/* All but the calls, which n_calls counts: they are many bytes. */
+static inline void chunk_clear(struct chunk *c)
+{
+	memset(c, 0, offsetof(struct chunk, calls));
+	memset(&c->n_calls, 0, sizeof(*c) - offsetof(struct chunk, n_calls));
+}
 
 #define has(s) ((s).n != 0)
 static inline bool text_is_empty(struct str json_string) { return json_string.n <= 2; }

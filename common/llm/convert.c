@@ -16,8 +16,7 @@ static enum verdict convert_text(struct llm_relay *r, struct str text, struct bu
 	struct chunk c;
 	struct str quoted = str_n(text.p - 1, text.n + 2);      /* a shape's hole has quotes around it */
 
-	memset(&c, 0, offsetof(struct chunk, calls));
-	memset(&c.n_calls, 0, sizeof(c) - offsetof(struct chunk, n_calls));
+	chunk_clear(&c);
 	if (r->shape_is_thinking)
 		c.thinking = quoted;
 	else

@@ -34,9 +34,12 @@ const char *llm_dialect_name(enum llm_dialect d)
 
 /* Plans. */
 
-static bool agree(enum llm_dialect d, enum llm_backend b)
+/* llama.cpp has OpenAI's completions, but not their suffix. */
+static bool agree(const struct llm_in *in, enum llm_backend b)
 {
-	return d == LLM_OPENAI ? b != LLM_BACKEND_OLLAMA : d == LLM_OLLAMA && b == LLM_BACKEND_OLLAMA;
+	if (in->dialect == LLM_OPENAI)
+		return b == LLM_BACKEND_OPENAI || (b == LLM_BACKEND_LLAMACPP && !(in->needs & LLM_CAP_INSERT));
+	return in->dialect == LLM_OLLAMA && b == LLM_BACKEND_OLLAMA;
 }
 
 static const char *same_path(const struct llm_in *in)
@@ -111,25 +114,44 @@ static enum err read_canon(struct planning *pl, struct canon *c)
 	return pl->in->dialect == LLM_OLLAMA ? canon_read_ollama(pl, c) : canon_read_native(pl, c);
 }
 
+static enum err write_canon(struct planning *pl, struct buf *body, const char **ret_path)
+{
+	struct canon c = { .max_tokens = -1 };
+	bool chat;
+	enum err e;
+
+	if ((e = read_canon(pl, &c)))
+		return e;
+	chat = c.op == LLM_CHAT;
+	if (pl->target->kind == LLM_BACKEND_OLLAMA) {
+		ollama_write_request(pl, &c, body);
+		*ret_path = chat ? "/api/chat" : "/api/generate";
+	} else if (!chat && !text_is_empty(c.suffix)) {
+		infill_write_request(pl, &c, body);
+		*ret_path = "/infill";
+	} else {
+		openai_write_request(pl, &c, body);
+		*ret_path = chat ? "/v1/chat/completions" : "/v1/completions";
+	}
+	return ERR_OK;
+}
+
 static enum err convert(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
 {
 	struct planning pl = { .in = in, .target = t, .mem = mem, .why = why };
-	struct canon c = { .max_tokens = -1 };
 	struct buf body = { 0 };
-	bool ollama = t->kind == LLM_BACKEND_OLLAMA;
 	enum err e;
 
 	str_copy(pl.ignored, sizeof(pl.ignored), in->ignored);
 	pl.ignored_len = strlen(pl.ignored);
-	if ((e = read_canon(&pl, &c)))
-		return e;
-	if (ollama)
-		ollama_write_request(&pl, &c, &body);
+	if (in->dialect == LLM_OPENAI && t->kind == LLM_BACKEND_LLAMACPP)
+		e = infill_from_openai(&pl, &body), p->path = "/infill";
 	else
-		openai_write_request(&pl, &c, &body);
+		e = write_canon(&pl, &body, &p->path);
 	add_part(p, arena_str(mem, buf_as_str(&body)));
 	buf_free(&body);
-	p->path = c.op == LLM_CHAT ? (ollama ? "/api/chat" : "/v1/chat/completions") : ollama ? "/api/generate" : "/v1/completions";
+	if (e)
+		return e;
 	p->ignored = arena_str(mem, str_n(pl.ignored, pl.ignored_len));
 	return ERR_OK;
 }
@@ -137,7 +159,7 @@ static enum err convert(struct llm_plan *p, const struct llm_in *in, const struc
 enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
 {
 	memset(p, 0, sizeof(*p));
-	if (agree(in->dialect, t->kind)) {
+	if (agree(in, t->kind)) {
 		pass_through(p, in, t, mem);
 		return ERR_OK;
 	}

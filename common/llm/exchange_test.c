@@ -166,7 +166,7 @@ static const struct { enum llm_dialect d; enum llm_op op; enum llm_backend b; co
 	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OPENAI, "", "ollama.think-v1-stream.sse", "stop", 0, 0, 0, 11 },
 	{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, "", "ollama.chat-stream.ndjson", "stop", 9, 10, 8, 9 },
 	{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_OLLAMA, "", "ollama.generate-stream.ndjson", "stop", 9, 10, 0, 9 },
-	{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, "", "ollama.tools-native-stream.ndjson", "stop", 90, 27, 38, 1 },
+	{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, "", "ollama.tools-native-stream.ndjson", "tool_calls", 90, 27, 38, 1 },
 	{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, "", "ollama.think-native-stream.ndjson", "stop", 9, 15, 8, 11 },
 };
 
@@ -318,6 +318,8 @@ static void explains_errors_of_backends(void **state)
 		{ 500, "", ERR_BACKEND_FAILED, "the backend answered 500 without a reason", 0 },
 		{ 401, "{\"error\":\"Unauthorized\"}", ERR_BACKEND_REFUSED, "the backend answered 401: Unauthorized", 401 },
 		{ 422, "{\"detail\":\"bad\"}", ERR_BACKEND_REFUSED, "the backend answered 422: bad", 422 },
+		{ 500, "{\"error\":\"{\\\"error\\\":{\\\"code\\\":500,\\\"message\\\":\\\"image input is not supported - hint\\\"}}\"}", ERR_BACKEND_REFUSED,
+		  "the backend answered 500: image input is not supported - hint", 400 },
 		{ 302, "", ERR_BACKEND_FAILED, "the backend answered 302 without a reason", 0 },
 	};
 
@@ -346,7 +348,7 @@ static void errors_inside_a_200_fail(void **state)
 		{ EVENT "data: {\"error\":{\"message\":\"gpu lost\"}}\n\ndata: [DONE]\n\n", EVENT, "the backend broke off its answer: gpu lost" },
 		{ EVENT EVENT "data: {\"object\":\"error\",\"message\":\"old shape\"}\n\n", EVENT EVENT, "the backend broke off its answer: old shape" },
 		{ EVENT "data: [DONE]\n\n", EVENT, "the backend ended its stream without a finish reason" },
-		{ EVENT FINISH, EVENT FINISH, "the backend's stream ended without [DONE] after 1 pieces" },
+		{ EVENT FINISH, EVENT FINISH, "the backend's stream ended without its [DONE] after 1 pieces" },
 		{ EVENT "data: nonsense\n\n", EVENT, "the backend sent an event that is not OpenAI JSON: nonsense" },
 		{ "data: {\"x\":1}\n\n", "", "the backend sent an event that is none of its protocol: {\"x\":1}" },
 	};

@@ -31,7 +31,7 @@ static const struct field table[] = {
 	{ "context", F_CONTEXT_TEXT, NA, TEXT, ALL("messages"), "Stands in front of the prompt, an empty line between them." },
 	{ "context", F_CONTEXT_IDS, LG, LIST, { NULL, NULL, "context" }, "Token ids of an Ollama model mean nothing elsewhere; an empty list is fine." },
 	{ "template", F_TEMPLATE, LG, TEXT, { NULL, NULL, "template" }, "The template of the model is used; an empty one is fine." },
-	{ "suffix", F_SUFFIX, OT | LG, TEXT, { NULL, NULL, "suffix" }, "Fill in the middle." },
+	{ "suffix", F_SUFFIX, OT | LG, TEXT, { "/infill", NULL, "suffix" }, "Fill in the middle; at llama.cpp by /infill, because its /v1/completions takes no notice of a suffix." },
 	{ "raw", F_RAW, LG, BOOL, ALL("/v1/completions"), "The prompt without a template." },
 	{ "images", F_IMAGES, LG, LIST, ALL("image_url"), "Base64 becomes a data URI in the user message, and back." },
 	{ "options", F_OPTIONS, OLLAMA | NA, OBJ, ALL("(see options)"), "Each option has a row of its own." },

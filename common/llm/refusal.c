@@ -53,6 +53,12 @@ static bool read_error(struct str text, struct said *s, struct arena *mem, unsig
 
 static bool mentions(struct str s, const char *words) { return str_ifind(s, str_of(words)) != NULL; }
 
+/* Some servers answer 500 to what is the request's fault: it would look like a broken backend. */
+static bool is_about_request(const struct said *s)
+{
+	return mentions(s->message, "image input is not supported") || mentions(s->message, "\" must be of type");
+}
+
 static enum err classify(int status, const struct said *s)
 {
 	if (mentions(s->type, "exceed_context_size") || mentions(s->code, "context_length_exceeded") || mentions(s->message, "context length") ||
@@ -62,6 +68,8 @@ static enum err classify(int status, const struct said *s)
 	               ((status == 404 || status == 400) && mentions(s->message, "model") &&
 	                (mentions(s->message, "not found") || mentions(s->message, "does not exist")))))
 		return ERR_MODEL_NOT_FOUND;
+	if (status == 500 && is_about_request(s))
+		return ERR_BACKEND_REFUSED;
 	if (status == 429)
 		return ERR_RATE_LIMITED;
 	if (status == 503)
@@ -108,7 +116,9 @@ enum err refusal(struct llm_relay *r, int status, struct str error, struct why *
 		s.message = error;
 	code = classify(status, &s);
 	show(str_trim(s.message), sentence);
-	if (status >= 400 && status < 500)
+	if (code == ERR_BACKEND_REFUSED && status == 500)
+		r->refused_status = 400;
+	else if (status >= 400 && status < 500)
 		r->refused_status = status;
 	if (!status)
 		return err_set(why, code, "the backend broke off its answer: %s", sentence[0] ? sentence : "no reason given");

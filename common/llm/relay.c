@@ -28,6 +28,7 @@ struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, cons
 	r->in = in, r->target = own, r->mem = mem;
 	r->pass = plan->passthrough;
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
+	r->from_infill = strcmp(plan->path, "/infill") == 0;
 	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
 	r->writer = in->dialect == LLM_OPENAI ? &openai_writer : in->dialect == LLM_OLLAMA ? &ollama_writer : &native_writer;
 	r->frames.kind = r->from_ollama ? FRAME_LINE : FRAME_SSE;
@@ -200,8 +201,8 @@ static enum llm_step stream_end(struct llm_relay *r, const struct llm_extra *ext
 	r->finished = r->done;
 	if (r->done)
 		return LLM_DONE;
-	err_set(&r->why, ERR_BACKEND_FAILED, r->from_ollama ? "the backend's stream ended without its last line (\"done\":true) after %u pieces"
-	                                                     : "the backend's stream ended without [DONE] after %u pieces", r->deltas);
+	err_set(&r->why, ERR_BACKEND_FAILED, "the backend's stream ended without its %s after %u pieces",
+	        r->from_ollama ? "last line (\"done\":true)" : r->from_infill ? "last event (\"stop\":true)" : "[DONE]", r->deltas);
 	return failed(r, why);
 }
 

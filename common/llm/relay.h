@@ -15,7 +15,7 @@ struct llm_relay {
 	struct arena *mem;
 	struct arena *scratch;        /* of one event; made when first needed */
 	bool pass;                    /* bytes go on as they came */
-	bool from_ollama;             /* the backend's dialect */
+	bool from_ollama, from_infill;        /* the backend's dialect; neither: OpenAI's */
 	bool hide_usage;              /* we asked for the usage chunk, the client did not */
 	enum reply reply;
 	int status, refused_status;
@@ -26,6 +26,7 @@ struct llm_relay {
 	uint32_t deltas;
 	uint64_t text_bytes;          /* of the answer, for an estimate where nothing is counted */
 	char finish[32];
+	bool called;                  /* a tool was called */
 	bool started;                 /* something was written */
 	/* Where dialects differ: */
 	const struct writer *writer;

@@ -150,16 +150,21 @@ static enum err prompt_to_messages(struct planning *p, struct canon *c, const st
 	return g->images ? read_images(p, m, g->images, "images") : ERR_OK;
 }
 
-static enum err read_raw(struct planning *p, struct canon *c, const struct generate *g)
+/* Without a template: a raw prompt, or one with a suffix. */
+static enum err read_bare(struct planning *p, struct canon *c, const struct generate *g)
 {
+	bool fill = !text_is_empty(c->suffix);
+
+	if (fill && c->logprobs)
+		return plan_refuse(p, "logprobs", "not together with suffix");
 	if (g->system && !text_is_empty(json_raw(&p->in->doc, g->system)))
-		return plan_refuse(p, "system", "a raw prompt has no system text beside it");
+		return plan_refuse(p, "system", "a prompt that is raw or has a suffix stands alone");
 	if (g->images && json_count(&p->in->doc, g->images))
-		return plan_refuse(p, "images", "a raw prompt has no images beside it");
+		return plan_refuse(p, "images", "a prompt that is raw or has a suffix stands alone");
 	if (c->logprobs && p->target->kind != LLM_BACKEND_LLAMACPP)
 		return plan_refuse(p, "logprobs", "not together with raw");
 	if (has(c->think) && !str_eqz(c->think, "false"))
-		return plan_refuse(p, "think", "not together with raw");
+		return plan_refuse(p, "think", "not together with raw or suffix");
 	c->think = str_n("", 0);
 	c->op = LLM_COMPLETE;
 	c->prompt = g->prompt ? json_raw(&p->in->doc, g->prompt) : STR("\"\"");
@@ -183,7 +188,7 @@ enum err canon_read_ollama(struct planning *p, struct canon *c)
 			return e;
 	if (p->in->op == LLM_CHAT)
 		return ERR_OK;
-	return g.raw ? read_raw(p, c, &g) : prompt_to_messages(p, c, &g);
+	return g.raw || !text_is_empty(c->suffix) ? read_bare(p, c, &g) : prompt_to_messages(p, c, &g);
 }
 
 /* Writing. */

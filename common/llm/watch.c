@@ -6,7 +6,7 @@
 
 static const struct json_limits answer_limits = { .max_depth = 64, .max_nodes = 4 * 1000 * 1000, .refuse_case_variants = false };
 
-static const char *dialect_of(const struct llm_relay *r) { return r->from_ollama ? "Ollama" : "OpenAI"; }
+static const char *dialect_of(const struct llm_relay *r) { return r->from_ollama ? "Ollama" : r->from_infill ? "llama.cpp" : "OpenAI"; }
 
 static enum verdict fail(struct llm_relay *r, enum err code, const char *sentence, struct str detail)
 {
@@ -38,6 +38,10 @@ static void note_finish(struct llm_relay *r, const struct chunk *c)
 		str_copy(r->finish, sizeof(r->finish), c->finish);
 	if (c->end && !r->finish[0])
 		str_copy(r->finish, sizeof(r->finish), STR("stop"));
+	/* Ollama says stop after tool calls too. */
+	r->called |= c->n_calls != 0;
+	if (c->end && r->called && strcmp(r->finish, "stop") == 0)
+		str_copy(r->finish, sizeof(r->finish), STR("tool_calls"));
 }
 
 static void note_text(struct llm_relay *r, const struct chunk *c)
@@ -85,6 +89,8 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 
 	if (r->from_ollama)
 		ollama_read_chunk(doc, c, &r->usage, r->scratch);
+	else if (r->from_infill)
+		infill_read_chunk(doc, c, &r->usage, r->scratch);
 	else
 		openai_read_chunk(doc, c, &r->usage, r->scratch);
 	if (has(c->error)) {
@@ -99,7 +105,7 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 	note_text(r, c);
 	note_finish(r, c);
 	learn(r, doc, c);
-	if (r->from_ollama && c->end) {
+	if (c->end) {
 		r->done = true;
 		return END;
 	}
@@ -110,8 +116,7 @@ enum verdict watch_chunk(struct llm_relay *r, struct str payload, struct chunk *
 {
 	struct json doc;
 
-	memset(c, 0, offsetof(struct chunk, calls));
-	memset(&c->n_calls, 0, sizeof(*c) - offsetof(struct chunk, n_calls));
+	chunk_clear(c);
 	if (!r->from_ollama && str_eqz(payload, "[DONE]"))
 		return openai_end(r);
 	if (!r->scratch)
@@ -153,7 +158,7 @@ enum verdict watch_whole(struct llm_relay *r, struct str body, struct chunk *c)
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not a JSON object", body);
 	if (look(r, &doc, c) == FAIL)
 		return FAIL;
-	if (r->from_ollama ? !c->end : !r->finish[0])
+	if (r->from_ollama || r->from_infill ? !c->end : !r->finish[0])
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not finished", str_n("", 0));
 	r->done = true;
 	return END;

@@ -36,6 +36,8 @@ RECORDED = {
     "ollama-llamacpp-generate": "llamacpp.chat-stream-nousage.sse",
     "ollama-openai-raw": "ollama.v1-completions-stream.sse",
     "ollama-openai-two-tools": "made.two-tools.sse",
+    "openai-llamacpp-infill": "llamacpp.completion-stream.sse",
+    "ollama-llamacpp-infill": "llamacpp.completion.json",
 }
 PIECES = (1, 7, 100, 1 << 20)
 
@@ -93,6 +95,17 @@ def read_openai_backend(text):
         if u and u["total_tokens"]:
             said.tokens = (u["prompt_tokens"], u["completion_tokens"])
     said.calls = [[name, json.loads(arguments)] for name, arguments in pieces.values()]
+    return said
+
+
+def read_llamacpp_backend(text):
+    """llama.cpp's own shape, of /completion and /infill."""
+    said = Said()
+    for o in [json.loads(text)] if text.startswith("{") else [json.loads(line[6:]) for line in text.splitlines() if line]:
+        said.text += o["content"]
+        if o["stop"]:
+            said.finish = "length" if o["stop_type"] == "limit" else "stop"
+            said.tokens = (o["timings"]["cache_n"] + o["timings"]["prompt_n"], o["timings"]["predicted_n"])
     return said
 
 
@@ -172,7 +185,7 @@ def expected(name, request):
     """What the backend said, in the words of the client's dialect."""
     recorded = (GOLDEN / RECORDED[name]).read_text()
     to_openai = name.startswith("openai")
-    said = read_ollama_backend(recorded) if to_openai else read_openai_backend(recorded)
+    said = (read_llamacpp_backend if "infill" in name else read_ollama_backend if to_openai else read_openai_backend)(recorded)
     if to_openai:
         said.finish = "tool_calls" if said.calls else said.finish
         if request.get("stream") and not (request.get("stream_options") or {}).get("include_usage"):
