@@ -41,9 +41,9 @@ static void writes_json(void **state)
 {
 	const char *p;
 
+	capture();
 	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	log_thread_service("gateway");
-	capture();
 	LOG_DEBUG("not this");
 	LOG_INFO("backend is back", LOG_S("backend", "gpu1"), LOG_I("after_ms", 1200), LOG_B("warm", true), LOG_D("load", 0.5));
 	p = captured();
@@ -54,22 +54,22 @@ static void writes_json(void **state)
 
 static void writes_without_fields(void **state)
 {
+	capture();
 	log_init(LOG_LEVEL_DEBUG, LOG_FORMAT_JSON);
 	log_thread_service(NULL);
-	capture();
 	LOG_DEBUG("x");
 	assert_non_null(strstr(captured(), "\"service\":\"\",\"msg\":\"x\"}\n"));
 }
 
 static void no_value_forges_a_line(void **state)
 {
-	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	capture();
+	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	LOG_INFO("a", LOG_S("v", "x\n{\"level\":\"error\"}\x1b[2J\x7f\xc2\x9b\xff\"\\"));
 	assert_string_equal(strstr(captured(), "\"v\""),
 			    "\"v\":\"x\\n{\\\"level\\\":\\\"error\\\"}\\u001b[2J\\u007f\\u009b\xef\xbf\xbd\\\"\\\\\"}\n");
-	log_init(LOG_LEVEL_INFO, LOG_FORMAT_TEXT);
 	capture();
+	log_init(LOG_LEVEL_INFO, LOG_FORMAT_TEXT);
 	LOG_INFO("a\nb", LOG_S("v", "x\n09:00 ERROR"));
 	assert_string_equal(strstr(captured(), "a\\nb"), "a\\nb v=\"x\\n09:00 ERROR\"\n");
 }
@@ -78,9 +78,9 @@ static void writes_text(void **state)
 {
 	const char *p;
 
+	capture();
 	log_init(LOG_LEVEL_INFO, LOG_FORMAT_TEXT);
 	log_thread_service("gateway");
-	capture();
 	LOG_WARN("backend is away", LOG_S("backend", "gpu1"), LOG_S("why", "refused it"), LOG_S("none", NULL), LOG_I("n", -3));
 	p = captured();
 	assert_string_equal(p + 13, "WARN  gateway: backend is away backend=gpu1 why=\"refused it\" none=\"\" n=-3\n");
@@ -93,8 +93,8 @@ static void long_lines_stay_whole(void **state)
 	const char *p;
 
 	memset(big, '\x01', sizeof(big) - 1);
-	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	capture();
+	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	LOG_INFO("m", LOG_S("a", big), LOG_I("n", 1));
 	p = captured();
 	assert_string_equal(strstr(p, "\"msg\""), "\"msg\":\"m\",\"n\":1,\"cut\":true}\n");
@@ -113,8 +113,9 @@ static void never_blocks(void **state)
 	uint64_t before = log_dropped();
 
 	memset(big, 'y', sizeof(big) - 1);
-	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	capture();
+	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
+
 	for (int i = 0; i < 100; i++)      /* nobody reads: 64 KiB fit */
 		LOG_INFO("m", LOG_S("a", big));
 	assert_true(log_dropped() > before);
@@ -140,8 +141,9 @@ static void threads_do_not_mix(void **state)
 	pthread_t t[4];
 	unsigned lines = 0;
 
-	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
 	capture();
+	log_init(LOG_LEVEL_INFO, LOG_FORMAT_JSON);
+
 	for (int i = 0; i < 4; i++)
 		pthread_create(&t[i], NULL, talk, (void *)(uintptr_t)names[i]);
 	for (int i = 0; i < 4; i++)
