@@ -331,7 +331,7 @@ void ledger_row_sums(const struct ledger_row *r, struct str status, struct sums 
 {
 	bool finished = r->state & ROW_FINISHED, ok = finished && str_eq(status, STR("ok"));
 
-	s->attempts += sign;
+	s->attempts += r->attempt >= 1 ? sign : 0;
 	s->requests += r->attempt <= 1 ? sign : 0;
 	s->finished += finished ? sign : 0;
 	s->ok += ok ? sign : 0;
@@ -342,7 +342,7 @@ void ledger_row_sums(const struct ledger_row *r, struct str status, struct sums 
 	s->cost_microusd += sign * r->cost_microusd;
 	s->gpu_us += sign * r->gpu_us;
 	s->energy_mj += sign * r->energy_mj;
-	if (finished && r->latency_us > 0)
+	if (finished && r->latency_us > 0 && (r->attempt >= 1 || r->cached))
 		hist_add(&s->latency_us, (uint64_t)r->latency_us, sign);
 }
 

@@ -74,5 +74,6 @@ const struct dim *ledger_dim(struct ledger *, int64_t id, struct why *);      /*
 void ledger_on_finished(struct ledger *, void (*fn)(void *, const struct dim *, const Corral__UsageEvent *), void *arg);
 
 int64_t ledger_row_time_us(const struct ledger_row *);    /* when it is booked */
+/* A request is counted by its row 0 or 1. Row 0 is of a request that met no backend: no attempt, and no latency unless a cache answered. */
 void ledger_row_sums(const struct ledger_row *, struct str status, struct sums *add_to, int sign);
 #endif

@@ -238,6 +238,21 @@ static void both_in_one_batch(void **state)
 	check_one_finished(f, 1);
 }
 
+static void a_request_without_a_backend_is_no_attempt(void **state)
+{
+	struct fixture *f = *state;
+	Corral__UsageReport r;
+
+	SEND(FINAL(1, 0), START(2, 1), FINAL(2, 1), START(2, 2), FINAL(2, 2));
+	r = query(f, "model", 0, 0);
+	assert_int_equal(r.n_rows, 2);
+	assert_int_equal(r.rows[0]->attempts, 0);
+	assert_int_equal(r.rows[0]->requests, 1);
+	assert_true(r.rows[0]->latency_p50_ms == 0);
+	assert_int_equal(r.totals->attempts, 2);
+	assert_int_equal(r.totals->requests, 2);
+}
+
 static void start_then_final(void **state)
 {
 	struct fixture *f = *state;
@@ -674,6 +689,14 @@ static void refuses_unknown_groups(void **state)
 
 /* --- cost --- */
 
+static double wall_ms_of_query(struct fixture *f, const char *by, int64_t from_us, int64_t to_us)
+{
+	int64_t t0 = mono_us();
+
+	query(f, by, from_us, to_us);
+	return (double)(mono_us() - t0) / 1e3;
+}
+
 static double cpu_us(void)
 {
 	struct timespec t;
@@ -707,6 +730,9 @@ static void costs_little(void **state)
 	}
 	print_message("%llu START+FINAL pairs of %zu bytes in batches of %d: %.2f us of CPU each\n", (unsigned long long)pairs, r[0].n + r[1].n, BATCH,
 		      used / (double)pairs);
+	reopen(f);
+	print_message("report by model and day of all: %.1f ms; of part of an hour, from rows: %.1f ms\n", wall_ms_of_query(f, "model,day", 0, 0),
+		      wall_ms_of_query(f, "model,day", base_us + 1, base_us + 1800000000));
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -714,7 +740,7 @@ static void costs_little(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(both_in_one_batch), T(start_then_final), T(start_then_restart_then_final), T(final_before_its_start), T(duplicates_change_nothing),
+		T(both_in_one_batch), T(a_request_without_a_backend_is_no_attempt), T(start_then_final), T(start_then_restart_then_final), T(final_before_its_start), T(duplicates_change_nothing),
 		T(corrections_add_once), T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
 		T(any_order_gives_the_same), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
 		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive), T(refuses_unknown_groups), T(costs_little),

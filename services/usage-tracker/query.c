@@ -206,7 +206,7 @@ static void report_fill(struct report *r, int64_t now_us, Corral__UsageReport *r
 	for (size_t i = 0; i < r->n; i++) {
 		sums_add(&all->sums, &r->groups[i]->sums);
 		/* What was taken off again down to nothing is no row. */
-		if (r->n_by && r->groups[i]->sums.attempts)
+		if (r->n_by && (r->groups[i]->sums.attempts || r->groups[i]->sums.requests))
 			ret->rows[ret->n_rows++] = row_of(r, r->groups[i], r->n_by);
 	}
 	if (ret->n_rows > 1)
