@@ -8,7 +8,7 @@
 
 const struct opt registry_options[] = {
 	R(LIST, backends, "", "Model servers, as name=kind+url: gpu1=ollama+http://10.0.0.5:11434. Kinds are ollama, llamacpp, openai; a url alone is asked "
-	  "what it is. Without any, an Ollama at 127.0.0.1:11434 is tried."),
+	  "what it is. Without any, an Ollama at 127.0.0.1:11434 is tried.", .shape = "name=kind+url"),
 	R(STRING, ollama_host, "", "One more Ollama server, written as Ollama's own OLLAMA_HOST; it becomes the backend 'ollama'. 0.0.0.0 means loopback.",
 	  .aliases = "OLLAMA_ENDPOINT,OLLAMA_BASE_URL,OLLAMA_HOST"),
 	R(LIST, aliases, "", "Other names for models, as name=model."),
