@@ -49,7 +49,7 @@ struct llm_in {
 	struct str system_text;       /* first system text, decoded, capped to 4 KiB; for features */
 	struct str last_user;         /* last user text or prompt: first 4 KiB + last 4 KiB when longer; for features */
 	struct str context_text;      /* native 'context', same cap */
-	/* native hints, "" when absent (OpenAI and Ollama clients may send them as X-Corral-* headers; see llm_hint) */
+	/* native hints, "" when absent (OpenAI and Ollama clients may send them as X-Corral-* headers) */
 	struct str task_type, complexity, language, policy, user, session, conversation;
 	bool local_only;
 	struct str ignored;           /* "user, metadata": accepted and without effect; for X-Corral-Ignored */

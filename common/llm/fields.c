@@ -301,7 +301,7 @@ static void dump_cell(struct buf *out, const struct field *f, unsigned form, uns
 {
 	const char *as = f->as[backend];
 
-	if (form_doc[form].same[backend])
+	if (form_doc[form].same[backend] && !(f->id == F_SUFFIX && backend == LLM_BACKEND_LLAMACPP))
 		buf_addz(out, f->id == F_MODEL ? " replaced |" : " as it is |");
 	else if (!as)
 		buf_addz(out, " refused |");

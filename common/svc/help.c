@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "common/data/log.h"
+#include "common/llm/exchange.h"
 #include "common/svc/runtime.h"
 
 static const char *base_name(const char *path)
@@ -29,7 +30,7 @@ static void help(const struct runtime *rt, const char *arg0, struct buf *b)
 	buf_addz(b, "\nalso:\n"
 		 "  --help, --version\n"
 		 "  --check-config              Print the values in effect and where each comes from, and end.\n"
-		 "  --dump=config|metrics|routes|errors   Print a reference page (Markdown), and end.\n"
+		 "  --dump=config|metrics|routes|errors|fields   Print a reference page (Markdown), and end.\n"
 		 "\nEnvironment: each option is read from CORRAL_<OPTION> too, for example CORRAL_ADMIN_LISTEN; --config names a YAML\n"
 		 "file with the same names (admin_listen: ...). A flag wins over the environment, the environment over the file.\n"
 		 "\nExamples:\n");
@@ -114,10 +115,17 @@ static void dump_errors(const struct runtime *rt, struct buf *b)
 		buf_printf(b, "| `%s` | %d | %s |\n", err_name(e), err_status(e), err_help(e));
 }
 
+static void dump_fields(const struct runtime *rt, struct buf *b)
+{
+	(void)rt;
+	llm_dump_fields(b);
+}
+
 static bool dump(const struct runtime *rt, const char *what, struct buf *b)
 {
 	static const struct { const char *name; void (*fn)(const struct runtime *, struct buf *); } kinds[] = {
 		{ "config", dump_config }, { "metrics", dump_metrics }, { "routes", dump_routes }, { "errors", dump_errors },
+		{ "fields", dump_fields },
 	};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
@@ -125,7 +133,7 @@ static bool dump(const struct runtime *rt, const char *what, struct buf *b)
 			kinds[i].fn(rt, b);
 			return true;
 		}
-	fprintf(stderr, "%s: --dump: '%s' is not one of: config metrics routes errors\n", rt->name, what ? what : "");
+	fprintf(stderr, "%s: --dump: '%s' is not one of: config metrics routes errors fields\n", rt->name, what ? what : "");
 	return false;
 }
 
