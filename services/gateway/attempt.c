@@ -255,14 +255,17 @@ static void on_data(struct http_call *call, struct str data, void *arg)
 {
 	struct req *r = arg;
 	struct why why = { 0 };
+	enum llm_step step;
 
 	(void)call;
 	r->try.bytes += data.n;
-	if (llm_relay_data(r->try.relay, data, &r->out, &why) == LLM_FAILED) {
+	step = llm_relay_data(r->try.relay, data, &r->out, &why);
+	if (step == LLM_FAILED) {
 		push(r);
 		relay_failed(r, &why);
 		return;
 	}
+	r->try.ended |= step == LLM_DONE;
 	note_progress(r);
 	if (r->in.stream)
 		push(r);
@@ -317,6 +320,10 @@ static void on_error(struct http_call *call, enum http_call_error e, const char 
 	struct why why = { 0 };
 	bool timeout = e == HTTP_CALL_FIRST_BYTE_TIMEOUT || e == HTTP_CALL_IDLE_TIMEOUT;
 
+	if (r->try.ended) {               /* [DONE] is with the client: no error may follow it */
+		on_end(call, r);
+		return;
+	}
 	r->try.sent = http_call_sent(call);
 	r->try.call = NULL;
 	if (e == HTTP_CALL_DEADLINE)

@@ -43,6 +43,7 @@ struct attempt {
 	int64_t start_position;       /* of the START record; -1 = not written */
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;
+	bool ended;                   /* the protocol's own end was relayed; what the framing still does changes nothing */
 	bool allowed;                 /* the breaker let it through and waits for a report */
 	bool upstream_error;          /* head said 4xx or 5xx */
 	int upstream_status;
