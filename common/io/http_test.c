@@ -1021,7 +1021,8 @@ static struct {
 	int listener, conn, accepted, max;
 	const char *answer;
 	size_t answer_n;
-	bool close_after, reset_after, silent;
+	size_t cut;                   /* != 0: so many bytes at first, the rest in a later turn */
+	bool close_after, reset_after, silent, owes;
 	struct buf in;
 } fake;
 
@@ -1074,9 +1075,15 @@ static void fake_turn(void)
 	if (fake.conn < 0 || fake.silent)
 		return;
 	n = recv(fake.conn, tmp, sizeof(tmp), 0);
-	if (n < 4)
+	if (n < 4 && !fake.owes)
 		return;
-	(void)!send(fake.conn, fake.answer, fake.answer_n, MSG_NOSIGNAL);
+	if (fake.cut && !fake.owes) {
+		(void)!send(fake.conn, fake.answer, fake.cut, MSG_NOSIGNAL);
+		fake.owes = true;
+		return;
+	}
+	(void)!send(fake.conn, fake.answer + fake.cut, fake.answer_n - fake.cut, MSG_NOSIGNAL);
+	fake.owes = false;
 	if (fake.reset_after)
 		setsockopt(fake.conn, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger));
 	if (fake.close_after || fake.reset_after) {
@@ -1116,6 +1123,54 @@ static void reads_every_framing(void **state)
 	answer_with("HTTP/1.1 200 OK\r\n\r\nuntil the end", true);
 	ask(NULL);
 	assert_true(got.ends == 1 && str_eqz(buf_as_str(&got.body), "until the end"));
+}
+
+static void reads_an_answer_split_anywhere(void **state)
+{
+	static const char *const answers[] = {
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nA: b\r\n\r\n",
+		"HTTP/1.0 200 OK\r\n\r\nhello",
+	};
+
+	for (size_t a = 0; a < 3; a++) {
+		answer_with(answers[a], a == 2);
+		for (fake.cut = 1; fake.cut < fake.answer_n; fake.cut++) {
+			ask(NULL);
+			assert_int_equal(got.heads, 1);
+			assert_int_equal(got.ends, 1);
+			assert_true(str_eqz(buf_as_str(&got.body), "hello"));
+		}
+	}
+	assert_int_equal(fake.accepted, strlen(answers[2]) - 1);      /* the framed ones kept one, and the last kind began on it */
+}
+
+static unsigned rnd(unsigned n) { return n ? (unsigned)rand() % n : 0; }
+
+/* Whatever a server says, however it is cut and ended: each call ends exactly once. */
+static void noise_ends_every_call_once(void **state)
+{
+	static const char base[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+	struct http_call_opts opts = { .first_byte_ms = 20, .idle_ms = 20 };
+	char noise[sizeof(base)];
+
+	srand(11);
+	for (int i = 0; i < 150; i++) {
+		memcpy(noise, base, sizeof(base));
+		if (rnd(2))
+			memcpy(strstr(noise, rnd(2) ? "Content-Length" : "Transfer-E"), "X-", 2);
+		for (unsigned k = rnd(4); k > 0; k--)
+			noise[rnd(sizeof(base) - 1)] = (char)rnd(256);
+		fake.answer = noise;
+		fake.answer_n = rnd(3) ? sizeof(base) - 1 : rnd(sizeof(base));
+		fake.cut = rnd((unsigned)fake.answer_n);
+		fake.close_after = true;
+		fake.reset_after = rnd(4) == 0;
+		fake.owes = false;
+		ask(&opts);
+		assert_int_equal(got.ends + got.errors, 1);
+		assert_true(got.ends == 0 || got.heads == 1);
+	}
 }
 
 static void refuses_a_bad_answer(void **state)
@@ -1407,7 +1462,7 @@ int main(void)
 		T(may_be_freed_when_drained), T(holds_early_requests_back), T(listens_on_v6_and_unix), T(says_who_has_the_port), T(limits_connections),
 		T(calls_and_reuses), T(carries_8_mib_both_ways), T(a_cancelled_call_is_seen_by_the_server), T(a_pause_holds_the_server_back),
 		T(server_death_reaches_the_call), T(pool_free_cancels), T(finds_a_name_without_blocking),
-		F(reads_every_framing), F(refuses_a_bad_answer), F(caps_the_head), F(a_server_that_dies_anywhere),
+		F(reads_every_framing), F(reads_an_answer_split_anywhere), F(noise_ends_every_call_once), F(refuses_a_bad_answer), F(caps_the_head), F(a_server_that_dies_anywhere),
 		F(a_stale_connection_is_replaced_once), F(an_idle_connection_closed_by_the_server_is_dropped),
 		F(an_idle_connection_is_not_kept_for_long), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
 		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes), F(a_caller_that_tries_again_at_once_does_not_stop_the_loop),
