@@ -131,6 +131,10 @@ $(BUILD)/fuzz/%: $(BUILD)/obj-fuzz/tests/fuzz/%_fuzz.o $(BUILD)/libfuzz.a
 # compares its decisions with cJSON's
 $(BUILD)/fuzz/json: LIBS += -lcjson
 
+# the registry's kinds, given answers instead of asking for them
+$(BUILD)/fuzz/registry_answers: $(addprefix $(BUILD)/obj-fuzz/services/model-registry/,answer.o found.o kind_ollama.o kind_llamacpp.o kind_openai.o kind_probe.o)
+$(BUILD)/fuzz/registry_answers: LIBS := $(BUILD)/libfuzz.a $(LIBS)
+
 fuzz-bins: $(FUZZ_TARGETS)
 
 fuzz: $(FUZZ_TARGETS)

@@ -54,6 +54,16 @@ struct found *listing_find(const struct listing *listing, struct str remote_name
 	return NULL;
 }
 
+bool listing_wants(const struct listing *listing, struct str name)
+{
+	if (name.n == 0 || name.n > 255)
+		return false;
+	for (size_t i = 0; i < name.n; i++)
+		if ((unsigned char)name.p[i] <= ' ' || name.p[i] == 0x7f)
+			return false;
+	return !listing_find(listing, name);
+}
+
 struct found *listing_copy(struct listing *listing, const struct found *from)
 {
 	struct found *to = add(listing);

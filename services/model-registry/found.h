@@ -41,6 +41,9 @@ void listing_free(struct listing *);      /* NULL is fine */
 /* A new entry with that remote name; 'name' is remote_name until changed. Valid until the next listing_add(). */
 struct found *listing_add(struct listing *, struct str remote_name);
 struct found *listing_find(const struct listing *, struct str remote_name);       /* NULL when absent */
+/* False for one that is there, and for what is no name: empty, above 255 bytes, with blanks or control characters
+ * (names go into headers, paths and logs). */
+bool listing_wants(const struct listing *, struct str remote_name);
 /* A copy, strings included. */
 struct found *listing_copy(struct listing *, const struct found *);
 

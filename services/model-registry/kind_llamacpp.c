@@ -157,7 +157,7 @@ static void on_models(struct visit *visit, const struct answer *answer)
 	if (!visit_need(visit, answer) || (data = data_of(visit, answer)) == 0)
 		return;
 	first = json_first(answer->json, data);
-	if (!first || !read_str(answer->json, first, "id", mem)[0]) {
+	if (!first || !listing_wants(NULL, str_of(read_str(answer->json, first, "id", mem)))) {
 		visit_fail(visit, "malformed", "the server lists no model");
 		return;
 	}
@@ -195,7 +195,7 @@ static void read_router_model(struct visit *visit, const struct json *json, uint
 	uint32_t modes = architecture ? json_get(json, architecture, "input_modalities") : 0;
 	struct found *found;
 
-	if (id.n == 0 || listing_find(visit->found, id))
+	if (!listing_wants(visit->found, id))
 		return;
 	found = listing_add(visit->found, id);
 	found->name = short_name(id, visit->found->mem);

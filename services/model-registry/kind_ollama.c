@@ -96,7 +96,7 @@ static void read_tag(struct visit *visit, const struct json *json, uint32_t tag,
 	if (!name || !json_is_string(json, name))
 		name = json_get(json, tag, "model");
 	text = name ? json_string(json, name, scratch) : STR("");
-	if (text.n == 0 || model_is_cloud(text) || read_str(json, tag, "remote_host", scratch)[0] || listing_find(visit->found, text))
+	if (model_is_cloud(text) || read_str(json, tag, "remote_host", scratch)[0] || !listing_wants(visit->found, text))
 		return;
 	found = listing_add(visit->found, text);
 	found->digest = read_str(json, tag, "digest", mem);

@@ -19,7 +19,7 @@ static void read_model(struct visit *visit, const struct json *json, uint32_t en
 	struct str id = str_of(read_str(json, entry, "id", scratch));
 	struct found *found;
 
-	if (id.n == 0 || listing_find(visit->found, id))
+	if (!listing_wants(visit->found, id))
 		return;
 	found = listing_add(visit->found, id);
 	found->context_length = read_u32(json, entry, "max_model_len");

@@ -476,7 +476,7 @@ static void joins_backends_by_name(void **state)
 	world_free(&w);
 }
 
-static void skips_what_is_in_the_cloud(void **state)
+static void skips_the_cloud_and_what_is_no_name(void **state)
 {
 	struct world w = world_new();
 	struct fake fake = { 0 };
@@ -484,7 +484,8 @@ static void skips_what_is_in_the_cloud(void **state)
 	fake_up(w.loop, &fake);
 	as_ollama(&fake);
 	says(&fake, "/api/tags", 200,
-	     "{\"models\":[{\"name\":\"big:cloud\"},{\"name\":\"big:120b-cloud\"},{\"name\":\"x:1b\",\"remote_host\":\"https://far\"},{\"name\":\"near:1b\"}]}");
+	     "{\"models\":[{\"name\":\"big:cloud\"},{\"name\":\"big:120b-cloud\"},{\"name\":\"x:1b\",\"remote_host\":\"https://far\"},{\"name\":\"near:1b\"},"
+	     "{\"name\":\"a\\r\\nX: b\"},{\"name\":\"a b\"},{\"name\":\"\"},{\"name\":7},7]}");
 	w.config.backends = list_of(1, entry("a=ollama+", &fake));
 	start_with(&w, STR(""));
 	sync_now(&w);
@@ -828,7 +829,7 @@ int main(void)
 		cmocka_unit_test(reads_openai_lists),
 		cmocka_unit_test(lets_configuration_speak_first),
 		cmocka_unit_test(joins_backends_by_name),
-		cmocka_unit_test(skips_what_is_in_the_cloud),
+		cmocka_unit_test(skips_the_cloud_and_what_is_no_name),
 		cmocka_unit_test(is_not_delayed_by_one_that_hangs),
 		cmocka_unit_test(keeps_models_through_failures),
 		cmocka_unit_test(lists_models_that_cannot_be_shown),
