@@ -97,6 +97,7 @@ struct rpc_server {
 	struct list all, asked;
 	unsigned n_seats, n_busy;
 	ProtobufCService *services[SERVICES_MAX];
+	void (*destroy[SERVICES_MAX])(ProtobufCService *);        /* theirs, noted when they were added: one without may be gone first */
 	size_t n_services;
 };
 
@@ -519,6 +520,7 @@ void rpc_server_add(struct rpc_server *server, ProtobufCService *impl)
 		fprintf(stderr, "rpc: more than %d services at one endpoint\n", SERVICES_MAX);
 		abort();
 	}
+	server->destroy[server->n_services] = impl->destroy;
 	server->services[server->n_services++] = impl;
 }
 
@@ -543,8 +545,8 @@ void rpc_server_free(struct rpc_server *server)
 		list_del(it);
 	}
 	for (size_t i = 0; i < server->n_services; i++)
-		if (server->services[i]->destroy)
-			server->services[i]->destroy(server->services[i]);
+		if (server->destroy[i])
+			server->destroy[i](server->services[i]);
 	free(server);
 }
 

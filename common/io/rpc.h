@@ -24,7 +24,8 @@ struct rpc_server;
 struct rpc_client;
 
 struct rpc_server *rpc_server_new(struct loop *, const char *url, struct why *);
-void rpc_server_add(struct rpc_server *, ProtobufCService *impl);    /* several; found by the descriptor's name */
+void rpc_server_add(struct rpc_server *, ProtobufCService *impl);    /* several; found by the descriptor's name. One without destroy function may
+						     be freed before the server, when the loop no longer turns */
 ProtobufCService *rpc_server_find(const struct rpc_server *, const char *service);    /* NULL when it was not added */
 void rpc_server_free(struct rpc_server *);        /* closures kept by methods become no-ops; services with a
 						     destroy function are destroyed; NULL is fine */

@@ -50,7 +50,7 @@ static const struct metric_def metrics[] = {
 };
 static const struct svc_route routes[] = { { "GET", "/v1/things", "things.read", "Lists things." }, { 0 } };
 
-struct state { struct loop_timer timer; bool hurried; struct svc *svc; Corral__Snapshots_Service rpc; };
+struct state { struct loop_timer timer; bool hurried; struct svc *svc; Corral__Snapshots_Service rpc; void *kept; };
 
 static void answer_get(Corral__Snapshots_Service *rpc, const Corral__SnapshotRequest *request, Corral__SnapshotEnvelope_Closure closure, void *arg)
 {
@@ -59,8 +59,10 @@ static void answer_get(Corral__Snapshots_Service *rpc, const Corral__SnapshotReq
 	Corral__SnapshotEnvelope reply = CORRAL__SNAPSHOT_ENVELOPE__INIT;
 
 	LOG_INFO("was asked", LOG_S("name", request->name));
-	if (c->mute)
+	if (c->mute) {
+		st->kept = arg;
 		return;
+	}
 	reply.version = 42;
 	closure(&reply, arg);
 }
@@ -163,6 +165,8 @@ static void stop(struct svc *s)
 
 	LOG_INFO("service stops");
 	loop_timer_del(&st->timer);
+	if (st->kept)
+		rpc_fail(st->kept, ERR_UNAVAILABLE, "it stops");
 	free(st);
 }
 
