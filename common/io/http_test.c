@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -1063,12 +1064,13 @@ static int fake_tear_down(void **state)
 static void fake_turn(void)
 {
 	char tmp[4096];
-	int fd = accept4(fake.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int on = 1, fd = accept4(fake.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	ssize_t n;
 
 	if (fd >= 0) {
 		if (fake.conn >= 0)
 			close(fake.conn);
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 		fake.conn = fd;
 		fake.accepted++;
 	}
