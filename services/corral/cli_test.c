@@ -1,0 +1,608 @@
+/* cli_test.c - whole command lines against a gateway that a test scripts: words, tables, streams, ends. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "common/base/clock.h"
+#include "common/io/http_server.h"
+#include "services/corral/doctor.h"
+#include "services/corral/table.h"
+#include "services/corral/turn.h"
+
+/* --- a gateway in a thread: what it answers is set by the test, what it was asked is kept --- */
+
+static struct {
+	pthread_t thread;
+	struct loop *loop;
+	struct http_server *server;
+	char url[64];
+	int status;
+	const char *headers, *answer; /* of every request, unless 'pieces' */
+	const char *const *pieces;    /* a stream, sent piece by piece */
+	bool cut, hang;               /* after the pieces: break off; or send Ctrl-C to this program and wait */
+	char asked[256], key[128], conversation[64];
+	struct buf body;
+	pthread_mutex_t lock;
+	struct loop_timer pause;
+	struct http_xchg *x;
+	unsigned piece;
+} gw;
+
+static void keep_header(struct http_xchg *x, const char *name, char *out, size_t cap)
+{
+	const struct http_header *h = http_find(&x->head, name);
+
+	str_copy(out, cap, h ? h->value : STR(""));
+}
+
+static void gone(struct http_xchg *x, const char *why)
+{
+	loop_timer_del(&gw.pause);
+	gw.x = NULL;
+}
+
+static void next_piece(struct loop_timer *t)
+{
+	const char *piece = gw.pieces[gw.piece++];
+
+	if (piece) {
+		http_reply_data(gw.x, str_of(piece));
+		loop_timer_set(gw.loop, t, 2000, next_piece);
+	} else if (gw.hang) {
+		kill(getpid(), SIGINT);
+	} else if (gw.cut) {
+		http_reply_abort(gw.x);
+	} else {
+		http_reply_end(gw.x);
+	}
+}
+
+static void on_request(struct http_xchg *x, void *arg)
+{
+	pthread_mutex_lock(&gw.lock);
+	snprintf(gw.asked, sizeof(gw.asked), STR_FMT " " STR_FMT, STR_ARG(x->head.method), STR_ARG(x->head.target));
+	keep_header(x, "Authorization", gw.key, sizeof(gw.key));
+	keep_header(x, "X-Corral-Conversation", gw.conversation, sizeof(gw.conversation));
+	buf_clear(&gw.body);
+	buf_str(&gw.body, x->body);
+	pthread_mutex_unlock(&gw.lock);
+	if (!gw.pieces) {
+		http_reply(x, gw.status, str_of(gw.headers), str_of(gw.answer));
+		return;
+	}
+	x->on_gone = gone;
+	gw.x = x;
+	gw.piece = 0;
+	http_reply_start(x, 200, str_of(gw.headers), -1);
+	next_piece(&gw.pause);
+}
+
+static void *serve(void *arg)
+{
+	loop_run(gw.loop);
+	return NULL;
+}
+
+static int start_gateway(void **state)
+{
+	static const struct http_handler handler = { .on_request = on_request };
+	static const struct http_server_opts opts = { 0 };
+	struct why why;
+
+	unsetenv("CORRAL_URL");
+	unsetenv("CORRAL_API_KEY");
+	gw.loop = loop_new();
+	gw.server = http_server_new(gw.loop, "127.0.0.1:0", &handler, &opts, &why);
+	assert_non_null(gw.server);
+	snprintf(gw.url, sizeof(gw.url), "http://127.0.0.1:%u", http_server_port(gw.server));
+	pthread_mutex_init(&gw.lock, NULL);
+	return pthread_create(&gw.thread, NULL, serve, NULL);
+}
+
+static void stop(void *arg) { loop_stop(gw.loop); }
+
+static int stop_gateway(void **state)
+{
+	loop_post(gw.loop, stop, NULL);
+	pthread_join(gw.thread, NULL);
+	http_server_free(gw.server);
+	loop_free(gw.loop);
+	buf_free(&gw.body);
+	return 0;
+}
+
+static void will_answer(int status, const char *body)
+{
+	gw.status = status;
+	gw.headers = "Content-Type: application/json\r\n";
+	gw.answer = body;
+	gw.pieces = NULL;
+	gw.cut = gw.hang = false;
+}
+
+static const char stream_headers[] =
+	"Content-Type: text/event-stream\r\nX-Request-Id: id-1\r\nX-Corral-Model: m1\r\nX-Corral-Backend: b1\r\nX-Corral-Reason: rules\r\n";
+
+static void will_stream(const char *const *pieces)
+{
+	will_answer(200, "");
+	gw.headers = stream_headers;
+	gw.pieces = pieces;
+}
+
+/* --- running a command line --- */
+
+static char *said, *complained;       /* what the last one wrote */
+
+static int input_of(const char *text)
+{
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], text, strlen(text)), strlen(text));
+	close(fds[1]);
+	return fds[0];
+}
+
+static struct cli usual;
+
+static int corral_in(const char *input, bool tty, const char *words)
+{
+	struct cli c = usual;
+	char *copy = x_strdup(words), *argv[32], *save = NULL;
+	size_t n_out, n_err;
+	int argc = 0, status;
+
+	free(said);
+	free(complained);
+	c.out = open_memstream(&said, &n_out);
+	c.err = open_memstream(&complained, &n_err);
+	c.in_fd = input_of(input);
+	c.in_tty = tty;
+	argv[argc++] = "corral";
+	for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+		for (char *p = w; *p; p++)
+			*p = *p == '_' ? ' ' : *p;
+		argv[argc++] = w;
+	}
+	argv[argc] = NULL;
+	status = cli_run(&c, argc, argv);
+	close(c.in_fd);
+	fclose(c.out);
+	fclose(c.err);
+	free(copy);
+	return status;
+}
+
+/* A command line, blanks between words; '_' is a blank inside one. The gateway's address is in the environment. */
+static int corral(const char *words)
+{
+	setenv("CORRAL_URL", gw.url, 1);
+	return corral_in("", false, words);
+}
+
+#define assert_says(text) do { if (!strstr(said, text)) fail_msg("missing: %s\nin: %s", text, said); } while (0)
+#define assert_complains(text) do { if (!strstr(complained, text)) fail_msg("missing: %s\nin: %s", text, complained); } while (0)
+
+/* --- words --- */
+
+static void unknown_words_get_the_nearest(void **state)
+{
+	static const struct { const char *words, *text; } cases[] = {
+		{ "mdels", "did you mean 'models'?" }, { "stat", "did you mean 'status'?" }, { "Chat", "did you mean 'chat'?" },
+		{ "zzzzz", "there is no command 'zzzzz'; see corral help" }, { "models --familly=x", "models has no option '--familly'; did you mean --family?" },
+		{ "usage --formxx", "usage has no option '--formxx'; see corral usage --help" }, { "models -z", "models has no option '-z'" },
+		{ "models sink", "models knows the word 'sync', not 'sink'" }, { "status now", "status takes no arguments, but got 'now'" },
+		{ "models sync again", "'again' is one word too many" }, { "models --backend", "--backend needs a value: NAME" },
+		{ "models --available=yes", "--available takes no value" }, { "explain", "explain needs the id" },
+		{ "explain x --prompt y", "explain needs the id" }, { "explain x --model y", "go with --prompt only" }, { "usage --csv --json", "exclude each other" },
+		{ "chat -m a b", "exclude each other" }, { "chat --max-tokens=0 x", "--max-tokens is a number above 0" }, { "chat", "there is nothing to ask" },
+		{ "--jsn status", "there is no option '--jsn' before a command" }, { "status --url=https://x", "plain http only" },
+		{ "status --url=http://", "is not http://host:port/path" }, { "help nothing", "there is no command 'nothing'" },
+		{ "models sync --family=x", "sync takes --backend" },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		assert_int_equal(corral(cases[i].words), EXIT_USAGE);
+		assert_complains(cases[i].text);
+		assert_string_equal(said, "");
+	}
+}
+
+static void options_stand_anywhere(void **state)
+{
+	static const char *const lines[] = {
+		"models --backend=b_1 --available", "models -b b_1 -a", "models -bb_1 --available --json", "--json models --backend b_1 -a", 
+	};
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {
+		will_answer(200, "{\"models\":[]}");
+		assert_int_equal(corral(lines[i]), EXIT_OK);
+		assert_string_equal(gw.asked, "GET /models?backend=b%201&available=true");
+	}
+	assert_string_equal(said, "{\"models\":[]}\n");
+}
+
+static void help_and_version(void **state)
+{
+	assert_int_equal(corral("help"), EXIT_OK);
+	for (const struct command *const *p = commands; *p; p++)
+		assert_says((*p)->name);
+	assert_int_equal(corral("--help"), EXIT_OK);
+	assert_int_equal(corral(""), EXIT_USAGE);
+	assert_complains("Usage: corral COMMAND");
+	assert_int_equal(corral("chat --help"), EXIT_OK);
+	assert_says("--max-tokens=N");
+	assert_says("Examples:");
+	assert_int_equal(corral("help --markdown"), EXIT_OK);
+	assert_says("## corral doctor");
+	assert_int_equal(corral("--version"), EXIT_OK);
+	assert_string_equal(said, "corral " CORRAL_VERSION "\n");
+}
+
+static void no_help_line_is_wider_than_a_wide_terminal(void **state)
+{
+	struct str rest, line;
+
+	assert_int_equal(corral("help --markdown"), EXIT_OK);
+	rest = str_of(said);
+	while (str_split(&rest, '\n', &line))
+		if (text_width(line) > 125)
+			fail_msg("%u: " STR_FMT, text_width(line), STR_ARG(line));
+}
+
+/* --- the key, the address, answers of no use --- */
+
+static void the_key_is_sent_as_bearer(void **state)
+{
+	will_answer(200, "{\"models\":[]}");
+	assert_int_equal(corral("models"), EXIT_OK);
+	assert_string_equal(gw.key, "");
+	setenv("CORRAL_API_KEY", "secret", 1);
+	assert_int_equal(corral("models"), EXIT_OK);
+	assert_string_equal(gw.key, "Bearer secret");
+	assert_int_equal(corral("models --api-key=other"), EXIT_OK);
+	assert_string_equal(gw.key, "Bearer other");
+	setenv("CORRAL_API_KEY", "a\r\nb", 1);
+	assert_int_equal(corral("models"), EXIT_USAGE);
+	assert_complains("API key holds characters");
+	unsetenv("CORRAL_API_KEY");
+}
+
+static void the_address_is_read_kindly(void **state)
+{
+	char line[1024];
+
+	will_answer(200, "{\"models\":[]}");
+	for (const char *const *end = (const char *const[]){ "", "/", "/v1", "/v1/", NULL }; *end; end++) {
+		snprintf(line, sizeof(line), "models --url=%s%s", gw.url + 7, *end);
+		assert_int_equal(corral(line), EXIT_OK);
+		assert_string_equal(gw.asked, "GET /models");
+	}
+	snprintf(line, sizeof(line), "models --url=%s/prefix", gw.url);
+	assert_int_equal(corral(line), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /prefix/models");
+}
+
+static void nobody_there_is_status_3(void **state)
+{
+	static const char *const lines[] = { "status", "models", "models sync", "usage", "explain x", "explain -p x", "chat hello" };
+	char line[1024];
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {
+		snprintf(line, sizeof(line), "%s --url=http://127.0.0.1:1", lines[i]);
+		assert_int_equal(corral(line), EXIT_UNREACHABLE);
+		assert_complains("the gateway at http://127.0.0.1:1 cannot be reached");
+		assert_complains("corral serve");
+	}
+}
+
+static void other_answers_are_said(void **state)
+{
+	will_answer(400, "{\"success\":false,\"error\":\"from is not\\u001b[31m a time\"}");
+	assert_int_equal(corral("usage --from x"), EXIT_FAILED);
+	assert_string_equal(complained, "corral: from is not [31m a time\n");
+	will_answer(404, "{\"error\":{\"message\":\"no such model\"}}");
+	assert_int_equal(corral("models"), EXIT_FAILED);
+	assert_string_equal(complained, "corral: no such model\n");
+	will_answer(401, "{\"error\":\"no key\"}");
+	assert_int_equal(corral("models"), EXIT_FAILED);
+	assert_complains("set CORRAL_API_KEY");
+	will_answer(500, "<html>");
+	assert_int_equal(corral("models"), EXIT_FAILED);
+	assert_complains("status 500");
+	for (const char *const *body = (const char *const[]){ "<html>", "[]", "{}", "", NULL }; *body; body++) {
+		static const char *const lines[] = { "status", "models", "usage", "explain x" };
+
+		will_answer(200, *body);
+		for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {
+			assert_int_equal(corral(lines[i]), EXIT_FAILED);
+			assert_complains("is not Corral");
+		}
+	}
+}
+
+/* --- tables --- */
+
+static void columns_are_as_wide_as_their_cells(void **state)
+{
+	struct arena *a = arena_new(0);
+	struct buf b = { 0 };
+	struct table t;
+
+	table_init(&t, a, "NAME|>N|~WHY");
+	table_cell(&t, TONE_PLAIN, STR("größe"));
+	table_fmt(&t, TONE_BAD, "%d", 7);
+	table_cell(&t, TONE_PLAIN, STR("a\033[2Jb\nc\xc2\x9b"));
+	table_cell(&t, TONE_PLAIN, STR("x"));
+	table_fmt(&t, TONE_PLAIN, "%d", 12345);
+	table_cell(&t, TONE_PLAIN, STR(""));
+	table_print(&t, &b, 0, false);
+	assert_string_equal(buf_z(&b), "NAME       N  WHY\ngröße      7  a [2Jb c\nx      12345\n");
+	buf_clear(&b);
+	table_print(&t, &b, 0, true);
+	assert_non_null(strstr(buf_z(&b), "\033[31m7\033[0m"));
+	buf_free(&b);
+	arena_free(a);
+}
+
+static void only_columns_that_may_are_cut(void **state)
+{
+	struct arena *a = arena_new(0);
+	struct buf b = { 0 };
+	struct table t;
+
+	table_init(&t, a, "NAME|~WHY");
+	table_cell(&t, TONE_PLAIN, STR("a name that is long"));
+	table_cell(&t, TONE_PLAIN, STR("äöü a sentence that is longer still"));
+	table_print(&t, &b, 35, false);
+	assert_non_null(strstr(buf_z(&b), "a name that is long  äöü a sentenc…\n"));
+	buf_clear(&b);
+	table_print(&t, &b, 5, false);
+	assert_non_null(strstr(buf_z(&b), "a name that is long  äöü a s…\n"));
+	buf_free(&b);
+	arena_free(a);
+}
+
+static void models_as_a_table(void **state)
+{
+	will_answer(200, "{\"models\":[{\"name\":\"m1\",\"family\":\"f\",\"parameters\":\"7B\",\"quantization\":\"Q4\",\"context_length\":8192,"
+			 "\"capabilities\":[\"completion\",\"tools\"],\"is_available\":true,\"loaded_on\":[],\"backends\":[\"b1\",\"b2\"]},"
+			 "{\"name\":\"m2\",\"family\":\"\",\"context_length\":0,\"is_available\":false,\"backends\":[\"b3\"]}]}");
+	assert_int_equal(corral("models"), EXIT_OK);
+	assert_string_equal(said, "NAME  FAMILY  PARAMS  QUANT  CONTEXT  CAPABILITIES       BACKENDS   LOADED\n"
+				  "m1    f           7B  Q4          8k  completion, tools  b1, b2     -\n"
+				  "m2    -            -  -            -  -                  b3 (down)  -\n");
+}
+
+static void usage_as_a_table(void **state)
+{
+	static const char body[] = "{\"rows\":[{\"model\":\"m\",\"day\":\"2026-11-21\",\"requests\":2,\"attempts\":3,\"errors\":1,\"prompt_tokens\":10,"
+		"\"completion_tokens\":20,\"latency_p50_ms\":1.6,\"latency_p95_ms\":9,\"success_rate\":0.9999,\"cost_microusd\":1500}],\"totals\":null}";
+
+	will_answer(200, body);
+	assert_int_equal(corral("usage --by day,model --from 2026-11-01"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /usage?group_by=day%2Cmodel&from=2026-11-01");
+	assert_string_equal(said, "DAY         MODEL  REQUESTS  ATTEMPTS  ERRORS  PROMPT  COMPLETION   P50   P95  SUCCESS     COST\n"
+				  "2026-11-21  m             2         3       1      10          20  2 ms  9 ms   99.9 %  $0.0015\n");
+	will_answer(200, "a,b\r\n1,2\r\n");
+	assert_int_equal(corral("usage --csv"), EXIT_OK);
+	assert_string_equal(said, "a,b\r\n1,2\r\n");
+	will_answer(200, "{\"rows\":[]}");
+	assert_int_equal(corral("usage"), EXIT_OK);
+	assert_string_equal(said, "The ledger has no requests yet.\n");
+}
+
+static void explanations_as_tables(void **state)
+{
+	static const char body[] = "{\"request_id\":\"r\",\"decided_at\":\"t\",\"features\":{\"requested_model\":\"auto\",\"task_type\":\"SQL\",\"complexity\":\"SIMPLE\","
+		"\"prompt_tokens\":7,\"needs\":[\"tools\"]},\"chosen\":{\"model\":\"m\",\"backend\":\"b\"},\"reason\":\"rules\",\"confidence\":0.5,"
+		"\"candidates\":[{\"model\":\"m\",\"backend\":\"b\",\"score\":0.5,\"terms\":{\"quality\":1,\"latency\":0.25,\"cost\":1},\"expected_s\":1.5,"
+		"\"warm\":true,\"context_length\":4096}],\"rejected\":[{\"model\":\"n\",\"backend\":\"b\",\"rule\":\"context\",\"text\":\"its window is 4\"}],"
+		"\"replayed\":false,\"replay_text\":\"the policy is gone\"}";
+
+	will_answer(200, body);
+	assert_int_equal(corral("explain a_b"), EXIT_OK);
+	assert_string_equal(complained, "");
+	assert_string_equal(gw.asked, "GET /explain/a%20b");
+	assert_says("Request r, t: sent to m on b (rules, confidence 0.50).\n");
+	assert_says("It asks for 'auto': task SQL, complexity SIMPLE, 7 prompt tokens, needs tools.\n");
+	assert_says("n             b        context  its window is 4\n");
+	assert_says("Not replayed: the policy is gone.\n");
+	assert_int_equal(corral("explain --prompt=say_\"hi\" --policy fast"), EXIT_OK);
+	assert_string_equal(buf_z(&gw.body), "{\"model\":\"auto\",\"prompt\":\"say \\\"hi\\\"\",\"policy\":\"fast\"}");
+	assert_says("Now this would go to m on b");
+}
+
+/* --- streams --- */
+
+#define CHUNK(text) "data: {\"choices\":[{\"delta\":{\"content\":\"" text "\"}}]}\n\n"
+#define LAST "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n" \
+	"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n"
+#define DONE "data: [DONE]\n\n"
+
+static void an_answer_is_shown_and_summed_up(void **state)
+{
+	will_stream((const char *const[]){ "data: {\"choices\":[{\"delta\":{\"con", "tent\":\"Hel\"}}]}\n\n" CHUNK("lo\\n"), CHUNK("there"), LAST, DONE, NULL });
+	assert_int_equal(corral("chat --system=be_kind --max-tokens 9 say hello"), EXIT_OK);
+	assert_string_equal(said, "Hello\nthere\n");
+	assert_complains("model m1 on backend b1, chosen by rules; 3 prompt + 4 answer tokens; ");
+	assert_complains("request id-1\n");
+	assert_string_equal(gw.asked, "POST /v1/chat/completions");
+	assert_string_equal(buf_z(&gw.body), "{\"model\":\"auto\",\"messages\":[{\"role\":\"system\",\"content\":\"be kind\"},{\"role\":\"user\",\"content\":\"say hello\"}],"
+					     "\"stream\":true,\"stream_options\":{\"include_usage\":true},\"max_tokens\":9}");
+	assert_int_equal(strlen(gw.conversation), 36);
+	assert_int_equal(corral("chat -q -m hello"), EXIT_OK);
+	assert_string_equal(complained, "");
+}
+
+static void input_is_a_question_too(void **state)
+{
+	will_stream((const char *const[]){ CHUNK("ok"), DONE, NULL });
+	assert_int_equal(corral_in("from a pipe\n", false, "chat"), EXIT_OK);
+	assert_non_null(strstr(buf_z(&gw.body), "\"content\":\"from a pipe\\n\""));
+	assert_int_equal(corral_in("the text", false, "chat look: - please"), EXIT_OK);
+	assert_non_null(strstr(buf_z(&gw.body), "\"content\":\"look: the text please\""));
+	assert_int_equal(corral_in("\xff\xfe", false, "chat"), EXIT_FAILED);
+	assert_complains("not UTF-8");
+}
+
+static void json_is_one_object(void **state)
+{
+	will_stream((const char *const[]){ CHUNK("a\\\"b"), LAST, DONE, NULL });
+	assert_int_equal(corral("chat --json hello"), EXIT_OK);
+	assert_says("{\"end\":\"done\",\"error\":null,\"request_id\":\"id-1\",\"model\":\"m1\",\"backend\":\"b1\",\"reason\":\"rules\",\"content\":\"a\\\"b\","
+		    "\"finish_reason\":\"stop\",\"prompt_tokens\":3,\"completion_tokens\":4,");
+	assert_string_equal(complained, "");
+}
+
+/* A model's words must not move the cursor or rename the window; a pipe gets the bytes as they are. */
+static void a_terminal_is_not_commanded(void **state)
+{
+	will_stream((const char *const[]){ CHUNK("a\\u001b]0;x\\u0007b\\u009bc\\td"), DONE, NULL });
+	usual.out_tty = true;
+	assert_int_equal(corral("chat hello"), EXIT_OK);
+	usual.out_tty = false;
+	assert_string_equal(said, "a]0;xbc\td\n");
+	assert_int_equal(corral("chat hello"), EXIT_OK);
+	assert_says("a\033]0;x\ab");
+}
+
+static void thoughts_are_for_people(void **state)
+{
+	will_stream((const char *const[]){ "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n", CHUNK("yes"), DONE, NULL });
+	assert_int_equal(corral("chat hello"), EXIT_OK);
+	assert_string_equal(said, "yes\n");
+	usual.out_tty = usual.colour = true;
+	assert_int_equal(corral("chat hello"), EXIT_OK);
+	usual.out_tty = usual.colour = false;
+	assert_string_equal(said, "\033[2mhm\n\n\033[0myes\n");
+}
+
+static void what_broke_is_never_a_success(void **state)
+{
+	will_stream((const char *const[]){ CHUNK("half"), NULL });
+	assert_int_equal(corral("chat hello"), EXIT_FAILED);
+	assert_string_equal(said, "half\n");
+	assert_complains("ended before it was complete");
+	gw.cut = true;
+	assert_int_equal(corral("chat hello"), EXIT_FAILED);
+	assert_complains("broke off");
+	gw.cut = false;
+	will_stream((const char *const[]){ CHUNK("half"), "data: {\"error\":{\"message\":\"the backend died\"}}\n\n", DONE, NULL });
+	assert_int_equal(corral("chat hello"), EXIT_FAILED);
+	assert_complains("corral: the backend died\n");
+	will_stream((const char *const[]){ "data: {half\n\n", DONE, NULL });
+	assert_int_equal(corral("chat --json hello"), EXIT_FAILED);
+	assert_says("\"end\":\"failed\",\"error\":\"an event of the stream is not JSON");
+	will_answer(404, "{\"error\":{\"message\":\"no such model\"}}");
+	assert_int_equal(corral("chat hello"), EXIT_FAILED);
+	assert_complains("corral: no such model\n");
+	will_answer(200, "{\"choices\":[]}");
+	assert_int_equal(corral("chat hello"), EXIT_FAILED);
+	assert_complains("no event stream");
+}
+
+static void ctrl_c_ends_the_answer(void **state)
+{
+	will_stream((const char *const[]){ CHUNK("half"), NULL });
+	gw.hang = true;
+	assert_int_equal(corral("chat hello"), EXIT_INTERRUPTED);
+	assert_string_equal(said, "half\n");
+	assert_complains("(interrupted)");
+}
+
+/* --- a conversation --- */
+
+static void turns_are_remembered(void **state)
+{
+	char first[64];
+
+	will_stream((const char *const[]){ CHUNK("ok"), DONE, NULL });
+	assert_int_equal(corral_in("one\n", true, "chat"), EXIT_OK);
+	snprintf(first, sizeof(first), "%s", gw.conversation);
+	assert_int_equal(corral_in("one\n", true, "chat"), EXIT_OK);
+	assert_string_not_equal(first, gw.conversation);
+}
+
+static void commands_begin_with_a_slash(void **state)
+{
+	will_stream((const char *const[]){ CHUNK("ok"), DONE, NULL });
+	gw.asked[0] = '\0';
+	assert_int_equal(corral_in("/model other\n", true, "chat"), EXIT_OK);
+	assert_complains("Asking other from now on.");
+	assert_int_equal(corral_in("/nonsense\n", true, "chat"), EXIT_OK);
+	assert_complains("There is no /nonsense");
+	assert_int_equal(corral_in("/quit\n", true, "chat"), EXIT_OK);
+	assert_string_equal(gw.asked, "");
+	assert_int_equal(corral_in(" /tmp is full\n", true, "chat"), EXIT_OK);
+	assert_non_null(strstr(buf_z(&gw.body), "\"content\":\"/tmp is full\""));
+}
+
+/* --- doctor's reading of settings --- */
+
+static void settings_are_read_back(void **state)
+{
+	static const char text[] = "# gateway\nlisten: \"127.0.0.1:8100\"      # default\nlisten_more: \"x\"  # default\n"
+				   "backends: [\"a=ollama+http://h:1\", \"b=openai+http://h:2\"]  # --backends\nlog_level: info   # default\nempty: \"\"  # default\n";
+	struct cli c = { .mem = arena_new(0) };
+	struct doctor d = { .cli = &c, .settings = text };
+
+	assert_string_equal(config_value(&d, "listen"), "127.0.0.1:8100");
+	assert_string_equal(config_value(&d, "backends"), "a=ollama+http://h:1,b=openai+http://h:2");
+	assert_string_equal(config_value(&d, "log_level"), "info");
+	assert_string_equal(config_value(&d, "empty"), "");
+	assert_string_equal(config_value(&d, "listen_"), "");
+	arena_free(c.mem);
+}
+
+static void a_full_disk_is_a_failure(void **state)
+{
+	struct cli c = { .out = fopen("/dev/full", "w"), .err = fopen("/dev/null", "w") };
+	char *argv[] = { "corral", "help", NULL };
+
+	assert_int_equal(cli_run(&c, 2, argv), EXIT_FAILED);
+	fclose(c.out);
+	fclose(c.err);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(unknown_words_get_the_nearest),
+		cmocka_unit_test(options_stand_anywhere),
+		cmocka_unit_test(help_and_version),
+		cmocka_unit_test(no_help_line_is_wider_than_a_wide_terminal),
+		cmocka_unit_test(the_key_is_sent_as_bearer),
+		cmocka_unit_test(the_address_is_read_kindly),
+		cmocka_unit_test(nobody_there_is_status_3),
+		cmocka_unit_test(other_answers_are_said),
+		cmocka_unit_test(columns_are_as_wide_as_their_cells),
+		cmocka_unit_test(only_columns_that_may_are_cut),
+		cmocka_unit_test(models_as_a_table),
+		cmocka_unit_test(usage_as_a_table),
+		cmocka_unit_test(explanations_as_tables),
+		cmocka_unit_test(an_answer_is_shown_and_summed_up),
+		cmocka_unit_test(input_is_a_question_too),
+		cmocka_unit_test(json_is_one_object),
+		cmocka_unit_test(a_terminal_is_not_commanded),
+		cmocka_unit_test(thoughts_are_for_people),
+		cmocka_unit_test(what_broke_is_never_a_success),
+		cmocka_unit_test(ctrl_c_ends_the_answer),
+		cmocka_unit_test(turns_are_remembered),
+		cmocka_unit_test(commands_begin_with_a_slash),
+		cmocka_unit_test(settings_are_read_back),
+		cmocka_unit_test(a_full_disk_is_a_failure),
+	};
+
+	clock_init();
+	signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests(tests, start_gateway, stop_gateway);
+}

@@ -1,0 +1,146 @@
+/* models.c - `corral models`: what can be asked; `corral models sync`: look again now. */
+#include "services/corral/remote.h"
+#include "services/corral/table.h"
+
+struct models_opts {
+	bool available;
+	const char *backend, *family, *capability;
+};
+
+static const struct flag flags[] = {
+	FLAG(struct models_opts, backend, 'b', "NAME", "Only models that this backend has."),
+	FLAG(struct models_opts, family, 'f', "NAME", "Only models of this family."),
+	FLAG(struct models_opts, capability, 'c', "WORD", "Only models that can do this: completion, tools, vision, embedding, thinking, insert or audio."),
+	FLAG(struct models_opts, available, 'a', NULL, "Only models that a backend can answer with now."),
+	{ 0 }
+};
+
+static const char *known(const char *text) { return *text ? text : "-"; }
+
+/* 16384 is 16k, 131072 is 128k, as people name context lengths. */
+static void context_cell(struct table *t, int64_t n)
+{
+	if (n <= 0)
+		table_cell(t, TONE_PLAIN, STR("-"));
+	else if (n >= 1024 && n % 1024 == 0)
+		table_fmt(t, TONE_PLAIN, "%lldk", (long long)n / 1024);
+	else
+		table_fmt(t, TONE_PLAIN, "%lld", (long long)n);
+}
+
+static void list_cell(struct table *t, struct str list) { table_cell(t, TONE_PLAIN, list.n ? list : STR("-")); }
+
+static void add_model(struct cli *c, struct table *t, const struct json *j, uint32_t m)
+{
+	bool on = get_bool(j, m, "is_available"), is_auto = str_eqz(get_str(c, j, m, "name"), "auto");
+
+	table_cell(t, on ? TONE_PLAIN : TONE_FAINT, get_str(c, j, m, "name"));
+	table_fmt(t, TONE_PLAIN, "%s", is_auto ? "-" : known(get_z(c, j, m, "family")));
+	table_fmt(t, TONE_PLAIN, "%s", known(get_z(c, j, m, "parameters")));
+	table_fmt(t, TONE_PLAIN, "%s", known(get_z(c, j, m, "quantization")));
+	context_cell(t, get_int(j, m, "context_length"));
+	list_cell(t, get_list(c, j, m, "capabilities"));
+	if (is_auto)
+		table_cell(t, TONE_FAINT, STR("(the best for each request)"));
+	else if (on)
+		list_cell(t, get_list(c, j, m, "backends"));
+	else
+		table_fmt(t, TONE_WARN, STR_FMT " (down)", STR_ARG(get_list(c, j, m, "backends")));
+	list_cell(t, get_list(c, j, m, "loaded_on"));
+}
+
+static int print_models(struct cli *c, const struct json *j)
+{
+	uint32_t list = json_get(j, 0, "models");
+	struct buf b = { 0 };
+	struct table t;
+
+	table_init(&t, c->mem, "~NAME|FAMILY|>PARAMS|QUANT|>CONTEXT|~CAPABILITIES|~BACKENDS|~LOADED");
+	for (uint32_t m = list ? json_first(j, list) : 0; m; m = json_next(j, list, m))
+		add_model(c, &t, j, m);
+	if (t.rows)
+		table_print(&t, &b, c->width, c->colour);
+	else
+		buf_addz(&b, "No model fits. 'corral models' without options lists all of them; 'corral models sync' looks at the backends again.\n");
+	fwrite(b.p, 1, b.n, c->out);
+	buf_free(&b);
+	return EXIT_OK;
+}
+
+static int list_models(struct cli *c, const struct models_opts *o)
+{
+	struct buf path = { 0 };
+	struct answer a;
+	int status;
+
+	buf_addz(&path, "/models");
+	add_query(&path, "backend", o->backend);
+	add_query(&path, "family", o->family);
+	add_query(&path, "capability", o->capability);
+	add_query(&path, "available", o->available ? "true" : "");
+	status = cli_ask(c, "GET", buf_z(&path), STR(""), &a);
+	buf_free(&path);
+	if (status == EXIT_OK && !json_get(&a.doc, 0, "models"))
+		return cli_answer_failed(c, &a);
+	if (status)
+		return status;
+	return c->json ? cli_print_raw(c, &a) : print_models(c, &a.doc);
+}
+
+static int print_sync(struct cli *c, const struct json *j)
+{
+	uint32_t list = json_get(j, 0, "backends");
+	unsigned down = 0;
+
+	for (uint32_t b = list ? json_first(j, list) : 0; b; b = json_next(j, list, b)) {
+		bool up = get_bool(j, b, "up");
+		const char *reason = get_z(c, j, b, "reason");
+
+		down += !up;
+		if (!up)
+			fprintf(c->out, "%s could not be listed%s%s; its models stay as they were.\n", get_z(c, j, b, "name"), *reason ? ": " : "", reason);
+	}
+	fprintf(c->out, "%lld model%s; %lld new, %lld gone.\n", (long long)get_int(j, 0, "models"), get_int(j, 0, "models") == 1 ? "" : "s",
+		(long long)get_int(j, 0, "added"), (long long)get_int(j, 0, "removed"));
+	return down ? EXIT_FAILED : EXIT_OK;
+}
+
+static int sync_models(struct cli *c, const struct models_opts *o)
+{
+	struct remote *r = remote_gateway(c);
+	struct buf path = { 0 };
+	struct answer a;
+
+	if (o->family[0] || o->capability[0] || o->available)
+		return cli_usage(c, "sync takes --backend and no other filter");
+	if (!r)
+		return EXIT_USAGE;
+	buf_addz(&path, "/models/sync");
+	add_query(&path, "backend", o->backend);
+	a = remote_ask(r, "POST", buf_z(&path), STR(""), 60000);
+	buf_free(&path);
+	if (a.status != 200 || !a.is_json)
+		return cli_answer_failed(c, &a);
+	return c->json ? cli_print_raw(c, &a) : print_sync(c, &a.doc);
+}
+
+static int run(struct cli *c)
+{
+	if (c->n_args == 0)
+		return list_models(c, c->opts);
+	if (strcmp(c->args[0], "sync") == 0)
+		return sync_models(c, c->opts);
+	return cli_usage(c, "models knows the word 'sync', not '%s'", c->args[0]);
+}
+
+const struct command cmd_models = {
+	.name = "models", .args = "[sync]", .summary = "List the models that can be asked; 'sync' looks at all backends again.",
+	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 1, .run = run,
+	.text = "CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.\n",
+	.examples = (const struct example[]){
+		{ "corral models", "All of them." },
+		{ "corral models --capability tools --available", "Those that can call tools, now." },
+		{ "corral models --json | jq -r '.models[].name'", "Their names only." },
+		{ "corral models sync", "After a model was added to a backend." },
+		{ 0 } },
+};

@@ -1,0 +1,120 @@
+/* usage.c - `corral usage`: what was asked of which model, from the ledger. */
+#include <math.h>
+
+#include "services/corral/remote.h"
+#include "services/corral/table.h"
+
+struct usage_opts {
+	const char *by, *from, *to;
+	bool csv;
+};
+
+static const struct flag flags[] = {
+	FLAG(struct usage_opts, by, 0, "A,B", "Grouped by these: model, day, backend, tenant, key, provider, task_type, dialect, status. Default: model."),
+	FLAG(struct usage_opts, from, 0, "TIME", "From then on: 2026-11-21, or 2026-11-21T09:00:00Z."),
+	FLAG(struct usage_opts, to, 0, "TIME", "Until then, not included."),
+	FLAG(struct usage_opts, csv, 0, NULL, "Comma-separated values with a header line, for spreadsheets."),
+	{ 0 }
+};
+
+static void number_cells(struct table *t, const struct json *j, uint32_t row)
+{
+	static const char *const keys[] = { "requests", "attempts", "errors", "prompt_tokens", "completion_tokens" };
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+		table_fmt(t, strcmp(keys[i], "errors") == 0 && get_int(j, row, keys[i]) ? TONE_WARN : TONE_PLAIN, "%lld",
+			  (long long)get_int(j, row, keys[i]));
+	table_fmt(t, TONE_PLAIN, "%.0f ms", get_double(j, row, "latency_p50_ms"));
+	table_fmt(t, TONE_PLAIN, "%.0f ms", get_double(j, row, "latency_p95_ms"));
+	table_fmt(t, TONE_PLAIN, "%.1f %%", floor(get_double(j, row, "success_rate") * 1000) / 10);
+	table_fmt(t, TONE_PLAIN, "$%.4f", (double)get_int(j, row, "cost_microusd") / 1e6);
+}
+
+static void group_cells(struct cli *c, struct table *t, const struct json *j, uint32_t row, const char *by, const char *label)
+{
+	struct str rest = str_of(by), name;
+
+	while (rest.p && str_split(&rest, ',', &name)) {
+		struct str v = get_str(c, j, row, arena_str(c->mem, str_trim(name)).p);
+
+		table_cell(t, label ? TONE_STRONG : TONE_PLAIN, label ? str_of(label) : v.n ? v : STR("-"));
+		label = label ? "" : NULL;
+	}
+}
+
+static const char *columns(struct cli *c, const char *by)
+{
+	struct buf b = { 0 };
+	const char *z;
+
+	for (const char *p = by; *p; p++)
+		if (*p != ' ')
+			buf_char(&b, *p == ',' ? '|' : *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p);
+	buf_addz(&b, "|>REQUESTS|>ATTEMPTS|>ERRORS|>PROMPT|>COMPLETION|>P50|>P95|>SUCCESS|>COST");
+	z = arena_str(c->mem, buf_as_str(&b)).p;
+	buf_free(&b);
+	return z;
+}
+
+static int print_usage(struct cli *c, const struct json *j, const char *by)
+{
+	const struct usage_opts *o = c->opts;
+	uint32_t rows = json_get(j, 0, "rows"), totals = json_get(j, 0, "totals");
+	struct buf b = { 0 };
+	struct table t;
+
+	if (!rows || json_count(j, rows) == 0) {
+		fprintf(c->out, "The ledger has no requests%s.\n", *o->from || *o->to ? " of that time" : " yet");
+		return EXIT_OK;
+	}
+	table_init(&t, c->mem, columns(c, by));
+	for (uint32_t r = json_first(j, rows); r; r = json_next(j, rows, r)) {
+		group_cells(c, &t, j, r, by, NULL);
+		number_cells(&t, j, r);
+	}
+	if (json_count(j, rows) > 1 && totals && json_kind(j, totals) == JSON_OBJECT) {
+		group_cells(c, &t, j, totals, by, "all");
+		number_cells(&t, j, totals);
+	}
+	table_print(&t, &b, c->width, c->colour);
+	fwrite(b.p, 1, b.n, c->out);
+	buf_free(&b);
+	return EXIT_OK;
+}
+
+static int run(struct cli *c)
+{
+	const struct usage_opts *o = c->opts;
+	const char *by = *o->by ? o->by : "model";
+	struct buf path = { 0 };
+	struct remote *r;
+	struct answer a;
+
+	if (o->csv && c->json)
+		return cli_usage(c, "--csv and --json exclude each other");
+	r = remote_gateway(c);
+	if (!r)
+		return EXIT_USAGE;
+	buf_addz(&path, "/usage");
+	add_query(&path, "group_by", by);
+	add_query(&path, "from", o->from);
+	add_query(&path, "to", o->to);
+	add_query(&path, "format", o->csv ? "csv" : "");
+	a = remote_ask(r, "GET", buf_z(&path), STR(""), 30000);
+	buf_free(&path);
+	if (a.status != 200 || (!o->csv && !(a.is_json && json_get(&a.doc, 0, "rows"))))
+		return cli_answer_failed(c, &a);
+	return o->csv || c->json ? cli_print_raw(c, &a) : print_usage(c, &a.doc, by);
+}
+
+const struct command cmd_usage = {
+	.name = "usage", .args = "", .summary = "Show what was used: requests, tokens, latency and cost, grouped.",
+	.flags = flags, .opts_size = sizeof(struct usage_opts), .run = run,
+	.text = "Every request that was sent to a model is in the ledger, failed ones too. PROMPT and COMPLETION are tokens; P50 and P95 are\n"
+		"the times that half and nineteen of twenty requests took at most.\n",
+	.examples = (const struct example[]){
+		{ "corral usage", "By model, since the beginning." },
+		{ "corral usage --by day,model --from 2026-11-01", "One row a day and model." },
+		{ "corral usage --by tenant --csv >usage.csv", "For a spreadsheet." },
+		{ 0 } },
+};
