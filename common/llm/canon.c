@@ -70,8 +70,6 @@ enum err canon_field(struct planning *p, enum llm_form form, uint32_t value, con
 	snprintf(path, sizeof(path), "%s" STR_FMT, where, STR_ARG(key));
 	if (!f)
 		return unknown(p, form, key, path);
-	if ((e = field_check_kind(f, path, doc, value, p->why)))
-		return e;
 	if (json_kind(doc, value) == JSON_NULL || field_is_for_gateway(f))
 		return ERR_OK;
 	if (!f->as[p->target->kind])
@@ -82,6 +80,8 @@ enum err canon_field(struct planning *p, enum llm_form form, uint32_t value, con
 		plan_ignore(p, parent, f->name);
 		return ERR_OK;
 	}
+	if ((e = field_check_kind(f, path, doc, value, p->why)))
+		return e;
 	*ret = f;
 	return ERR_OK;
 }

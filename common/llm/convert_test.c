@@ -204,7 +204,7 @@ static void asking_for_nothing_is_no_reason_to_refuse(void **state)
 	static const char *const all[] = {
 		CHAT ",\"n\":1,\"logit_bias\":{},\"parallel_tool_calls\":true,\"verbosity\":\"medium\",\"modalities\":[\"text\"],\"functions\":[]}",
 		CHAT ",\"n\":null,\"logit_bias\":null,\"tool_choice\":\"auto\",\"audio\":null,\"response_format\":{\"type\":\"text\"}}",
-		CHAT ",\"prediction\":{},\"seed\":null,\"stream_options\":null}",
+		CHAT ",\"chat_template_kwargs\":{},\"user\":null,\"prediction\":null,\"seed\":null,\"stream_options\":null}",
 	};
 
 	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -346,6 +346,31 @@ static void replaces_broken_characters_when_converting(void **state)
 	exchange_free(&x);
 }
 
+/* vLLM and others: thinking is called reasoning, every event has a null usage, and an error may be followed by [DONE]. */
+static void reads_the_imitations(void **state)
+{
+#define VLLM(delta, rest) "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":" delta ",\"logprobs\":null," rest "}],\"usage\":null}\n\n"
+	struct exchange x;
+	struct str stream = STR(VLLM("{\"role\":\"assistant\",\"content\":\"\"}", "\"finish_reason\":null") VLLM("{\"reasoning\":\"hm\"}", "\"finish_reason\":null")
+	                        VLLM("{\"reasoning\":\"m\"}", "\"finish_reason\":null") VLLM("{\"content\":\"yes\"}", "\"finish_reason\":null")
+	                        VLLM("{\"content\":\"\"}", "\"finish_reason\":\"stop\",\"stop_reason\":null")
+	                        "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"total_tokens\":8,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n");
+
+	exchange_init(&x, LLM_BACKEND_OPENAI);
+	assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_CHAT, STR(CHAT "}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	answer(&x, 200, "text/event-stream; charset=utf-8", stream, 0, 11);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_int_equal(llm_relay_deltas(x.relay), 3);
+	assert_int_equal(llm_relay_usage(x.relay)->prompt_tokens, 5);
+	assert_non_null(str_find(buf_as_str(&x.out), STR("\"content\":\"\",\"thinking\":\"hm\"},\"done\":false}")));
+	assert_non_null(str_find(buf_as_str(&x.out), STR("\"content\":\"yes\"},\"done\":false}")));
+	answer(&x, 200, "text/event-stream", STR("data: {\"object\":\"error\",\"message\":\"engine dead\",\"code\":500}\n\ndata: [DONE]\n\n"), 0, 0);
+	assert_int_equal(x.step, LLM_FAILED);
+	assert_string_equal(x.why.text, "the backend broke off its answer: engine dead");
+	exchange_free(&x);
+}
+
 static void the_table_prints_every_field(void **state)
 {
 	struct buf b = { 0 };
@@ -372,6 +397,7 @@ int main(void)
 		cmocka_unit_test(joins_tool_calls_however_they_are_labelled),
 		cmocka_unit_test(arguments_that_are_no_object_fail),
 		cmocka_unit_test(replaces_broken_characters_when_converting),
+		cmocka_unit_test(reads_the_imitations),
 		cmocka_unit_test(the_table_prints_every_field),
 	};
 

@@ -114,7 +114,7 @@ static const struct field table[] = {
 	{ "priority", F_NONE, OPENAI, NUM, { "priority", "priority", IGNORED }, "" },
 	{ "request_id", F_NONE, OPENAI, TEXT, { "request_id", "request_id", IGNORED }, "" },
 	{ "cache_salt", F_NONE, OPENAI, TEXT, { "cache_salt", "cache_salt", IGNORED }, "" },
-	{ "chat_template_kwargs", F_NONE, OC, OBJ, { "chat_template_kwargs", "chat_template_kwargs", NULL }, "" },
+	{ "chat_template_kwargs", F_TEMPLATE_KWARGS, OC, OBJ, { "chat_template_kwargs", "chat_template_kwargs", "think" }, "`enable_thinking` for Ollama; anything else in it is refused there." },
 	{ "reasoning_format", F_NONE, OC, TEXT, { "reasoning_format", "reasoning_format", NULL }, "" },
 	{ "grammar", F_NONE, OPENAI, TEXT, { "grammar", "grammar", NULL }, "Use `response_format`." },
 	{ "json_schema", F_NONE, OPENAI, OBJ, { "json_schema", "json_schema", NULL }, "Use `response_format`." },

@@ -192,6 +192,21 @@ static enum err read_effort(struct planning *p, struct canon *c, uint32_t value)
 	return plan_refuse(p, "reasoning_effort", "it must be none, minimal, low, medium, high, xhigh or max");
 }
 
+static enum err read_template_kwargs(struct planning *p, struct canon *c, uint32_t object)
+{
+	const struct json *doc = &p->in->doc;
+
+	for (uint32_t v = json_first(doc, object); v; v = json_next(doc, object, v)) {
+		enum json_kind kind = json_kind(doc, v);
+
+		if (!json_key_is(doc, v, "enable_thinking") || (kind != JSON_TRUE && kind != JSON_FALSE))
+			return plan_refuse(p, "chat_template_kwargs", "only enable_thinking is possible");
+		if (!has(c->think))                    /* reasoning_effort says more */
+			c->think = kind == JSON_TRUE ? STR("true") : STR("false");
+	}
+	return ERR_OK;
+}
+
 static enum err read_prompt(struct planning *p, struct canon *c, uint32_t value)
 {
 	const struct json *doc = &p->in->doc;
@@ -241,6 +256,7 @@ static enum err read_member(struct planning *p, struct canon *c, const struct fi
 	case F_LOGPROBS_N: return read_logprobs_n(p, c, v);
 	case F_TOP_LOGPROBS: c->top_logprobs = json_raw(&p->in->doc, v); return ERR_OK;
 	case F_REASONING_EFFORT: return read_effort(p, c, v);
+	case F_TEMPLATE_KWARGS: return read_template_kwargs(p, c, v);
 	case F_PLAIN: return canon_plain(p, c, f, v);
 	default: return ERR_OK;
 	}
