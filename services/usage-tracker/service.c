@@ -11,8 +11,8 @@
 struct usage_config { const char *db; };
 
 static const struct opt options[] = {
-	OPT(struct usage_config, STRING, db, "", "Database of the ledger, sqlite:PATH[?sync=full]; empty = ledger.db in the service's state directory. "
-	    "Without sync=full a commit survives a crash of the process, and power loss from the next checkpoint on."),
+	OPT(struct usage_config, STRING, db, "", "Database of the ledger, sqlite:PATH?sync=full; empty = ledger.db in the service's state directory, with sync=full. "
+	    "Without it a power cut can take facts whose spool was deleted because the ledger had them."),
 	OPT_END
 };
 
@@ -189,7 +189,7 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	const struct usage_config *cfg = svc_config(u->svc);
 	char url[4200];
 
-	snprintf(url, sizeof(url), "sqlite:%s/ledger.db", svc_state_dir(u->svc));
+	snprintf(url, sizeof(url), "sqlite:%s/ledger.db?sync=full", svc_state_dir(u->svc));
 	u->ledger = ledger_open(cfg->db[0] ? cfg->db : url, why);
 	if (!u->ledger || !speeds_load(u->speeds, u->ledger, wall_us(), why))
 		return false;
