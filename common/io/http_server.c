@@ -76,7 +76,7 @@ struct http_server *http_server_new(struct loop *l, const char *listen, const st
 }
 
 uint16_t http_server_port(const struct http_server *s) { return s->port; }
-uint32_t http_server_conns(const struct http_server *s) { return s->n_conns; }
+uint32_t http_server_conns(const struct http_server *s) { return __atomic_load_n(&s->n_conns, __ATOMIC_RELAXED); }
 
 static void stop_listening(struct http_server *s)
 {
@@ -287,7 +287,7 @@ static void conn_new(struct http_server *s, int fd, const struct sockaddr_storag
 	name_peer(c, sa);
 	c->deadline_us = loop_now_us(s->loop) + s->opts.idle_ms * 1000;
 	list_push(&s->conns, &c->node);
-	s->n_conns++;
+	__atomic_store_n(&s->n_conns, s->n_conns + 1, __ATOMIC_RELAXED);      /* others may look */
 	if (!s->sweep.heap_index)
 		loop_timer_set(s->loop, &s->sweep, SWEEP_US, sweep);
 	loop_io_add(s->loop, &c->io, fd, LOOP_READ | LOOP_WRITE, on_ready);
@@ -372,7 +372,7 @@ static void conn_close(struct conn *c)
 	close(fd);
 	loop_undefer(&c->flush);
 	list_del(&c->node);
-	s->n_conns--;
+	__atomic_store_n(&s->n_conns, s->n_conns - 1, __ATOMIC_RELAXED);
 	s->n_dead++;
 	loop_defer(s->loop, &c->release, LOOP_PHASE_FREE, release_conn);
 	if (s->n_conns == 0)

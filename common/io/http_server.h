@@ -66,7 +66,7 @@ uint16_t http_server_port(const struct http_server *);
  * on_idle(arg) is called once when the last connection is gone (possibly from inside this call). */
 void http_server_drain(struct http_server *, void (*on_idle)(void *arg), void *arg);
 void http_server_free(struct http_server *);      /* breaks what is open (on_gone is called) ; NULL is fine */
-uint32_t http_server_conns(const struct http_server *);
+uint32_t http_server_conns(const struct http_server *);      /* any thread */
 
 /* 'headers' are complete lines ("Name: value\r\n"…), may be empty; the server adds Date, the framing and Connection.
  * length >= 0: exactly so many bytes follow; -1: chunked (HTTP/1.0 clients: until close). HEAD sends no body whatever is given. */
