@@ -26,12 +26,23 @@ static int64_t append(struct worker *w, struct spool *s, uint8_t type, const Pro
 	return spool_commit(s, type, (uint32_t)n);
 }
 
+/* A FINAL that waits for room on the disk. Its START stays needed for recovery meanwhile. */
+struct owed {
+	struct list node;
+	int64_t start_position;
+	size_t n;
+	char packed[];
+};
+
 static void note_oldest(struct worker *w)
 {
 	uint64_t oldest = UINT64_MAX;
 
 	if (!list_empty(&w->open))
 		oldest = (uint64_t)list_entry(w->open.next, struct attempt, open)->start_position;
+	list_each(it, &w->owed)
+		if ((uint64_t)list_entry(it, struct owed, node)->start_position < oldest)
+			oldest = (uint64_t)list_entry(it, struct owed, node)->start_position;
 	atomic_store_explicit(&w->oldest_open, oldest, memory_order_release);
 }
 
@@ -66,6 +77,49 @@ static void describe(struct req *r, Corral__UsageEvent *e)
 	e->queue_us = r->queue_us;
 }
 
+static void owe(struct worker *w, const Corral__UsageEvent *e, int64_t start_position)
+{
+	size_t n = protobuf_c_message_get_packed_size(&e->base);
+	struct owed *o = x_malloc(sizeof(*o) + n);
+
+	o->start_position = start_position;
+	o->n = protobuf_c_message_pack(&e->base, (uint8_t *)o->packed);
+	list_push(&w->owed, &o->node);
+}
+
+bool account_flush(struct worker *w)
+{
+	struct why why;
+
+	if (list_empty(&w->owed))
+		return true;
+	list_each_safe(it, &w->owed) {
+		struct owed *o = list_entry(it, struct owed, node);
+
+		if (spool_append(w->usage, REC_FINAL, str_n(o->packed, o->n), &why) < 0)
+			break;
+		list_del(&o->node);
+		free(o);
+	}
+	note_oldest(w);
+	return list_empty(&w->owed);
+}
+
+void account_forget(struct worker *w)
+{
+	if (!account_flush(w))
+		LOG_WARN("the spool is still full: the ledger will have some attempts as unknown");
+	list_each_safe(it, &w->owed)
+		free(list_entry(it, struct owed, node));
+	list_init(&w->owed);
+}
+
+static int64_t still_full(struct why *why)
+{
+	err_set(why, ERR_STORE_FAILED, "the disk of the spool is full: what has been answered cannot be booked yet; free some room");
+	return -1;
+}
+
 bool account_start(struct req *r, struct why *why)
 {
 	struct worker *w = r->worker;
@@ -75,7 +129,7 @@ bool account_start(struct req *r, struct why *why)
 	common(r, &e, &id);
 	describe(r, &e);
 	e.kind = CORRAL__USAGE_KIND__USAGE_START;
-	r->try.start_position = append(w, w->usage, REC_START, &e.base, why);
+	r->try.start_position = !account_flush(w) ? still_full(why) : append(w, w->usage, REC_START, &e.base, why);
 	if (r->try.start_position < 0)
 		return false;
 	list_push(&w->open, &r->try.open);
@@ -130,7 +184,8 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.response_bytes = t->bytes;
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
-	append(w, w->usage, REC_FINAL, &e.base, &why);
+	if (append(w, w->usage, REC_FINAL, &e.base, &why) < 0 && t->number)
+		owe(w, &e, t->start_position);
 	if (t->number) {
 		list_del(&t->open);
 		t->start_position = -1;

@@ -13,6 +13,10 @@ void account_checkpoint(struct req *);
 /* status: "ok", "error", "cancelled", "not_sent". Closes the attempt's START; without one (attempt 0) it stands alone. */
 void account_final(struct req *, const char *status, enum err code);
 void account_decision(struct req *);
+/* Writes the FINALs that a full disk kept back; true when none is left. No START is written before them. */
+bool account_flush(struct worker *);
+/* At the end of the worker: what cannot be written even now the next start closes as unknown. */
+void account_forget(struct worker *);
 /* Closes what an earlier run left open in a usage spool: FINAL{unknown, last checkpoint}. Returns how many, -1 on failure. */
 int account_recover(struct spool *, const char *dir, struct why *);
 #endif

@@ -39,6 +39,7 @@ struct gateway_config {
 	const char *ollama_version;
 	struct opt_list allowed_hosts;
 	int64_t checkpoint;
+	int64_t spool_segment, spool_max;
 };
 
 enum gateway_metric {

@@ -105,6 +105,7 @@ static void sweep(struct loop_timer *t)
 	loop_timer_set(w->loop, t, SWEEP_US, sweep);
 	list_each_safe(it, &w->requests)
 		queue_tick(list_entry(it, struct req, node), now);
+	(void)account_flush(w);
 	if (w->draining && w->server_idle && w->n_requests == 0) {
 		w->draining = false;
 		gateway_worker_idle(w->gw);
@@ -115,7 +116,8 @@ static void sweep(struct loop_timer *t)
 
 static struct spool *open_spool(struct worker *w, const char *kind, char *dir, size_t cap, int64_t sync_ms, struct why *why)
 {
-	struct spool_opts o = { .sync_ms = sync_ms };
+	const struct gateway_config *cfg = w->gw->cfg;
+	struct spool_opts o = { .sync_ms = sync_ms, .segment_bytes = (uint32_t)cfg->spool_segment, .max_bytes = (uint64_t)cfg->spool_max };
 
 	snprintf(dir, cap, "%s/spool", svc_state_dir(w->gw->svc));
 	(void)mkdir(dir, 0700);                   /* spool_open() says so when it is not there */
@@ -134,6 +136,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, const char *listen,
 	w->gw = g;
 	w->index = index;
 	list_init(&w->open);
+	list_init(&w->owed);
 	list_init(&w->requests);
 	atomic_store(&w->oldest_open, UINT64_MAX);
 	w->loop = loop_new();
@@ -231,6 +234,8 @@ void worker_stop(struct worker *w)
 		w->running = false;
 	}
 	end_requests(w);
+	if (w->usage)
+		account_forget(w);
 }
 
 void worker_free(struct worker *w)

@@ -23,6 +23,7 @@ struct worker {
 	struct backend_pool *pools;
 	struct spool *usage, *decisions;
 	struct list open;             /* attempts with START and no FINAL, oldest first */
+	struct list owed;             /* FINALs that the spool could not take, oldest first (account.c) */
 	_Atomic uint64_t oldest_open; /* position below which the usage spool is no longer needed for recovery; UINT64_MAX = none open */
 	struct list requests;         /* under way */
 	uint32_t n_requests;
