@@ -7,10 +7,10 @@ void frames_free(struct frames *f) { buf_free(&f->held); }
 
 bool frames_too_long(const struct frames *f) { return f->held.n > FRAME_MAX; }
 
-/* How many bytes of s the first whole frame has; 0 = its end is not there. 'from' bytes were looked at before. */
-static size_t frame_end(enum frame_kind kind, struct str s, size_t from)
+/* How many bytes of s the first whole frame has; 0 = its end is not there. */
+static size_t frame_end(enum frame_kind kind, struct str s)
 {
-	const char *end = s.p + s.n, *p = s.p + from, *nl;
+	const char *end = s.p + s.n, *p = s.p, *nl;
 
 	while (p < end && (nl = memchr(p, '\n', (size_t)(end - p)))) {
 		if (kind == FRAME_LINE)
@@ -24,28 +24,24 @@ static size_t frame_end(enum frame_kind kind, struct str s, size_t from)
 	return 0;
 }
 
-/* The end of a held frame may begin with line ends that are held already: look again at the last three bytes. */
+/* Line by line, so that no more than this frame is copied. */
 static bool complete_held(struct frames *f, struct str *in, struct str *ret)
 {
-	size_t before = f->held.n, from = before > 3 ? before - 3 : 0, end;
-	size_t take = in->n;
-
-	if (f->kind == FRAME_LINE) {
+	while (in->n) {
 		const char *nl = memchr(in->p, '\n', in->n);
+		size_t take = nl ? (size_t)(nl + 1 - in->p) : in->n;
+		struct str held;
 
-		take = nl ? (size_t)(nl + 1 - in->p) : in->n;
-	}
-	buf_add(&f->held, in->p, take);
-	end = frame_end(f->kind, buf_as_str(&f->held), f->kind == FRAME_LINE ? before : from);
-	if (!end) {
+		buf_add(&f->held, in->p, take);
 		*in = str_from(*in, take);
-		return false;
+		held = buf_as_str(&f->held);
+		if (!nl || (f->kind == FRAME_SSE && !str_ends(held, STR("\n\n")) && !str_ends(held, STR("\n\r\n"))))
+			continue;
+		f->held_is_out = true;
+		*ret = held;
+		return true;
 	}
-	*in = str_from(*in, end - before);
-	f->held.n = end;
-	f->held_is_out = true;
-	*ret = buf_as_str(&f->held);
-	return true;
+	return false;
 }
 
 bool frames_next(struct frames *f, struct str *in, struct str *ret)
@@ -60,7 +56,7 @@ bool frames_next(struct frames *f, struct str *in, struct str *ret)
 		return false;
 	if (f->held.n)
 		return complete_held(f, in, ret);
-	end = frame_end(f->kind, *in, 0);
+	end = frame_end(f->kind, *in);
 	if (!end) {
 		buf_add(&f->held, in->p, in->n);
 		*in = str_from(*in, in->n);
