@@ -411,6 +411,8 @@ static void on_call_home(void *owner, struct list *mail)
 
 	(void)owner;
 	if (atomic_load(&call->over)) {
+		/* call_moved() may still be about to cancel: it must not hit the next call. */
+		nng_aio_wait(call->aio);
 		call_recycle(call);
 		return;
 	}

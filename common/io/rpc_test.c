@@ -246,6 +246,33 @@ static void ends_calls_at_their_deadline(void **state)
 	loop_free(loop);
 }
 
+/* Every closure runs once, whichever of answer and deadline is first, and the calls that follow are not hit. */
+static void survives_deadlines_that_race_with_answers(void **state)
+{
+	for (size_t u = 0; u < 2; u++) {
+		struct loop *loop = loop_new();
+		struct rpc_server *server = serve(loop, urls[u]);
+		struct seen seen = caller(loop, urls[u], 0);
+
+		for (unsigned round = 0; round < 100; round++) {
+			seen.wanted += 40;
+			rpc_deadline(seen.client, 1);
+			for (unsigned i = 0; i < 39; i++)
+				ask(&seen, "t", i);
+			rpc_deadline(seen.client, 5000);
+			ask(&seen, "t", 1);
+			assert_true(run_for(loop, 10000));
+		}
+		assert_int_equal(seen.answers + seen.failures, 4000);
+		assert_true(seen.answers >= 100);
+		if (seen.failures)
+			assert_true(seen.why.code == ERR_DEADLINE || seen.why.code == ERR_UNAVAILABLE);
+		rpc_client_free(seen.client);
+		rpc_server_free(server);
+		loop_free(loop);
+	}
+}
+
 static void says_unavailable_when_nobody_is_there(void **state)
 {
 	struct loop *loop = loop_new();
@@ -534,6 +561,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(keeps_closures_beyond_the_first_seats),
 		cmocka_unit_test(tells_what_the_method_refused),
 		cmocka_unit_test(ends_calls_at_their_deadline),
+		cmocka_unit_test(survives_deadlines_that_race_with_answers),
 		cmocka_unit_test(says_unavailable_when_nobody_is_there),
 		cmocka_unit_test(finds_a_server_that_dies_and_comes_back),
 		cmocka_unit_test(refuses_what_is_too_large),
