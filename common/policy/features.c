@@ -98,7 +98,7 @@ static const struct cue { const char *words; uint8_t task; uint8_t weight; uint8
 	{ "who", TASK_QA, 3, START }, { "when", TASK_QA, 3, START }, { "where", TASK_QA, 3, START }, { "what is", TASK_QA, 4, START }, { "what are", TASK_QA, 3, START }, { "which", TASK_QA, 2, START }, { "how many", TASK_QA, 3, START }, { "capital of", TASK_QA, 5, 0 },
 	{ "hello", TASK_CHAT, 5, START }, { "hi", TASK_CHAT, 5, START }, { "hey", TASK_CHAT, 4, START }, { "thanks", TASK_CHAT, 4, START }, { "good morning", TASK_CHAT, 5, START }, { "how are", TASK_CHAT, 4, START },
 };
-enum { N_CUES = sizeof(cues) / sizeof(*cues), TABLE = 1024, MAX_WORD = 24 };
+enum { N_CUES = sizeof(cues) / sizeof(*cues), TABLE = 1024, MAX_WORD = 24, LANGS = 22 };
 
 static uint16_t table[TABLE];     /* cue index + 1, open addressing by hash of its words */
 
@@ -136,8 +136,11 @@ static const struct cue *find_cue(uint32_t hash, struct str text)
 
 struct scan {
 	int score[TASK_COUNT], code_score[TASK_COUNT];
-	unsigned words, code_signs, fences, numbers, questions;
+	unsigned words, code_signs, fences, numbers, questions, hints;
+	int lang[LANGS];
 };
+
+static void see_language(struct scan *, uint32_t hash, struct str word);
 
 static bool is_word(char c)
 {
@@ -161,8 +164,13 @@ static void see_word(struct scan *s, struct str word, struct str *prev)
 {
 	const struct cue *c;
 
-	if (word.n <= MAX_WORD && (c = find_cue(hash_bytes(2166136261u, word.p, word.n), word)))
-		hit(s, c);
+	if (word.n <= MAX_WORD) {
+		uint32_t hash = hash_bytes(2166136261u, word.p, word.n);
+
+		if ((c = find_cue(hash, word)))
+			hit(s, c);
+		see_language(s, hash, word);
+	}
 	if (prev->n && prev->p + prev->n + 1 == word.p && *(word.p - 1) == ' ') {
 		struct str pair = str_n(prev->p, prev->n + 1 + word.n);
 
@@ -191,6 +199,7 @@ static void scan_text(struct scan *s, struct str text)
 		}
 		s->numbers += c >= '0' && c <= '9' && (i == 0 || text.p[i - 1] < '0' || text.p[i - 1] > '9');
 		s->questions += c == '?';
+		s->hints += c == '#' || c == '+' || c == '<' || c == ':';
 		s->code_signs += c == '{' || c == '}' || c == ';' || c == '=' || c == '_';
 		s->code_signs += (c == '(' && i + 1 < text.n && text.p[i + 1] == ')') * 3u;
 		if (c == '`' && i + 2 < text.n && text.p[i + 1] == '`' && text.p[i + 2] == '`') {
@@ -203,53 +212,80 @@ static void scan_text(struct scan *s, struct str text)
 
 /* --- language --- */
 
-static const struct { const char *mark, *language; uint8_t weight; } marks[] = {
-	{ "python", "python", 6 }, { "def ", "python", 3 }, { "import numpy", "python", 5 }, { "self.", "python", 3 }, { "Traceback (most", "python", 6 },
-	{ "#include", "c", 6 }, { "int main(", "c", 4 }, { "std::", "cpp", 6 }, { "c++", "cpp", 6 }, { "cout", "cpp", 3 },
-	{ "javascript", "javascript", 6 }, { "const ", "javascript", 1 }, { "=> {", "javascript", 3 }, { "console.log", "javascript", 5 }, { "node.js", "javascript", 5 },
-	{ "typescript", "typescript", 7 }, { "interface ", "typescript", 1 }, { ": string", "typescript", 3 }, { "golang", "go", 7 }, { "func ", "go", 3 }, { "package main", "go", 6 },
-	{ "rust", "rust", 4 }, { "fn ", "rust", 3 }, { "let mut", "rust", 6 }, { "impl ", "rust", 3 }, { "java ", "java", 4 }, { "public class", "java", 5 }, { "System.out", "java", 6 },
-	{ "SELECT ", "sql", 4 }, { "sql", "sql", 5 }, { "SQL", "sql", 5 }, { "INSERT INTO", "sql", 5 }, { "#!/bin/", "shell", 6 }, { "bash", "shell", 4 }, { "ruby", "ruby", 5 }, { "php", "php", 5 }, { "<?php", "php", 7 },
-	{ "c#", "csharp", 6 }, { "kotlin", "kotlin", 6 }, { "swift", "swift", 4 }, { "haskell", "haskell", 6 }, { " in C", "c", 3 }, { "```c\n", "c", 6 }, { "```py", "python", 6 }, { "```js", "javascript", 6 }, { "```rs", "rust", 6 }, { "```go", "go", 6 }, { "```sql", "sql", 6 }, { "```sh", "shell", 6 },
-};
+/* Words that give a language away, looked up in the same pass; programming languages first, then the smallest words of natural ones. */
+enum lang { L_NONE, L_PYTHON, L_C, L_CPP, L_JAVASCRIPT, L_TYPESCRIPT, L_GO, L_RUST, L_JAVA, L_SQL, L_SHELL, L_RUBY, L_PHP, L_CSHARP, L_KOTLIN,
+	L_SWIFT, L_HASKELL, L_NATURAL, L_EN = L_NATURAL, L_DE, L_FR, L_ES, L_IT, L_COUNT };
+static const char *const lang_names[L_COUNT] = { "", "python", "c", "cpp", "javascript", "typescript", "go", "rust", "java", "sql", "shell", "ruby",
+	"php", "csharp", "kotlin", "swift", "haskell", "en", "de", "fr", "es", "it" };
+_Static_assert((int)L_COUNT == (int)LANGS, "the scan counts every language");
 
-static const struct { const char *words[6]; const char *language; } natural[] = {
-	{ { " the ", " is ", " and ", " of ", " to ", " what " }, "en" }, { { " der ", " die ", " und ", " ist ", " nicht ", " eine " }, "de" },
-	{ { " le ", " les ", " est ", " une ", " des ", " pour " }, "fr" }, { { " el ", " los ", " es ", " una ", " para ", " que " }, "es" },
-	{ { " il ", " che ", " una ", " per ", " sono ", " della " }, "it" },
+static const struct lang_word { const char *word; uint8_t lang, weight; } lang_words[] = {
+	{ "python", L_PYTHON, 6 }, { "def", L_PYTHON, 3 }, { "numpy", L_PYTHON, 5 }, { "traceback", L_PYTHON, 6 }, { "pytest", L_PYTHON, 5 },
+	{ "javascript", L_JAVASCRIPT, 6 }, { "const", L_JAVASCRIPT, 2 }, { "nodejs", L_JAVASCRIPT, 5 }, { "console", L_JAVASCRIPT, 2 },
+	{ "typescript", L_TYPESCRIPT, 7 }, { "golang", L_GO, 7 }, { "func", L_GO, 3 }, { "goroutine", L_GO, 6 }, { "rust", L_RUST, 4 },
+	{ "fn", L_RUST, 3 }, { "impl", L_RUST, 3 }, { "mut", L_RUST, 4 }, { "java", L_JAVA, 5 }, { "junit", L_JAVA, 5 }, { "sql", L_SQL, 6 },
+	{ "postgres", L_SQL, 4 }, { "bash", L_SHELL, 5 }, { "shell", L_SHELL, 4 }, { "awk", L_SHELL, 4 }, { "ruby", L_RUBY, 5 },
+	{ "php", L_PHP, 5 }, { "kotlin", L_KOTLIN, 6 }, { "swift", L_SWIFT, 4 }, { "haskell", L_HASKELL, 6 },
+	{ "the", L_EN, 2 }, { "is", L_EN, 1 }, { "and", L_EN, 1 }, { "of", L_EN, 2 }, { "to", L_EN, 1 }, { "what", L_EN, 2 }, { "please", L_EN, 2 },
+	{ "this", L_EN, 2 }, { "der", L_DE, 2 }, { "die", L_DE, 2 }, { "und", L_DE, 2 }, { "ist", L_DE, 2 }, { "nicht", L_DE, 3 }, { "eine", L_DE, 2 },
+	{ "le", L_FR, 2 }, { "les", L_FR, 2 }, { "est", L_FR, 2 }, { "une", L_FR, 2 }, { "des", L_FR, 2 }, { "pour", L_FR, 2 }, { "el", L_ES, 2 },
+	{ "los", L_ES, 2 }, { "es", L_ES, 1 }, { "una", L_ES, 1 }, { "para", L_ES, 2 }, { "que", L_ES, 1 }, { "il", L_IT, 2 }, { "che", L_IT, 2 },
+	{ "per", L_IT, 2 }, { "sono", L_IT, 2 }, { "della", L_IT, 2 },
 };
+enum { N_LANG_WORDS = sizeof(lang_words) / sizeof(*lang_words), LANG_TABLE = 256 };
+static uint8_t lang_table[LANG_TABLE];
 
-static void find_language(struct features *f, struct str text)
+static void build_lang_table(void)
 {
-	const char *best = "";
-	int best_score = 2;
+	for (unsigned i = 0; i < N_LANG_WORDS; i++) {
+		uint32_t at = hash_bytes(2166136261u, lang_words[i].word, strlen(lang_words[i].word));
+
+		while (lang_table[at % LANG_TABLE])
+			at++;
+		lang_table[at % LANG_TABLE] = (uint8_t)(i + 1);
+	}
+}
+
+static void see_language(struct scan *s, uint32_t hash, struct str word)
+{
+	for (uint32_t at = hash; lang_table[at % LANG_TABLE]; at++) {
+		const struct lang_word *w = &lang_words[lang_table[at % LANG_TABLE] - 1];
+
+		if (str_ieq(word, str_of(w->word))) {
+			s->lang[w->lang] += w->weight;
+			return;
+		}
+	}
+}
+
+/* Marks that are not words; looked for only where a sign of code was seen. */
+static const struct { const char *mark; uint8_t lang, weight; } marks[] = {
+	{ "#include", L_C, 6 }, { "int main(", L_C, 4 }, { " in C", L_C, 3 }, { "```c\n", L_C, 6 }, { "std::", L_CPP, 7 }, { "C++", L_CPP, 6 }, { "c++", L_CPP, 6 },
+	{ "cout <<", L_CPP, 5 }, { "self.", L_PYTHON, 3 }, { "```py", L_PYTHON, 6 }, { "=> {", L_JAVASCRIPT, 3 }, { "console.log", L_JAVASCRIPT, 5 },
+	{ "```js", L_JAVASCRIPT, 6 }, { ": string", L_TYPESCRIPT, 3 }, { "```ts", L_TYPESCRIPT, 6 }, { "package main", L_GO, 6 }, { ":= ", L_GO, 3 }, { "```go", L_GO, 6 },
+	{ "let mut", L_RUST, 6 }, { "```rs", L_RUST, 6 }, { "```rust", L_RUST, 6 }, { "public class", L_JAVA, 5 }, { "System.out", L_JAVA, 6 }, { "SELECT ", L_SQL, 4 },
+	{ "INSERT INTO", L_SQL, 5 }, { "```sql", L_SQL, 6 }, { "#!/bin/", L_SHELL, 6 }, { "```sh", L_SHELL, 6 }, { "<?php", L_PHP, 7 }, { "C#", L_CSHARP, 6 },
+};
+
+static void find_language(struct features *f, struct scan *s, struct str text)
+{
+	int best = L_NONE;
 
 	if (text.n > 2048)
 		text.n = 2048;            /* a language shows early */
-	for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++) {
-		int score = 0;
-
-		if (!str_find(text, str_of(marks[i].mark)))
-			continue;
-		for (size_t k = 0; k < sizeof(marks) / sizeof(*marks); k++)
-			if (strcmp(marks[k].language, marks[i].language) == 0 && str_find(text, str_of(marks[k].mark)))
-				score += marks[k].weight;
-		if (score > best_score) {
-			best_score = score;
-			best = marks[i].language;
-		}
-	}
-	for (size_t i = 0; !*best && i < sizeof(natural) / sizeof(*natural); i++) {
-		int score = 0;
-
-		for (size_t k = 0; k < 6; k++)
-			score += str_find(text, str_of(natural[i].words[k])) ? 2 : 0;
-		if (score > best_score) {
-			best_score = score;
-			best = natural[i].language;
-		}
-	}
-	str_copy(f->language, sizeof(f->language), str_of(best));
+	for (size_t i = 0; (s->code_signs || s->fences || s->hints) && i < sizeof(marks) / sizeof(*marks); i++)
+		if (str_find(text, str_of(marks[i].mark)))
+			s->lang[marks[i].lang] += marks[i].weight;
+	for (int l = 1; l < L_NATURAL; l++)
+		if (s->lang[l] > 2 && s->lang[l] > s->lang[best])
+			best = l;
+	for (int l = L_NATURAL; !best && l < L_COUNT; l++)
+		if (s->lang[l] > 2 && s->lang[l] > s->lang[best])
+			best = l;
+	for (int l = L_NATURAL; best >= L_NATURAL && l < L_COUNT; l++)
+		if (s->lang[l] > s->lang[best])
+			best = l;
+	str_copy(f->language, sizeof(f->language), str_of(lang_names[best]));
 }
 
 /* --- putting it together --- */
@@ -297,6 +333,12 @@ static enum complexity complexity_of(enum task task, const struct scan *s, const
 	return points <= 0 ? COMPLEXITY_SIMPLE : points <= 2 ? COMPLEXITY_MEDIUM : COMPLEXITY_COMPLEX;
 }
 
+static void build_tables(void)
+{
+	build_table();
+	build_lang_table();
+}
+
 void features_extract(struct features *f, const struct feature_text *t)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -305,15 +347,15 @@ void features_extract(struct features *f, const struct feature_text *t)
 	struct scan c = { 0 };
 	bool code;
 
-	pthread_once(&once, build_table);
+	pthread_once(&once, build_tables);
 	memset(f, 0, sizeof(*f));
 	scan_text(&s, t->user);
 	if (context.n > 1024)
 		context.n = 1024;         /* only to see whether it is code */
 	scan_text(&c, context);
-	find_language(f, t->user);
+	find_language(f, &s, t->user);
 	if (!*f->language)
-		find_language(f, context);
+		find_language(f, &c, context);
 	code = s.fences || s.code_signs > 8 || c.fences || c.code_signs > 8 || (strlen(f->language) > 2 || strcmp(f->language, "c") == 0 || strcmp(f->language, "go") == 0) ||
 	       s.score[TASK_FEATURE] > 0;
 	find_task(f, &s, t, code);
