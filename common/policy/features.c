@@ -164,6 +164,7 @@ static void see_word(struct scan *s, struct str word, struct str *prev)
 {
 	const struct cue *c;
 
+	s->hints += word.n == 1 && *word.p == 'C';
 	if (word.n <= MAX_WORD) {
 		uint32_t hash = hash_bytes(2166136261u, word.p, word.n);
 

@@ -182,7 +182,7 @@ class Haproxy(Target):
     CONFIG = """
 global
   nbthread 1
-  maxconn 19000
+  maxconn 9000
 defaults
   mode http
   timeout connect 5s
