@@ -9,21 +9,22 @@
 
 static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryData){ sizeof(u->b), u->b }; }
 
-/* Packs straight into the spool's map. */
-static int64_t append(struct worker *w, struct spool *s, uint8_t type, const ProtobufCMessage *m, struct why *why)
-{
-	size_t n = protobuf_c_message_get_packed_size(m);
-	uint8_t *room = spool_reserve(s, (uint32_t)n, why);
+/* Every string of an event is a name with a bound (see str_copy, cut()); all together they stay far below this. */
+enum { EVENT_ROOM = 4096 };
 
-	if (!room) {
+/* Packs straight into the spool's map. 'room' is an upper bound; 0 = measure. */
+static int64_t append(struct worker *w, struct spool *s, uint8_t type, const ProtobufCMessage *m, uint32_t room, struct why *why)
+{
+	uint8_t *at = spool_reserve(s, room ? room : (uint32_t)protobuf_c_message_get_packed_size(m), why);
+
+	if (!at) {
 		if (!w->spool_failed)
 			LOG_ERROR("the spool cannot be written: no new work is admitted", LOG_S("error", why->text));
 		w->spool_failed = true;
 		return -1;
 	}
 	w->spool_failed = false;
-	protobuf_c_message_pack(m, room);
-	return spool_commit(s, type, (uint32_t)n);
+	return spool_commit(s, type, (uint32_t)protobuf_c_message_pack(m, at));
 }
 
 /* A FINAL that waits for room on the disk. Its START stays needed for recovery meanwhile. */
@@ -49,11 +50,13 @@ static void note_oldest(struct worker *w)
 /* What START and FINAL both say. */
 static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 {
-	*event_id = uuid_v7(wall_us());
+	int64_t now = wall_us();
+
+	*event_id = uuid_v7(now);
 	e->event_id = bytes_of(event_id);
 	e->request_id = bytes_of(&r->id);
 	e->attempt = r->try.number;
-	e->occurred_at_us = wall_us();
+	e->occurred_at_us = now;
 	e->tenant = (char *)r->tenant.p;
 	e->key_id = (char *)r->key_id.p;
 	e->model = (char *)req_model_name(r);
@@ -129,7 +132,7 @@ bool account_start(struct req *r, struct why *why)
 	common(r, &e, &id);
 	describe(r, &e);
 	e.kind = CORRAL__USAGE_KIND__USAGE_START;
-	r->try.start_position = !account_flush(w) ? still_full(why) : append(w, w->usage, REC_START, &e.base, why);
+	r->try.start_position = !account_flush(w) ? still_full(why) : append(w, w->usage, REC_START, &e.base, EVENT_ROOM, why);
 	if (r->try.start_position < 0)
 		return false;
 	list_push(&w->open, &r->try.open);
@@ -159,7 +162,7 @@ void account_checkpoint(struct req *r)
 	e.attempt = r->try.number;
 	fill_usage(r, &e);
 	e.response_bytes = r->try.bytes;
-	append(r->worker, r->worker->usage, REC_CHECKPOINT, &e.base, &why);
+	append(r->worker, r->worker->usage, REC_CHECKPOINT, &e.base, EVENT_ROOM, &why);
 }
 
 void account_final(struct req *r, const char *status, enum err code)
@@ -184,7 +187,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.response_bytes = t->bytes;
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
-	if (append(w, w->usage, REC_FINAL, &e.base, &why) < 0 && t->number)
+	if (append(w, w->usage, REC_FINAL, &e.base, EVENT_ROOM, &why) < 0 && t->number)
 		owe(w, &e, t->start_position);
 	if (t->number) {
 		list_del(&t->open);
@@ -216,7 +219,7 @@ void account_decision(struct req *r)
 	e.models_version = world->cat.version;
 	e.policy_epoch = world->pol.epoch;
 	e.policy_version = world->pol.version;
-	append(r->worker, r->worker->decisions, REC_DECISION, &e.base, &why);
+	append(r->worker, r->worker->decisions, REC_DECISION, &e.base, 0, &why);
 	buf_free(&outcome);
 }
 

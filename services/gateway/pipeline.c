@@ -9,6 +9,8 @@
 #include "services/gateway/attempt.h"
 #include "services/gateway/routes.h"
 
+enum { OUT_KEPT = 16 * 1024 };        /* an output buffer up to this size waits for the next request */
+
 int64_t req_now(const struct req *r) { return loop_now_us(r->worker->loop); }
 
 const char *req_model_name(const struct req *r)
@@ -37,9 +39,11 @@ static void give_arena(struct worker *w, struct arena *a)
 
 static struct req *req_new(struct worker *w, struct http_xchg *x)
 {
-	struct req *r = w->n_spare_req ? w->spare_req[--w->n_spare_req] : x_malloc(sizeof(*r));
+	struct req *r = w->n_spare_req ? w->spare_req[--w->n_spare_req] : x_calloc(1, sizeof(*r));
+	struct buf out = r->out;
 
 	memset(r, 0, sizeof(*r));
+	r->out = out;
 	r->mem = take_arena(w);
 	r->worker = w;
 	r->x = x;
@@ -66,13 +70,17 @@ static void req_free(struct req *r)
 
 	list_del(&r->node);
 	w->n_requests--;
-	buf_free(&r->out);
+	buf_clear(&r->out);
+	if (r->out.cap > OUT_KEPT)
+		buf_free(&r->out);
 	world_unref(r->world);
 	give_arena(w, r->mem);
-	if (w->n_spare_req < sizeof(w->spare_req) / sizeof(*w->spare_req))
+	if (w->n_spare_req < sizeof(w->spare_req) / sizeof(*w->spare_req)) {
 		w->spare_req[w->n_spare_req++] = r;
-	else
+	} else {
+		buf_free(&r->out);
 		free(r);
+	}
 }
 
 /* --- trace context: W3C Trace Context level 1 --- */

@@ -44,9 +44,12 @@ const struct route gateway_routes[] = {
 	{ 0 },
 };
 
+/* Lengths of the table's paths, measured once: every request walks it. */
+static uint8_t path_lengths[sizeof(gateway_routes) / sizeof(*gateway_routes)];
+
 static bool path_matches(const struct route *r, struct str path, struct str *ret_param)
 {
-	struct str want = str_of(r->path);
+	struct str want = str_n(r->path, path_lengths[r - gateway_routes]);
 
 	if (want.n > 1 && want.p[want.n - 1] == '/') {
 		if (path.n <= want.n || !str_starts(path, want))
@@ -86,9 +89,11 @@ const struct route *route_find(const struct http_head *head, struct str path, st
 /* --dump=routes wants the runtime's shape; copied once so that there is one table to keep. */
 struct svc_route gateway_route_docs[sizeof(gateway_routes) / sizeof(*gateway_routes)];
 
-__attribute__((constructor)) static void fill_docs(void)
+__attribute__((constructor)) static void prepare(void)
 {
-	for (size_t i = 0; gateway_routes[i].method; i++)
+	for (size_t i = 0; gateway_routes[i].method; i++) {
+		path_lengths[i] = (uint8_t)strlen(gateway_routes[i].path);
 		gateway_route_docs[i] = (struct svc_route){ gateway_routes[i].method, gateway_routes[i].path, gateway_routes[i].action,
 							    gateway_routes[i].summary };
+	}
 }

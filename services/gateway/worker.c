@@ -253,8 +253,10 @@ void worker_free(struct worker *w)
 	}
 	while (w->n_spare)
 		arena_free(w->spare[--w->n_spare]);
-	while (w->n_spare_req)
-		free(w->spare_req[--w->n_spare_req]);
+	while (w->n_spare_req) {
+		buf_free(&w->spare_req[--w->n_spare_req]->out);
+		free(w->spare_req[w->n_spare_req]);
+	}
 	world_unref(w->world);
 	spool_close(w->usage);
 	spool_close(w->decisions);

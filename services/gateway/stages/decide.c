@@ -12,7 +12,12 @@ static bool is_auto(struct str model)
 	return str_ieq(model, STR("auto")) || str_ieq(model, STR("auto:latest"));
 }
 
-static char *z(struct req *r, struct str s) { return s.n ? arena_dup(r->mem, s.p, s.n) : (char *)""; }
+/* What clients say is a label in the ledger: cut to what a name can be. */
+enum { NAME_MAX_BYTES = 255 };
+static char *z(struct req *r, struct str s)
+{
+	return s.n ? arena_dup(r->mem, s.p, s.n < NAME_MAX_BYTES ? s.n : NAME_MAX_BYTES) : (char *)"";
+}
 
 /* The client's own words win; an unknown task type is kept as a label and treated as undetected. */
 static void label(struct req *r)
@@ -84,7 +89,7 @@ static void remember(struct req *r, bool first)
 {
 	double sample = r->worker->gw->cfg->decision_sample;
 
-	snprintf(r->picked_reason, sizeof(r->picked_reason), "%s", first || !r->try.number ? r->pick.reason : "fallback");
+	str_copy(r->picked_reason, sizeof(r->picked_reason), str_of(first || !r->try.number ? r->pick.reason : "fallback"));
 	if (first && (r->features.is_auto || (sample > 0 && rand_unit() < sample)))
 		account_decision(r);
 	if (r->pick.n_ranked && r->features.is_auto && r->in.conversation.n)
