@@ -7,6 +7,11 @@ BUILD   ?= build
 CC      ?= cc
 SAN     ?=
 OPT     ?= -O2
+# The programs of the request path are linked with optimisation across files (6 % of a request's CPU); what else is linked is not.
+ifndef LTO
+LTO     := $(if $(SAN)$(findstring clang,$(CC)),,-flto=auto -ffat-lto-objects)
+endif
+LINK_LTO = $(if $(LTO),-fno-lto)
 WERROR  ?= -Werror
 
 DEPS     = libevent nng libprotobuf-c libsqlite3 yaml-0.1
@@ -16,7 +21,7 @@ WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpoi
 HARDEN   = -fstack-protector-strong -fstack-clash-protection -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 CPPFLAGS_ALL = $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -DCORRAL_VERSION='"$(VERSION)"' $(CPPFLAGS)
-CFLAGS_ALL   = $(OPT) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
+CFLAGS_ALL   = $(OPT) $(LTO) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL  = -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SANFLAGS) $(LDFLAGS)
 LIBS         = -levent_core -levent_pthreads -lnng -lprotobuf-c -lsqlite3 -lyaml -lpthread -lm -ldl
 
@@ -84,17 +89,18 @@ $(BUILD)/libservices.a: $(SVC_O)
 
 lib: $(BUILD)/libcorral.a $(BUILD)/libservices.a
 
+$(BUILD)/bin/corral $(BUILD)/bin/gateway: LINK_LTO = $(OPT) $(LTO)
 $(BUILD)/bin/%: $(BUILD)/obj/services/%/main.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
 	@mkdir -p $(@D)
-	@echo "  LD  $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	@echo "  LD  $@"; $(CC) $(LINK_LTO) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 $(BUILD)/test/%: $(BUILD)/obj/%.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
 	@mkdir -p $(@D)
-	@echo "  LD  $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+	@echo "  LD  $@"; $(CC) $(LINK_LTO) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
 	@mkdir -p $(@D)
-	@echo "  LD  $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	@echo "  LD  $@"; $(CC) $(LINK_LTO) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 fakes: $(FAKES)
 test-bins: $(TESTS)
