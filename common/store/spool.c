@@ -299,6 +299,7 @@ static void segment_continue(struct spool *s, struct spool_extent last)
 		return;
 	}
 	tail_clear(seg.map, off, seg.size);
+	(void)madvise(map, seg.size, MADV_DONTNEED);   /* what was read through is the page cache's, not this process's memory */
 	cur_set(s, seg, off);
 }
 
