@@ -2,6 +2,7 @@
  *
  * tests/golden/llm/NAME.request.json ──▶ NAME.upstream.json, and RECORDED ──▶ NAME.client.EXT, at every split of the recording.
  * With CORRAL_GOLDEN_WRITE set the right sides are written anew: look at the difference before it is committed. */
+#include "common/llm/fields.h"
 #include "common/llm/llm_test.h"
 
 struct golden {
@@ -199,6 +200,89 @@ static void refuses_what_cannot_be_carried(void **state)
 	}
 }
 
+static const struct { enum llm_dialect d; enum llm_op op; bool same[3]; } form_of[FORM_COUNT] = {
+	[FORM_OPENAI_CHAT] = { LLM_OPENAI, LLM_CHAT, { true, true, false } }, [FORM_OPENAI_COMPLETE] = { LLM_OPENAI, LLM_COMPLETE, { true, true, false } },
+	[FORM_OLLAMA_CHAT] = { LLM_OLLAMA, LLM_CHAT, { false, false, true } }, [FORM_OLLAMA_GENERATE] = { LLM_OLLAMA, LLM_COMPLETE, { false, false, true } },
+	[FORM_NATIVE] = { LLM_NATIVE, LLM_CHAT, { false, false, false } }, [FORM_OPTIONS] = { LLM_NATIVE, LLM_CHAT, { false, false, false } },
+	[FORM_OPENAI_MESSAGE] = { LLM_OPENAI, LLM_CHAT, { true, true, false } }, [FORM_OLLAMA_MESSAGE] = { LLM_OLLAMA, LLM_CHAT, { false, false, true } },
+};
+
+/* A value that asks for something; NULL = a field that is part of every request, or read by the gateway. */
+static const char *sample(const struct field *f)
+{
+	switch (f->id) {
+	case F_MODEL: case F_MESSAGES: case F_PROMPT: case F_STREAM: case F_STREAM_OPTIONS: case F_OPTIONS: case F_ROLE: case F_CONTENT: return NULL;
+	case F_TOOLS: return "[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]";
+	case F_TOOL_CHOICE: return "\"none\"";
+	case F_RESPONSE_FORMAT: return "{\"type\":\"json_object\"}";
+	case F_FORMAT: return "\"json\"";
+	case F_REASONING_EFFORT: return "\"high\"";
+	case F_TEMPLATE_KWARGS: return "{\"enable_thinking\":false}";
+	case F_IMAGES: return "[\"iVBORw0KGgo=\"]";
+	case F_CALLS: return "[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\"}}]";
+	case F_PARALLEL_TOOLS: return "false";
+	default: break;
+	}
+	if (field_is_for_gateway(f))
+		return NULL;
+	return f->kinds & 1 << JSON_NUMBER ? "3" : f->kinds & 1 << JSON_TRUE ? "true" : f->kinds & 1 << JSON_STRING ? "\"x\"" :
+	       f->kinds & 1 << JSON_ARRAY ? "[3]" : "{\"x\":3}";
+}
+
+/* The request of a form with 'member' (with its comma) in the place where the form has its members. */
+static struct str request_with(struct arena *mem, unsigned form, const struct field *f, const char *member)
+{
+	const char *logprobs = f->id == F_TOP_LOGPROBS ? ",\"logprobs\":true" : "";
+	const char *tools = f->id == F_TOOL_CHOICE ? ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]" : "";
+	const char *role = f->id == F_CALL_ID || f->id == F_TOOL_NAME ? "tool" : "assistant";
+
+	if (form == FORM_OPTIONS)
+		return arena_fmt(mem, "{\"model\":\"m\",\"prompt\":\"p\",\"options\":{\"temperature\":1%s}}", strcmp(f->name, "temperature") == 0 ? "" : member);
+	if (form == FORM_OPENAI_MESSAGE || form == FORM_OLLAMA_MESSAGE)
+		return arena_fmt(mem, "{\"model\":\"m\",\"messages\":[{\"role\":\"%s\",\"content\":\"p\"%s}]}", role, member);
+	if (form == FORM_OPENAI_CHAT || form == FORM_OLLAMA_CHAT)
+		return arena_fmt(mem, CHAT "%s%s%s}", logprobs, tools, member);
+	return arena_fmt(mem, GENERATE "%s%s}", logprobs, member);
+}
+
+/* What the backend gets, what is named as ignored and what is refused, as one text. */
+static struct str effect(struct exchange *x, unsigned form, struct str body)
+{
+	enum err e = read_request(x, form_of[form].d, form_of[form].op, body, "");
+
+	if (e == ERR_OK)
+		e = plan_request(x);
+	if (e)
+		return arena_fmt(x->mem, "refused: %s", x->why.field);
+	return arena_fmt(x->mem, "%s " STR_FMT " ignored: " STR_FMT, x->plan.path, STR_ARG(plan_body(x)), STR_ARG(x->plan.ignored));
+}
+
+static void no_field_disappears_in_silence(void **state)
+{
+	const struct field *f;
+	unsigned tried = 0;
+
+	for (unsigned i = 0; (f = field_at(i)); i++)
+		for (unsigned way = 0; way < FORM_COUNT * 3; way++) {
+			unsigned form = way / 3, kind = way % 3;
+			struct exchange x;
+			struct str with, without;
+
+			if (!(f->forms & 1u << form) || form_of[form].same[kind] || !sample(f) || (form == FORM_OPTIONS && strcmp(f->name, "temperature") == 0))
+				continue;
+			exchange_init(&x, (enum llm_backend)kind);
+			without = effect(&x, form, request_with(x.mem, form, f, ""));
+			with = effect(&x, form, request_with(x.mem, form, f, arena_printf(x.mem, ",\"%s\":%s", f->name, sample(f))));
+			if (str_starts(without, STR("refused")) || str_eq(with, without))
+				fail_msg("'%s' of form %u at backend %u: " STR_FMT, f->name, form, kind, STR_ARG(with));
+			if (f->as[kind] == NULL && !str_starts(with, STR("refused")))
+				fail_msg("'%s' of form %u at backend %u is not refused: " STR_FMT, f->name, form, kind, STR_ARG(with));
+			exchange_free(&x);
+			tried++;
+		}
+	assert_true(tried > 150);
+}
+
 static void asking_for_nothing_is_no_reason_to_refuse(void **state)
 {
 	static const char *const all[] = {
@@ -390,6 +474,7 @@ int main(void)
 		cmocka_unit_test(answers_become_the_golden_ones_at_every_split),
 		cmocka_unit_test(a_cut_answer_is_never_complete),
 		cmocka_unit_test(refuses_what_cannot_be_carried),
+		cmocka_unit_test(no_field_disappears_in_silence),
 		cmocka_unit_test(asking_for_nothing_is_no_reason_to_refuse),
 		cmocka_unit_test(plans_again_for_another_backend),
 		cmocka_unit_test(broken_streams_end_in_the_client_dialect),

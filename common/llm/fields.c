@@ -207,6 +207,8 @@ const struct field *field_find_any_case(enum llm_form form, struct str name)
 	return NULL;
 }
 
+const struct field *field_at(unsigned i) { return i < ROWS ? &table[i] : NULL; }
+
 const char *field_nearest(enum llm_form form, struct str name)
 {
 	unsigned best = name.n < 5 ? 2 : 3;           /* more typing errors than that make another word */

@@ -42,6 +42,7 @@ struct field {
 enum llm_form llm_form_of(enum llm_dialect, enum llm_op);
 const struct field *field_find(enum llm_form, struct str name);                 /* NULL = unknown */
 const struct field *field_find_any_case(enum llm_form, struct str name);
+const struct field *field_at(unsigned i);                                       /* rows in order; NULL after the last */
 const char *field_nearest(enum llm_form, struct str name);                      /* "did you mean"; NULL = nothing near */
 bool field_is_for_gateway(const struct field *);                                /* a hint of ours: no backend sees it */
 bool field_has_no_effect(const struct field *);                                 /* ignored by every backend: named when the request is read */
