@@ -134,7 +134,7 @@ static int64_t first_seen(const struct registry *registry, const char *name, int
 	Corral__Model key = CORRAL__MODEL__INIT, *want = &key, **at;
 
 	key.name = (char *)name;
-	if (!registry->last)
+	if (!registry->last || !registry->last->n_models)
 		return now_us;
 	at = bsearch(&want, registry->last->models, registry->last->n_models, sizeof *registry->last->models, by_name);
 	return at ? (*at)->first_seen_us : now_us;

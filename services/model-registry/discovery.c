@@ -6,7 +6,10 @@
 #include "common/data/log.h"
 #include "services/model-registry/registry.h"
 
-enum { PUBLISH_AFTER_US = 20 * 1000 };      /* visits that end together make one snapshot */
+enum {
+	PUBLISH_AFTER_US = 20 * 1000,         /* visits that end together make one snapshot */
+	PATIENCE_US = 250 * 1000              /* so that a question which ran out of time is told as that */
+};
 
 const struct metric_def registry_metrics[M_COUNT] = {
 	[M_BACKEND_UP] = { METRIC_GAUGE, "backend_up", "1 while the backend answers and is ready, else 0.", "backend" },
@@ -18,6 +21,8 @@ const struct metric_def registry_metrics[M_COUNT] = {
 
 struct sync {
 	struct sync *next;
+	struct registry *registry;
+	struct loop_timer patience;   /* a visit asks several questions; who waits is answered after the time of one */
 	void (*done)(void *arg, const Corral__SyncReply *);
 	void *arg;
 	uint64_t *needed;             /* for each backend: lists_ended when it is answered; 0 = not asked */
@@ -35,6 +40,7 @@ static void on_visit_end(struct visit *, void *arg);
 static void publish_soon(struct registry *);
 static void publish(struct registry *);
 static void check_syncs(struct registry *);
+static void on_patience_over(struct loop_timer *);
 
 struct registry *registry_new(struct loop *loop, const struct registry_config *config, struct metrics *metrics, struct str kept,
 			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned n), void *arg,
@@ -88,6 +94,7 @@ void registry_free(struct registry *registry)
 		struct sync *sync = registry->syncs;
 
 		registry->syncs = sync->next;
+		loop_timer_del(&sync->patience);
 		sync->done(sync->arg, NULL);
 		arena_free(sync->mem);
 	}
@@ -297,6 +304,7 @@ enum err registry_sync(struct registry *registry, struct str name, void (*done)(
 	size_t asked = 0;
 
 	sync->mem = mem;
+	sync->registry = registry;
 	sync->done = done;
 	sync->arg = arg;
 	sync->needed = arena_array(mem, uint64_t, registry->n + 1);
@@ -317,6 +325,7 @@ enum err registry_sync(struct registry *registry, struct str name, void (*done)(
 	if (asked) {
 		sync->next = registry->syncs;
 		registry->syncs = sync;
+		loop_timer_set(registry->loop, &sync->patience, registry->config->list_timeout * 1000 + PATIENCE_US, on_patience_over);
 		return ERR_OK;
 	}
 	arena_free(mem);
@@ -356,8 +365,21 @@ static void sync_answer(struct registry *registry, struct sync *sync)
 	reply.backends = registry->last->backends;
 	reply.n_backends = registry->last->n_backends;
 	count_changes(sync, registry->last, &reply);
+	loop_timer_del(&sync->patience);
 	sync->done(sync->arg, &reply);
 	arena_free(sync->mem);
+}
+
+/* Answered with what there is; a backend that has not answered says so itself, by its time of checking. */
+static void on_patience_over(struct loop_timer *timer)
+{
+	struct sync *sync = list_entry(timer, struct sync, patience), **at = &sync->registry->syncs;
+
+	while (*at != sync)
+		at = &(*at)->next;
+	*at = sync->next;
+	publish(sync->registry);
+	sync_answer(sync->registry, sync);
 }
 
 static void check_syncs(struct registry *registry)

@@ -62,7 +62,7 @@ struct registry *registry_new(struct loop *, const struct registry_config *, str
 			      struct why *);
 void registry_free(struct registry *);    /* syncs in progress are answered as unavailable; NULL is fine */
 
-/* Lists one backend, or all for "", and tells when each has answered or its time is over. 'done' is called once, with NULL when
+/* Lists one backend, or all for "", and tells when each has answered, at the latest a quarter of a second after list_timeout. 'done' is called once, with NULL when
  * the registry went away. NOT_FOUND at once for an unknown backend. */
 enum err registry_sync(struct registry *, struct str backend, void (*done)(void *arg, const Corral__SyncReply *), void *arg, struct why *);
 
