@@ -178,6 +178,8 @@ static const char *openai_type(enum err code)
 		return "rate_limit_exceeded";
 	if (code == ERR_FORBIDDEN)
 		return "permission_error";
+	if (code == ERR_BACKEND_REFUSED)
+		return "invalid_request_error";
 	return status >= 500 || code == ERR_OK ? "server_error" : "invalid_request_error";
 }
 

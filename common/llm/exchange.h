@@ -121,7 +121,7 @@ const struct llm_usage *llm_relay_usage(const struct llm_relay *);
 uint32_t llm_relay_deltas(const struct llm_relay *);    /* content, thinking or tool fragments so far: 0 = no token yet */
 const char *llm_relay_finish(const struct llm_relay *); /* "stop", "length", "tool_calls"…; "" = not yet */
 const char *llm_relay_content_type(const struct llm_relay *);   /* for the client */
-int llm_relay_refused_status(const struct llm_relay *); /* backend's own 4xx, 0 = none */
+int llm_relay_refused_status(const struct llm_relay *); /* backend's own 4xx, 0 = none; not 401, 403: the key it refused is ours */
 struct str llm_relay_upstream_body(const struct llm_relay *);   /* an error body as the backend wrote it, "" = none */
 
 /* An error before anything was sent, in the client's dialect: complete body; returns its content type. */

@@ -316,7 +316,7 @@ static void explains_errors_of_backends(void **state)
 		  "the backend answered 503: server busy, please try again.  maximum pending requests exceeded", 0 },
 		{ 500, "oh\xff no", ERR_BACKEND_FAILED, "the backend answered 500: oh\xef\xbf\xbd no", 0 },
 		{ 500, "", ERR_BACKEND_FAILED, "the backend answered 500 without a reason", 0 },
-		{ 401, "{\"error\":\"Unauthorized\"}", ERR_BACKEND_REFUSED, "the backend answered 401: Unauthorized", 401 },
+		{ 401, "{\"error\":\"Unauthorized\"}", ERR_BACKEND_REFUSED, "the backend answered 401: Unauthorized", 0 },
 		{ 422, "{\"detail\":\"bad\"}", ERR_BACKEND_REFUSED, "the backend answered 422: bad", 422 },
 		{ 500, "{\"error\":\"{\\\"error\\\":{\\\"code\\\":500,\\\"message\\\":\\\"image input is not supported - hint\\\"}}\"}", ERR_BACKEND_REFUSED,
 		  "the backend answered 500: image input is not supported - hint", 400 },

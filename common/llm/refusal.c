@@ -105,6 +105,16 @@ static void show(struct str s, char out[SENTENCE_MAX + 4])
 	out[at] = '\0';
 }
 
+/* The status a client may see. A key that the backend does not take is ours, not the client's. */
+static int client_status(int status, enum err code)
+{
+	if (status == 500 && code == ERR_BACKEND_REFUSED)
+		return 400;
+	if (status < 400 || status > 499 || status == 401 || status == 403 || status == 407)
+		return 0;
+	return status;
+}
+
 enum err refusal(struct llm_relay *r, int status, struct str error, struct why *why)
 {
 	struct said s = { 0 };
@@ -116,10 +126,7 @@ enum err refusal(struct llm_relay *r, int status, struct str error, struct why *
 		s.message = error;
 	code = classify(status, &s);
 	show(str_trim(s.message), sentence);
-	if (code == ERR_BACKEND_REFUSED && status == 500)
-		r->refused_status = 400;
-	else if (status >= 400 && status < 500)
-		r->refused_status = status;
+	r->refused_status = client_status(status, code);
 	if (!status)
 		return err_set(why, code, "the backend broke off its answer: %s", sentence[0] ? sentence : "no reason given");
 	if (!sentence[0])
