@@ -82,7 +82,7 @@ static void on_text(void *arg, struct str piece, bool thinking)
 		return;
 	if (thinking != ch->thinking) {
 		if (!thinking)
-			show(ch, STR("\n\n"));
+			show(ch, ch->last == '\n' ? STR("\n") : STR("\n\n"));
 		fputs(thinking ? tone_on(c->colour, TONE_FAINT) : tone_off(c->colour, TONE_FAINT), c->out);
 		ch->thinking = thinking;
 	}
@@ -186,7 +186,8 @@ static const char commands_help[] =
 	"  /new          forget what was said\n"
 	"  /help         print this\n"
 	"  /quit         end; so does Ctrl-D\n"
-	"Ctrl-C ends the answer in progress, and the program when none is. A line that begins with a blank is sent as it is.\n";
+	"Ctrl-C ends the answer in progress, and the program when pressed again.\n"
+	"A line that begins with a blank is sent as it is.\n";
 
 enum reading { LINE, NO_MORE, CTRL_C };
 

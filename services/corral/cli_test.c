@@ -433,7 +433,7 @@ static void an_answer_is_shown_and_summed_up(void **state)
 	will_stream((const char *const[]){ "data: {\"choices\":[{\"delta\":{\"con", "tent\":\"Hel\"}}]}\n\n" CHUNK("lo\\n"), CHUNK("there"), LAST, DONE, NULL });
 	assert_int_equal(corral("chat --system=be_kind --max-tokens 9 say hello"), EXIT_OK);
 	assert_string_equal(said, "Hello\nthere\n");
-	assert_complains("model m1 on backend b1, chosen by rules; 3 prompt + 4 answer tokens; ");
+	assert_complains("m1 on b1, chosen by rules; 3 tokens in, 4 out; ");
 	assert_complains("request id-1\n");
 	assert_string_equal(gw.asked, "POST /v1/chat/completions");
 	assert_string_equal(buf_z(&gw.body), "{\"model\":\"auto\",\"messages\":[{\"role\":\"system\",\"content\":\"be kind\"},{\"role\":\"user\",\"content\":\"say hello\"}],"

@@ -322,11 +322,11 @@ void turn_summary(const struct turn *t, struct buf *out)
 	int64_t writing_us = t->total_us - t->first_us;
 	struct buf b = { 0 };
 
-	buf_printf(&b, "model %s on backend %s", *t->model ? t->model : "?", *t->backend ? t->backend : "?");
+	buf_printf(&b, "%s on %s", *t->model ? t->model : "?", *t->backend ? t->backend : "?");
 	if (*t->reason)
 		buf_printf(&b, ", %s", reason_text(t->reason));
 	if (t->completion_tokens >= 0 && t->prompt_tokens >= 0)
-		buf_printf(&b, "; %lld prompt + %lld answer tokens", (long long)t->prompt_tokens, (long long)t->completion_tokens);
+		buf_printf(&b, "; %lld tokens in, %lld out", (long long)t->prompt_tokens, (long long)t->completion_tokens);
 	buf_printf(&b, "; %.2f s", (double)t->total_us / 1e6);
 	if (t->first_us)
 		buf_printf(&b, ", first after %.2f s", (double)t->first_us / 1e6);

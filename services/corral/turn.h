@@ -34,7 +34,7 @@ struct turn {
 void turn_run(struct remote *, const struct question *, void (*on_text)(void *arg, struct str piece, bool thinking), void *arg, struct turn *ret);
 void turn_free(struct turn *);
 
-/* "model M on backend B, chosen by rules; 12 + 40 tokens; 0.82 s, first after 0.10 s; 55.6 tokens/s; request ID". */
+/* "M on B, chosen by rules; 12 tokens in, 40 out; 0.82 s, first after 0.10 s; 55.6 tokens/s; request ID". */
 void turn_summary(const struct turn *, struct buf *);
 
 /* Ctrl-C during a turn ends the turn. How often it was pressed since somebody set this to 0. */
