@@ -363,9 +363,9 @@ static int run(struct cli *c)
 const struct command cmd_chat = {
 	.name = "chat", .args = "[TEXT ...]", .summary = "Ask a model and watch it answer; without TEXT, a conversation.",
 	.flags = flags, .opts_size = sizeof(struct chat_opts), .max_args = 10000, .run = run,
-	.text = "The answer goes to standard output as it comes. Afterwards one line on standard error says which model answered, where and\n"
-		"why, with tokens and times. Without TEXT and --message, standard input is the question; at a terminal it is a conversation.\n"
-		"The word - among TEXT stands for standard input. Ctrl-C ends the answer in progress. --json prints one object an answer.\n",
+	.text = "The answer goes to standard output as it comes. Afterwards one line on standard error says which model answered, where and "
+		"why, with tokens and times. Without TEXT and --message, standard input is the question; at a terminal it is a conversation. "
+		"The word - among TEXT stands for standard input. Ctrl-C ends the answer in progress. --json prints one object an answer.",
 	.examples = (const struct example[]){
 		{ "corral chat \"What is a spool?\"", "One question; Corral chooses the model." },
 		{ "corral chat", "A conversation; it stays with its model where that is good." },

@@ -32,7 +32,7 @@ struct cli;
 
 struct command {
 	const char *name, *args, *summary;    /* args: "ID", "[TEXT ...]"; "" = takes none */
-	const char *text;             /* paragraphs of the help, ended by a newline; may be NULL */
+	const char *text;             /* paragraphs of the help, each a line; wrapped there; may be NULL */
 	const struct flag *flags;     /* ended by an empty one; may be NULL */
 	size_t opts_size;
 	const struct example *examples;       /* ended by an empty one; may be NULL */

@@ -286,10 +286,10 @@ static int run(struct cli *c)
 const struct command cmd_doctor = {
 	.name = "doctor", .args = "", .summary = "Check all that can be wrong, a real answer included; say what to do.", .run = run,
 	.flags = flags, .opts_size = sizeof(struct doctor_opts),
-	.text = "It looks at the configuration, the gateway, its ports, the state directory and its disk, the limit of open files, each\n"
+	.text = "It looks at the configuration, the gateway, its ports, the state directory and its disk, the limit of open files, each "
 		"backend, a short real answer through the gateway, its record in the ledger, and the clock.\n\n"
-		"Each line is ok, warn or FAIL with a sentence; the exit status is 1 when one is FAIL. It asks a model for a few tokens, which\n"
-		"are in the ledger like any others, and writes nothing else. Without --url it looks where the configuration listens.\n",
+		"Each line is ok, warn or FAIL with a sentence; the exit status is 1 when one is FAIL. It asks a model for a few tokens, which "
+		"are in the ledger like any others, and writes nothing else. Without --url it looks where the configuration listens.",
 	.examples = (const struct example[]){
 		{ "corral doctor", "Before asking for help." },
 		{ "corral doctor --config /etc/corral/corral.yaml", "With the file of the service." },

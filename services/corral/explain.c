@@ -175,8 +175,8 @@ static int run(struct cli *c)
 const struct command cmd_explain = {
 	.name = "explain", .args = "[ID]", .summary = "Say why a request went to its model, and why to no other.",
 	.flags = flags, .opts_size = sizeof(struct explain_opts), .max_args = 1, .run = run,
-	.text = "ID is the request's id: chat prints it, and each answer of the gateway has it in X-Request-Id. The decision is computed\n"
-		"again from what was known then, and the last line says whether the same came out.\n",
+	.text = "ID is the request's id: chat prints it, and each answer of the gateway has it in X-Request-Id. The decision is computed "
+		"again from what was known then, and the last line says whether the same came out.",
 	.examples = (const struct example[]){
 		{ "corral explain 019a0c1e-7d3b-7000-8000-2b1d5f3a9c10", "A request of the last 14 days." },
 		{ "corral explain --prompt \"Fix this SQL: SELEC 1\"", "What would happen now; nothing is sent." },

@@ -5,13 +5,16 @@
 enum { HELP_COLUMN = 26, HELP_WIDTH = 100 };
 
 static const char exit_codes[] =
-	"  0 done; 1 it failed, or something is not well; 2 the command line is wrong; 3 the gateway cannot be reached;\n"
-	"  130 interrupted by Ctrl-C. serve knows 0 and 1 only.\n";
+	"    0  done\n"
+	"    1  it failed, or something is not well\n"
+	"    2  the command line is wrong (serve says 1)\n"
+	"    3  the gateway cannot be reached\n"
+	"  130  interrupted by Ctrl-C\n";
 
-/* Words of 'text' from column 'at' on, wrapped under 'indent'. */
-static void add_wrapped(struct buf *b, const char *text, unsigned at, unsigned indent)
+/* The words of 'rest' from column 'at' on, wrapped under 'indent'. */
+static void add_wrapped(struct buf *b, struct str rest, unsigned at, unsigned indent)
 {
-	struct str rest = str_of(text), word;
+	struct str word;
 
 	while (str_split(&rest, ' ', &word)) {
 		if (at > indent && at + 1 + word.n > HELP_WIDTH) {
@@ -27,6 +30,19 @@ static void add_wrapped(struct buf *b, const char *text, unsigned at, unsigned i
 	buf_char(b, '\n');
 }
 
+/* Lines of 'text', each a paragraph after an empty line. */
+static void add_paragraphs(struct buf *b, const char *text)
+{
+	struct str rest = str_of(text), line;
+
+	while (str_split(&rest, '\n', &line)) {
+		if (!line.n)
+			continue;
+		buf_char(b, '\n');
+		add_wrapped(b, line, 0, 0);
+	}
+}
+
 static void add_row(struct buf *b, struct str left, const char *text)
 {
 	buf_printf(b, "  " STR_FMT, STR_ARG(left));
@@ -34,7 +50,7 @@ static void add_row(struct buf *b, struct str left, const char *text)
 		buf_printf(b, "\n%*s", HELP_COLUMN, "");
 	else
 		buf_printf(b, "%*s", (int)(HELP_COLUMN - 2 - left.n), "");
-	add_wrapped(b, text, HELP_COLUMN, HELP_COLUMN);
+	add_wrapped(b, str_of(text), HELP_COLUMN, HELP_COLUMN);
 }
 
 static void add_flags(struct buf *b, const struct flag *flags)
@@ -58,8 +74,7 @@ static void add_flags(struct buf *b, const struct flag *flags)
 void help_command(struct buf *b, const struct command *c)
 {
 	buf_printf(b, "Usage: corral %s [OPTION ...]%s%s\n\n%s\n", c->name, *c->args ? " " : "", c->args, c->summary);
-	if (c->text)
-		buf_printf(b, "\n%s", c->text);
+	add_paragraphs(b, c->text);
 	if (c != &cmd_serve) {
 		buf_addz(b, "\nOptions:\n");
 		add_flags(b, c->flags);
@@ -95,8 +110,9 @@ void help_overview(struct buf *b)
 void help_markdown(struct buf *b)
 {
 	buf_addz(b, "# The command line\n\n"
-		    "`corral serve` runs the services; all other commands ask a running gateway over HTTP, here or elsewhere. This page is\n"
-		    "printed by `corral help --markdown`; the options of `serve` are on a page of their own (`corral serve --dump=config`).\n\n```text\n");
+		    "`corral serve` runs the services; all other commands ask a running gateway over HTTP, here or\n"
+		    "elsewhere. `corral help --markdown` prints this page; the options of `serve` are on a page of their\n"
+		    "own, [configuration](configuration.md).\n\n```text\n");
 	help_overview(b);
 	buf_addz(b, "```\n");
 	for (const struct command *const *p = commands; *p; p++) {
@@ -164,9 +180,9 @@ static int serve_run(struct cli *c) { return cli_fail(c, EXIT_FAILED, "this prog
 
 const struct command cmd_serve = {
 	.name = "serve", .args = "", .summary = "Run the gateway and the services behind it, until SIGTERM or Ctrl-C.", .run = serve_run,
-	.text = "Clients reach it at 127.0.0.1:8100 and operators at 127.0.0.1:8110 unless it is told otherwise. It takes the options of\n"
-		"the services alone: corral serve --help lists them. --check-config prints the values in effect and where\n"
-		"each comes from; --dump=config|metrics|routes|errors|fields prints reference pages.\n",
+	.text = "Clients reach it at 127.0.0.1:8100 and operators at 127.0.0.1:8110 unless it is told otherwise. It takes the options of "
+		"the services alone: corral serve --help lists them. --check-config prints the values in effect and where "
+		"each comes from; --dump=config|metrics|routes|errors|fields prints reference pages.",
 	.examples = (const struct example[]){
 		{ "corral serve --backends gpu=ollama+http://127.0.0.1:11434", "One Ollama on this machine." },
 		{ "corral serve --config corral.yaml", "What is written in a file." },

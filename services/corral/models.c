@@ -136,7 +136,7 @@ static int run(struct cli *c)
 const struct command cmd_models = {
 	.name = "models", .args = "[sync]", .summary = "List the models that can be asked; 'sync' looks at all backends again.",
 	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 1, .run = run,
-	.text = "CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.\n",
+	.text = "CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.",
 	.examples = (const struct example[]){
 		{ "corral models", "All of them." },
 		{ "corral models --capability tools --available", "Those that can call tools, now." },

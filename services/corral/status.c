@@ -60,9 +60,8 @@ static void print_first_line(struct cli *c, const struct json *health, uint32_t 
 	enum tone tone = tone_of_state(word);
 	int64_t models = get_int(health, 0, "models");
 
-	fprintf(c->out, "Corral %s at %s is %s" STR_FMT "%s: %lld model%s, %u of %u backend%s up.\n", get_z(c, health, 0, "version"), remote_url(c->gateway),
-		tone_on(c->colour, tone), STR_ARG(word), tone_off(c->colour, tone), (long long)models, plural(models), backends_up, backends,
-		plural(backends));
+	fprintf(c->out, "Corral %s at %s is %s" STR_FMT "%s: %lld model%s, %u of %u backends up.\n", get_z(c, health, 0, "version"), remote_url(c->gateway),
+		tone_on(c->colour, tone), STR_ARG(word), tone_off(c->colour, tone), (long long)models, plural(models), backends_up, backends);
 }
 
 struct sums { int64_t queued; unsigned loaded, models, breakers; };
@@ -163,7 +162,7 @@ static int run(struct cli *c)
 const struct command cmd_status = {
 	.name = "status", .args = "", .summary = "Show whether Corral is well: its backends, their slots and queues.", .run = run,
 	.flags = flags, .opts_size = sizeof(struct status_opts),
-	.text = "SLOTS are those in use of those there are; QUEUE is how many requests wait. Exit status 1 when nothing can be served.\n",
+	.text = "SLOTS are those in use of those there are; QUEUE is how many requests wait. Exit status 1 when nothing can be served.",
 	.examples = (const struct example[]){
 		{ "corral status", "The table." },
 		{ "watch -n 2 corral status", "The table, again and again." },

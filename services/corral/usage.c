@@ -110,8 +110,8 @@ static int run(struct cli *c)
 const struct command cmd_usage = {
 	.name = "usage", .args = "", .summary = "Show what was used: requests, tokens, latency and cost, grouped.",
 	.flags = flags, .opts_size = sizeof(struct usage_opts), .run = run,
-	.text = "Every request that was sent to a model is in the ledger, failed ones too. PROMPT and COMPLETION are tokens; P50 and P95 are\n"
-		"the times that half and nineteen of twenty requests took at most.\n",
+	.text = "Every request that was sent to a model is in the ledger, failed ones too. PROMPT and COMPLETION are tokens; P50 and P95 are "
+		"the times that half and nineteen of twenty requests took at most.",
 	.examples = (const struct example[]){
 		{ "corral usage", "By model, since the beginning." },
 		{ "corral usage --by day,model --from 2026-11-01", "One row a day and model." },
