@@ -1,11 +1,13 @@
 """Every dialect before every engine: what a client understands must not depend on what the backend speaks."""
 import json
+import subprocess
+import urllib.request
 
 import ollama as ollama_package
 import openai
 import pytest
 
-from servers import http
+from servers import ROOT, http, start_llama
 
 MODEL = "corral-tiny"
 TOOL = {"type": "function", "function": {"name": "get_time", "description": "The time in a city", "parameters": {
@@ -190,3 +192,45 @@ def test_an_image_on_a_text_model_is_the_request_s_fault(front, by_openai):
         by_openai.chat.completions.create(model=MODEL, messages=asked)
     assert 400 <= e.value.status_code < 500
     assert post(front, "/v1/chat/completions", {"model": MODEL, "messages": user("hello")})[0] == 200
+
+
+@pytest.fixture
+def endless(engine, tmp_path, corral_with):
+    """Corral before a llama.cpp that hums until it is killed."""
+    (tmp_path / "script").write_text("# about bees\n\tI know bees only.\nhum\t<forever>\n")
+    model = tmp_path / "bees.gguf"
+    subprocess.run([ROOT / "tools/make-model", "-o", model, "--name", "bees", "--script", tmp_path / "script", "--ctx", "65536"], check=True)
+    server = start_llama(tmp_path, engine, model, "bees", slots=1, context=65536)
+    try:
+        yield corral_with({"bees": ("llamacpp", server.url)}), server
+    finally:
+        server.stop()
+
+
+def hear_some(parts, server):
+    """Kills the engine after ten pieces and hears the rest."""
+    for n, part in enumerate(parts):
+        if n == 10:
+            server.handle.kill()
+        yield part
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama", "native"])
+def test_an_engine_that_dies_is_no_end(endless, dialect):
+    corral, server = endless
+    if dialect == "openai":
+        client = openai.OpenAI(base_url=f"{corral.url}/v1", api_key="none", max_retries=0, timeout=30)
+        with pytest.raises(openai.APIError, match="backend"):
+            for chunk in hear_some(client.chat.completions.create(model="bees", messages=user("hum"), stream=True), server):
+                assert not chunk.choices[0].finish_reason
+    elif dialect == "ollama":
+        client = ollama_package.Client(host=corral.url, timeout=30)
+        with pytest.raises(ollama_package.ResponseError, match="backend"):
+            for part in hear_some(client.chat(model="bees", messages=user("hum"), stream=True), server):
+                assert not part.done
+    else:
+        with urllib.request.urlopen(urllib.request.Request(f"{corral.url}/inference", json.dumps(
+                {"model": "bees", "prompt": "hum", "stream": True}).encode(), {"Content-Type": "application/json"}), timeout=30) as answer:
+            *lines, last = [json.loads(line) for line in hear_some(answer, server)]
+        assert len(lines) >= 10 and not any(o["done"] for o in lines)
+        assert last["success"] is False and last["error_code"] == "BACKEND_FAILED" and "backend" in last["error"]
