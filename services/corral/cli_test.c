@@ -299,7 +299,7 @@ static void nobody_there_is_status_3(void **state)
 	for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {
 		snprintf(line, sizeof(line), "%s --url=http://127.0.0.1:1", lines[i]);
 		assert_int_equal(corral(line), EXIT_UNREACHABLE);
-		assert_complains("the gateway at http://127.0.0.1:1 cannot be reached");
+		assert_complains("the gateway at http://127.0.0.1:1 does not answer: connection refused");
 		assert_complains("corral serve");
 	}
 }
@@ -382,6 +382,28 @@ static void models_as_a_table(void **state)
 				  "m2    -            -  -            -  -                  b3 (down)  -\n");
 }
 
+static void status_at_a_glance(void **state)
+{
+	static const char body[] = "{\"status\":\"degraded\",\"version\":\"1\",\"models\":2,\"backends\":[{\"name\":\"b1\",\"kind\":\"k\",\"url\":\"u\","
+		"\"state\":\"up\",\"reason\":null,\"in_use\":1,\"slots\":4,\"models\":[{\"queued\":2,\"loaded\":true,\"breaker\":\"open\"},{\"queued\":1}]},"
+		"{\"name\":\"b2\",\"state\":\"down\",\"reason\":\"it\\u001bhangs\"}]}";
+	char want[512];
+
+	will_answer(200, body);
+	assert_int_equal(corral("status --admin-url=http://127.0.0.1:1"), EXIT_OK);
+	snprintf(want, sizeof(want), "Corral 1 at %.40s is degraded: 2 models, 1 of 2 backends up.\n\n", gw.url);
+	assert_says(want);
+	assert_says("BACKEND  KIND  STATE  SLOTS  QUEUE  MODELS  LOADED  URL\n"
+		    "b1       k     up       1/4      3       2       1  u\n"
+		    "b2             down     0/0      0       0       0\n\n"
+		    "b1: 1 model is not asked for now, after failures in a row.\nb2 is down: ithangs.\n");
+	will_answer(503, "{\"status\":\"unavailable\",\"backends\":[]}");
+	assert_int_equal(corral("status"), EXIT_FAILED);
+	will_answer(200, "{\"status\":\"ok\",\"backends\":[]}");
+	assert_int_equal(corral("status"), EXIT_OK);
+	assert_says("There is no backend. Name one: corral serve --backends");
+}
+
 static void usage_as_a_table(void **state)
 {
 	static const char body[] = "{\"rows\":[{\"model\":\"m\",\"day\":\"2026-11-21\",\"requests\":2,\"attempts\":3,\"errors\":1,\"prompt_tokens\":10,"
@@ -390,8 +412,8 @@ static void usage_as_a_table(void **state)
 	will_answer(200, body);
 	assert_int_equal(corral("usage --by day,model --from 2026-11-01"), EXIT_OK);
 	assert_string_equal(gw.asked, "GET /usage?group_by=day%2Cmodel&from=2026-11-01");
-	assert_string_equal(said, "DAY         MODEL  REQUESTS  ATTEMPTS  ERRORS  PROMPT  COMPLETION   P50   P95  SUCCESS     COST\n"
-				  "2026-11-21  m             2         3       1      10          20  2 ms  9 ms   99.9 %  $0.0015\n");
+	assert_string_equal(said, "DAY         MODEL  REQUESTS  ATTEMPTS  ERRORS  IN  OUT   P50   P95  SUCCESS     COST\n"
+				  "2026-11-21  m             2         3       1  10   20  2 ms  9 ms   99.9 %  $0.0015\n");
 	will_answer(200, "a,b\r\n1,2\r\n");
 	assert_int_equal(corral("usage --csv"), EXIT_OK);
 	assert_string_equal(said, "a,b\r\n1,2\r\n");
@@ -414,7 +436,7 @@ static void explanations_as_tables(void **state)
 	assert_string_equal(gw.asked, "GET /explain/a%20b");
 	assert_says("Request r, t: sent to m on b (rules, confidence 0.50).\n");
 	assert_says("It asks for 'auto': task SQL, complexity SIMPLE, 7 prompt tokens, needs tools.\n");
-	assert_says("n             b        context  its window is 4\n");
+	assert_says("n           b        context  its window is 4\n");
 	assert_says("Not replayed: the policy is gone.\n");
 	assert_int_equal(corral("explain --prompt=say_\"hi\" --policy fast"), EXIT_OK);
 	assert_string_equal(buf_z(&gw.body), "{\"model\":\"auto\",\"prompt\":\"say \\\"hi\\\"\",\"policy\":\"fast\"}");
@@ -587,6 +609,7 @@ int main(void)
 		cmocka_unit_test(columns_are_as_wide_as_their_cells),
 		cmocka_unit_test(only_columns_that_may_are_cut),
 		cmocka_unit_test(models_as_a_table),
+		cmocka_unit_test(status_at_a_glance),
 		cmocka_unit_test(usage_as_a_table),
 		cmocka_unit_test(explanations_as_tables),
 		cmocka_unit_test(an_answer_is_shown_and_summed_up),

@@ -65,7 +65,7 @@ static void candidates_table(struct cli *c, const struct json *j, struct buf *ou
 	uint32_t list = json_get(j, 0, "candidates");
 	struct table t;
 
-	table_init(&t, c->mem, ">RANK|~MODEL|~BACKEND|>SCORE|>QUALITY|>LATENCY|>COST|>EXPECTED|WARM|>CONTEXT");
+	table_init(&t, c->mem, ">#|~MODEL|~BACKEND|>SCORE|>QUALITY|>LATENCY|>COST|>EXPECT|WARM|>CONTEXT");
 	for (uint32_t m = list ? json_first(j, list) : 0; m; m = json_next(j, list, m)) {
 		uint32_t terms = json_get(j, m, "terms");
 		enum tone tone = t.rows ? TONE_PLAIN : TONE_GOOD;
@@ -92,7 +92,7 @@ static void rejected_table(struct cli *c, const struct json *j, struct buf *out)
 	uint32_t list = json_get(j, 0, "rejected");
 	struct table t;
 
-	table_init(&t, c->mem, "~NOT POSSIBLE|~BACKEND|RULE|WHY");
+	table_init(&t, c->mem, "~NOT CHOSEN|~BACKEND|RULE|WHY");
 	for (uint32_t m = list ? json_first(j, list) : 0; m; m = json_next(j, list, m)) {
 		table_cell(&t, TONE_PLAIN, get_str(c, j, m, "model"));
 		table_cell(&t, TONE_PLAIN, get_str(c, j, m, "backend"));
@@ -175,7 +175,8 @@ static int run(struct cli *c)
 const struct command cmd_explain = {
 	.name = "explain", .args = "[ID]", .summary = "Say why a request went to its model, and why to no other.",
 	.flags = flags, .opts_size = sizeof(struct explain_opts), .max_args = 1, .run = run,
-	.text = "ID is the request's id: chat prints it, and each answer of the gateway has it in X-Request-Id. The decision is computed "
+	.text = "QUALITY, LATENCY and COST are what the SCORE is made of, 1 the best; EXPECT is how long the answer would take.\n\n"
+		"ID is the request's id: chat prints it, and each answer of the gateway has it in X-Request-Id. The decision is computed "
 		"again from what was known then, and the last line says whether the same came out.",
 	.examples = (const struct example[]){
 		{ "corral explain 019a0c1e-7d3b-7000-8000-2b1d5f3a9c10", "A request of the last 14 days." },

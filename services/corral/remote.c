@@ -136,7 +136,7 @@ int cli_answer_failed(struct cli *c, const struct answer *a)
 	const char *url = remote_url(c->gateway);
 
 	if (a->status == 0)
-		return cli_fail(c, EXIT_UNREACHABLE, "the gateway at %s cannot be reached: %s. Start it with 'corral serve', or name another with --url",
+		return cli_fail(c, EXIT_UNREACHABLE, "the gateway at %s does not answer: %s; start it with 'corral serve', or name another with --url",
 				url, a->error);
 	if (a->status == 401)
 		return cli_fail(c, EXIT_FAILED, "%s; set CORRAL_API_KEY or give --api-key", a->error);

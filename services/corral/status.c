@@ -79,7 +79,7 @@ static struct sums add_up(struct cli *c, const struct json *j, uint32_t models)
 	return s;
 }
 
-static void add_backend(struct cli *c, struct table *t, const struct json *j, uint32_t b)
+static void add_backend(struct cli *c, struct table *t, const struct json *j, uint32_t b, struct buf *notes)
 {
 	struct sums s = add_up(c, j, json_get(j, b, "models"));
 	struct str state = get_str(c, j, b, "state"), reason = get_str(c, j, b, "reason");
@@ -92,27 +92,34 @@ static void add_backend(struct cli *c, struct table *t, const struct json *j, ui
 	table_fmt(t, TONE_PLAIN, "%u", s.models);
 	table_fmt(t, TONE_PLAIN, "%u", s.loaded);
 	table_cell(t, TONE_PLAIN, get_str(c, j, b, "url"));
-	if (s.breakers && !reason.n)
-		table_fmt(t, TONE_WARN, "%u model%s not asked for now after failures", s.breakers, plural(s.breakers));
-	else
-		table_cell(t, TONE_PLAIN, reason);
+	if (reason.n)
+		buf_printf(notes, "%s is %s: %s.\n", get_z(c, j, b, "name"), get_z(c, j, b, "state"), get_z(c, j, b, "reason"));
+	if (s.breakers)
+		buf_printf(notes, "%s: %u model%s not asked for now, after failures in a row.\n", get_z(c, j, b, "name"), s.breakers,
+			   s.breakers == 1 ? " is" : "s are");
 }
 
 static uint32_t print_backends(struct cli *c, const struct json *j, uint32_t list, uint32_t *ret_up, struct buf *out)
 {
+	struct buf notes = { 0 };
 	struct table t;
 	uint32_t n = 0;
 
 	*ret_up = 0;
-	table_init(&t, c->mem, "BACKEND|KIND|STATE|>SLOTS|>QUEUE|>MODELS|>LOADED|~URL|~NOTE");
+	table_init(&t, c->mem, "BACKEND|KIND|STATE|>SLOTS|>QUEUE|>MODELS|>LOADED|~URL");
 	for (uint32_t b = list ? json_first(j, list) : 0; b; b = json_next(j, list, b), n++) {
-		add_backend(c, &t, j, b);
+		add_backend(c, &t, j, b, &notes);
 		*ret_up += str_eqz(get_str(c, j, b, "state"), "up");
 	}
 	if (n)
 		table_print(&t, out, c->width, c->colour);
 	else
 		buf_addz(out, "There is no backend. Name one: corral serve --backends NAME=KIND+URL (kinds: ollama, llamacpp, openai).\n");
+	if (notes.n) {
+		buf_char(out, '\n');
+		add_shown(out, buf_as_str(&notes), true);
+	}
+	buf_free(&notes);
 	return n;
 }
 

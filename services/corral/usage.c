@@ -17,7 +17,7 @@ static const struct flag flags[] = {
 	{ 0 }
 };
 
-static void number_cells(struct table *t, const struct json *j, uint32_t row)
+static void number_cells(struct table *t, const struct json *j, uint32_t row, bool costs)
 {
 	static const char *const keys[] = { "requests", "attempts", "errors", "prompt_tokens", "completion_tokens" };
 
@@ -27,7 +27,8 @@ static void number_cells(struct table *t, const struct json *j, uint32_t row)
 	table_fmt(t, TONE_PLAIN, "%.0f ms", get_double(j, row, "latency_p50_ms"));
 	table_fmt(t, TONE_PLAIN, "%.0f ms", get_double(j, row, "latency_p95_ms"));
 	table_fmt(t, TONE_PLAIN, "%.1f %%", floor(get_double(j, row, "success_rate") * 1000) / 10);
-	table_fmt(t, TONE_PLAIN, "$%.4f", (double)get_int(j, row, "cost_microusd") / 1e6);
+	if (costs)
+		table_fmt(t, TONE_PLAIN, "$%.4f", (double)get_int(j, row, "cost_microusd") / 1e6);
 }
 
 static void group_cells(struct cli *c, struct table *t, const struct json *j, uint32_t row, const char *by, const char *label)
@@ -42,7 +43,7 @@ static void group_cells(struct cli *c, struct table *t, const struct json *j, ui
 	}
 }
 
-static const char *columns(struct cli *c, const char *by)
+static const char *columns(struct cli *c, const char *by, bool costs)
 {
 	struct buf b = { 0 };
 	const char *z;
@@ -50,10 +51,20 @@ static const char *columns(struct cli *c, const char *by)
 	for (const char *p = by; *p; p++)
 		if (*p != ' ')
 			buf_char(&b, *p == ',' ? '|' : *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p);
-	buf_addz(&b, "|>REQUESTS|>ATTEMPTS|>ERRORS|>PROMPT|>COMPLETION|>P50|>P95|>SUCCESS|>COST");
+	buf_addz(&b, "|>REQUESTS|>ATTEMPTS|>ERRORS|>IN|>OUT|>P50|>P95|>SUCCESS");
+	buf_addz(&b, costs ? "|>COST" : "");
 	z = arena_str(c->mem, buf_as_str(&b)).p;
 	buf_free(&b);
 	return z;
+}
+
+/* Models of one's own cost nothing that the ledger knows of: no column of zeros. */
+static bool any_cost(const struct json *j, uint32_t rows)
+{
+	for (uint32_t r = json_first(j, rows); r; r = json_next(j, rows, r))
+		if (get_int(j, r, "cost_microusd"))
+			return true;
+	return false;
 }
 
 static int print_usage(struct cli *c, const struct json *j, const char *by)
@@ -62,19 +73,21 @@ static int print_usage(struct cli *c, const struct json *j, const char *by)
 	uint32_t rows = json_get(j, 0, "rows"), totals = json_get(j, 0, "totals");
 	struct buf b = { 0 };
 	struct table t;
+	bool costs;
 
 	if (!rows || json_count(j, rows) == 0) {
 		fprintf(c->out, "The ledger has no requests%s.\n", *o->from || *o->to ? " of that time" : " yet");
 		return EXIT_OK;
 	}
-	table_init(&t, c->mem, columns(c, by));
+	costs = any_cost(j, rows);
+	table_init(&t, c->mem, columns(c, by, costs));
 	for (uint32_t r = json_first(j, rows); r; r = json_next(j, rows, r)) {
 		group_cells(c, &t, j, r, by, NULL);
-		number_cells(&t, j, r);
+		number_cells(&t, j, r, costs);
 	}
 	if (json_count(j, rows) > 1 && totals && json_kind(j, totals) == JSON_OBJECT) {
 		group_cells(c, &t, j, totals, by, "all");
-		number_cells(&t, j, totals);
+		number_cells(&t, j, totals, costs);
 	}
 	table_print(&t, &b, c->width, c->colour);
 	fwrite(b.p, 1, b.n, c->out);
@@ -110,8 +123,8 @@ static int run(struct cli *c)
 const struct command cmd_usage = {
 	.name = "usage", .args = "", .summary = "Show what was used: requests, tokens, latency and cost, grouped.",
 	.flags = flags, .opts_size = sizeof(struct usage_opts), .run = run,
-	.text = "Every request that was sent to a model is in the ledger, failed ones too. PROMPT and COMPLETION are tokens; P50 and P95 are "
-		"the times that half and nineteen of twenty requests took at most.",
+	.text = "Every request that was sent to a model is in the ledger, failed ones too. IN and OUT are tokens of prompts and answers; P50 and P95 are "
+		"the times that half and nineteen of twenty requests took at most; SUCCESS is the share that was answered to its end.",
 	.examples = (const struct example[]){
 		{ "corral usage", "By model, since the beginning." },
 		{ "corral usage --by day,model --from 2026-11-01", "One row a day and model." },

@@ -232,7 +232,7 @@ def test_sync(cli):
 def test_usage(cli, corral):
     account(corral, json.loads(cli("chat", "--json", "hello").stdout)["request_id"])
     (row,) = [r for r in table(cli("usage").stdout) if r["MODEL"] == MODEL]
-    assert int(row["REQUESTS"]) >= 1 and int(row["COMPLETION"]) >= 34
+    assert int(row["REQUESTS"]) >= 1 and int(row["OUT"]) >= 34
     by_day = table(cli("usage", "--by", "day,backend", "--from", "2020-01-01").stdout)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d|all", r["DAY"]) for r in by_day) and "tiny" in {r["BACKEND"] for r in by_day}
     assert cli("usage", "--to", "2020-01-01").stdout == "The ledger has no requests of that time.\n"
@@ -253,7 +253,7 @@ def test_explain(cli, corral):
     assert f"Request {request_id}, 20" in done.stdout and f"sent to {MODEL} on tiny (rules, confidence " in done.stdout
     assert "task BUG_FIX" in done.stdout and "Replayed: the same inputs give the same decision, bit for bit." in done.stdout
     (row,) = table(done.stdout.split("\n\n")[1])
-    assert (row["RANK"], row["MODEL"], row["BACKEND"]) == ("1", MODEL, "tiny")
+    assert (row["#"], row["MODEL"], row["BACKEND"]) == ("1", MODEL, "tiny")
     assert json.loads(cli("explain", request_id, "--json").stdout)["replayed"] is True
 
 
@@ -270,8 +270,8 @@ def test_a_model_that_does_not_fit_is_named_with_its_rule(corral_with, engine, m
         done = run("explain", "--prompt", "word " * 700, url=both.url)
         assert done.returncode == 0, done.stderr
         assert f"this would go to {MODEL} on tiny" in done.stdout
-        (row,) = [r for r in table(done.stdout[done.stdout.index("NOT POSSIBLE"):])]
-        assert row["NOT POSSIBLE"] == "small" and row["BACKEND"] == "little" and row["RULE"] and "512" in row["WHY"]
+        (row,) = [r for r in table(done.stdout[done.stdout.index("NOT CHOSEN"):])]
+        assert row["NOT CHOSEN"] == "small" and row["BACKEND"] == "little" and row["RULE"] and "512" in row["WHY"]
     finally:
         small.stop()
 
@@ -326,7 +326,7 @@ def test_doctor_sees_a_state_dir_that_cannot_be_written(tmp_path):
 def test_nobody_there():
     for words in (["status"], ["models"], ["models", "sync"], ["usage"], ["explain", "x"], ["chat", "hello"]):
         done = run(*words, url="http://127.0.0.1:1")
-        assert done.returncode == 3 and "cannot be reached" in done.stderr and "corral serve" in done.stderr
+        assert done.returncode == 3 and "does not answer: connection refused" in done.stderr and "corral serve" in done.stderr
 
 
 def test_serve_keeps_its_own_words():
