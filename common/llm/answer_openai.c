@@ -257,19 +257,32 @@ static void column(struct columns *k, const char *name, const char *key, struct 
 	jw_end(jo);
 }
 
+/* Tokens of different ids may have the same text, of which an object takes one: the likelier, which comes first. */
+static void top_tokens(struct columns *k, uint32_t list, struct json_out *jo)
+{
+	enum { TOP_MAX = 64 };
+	struct str seen[TOP_MAX];
+	unsigned n = 0, i;
+
+	for (uint32_t t = list ? json_first(&k->doc, list) : 0; t && n < TOP_MAX; t = json_next(&k->doc, list, t)) {
+		uint32_t token = json_get(&k->doc, t, "token"), logprob = json_get(&k->doc, t, "logprob");
+
+		if (!token || !logprob)
+			continue;
+		seen[n] = json_string(&k->doc, token, k->r->scratch);
+		for (i = 0; i < n && !str_eq(seen[i], seen[n]); i++)
+			;
+		if (i == n)
+			jw_key_str(jo, seen[n++]), jw_raw(jo, json_raw(&k->doc, logprob));
+	}
+}
+
 static void top_column(struct columns *k, struct json_out *jo)
 {
 	jw_key(jo, "top_logprobs"), jw_arr(jo);
 	for (uint32_t v = json_first(&k->doc, 0); v; v = json_next(&k->doc, 0, v)) {
-		uint32_t top = json_get(&k->doc, v, "top_logprobs");
-
 		jw_obj(jo);
-		for (uint32_t t = top ? json_first(&k->doc, top) : 0; t; t = json_next(&k->doc, top, t)) {
-			uint32_t token = json_get(&k->doc, t, "token"), logprob = json_get(&k->doc, t, "logprob");
-
-			if (token && logprob)
-				jw_key_str(jo, json_string(&k->doc, token, k->r->scratch)), jw_raw(jo, json_raw(&k->doc, logprob));
-		}
+		top_tokens(k, json_get(&k->doc, v, "top_logprobs"), jo);
 		jw_end(jo);
 	}
 	jw_end(jo);

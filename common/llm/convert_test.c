@@ -180,6 +180,7 @@ static void refuses_what_cannot_be_carried(void **state)
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"suffix\":\"x\",\"system\":\"y\"}", "system", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"suffix\":\"x\",\"n\":2}", "n", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"suffix\":\"x\",\"n_predict\":2}", "n_predict", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"suffix\":\"x\",\"repeat_penalty\":1,\"repetition_penalty\":2}", "repetition_penalty", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"template\":\"{{ .Prompt }}\"}", "template", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"context\":[1,2]}", "context", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"raw\":true,\"system\":\"x\"}", "system", ERR_UNSUPPORTED_FIELD },

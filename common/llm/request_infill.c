@@ -47,6 +47,8 @@ static enum err write_member(struct planning *p, const struct field *f, struct s
 		return ERR_OK;
 	if (f && (f->id == F_COUNT_OF_ANSWERS || f->id == F_LOGPROBS_N || strcmp(f->name, "echo") == 0))
 		return field_harmless(f, doc, v) ? ERR_OK : plan_refuse(p, f->name, "not together with suffix");
+	if (f && f->id == F_PLAIN && !str_eqz(key, f->as[LLM_BACKEND_LLAMACPP]) && json_get(doc, 0, f->as[LLM_BACKEND_LLAMACPP]))
+		return plan_refuse(p, f->name, "another word for it stands beside it");
 	if (f && f->id == F_STOP) {
 		write_stop(json_raw(doc, v), jo);
 		return ERR_OK;
