@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: all help lib test-bins test asan fuzz fuzz-replay framing check docs clean fakes
+.PHONY: proof-kill all help lib test-bins test asan fuzz fuzz-replay framing check docs clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -61,7 +61,7 @@ help:
 #: make fuzz-replay run every fuzz target over its corpus once
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench       corral beside nginx and haproxy
-#: make proof-kill  kill -9 in mixed traffic, 100 rounds
+#: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h &: proto/%.proto
 	@mkdir -p $(@D)
@@ -151,6 +151,11 @@ fuzz-replay: $(FUZZ_TARGETS)
 
 framing: $(BUILD)/tests/contract/framing_probe
 	@tests/contract/framing_diff.py --probe $<
+
+ROUNDS   ?= 100
+
+proof-kill: all
+	@BUILD=$(BUILD) tests/proofs/kill.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 DOCS_BIN := $(if $(wildcard services/corral/main.c),$(BUILD)/bin/corral)
 

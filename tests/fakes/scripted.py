@@ -10,7 +10,7 @@ one for all that follow. A request whose last user text begins with "do: " bring
     refuse                the port is closed (a state of the backend, not of a request)
     status CODE           an error with that status, in the kind's own shape; retry=S adds Retry-After
     error200              status 200 and a JSON error instead of an answer
-    event-error N         N tokens, then an error event
+    event-error N         N tokens, then an error event; unstreamed as error200
     unterminated N        N tokens, then a clean end of the body without the protocol's own end
     stall N               N tokens, then silence
     badutf8 N             N tokens of which each holds a byte that is not UTF-8
@@ -104,7 +104,7 @@ class Call:
         self.request_id = headers.get("x-request-id", "")
         self.model = self.json.get("model", "")
         self.behaviour = None
-        self.sent_tokens = self.sent_bytes = 0
+        self.sent_tokens = self.sent_bytes = self.total_bytes = 0
         self.first_byte_at = self.answered_at = self.closed_at = None      # closed_at: the gateway closed before the answer was complete
         self.load_finished = None            # of an Ollama load: True or False
 
@@ -147,9 +147,7 @@ class Conn:
         if self.closed.is_set():
             raise Gone
         self.news.clear()
-        await self.news.wait()
-        if self.closed.is_set():
-            raise Gone
+        await self.news.wait()       # a whole request may have come before the close: its reader looks again
 
     async def request(self):
         """The next request: (method, path, headers, body)."""
@@ -251,10 +249,10 @@ class Backend:
             self._listen()
 
     async def stop(self):
-        tasks = list(self.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self.tasks:            # wait_for() may swallow a cancellation that comes with its result
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.wait(set(self.tasks), timeout=0.1)
         for conn in list(self.conns):
             await conn.close()
         self.conns.clear()
@@ -316,8 +314,9 @@ class Backend:
             raise Cut(b.reset)
         if b.wait:
             await self._wait(conn, call, b)
-        out = Out(conn, call, b)
-        for piece, tokens in self._pieces(call, b):
+        out, pieces = Out(conn, call, b), self._pieces(call, b)
+        call.total_bytes = sum(len(piece) for piece, _ in pieces)
+        for piece, tokens in pieces:
             if b.gap and tokens and call.sent_tokens:
                 await conn.sleep(b.gap)
             call.sent_tokens += tokens       # before they leave: what was read is never more than what was sent
@@ -346,7 +345,7 @@ class Backend:
         stream = call.json.get("stream", self.kind == "ollama")
         if b.do == "status":
             return [(plain(b.code, self._error(b.code), f"Retry-After: {b.retry}\r\n" if b.retry is not None else ""), 0)]
-        if b.do == "error200":
+        if b.do == "error200" or (b.do == "event-error" and not stream):
             return [(plain(200, self._error(500)), 0)]
         if b.do == "html":
             return [(plain(200, "<html>It works!</html>", kind="text/html"), 0)]
