@@ -99,7 +99,7 @@ static bool may_retry(const struct req *r, enum err code)
 {
 	const struct gateway_config *cfg = r->worker->gw->cfg;
 
-	if (r->head_sent || !r->x || r->try.number >= (uint32_t)cfg->attempts || req_now(r) >= r->deadline_us)
+	if (r->answer_begun || !r->x || r->try.number >= (uint32_t)cfg->attempts || req_now(r) >= r->deadline_us)
 		return false;
 	return code == ERR_BACKEND_FAILED || code == ERR_UNAVAILABLE || code == ERR_RATE_LIMITED;
 }
@@ -172,6 +172,7 @@ static void push(struct req *r)
 		r->head_sent = true;
 		r->status = 200;
 	}
+	r->answer_begun = true;
 	http_reply_data(r->x, buf_as_str(&r->out));
 	r->sent_bytes += r->out.n;
 	buf_clear(&r->out);
@@ -291,6 +292,8 @@ static void on_end(struct http_call *call, void *arg)
 	(void)call;
 	r->try.call = NULL;
 	if (llm_relay_end(r->try.relay, &extra, &r->out, &why) != LLM_DONE) {
+		if (r->answer_begun)
+			push(r);          /* what was whole is the client's */
 		relay_failed(r, &why);
 		return;
 	}
@@ -398,6 +401,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 
 	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .start_us = req_now(r), .start_position = -1 };
 	list_init(&t->open);
+	buf_clear(&r->out);               /* of an attempt that failed before anything was sent */
 	t->checkpoint_us = t->start_us;
 	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK)
 		return cannot_plan(r, &why);

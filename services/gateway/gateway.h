@@ -38,7 +38,7 @@ struct gateway_config {
 	double decision_sample;
 	const char *ollama_version;
 	struct opt_list allowed_hosts;
-	int64_t checkpoint;
+	int64_t checkpoint, heartbeat;
 	int64_t spool_segment, spool_max;
 };
 

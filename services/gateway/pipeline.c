@@ -4,6 +4,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/sse.h"
 #include "services/gateway/account.h"
 #include "services/gateway/ask.h"
 #include "services/gateway/attempt.h"
@@ -128,6 +129,9 @@ static void read_trace(struct req *r)
 
 /* --- answers --- */
 
+/* Proxies on the way must neither keep nor gather nor change a stream. */
+#define STREAM_LINES "Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n"
+
 struct str req_headers(struct req *r, const char *content_type)
 {
 	struct str extra = r->extra_headers;
@@ -154,11 +158,13 @@ struct str req_headers(struct req *r, const char *content_type)
 		buf_addz(&b, "\r\nX-Corral-Reason: ");
 		buf_addz(&b, r->picked_reason);
 	}
-	if (r->try.number) {
-		buf_addz(&b, "\r\nX-Corral-Attempts: ");
+	if (r->try.number) {              /* no cache was asked, and a local model has no price */
+		buf_addz(&b, "\r\nX-Corral-Cache: bypass\r\nX-Corral-Attempts: ");
 		buf_u64(&b, r->try.number);
+		if (!r->in.stream)
+			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: 0");
 	}
-	buf_addz(&b, "\r\nCache-Control: no-store\r\n");
+	buf_addz(&b, r->in.stream ? "\r\n" STREAM_LINES : "\r\nCache-Control: no-store\r\n");
 	lines = buf_as_str(&b);
 	return extra.n ? arena_fmt(r->mem, STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(extra)) : lines;
 }
@@ -169,7 +175,7 @@ enum step req_reply(struct req *r, int status, const char *content_type, struct 
 	r->sent_bytes += body.n;
 	if (r->x)
 		http_reply(r->x, status, req_headers(r, content_type), body);
-	r->head_sent = true;
+	r->head_sent = r->answer_begun = true;
 	r->x = NULL;
 	return STEP_DONE;
 }
@@ -206,21 +212,39 @@ static void add_retry_after(struct req *r)
 		r->extra_headers = arena_fmt(r->mem, STR_FMT "Retry-After: %lld\r\n", STR_ARG(r->extra_headers), (long long)r->retry_after_s);
 }
 
+/* Streams of events can carry comments and a data line anywhere; JSON lines cannot. */
+static bool is_event_stream(const struct req *r)
+{
+	return r->parsed && r->in.stream && (r->in.dialect == LLM_OPENAI || r->in.sse);
+}
+
+/* A stream breaks: its dialect's error, never a made-up end. */
+static void break_stream(struct req *r)
+{
+	struct buf body = { 0 }, event = { 0 };
+
+	if (r->try.relay && r->answer_begun) {
+		llm_relay_break(r->try.relay, &r->err, &event);
+	} else {                          /* only signs of life were sent so far */
+		llm_error_body(r->route->dialect, &r->err, str_n(r->id_text, 36), wall_us(), &body);
+		sse_write(&event, STR(""), buf_as_str(&body));
+	}
+	http_reply_data(r->x, buf_as_str(&event));
+	r->status = err_status(r->err.code);
+	http_reply_end(r->x);
+	buf_free(&body);
+	buf_free(&event);
+}
+
 static void send_error(struct req *r)
 {
+	int refused = r->try.relay ? llm_relay_refused_status(r->try.relay) : 0;
 	struct buf body = { 0 };
 	const char *type;
 
-	if (r->head_sent) {               /* a stream breaks: its dialect's error, never a made-up end */
-		if (r->try.relay)
-			llm_relay_break(r->try.relay, &r->err, &body);
-		if (body.n)
-			http_reply_data(r->x, buf_as_str(&body));
-		r->status = err_status(r->err.code);
-		http_reply_end(r->x);
+	if (r->head_sent) {
+		break_stream(r);
 	} else {
-		int refused = r->try.relay ? llm_relay_refused_status(r->try.relay) : 0;
-
 		add_retry_after(r);
 		r->status = r->err.code == ERR_BACKEND_REFUSED && refused ? refused : err_status(r->err.code);
 		type = llm_error_body(r->route ? r->route->dialect : LLM_NATIVE, &r->err, str_n(r->id_text, 36), wall_us(), &body);
@@ -229,6 +253,27 @@ static void send_error(struct req *r)
 	}
 	r->x = NULL;
 	buf_free(&body);
+}
+
+/* The head goes out before the answer is known: it cannot name a backend, for that may still change. */
+void req_heartbeat(struct req *r, int64_t now_us)
+{
+	int64_t every_us = r->worker->gw->cfg->heartbeat * 1000;
+	struct buf comment = { 0 };
+
+	if (!every_us || r->answer_begun || !r->x || !is_event_stream(r) || now_us - (r->alive_us ? r->alive_us : r->start_us) < every_us)
+		return;
+	r->alive_us = now_us;
+	if (!r->head_sent) {
+		struct str lines = arena_fmt(r->mem, "X-Request-Id: %s\r\nContent-Type: text/event-stream\r\n" STREAM_LINES, r->id_text);
+
+		http_reply_start(r->x, 200, lines, -1);
+		r->head_sent = true;
+		r->status = 200;
+	}
+	sse_comment(&comment, r->waiting ? STR("waiting for a slot") : STR("waiting for the model"));
+	http_reply_data(r->x, buf_as_str(&comment));
+	buf_free(&comment);
 }
 
 /* --- the end --- */

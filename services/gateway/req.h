@@ -88,7 +88,9 @@ struct req {
 
 	struct ask *ask;              /* a question to another service that is under way */
 	struct buf out;               /* bytes for the client on their way through the relay */
-	bool head_sent;
+	bool head_sent;               /* the client has a status */
+	bool answer_begun;            /* and bytes of an answer: no other replica can be tried any more */
+	int64_t alive_us;             /* when a waiting stream was last shown a sign of life */
 	bool paused;
 	bool orphan;                  /* the client left while the backend loads the model: let the load finish */
 	struct str extra_headers;     /* for the answer */
@@ -109,6 +111,8 @@ enum step req_fail_why(struct req *, const struct why *);
 /* Complete answers of simple stages. */
 enum step req_reply(struct req *, int status, const char *content_type, struct str body);
 enum step req_reply_json(struct req *, int status, const struct buf *body);
+/* A stream that still waits: a comment now and then, so that no proxy between takes the silence for death. */
+void req_heartbeat(struct req *, int64_t now_us);
 /* The client left. */
 void req_gone(struct http_xchg *, const char *why);
 /* The header lines every answer carries. */

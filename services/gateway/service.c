@@ -31,6 +31,8 @@ static const struct opt options[] = {
 	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1),
 	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones."),
 	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal."),
+	OPT(C, DURATION, heartbeat, "15s", "Silence after which a waiting event stream gets a comment line, so that proxies keep it open; 0 = never. "
+					   "Once one was sent the status is 200, and an error comes as an event.", .max = 3600000),
 	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000),
 	OPT(C, BYTES, spool_segment, "16m", "Size of one file of the spool; room on disk is taken in this step, for each worker.", .min = 64 << 10, .max = 1 << 30),
 	OPT(C, BYTES, spool_max, "4g", "Most that may wait in a worker's spool for the ledger; then requests are refused with 503.", .min = 1 << 20, .max = INT64_C(1) << 50),

@@ -103,8 +103,12 @@ static void sweep(struct loop_timer *t)
 	int64_t now = loop_now_us(w->loop);
 
 	loop_timer_set(w->loop, t, SWEEP_US, sweep);
-	list_each_safe(it, &w->requests)
-		queue_tick(list_entry(it, struct req, node), now);
+	list_each_safe(it, &w->requests) {
+		struct req *r = list_entry(it, struct req, node);
+
+		req_heartbeat(r, now);
+		queue_tick(r, now);
+	}
 	(void)account_flush(w);
 	if (w->draining && w->server_idle && w->n_requests == 0) {
 		w->draining = false;

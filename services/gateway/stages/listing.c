@@ -95,6 +95,23 @@ static void write_caps(struct json_out *jo, uint32_t caps)
 	jw_end(jo);
 }
 
+/* --- answers --- */
+
+static enum step answer(struct req *r, int status, void (*write)(struct json_out *, struct req *, const void *), const void *arg)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	enum step s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	write(&jo, r, arg);
+	json_done(&jo);
+	s = req_reply_json(r, status, &b);
+	buf_free(&b);
+	return s;
+}
+
 /* --- OpenAI --- */
 
 static void openai_members(struct json_out *jo, const struct view *v)
@@ -137,22 +154,15 @@ static void list_all(struct json_out *jo, const struct world *w, entry_fn *entry
 	jw_end(jo);
 }
 
-static enum step openai_models(struct req *r)
+static void openai_list(struct json_out *jo, struct req *r, const void *arg)
 {
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum step s;
-
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_kv_strz(&jo, "object", "list");
-	jw_key(&jo, "data");
-	list_all(&jo, r->world, openai_entry);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	(void)arg;
+	jw_kv_strz(jo, "object", "list");
+	jw_key(jo, "data");
+	list_all(jo, r->world, openai_entry);
 }
+
+static enum step openai_models(struct req *r) { return answer(r, 200, openai_list, NULL); }
 
 /* auto, a model or an alias. False with the request failed. */
 static bool find_view(struct req *r, struct str name, struct view *v)
@@ -176,20 +186,17 @@ static bool find_view(struct req *r, struct str name, struct view *v)
 	return true;
 }
 
+static void openai_one(struct json_out *jo, struct req *r, const void *v)
+{
+	(void)r;
+	openai_members(jo, v);
+}
+
 static enum step openai_model(struct req *r)
 {
-	struct buf b = { 0 };
-	struct json_out jo;
 	struct view v;
-	enum step s;
 
-	if (!find_view(r, r->param, &v))
-		return STEP_FAIL;
-	json_begin(&jo, &b);
-	openai_entry(&jo, &v);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	return find_view(r, r->param, &v) ? answer(r, 200, openai_one, &v) : STEP_FAIL;
 }
 
 /* --- Ollama --- */
@@ -232,21 +239,14 @@ static void tag_entry(struct json_out *jo, const struct view *v)
 	jw_end(jo);
 }
 
-static enum step ollama_tags(struct req *r)
+static void tag_list(struct json_out *jo, struct req *r, const void *arg)
 {
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum step s;
-
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_key(&jo, "models");
-	list_all(&jo, r->world, tag_entry);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	(void)arg;
+	jw_key(jo, "models");
+	list_all(jo, r->world, tag_entry);
 }
+
+static enum step ollama_tags(struct req *r) { return answer(r, 200, tag_list, NULL); }
 
 static void ps_entry(struct json_out *jo, const struct world *w, const struct cat_replica *c)
 {
@@ -268,25 +268,18 @@ static void ps_entry(struct json_out *jo, const struct world *w, const struct ca
 	jw_end(jo);
 }
 
-static enum step ollama_ps(struct req *r)
+static void ps_list(struct json_out *jo, struct req *r, const void *arg)
 {
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum step s;
-
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_key(&jo, "models");
-	jw_arr(&jo);
+	(void)arg;
+	jw_key(jo, "models");
+	jw_arr(jo);
 	for (uint16_t i = 0; r->world && i < r->world->cat.n_replicas; i++)
 		if (r->world->cat.replicas[i].pb->loaded)
-			ps_entry(&jo, r->world, &r->world->cat.replicas[i]);
-	jw_end(&jo);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+			ps_entry(jo, r->world, &r->world->cat.replicas[i]);
+	jw_end(jo);
 }
+
+static enum step ollama_ps(struct req *r) { return answer(r, 200, ps_list, NULL); }
 
 static void model_info(struct json_out *jo, const struct view *v, struct req *r)
 {
@@ -315,15 +308,25 @@ static struct str template_of(const struct view *v, struct req *r)
 			 v->caps & LLM_CAP_INSERT ? "{{/* .Suffix */}}" : "");
 }
 
+static void show_one(struct json_out *jo, struct req *r, const void *arg)
+{
+	const struct view *v = arg;
+
+	jw_kv_str(jo, "modelfile", arena_fmt(r->mem, "# served by corral\nFROM " STR_FMT "\n", STR_ARG(v->name)));
+	jw_kv_str(jo, "parameters", v->context ? arena_fmt(r->mem, "num_ctx                        %u", v->context) : STR(""));
+	jw_kv_str(jo, "template", template_of(v, r));
+	details(jo, v, false);
+	model_info(jo, v, r);
+	write_caps(jo, v->caps);
+	jw_kv_strz(jo, "modified_at", v->modified);
+}
+
 static enum step ollama_show(struct req *r)
 {
 	struct json doc;
 	struct why why = { 0 };
 	struct str name = STR("");
-	struct buf b = { 0 };
-	struct json_out jo;
 	struct view v;
-	enum step s;
 
 	if (json_parse(&doc, r->mem, r->x->body, &json_limits_default, &why) != ERR_OK)
 		return req_fail_why(r, &why);
@@ -331,21 +334,7 @@ static enum step ollama_show(struct req *r)
 		return req_fail_why(r, &why);
 	if (!name.n)
 		return req_fail(r, ERR_MALFORMED, "model is required");
-	if (!find_view(r, name, &v))
-		return STEP_FAIL;
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_kv_str(&jo, "modelfile", arena_fmt(r->mem, "# served by corral\nFROM " STR_FMT "\n", STR_ARG(v.name)));
-	jw_kv_str(&jo, "parameters", v.context ? arena_fmt(r->mem, "num_ctx                        %u", v.context) : STR(""));
-	jw_kv_str(&jo, "template", template_of(&v, r));
-	details(&jo, &v, false);
-	model_info(&jo, &v, r);
-	write_caps(&jo, v.caps);
-	jw_kv_strz(&jo, "modified_at", v.modified);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	return find_view(r, name, &v) ? answer(r, 200, show_one, &v) : STEP_FAIL;
 }
 
 static enum step alive(struct req *r) { return req_reply(r, 200, "text/plain; charset=utf-8", STR("Ollama is running")); }
@@ -469,45 +458,35 @@ static void both_lists(struct json_out *jo, const struct world *w, const struct 
 	jw_end(jo);
 }
 
-static enum step models(struct req *r)
+static void superset(struct json_out *jo, struct req *r, const void *arg)
 {
 	struct filter f = read_filter(r);
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum step s;
 
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_kv_strz(&jo, "object", "list");
-	jw_key(&jo, "data");
-	both_lists(&jo, r->world, &f, true);
-	jw_key(&jo, "models");
-	both_lists(&jo, r->world, &f, false);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	(void)arg;
+	jw_kv_strz(jo, "object", "list");
+	jw_key(jo, "data");
+	both_lists(jo, r->world, &f, true);
+	jw_key(jo, "models");
+	both_lists(jo, r->world, &f, false);
+}
+
+static enum step models(struct req *r) { return answer(r, 200, superset, NULL); }
+
+static void native_one(struct json_out *jo, struct req *r, const void *arg)
+{
+	const struct view *v = arg;
+
+	jw_kv_str(jo, "id", v->name);
+	jw_kv_strz(jo, "object", "model");
+	tag_members(jo, v);
+	native_members(jo, r->world, v);
 }
 
 static enum step model(struct req *r)
 {
-	struct buf b = { 0 };
-	struct json_out jo;
 	struct view v;
-	enum step s;
 
-	if (!find_view(r, r->param, &v))
-		return STEP_FAIL;
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_kv_str(&jo, "id", v.name);
-	jw_kv_strz(&jo, "object", "model");
-	tag_members(&jo, &v);
-	native_members(&jo, r->world, &v);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	return find_view(r, r->param, &v) ? answer(r, 200, native_one, &v) : STEP_FAIL;
 }
 
 static const char *state_name(const Corral__Backend *b)
@@ -573,20 +552,13 @@ static void backend_list(struct json_out *jo, const struct world *w, bool full)
 	jw_end(jo);
 }
 
-static enum step backends(struct req *r)
+static void backends_full(struct json_out *jo, struct req *r, const void *arg)
 {
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum step s;
-
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	backend_list(&jo, r->world, true);
-	jw_end(&jo);
-	s = req_reply_json(r, 200, &b);
-	buf_free(&b);
-	return s;
+	(void)arg;
+	backend_list(jo, r->world, true);
 }
+
+static enum step backends(struct req *r) { return answer(r, 200, backends_full, NULL); }
 
 static const char *health_word(const struct world *w)
 {
@@ -599,26 +571,22 @@ static const char *health_word(const struct world *w)
 	return up == w->cat.n_backends ? "ok" : "degraded";
 }
 
+static void health_of(struct json_out *jo, struct req *r, const void *word)
+{
+	jw_kv_strz(jo, "status", word);
+	backend_list(jo, r->world, false);
+	jw_kv_u64(jo, "models", r->world ? r->world->cat.n_models : 0);
+	jw_key(jo, "cloud");
+	jw_arr(jo);
+	jw_end(jo);
+	jw_kv_strz(jo, "version", CORRAL_VERSION);
+}
+
 static enum step health(struct req *r)
 {
 	const char *word = health_word(r->world);
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum step s;
 
-	json_begin(&jo, &b);
-	jw_obj(&jo);
-	jw_kv_strz(&jo, "status", word);
-	backend_list(&jo, r->world, false);
-	jw_kv_u64(&jo, "models", r->world ? r->world->cat.n_models : 0);
-	jw_key(&jo, "cloud");
-	jw_arr(&jo);
-	jw_end(&jo);
-	jw_kv_strz(&jo, "version", CORRAL_VERSION);
-	jw_end(&jo);
-	s = req_reply_json(r, word[0] == 'u' ? 503 : 200, &b);
-	buf_free(&b);
-	return s;
+	return answer(r, word[0] == 'u' ? 503 : 200, health_of, word);
 }
 
 const struct stage stage_alive = { "alive", alive }, stage_version = { "version", version },
