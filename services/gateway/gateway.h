@@ -66,7 +66,6 @@ struct gateway {
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	struct loop_timer sweep;
 	struct loop_timer hurry;
-	int64_t drain_until_us;
 	int drain_ticks;
 };
 

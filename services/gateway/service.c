@@ -192,6 +192,7 @@ static void stop(struct svc *s)
 	if (!g)
 		return;
 	loop_timer_del(&g->sweep);
+	loop_timer_del(&g->hurry);
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
@@ -240,6 +241,8 @@ static bool start(struct svc *s, struct why *why)
 	return ok;
 }
 
+enum { LAST_MS = 1500 };
+
 /* --- drain: listeners close, requests end, facts ship --- */
 
 static void ship_rest(struct loop_timer *t)
@@ -265,22 +268,15 @@ static void worker_idle(void *arg)
 
 void gateway_worker_idle(struct gateway *g) { loop_post(g->loop, worker_idle, g); }
 
+/* Ends what is left while there is time for its errors, its FINALs and their shipping. A second signal makes the time shorter. */
 static void watch_drain(struct loop_timer *t)
 {
 	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, hurry));
-	int64_t left_us = g->drain_until_us - loop_now_us(g->loop);
 
-	if (svc_drain_hurried(g->svc) && left_us > 5 * 1000000) {
-		g->drain_until_us = loop_now_us(g->loop) + 5 * 1000000;
-		left_us = 5 * 1000000;
-	}
-	if (left_us > 1000000) {
-		loop_timer_set(g->loop, t, 200000, watch_drain);
-		return;
-	}
-	for (unsigned i = 0; i < g->n_workers; i++)
-		worker_hurry(g->workers[i]);
-	loop_timer_set(g->loop, t, 200000, watch_drain);
+	if (svc_drain_ms(g->svc) <= LAST_MS)
+		for (unsigned i = 0; i < g->n_workers; i++)
+			worker_hurry(g->workers[i]);
+	loop_timer_set(g->loop, t, 100000, watch_drain);
 }
 
 static void drain(struct svc *s)
@@ -288,7 +284,6 @@ static void drain(struct svc *s)
 	struct gateway *g = svc_state(s);
 
 	g->draining = g->n_workers;
-	g->drain_until_us = loop_now_us(g->loop) + svc_drain_ms(s) * 1000;
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_drain(g->workers[i]);
 	watch_drain(&g->hurry);
