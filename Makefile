@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: proof-kill all help lib test-bins test asan fuzz fuzz-replay framing check docs clean fakes
+.PHONY: proof-kill proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -55,10 +55,12 @@ help:
 #: make             every program, into build/bin
 #: make test        build and run the unit tests
 #: make asan        the same under AddressSanitizer and UBSan
+#: make tsan        those where threads meet under ThreadSanitizer
 #: make check       layers, generated pages
 #: make docs        write the generated pages (docs/reference)
 #: make fuzz MINUTES=n   run every fuzz target that long
 #: make fuzz-replay run every fuzz target over its corpus once
+#: make fuzz-slice  the corpora and 20,000 seeded inputs each; make proof-fuzz: ten minutes each
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench       corral beside nginx and haproxy
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
@@ -148,6 +150,20 @@ fuzz: $(FUZZ_TARGETS)
 
 fuzz-replay: $(FUZZ_TARGETS)
 	@scripts/run-fuzz replay $(FUZZ_TARGETS)
+
+fuzz-slice: $(FUZZ_TARGETS)
+	@scripts/run-fuzz slice $(FUZZ_TARGETS)
+
+proof-fuzz:
+	@$(MAKE) fuzz MINUTES=$(if $(filter-out 1,$(MINUTES)),$(MINUTES),10)
+
+# Where threads meet: the loop's posts, RPC and snapshots, logs, metrics, the spool's syncs, slots and queues, whole services.
+TSAN_TESTS = common/io/loop_test common/io/http_test common/io/rpc_test common/io/snapshot_test common/data/log_test common/data/metrics_test \
+             common/store/spool_test common/svc/svc_test services/gateway/replicas_test
+tsan:
+	@$(MAKE) BUILD=$(BUILD)/tsan SAN=thread OPT=-O1 tsan-run
+tsan-run: $(TSAN_TESTS:%=$(BUILD)/test/%)
+	@SPOOL_KILL_ROUNDS=20 setarch $$(uname -m) -R scripts/run-unit-tests $^
 
 framing: $(BUILD)/tests/contract/framing_probe
 	@tests/contract/framing_diff.py --probe $<
