@@ -9,6 +9,7 @@ struct dims {
 	const struct dim **by_word;   /* open addressing; cap is a power of two */
 	size_t cap, n;
 	const struct dim **by_id;
+	const struct dim *last;       /* the one asked for before: one answer is like the next */
 	int64_t id_cap;
 };
 
@@ -41,6 +42,7 @@ void dims_forget(struct dims *d)
 	d->by_word = x_calloc(d->cap, sizeof(*d->by_word));
 	d->n = 0;
 	d->by_id = NULL;
+	d->last = NULL;
 	d->id_cap = 0;
 }
 
@@ -115,12 +117,13 @@ static bool keep_id(void *arg, const struct db_row *row)
 
 const struct dim *dims_intern(struct dims *d, const struct str word[DIMS], struct why *why)
 {
-	const struct dim *known = *slot(d, word);
 	struct db_value p[DIMS];
 	int64_t id = 0;
 
-	if (known)
-		return known;
+	if (d->last && words_eq(d->last->word, word))
+		return d->last;
+	if (*slot(d, word))
+		return d->last = *slot(d, word);
 	for (int i = 0; i < DIMS; i++)
 		p[i] = DB_S(word[i]);
 	if (!db_run(d->db, L_DIM_FIND, p, DIMS, keep_id, &id, NULL, why) ||

@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "services/usage-tracker/book.h"
 #include "services/usage-tracker/dims.h"
+#include "services/usage-tracker/event.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/open.h"
 
@@ -21,7 +22,6 @@ struct ledger {
 	struct book *book;
 	struct open_rows *open;
 	struct arena *mem;            /* of the batch in hand */
-	ProtobufCAllocator alloc;     /* from mem */
 	int64_t corrections_waiting;  /* for a FINAL that has not come */
 	void (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *);
 	void *on_finished_arg;
@@ -63,9 +63,6 @@ static bool cursor_move(struct work *, uint64_t *ret_position, enum ledger_outco
 
 /* --- open and close --- */
 
-static void *arena_of(void *arena, size_t n) { return arena_alloc(arena, n); }
-static void keep_in_arena(void *arena, void *p) { (void)arena, (void)p; }
-
 static bool keep_int(void *arg, const struct db_row *row)
 {
 	*(int64_t *)arg = db_int(row, 0);
@@ -85,7 +82,6 @@ struct ledger *ledger_open(const char *url, struct why *why)
 	l->book = book_new(db);
 	l->open = open_rows_new();
 	l->mem = arena_new(256 << 10);
-	l->alloc = (ProtobufCAllocator){ arena_of, keep_in_arena, l->mem };
 	if (db_run(db, L_CORRECTIONS_COUNT, NULL, 0, keep_int, &l->corrections_waiting, NULL, why))
 		return l;
 	ledger_close(l);
@@ -306,7 +302,7 @@ static bool facts_sort(struct work *w)
 		struct fact *f = arena_alloc(mem, sizeof(*f));
 		const char *flaw;
 
-		*f = (struct fact){ corral__usage_event__unpack(&w->l->alloc, b->records[i].n, (const uint8_t *)b->records[i].p), b->records[i], NULL };
+		*f = (struct fact){ event_read(mem, b->records[i]), b->records[i], NULL };
 		flaw = event_flaw(f->event);
 		if (flaw ? !dead_letter(w, b->records[i], flaw) : !fact_put(w, case_find(w, f->event), f))
 			return false;
@@ -438,14 +434,6 @@ static bool final_fill(Corral__UsageEvent *f, const Corral__UsageEvent *s)
 	return filled;
 }
 
-static struct str event_pack(struct arena *mem, const Corral__UsageEvent *e)
-{
-	size_t n = corral__usage_event__get_packed_size(e);
-	uint8_t *p = arena_alloc(mem, n);
-
-	return str_n((char *)p, corral__usage_event__pack(e, p));
-}
-
 static bool row_open(struct work *w, struct ledger_row *r, const struct fact *start)
 {
 	r->state |= ROW_STARTED;
@@ -454,12 +442,12 @@ static bool row_open(struct work *w, struct ledger_row *r, const struct fact *st
 	return row_dim(w, r, start->event);
 }
 
-/* Completes the row; start_event (may be NULL) fills what the FINAL left out. */
-static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *final, const Corral__UsageEvent *start_event)
+/* Completes the row; the START (may be NULL) fills what the FINAL left out. Every field of the whole is in one of the two. */
+static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *final, const struct fact *start)
 {
 	Corral__UsageEvent *e = final->event;
 
-	r->event = start_event && final_fill(e, start_event) ? event_pack(w->l->mem, e) : final->bytes;
+	r->event = start && start->event && final_fill(e, start->event) ? event_pack(w->l->mem, e, start->bytes.n + final->bytes.n) : final->bytes;
 	r->state |= ROW_FINISHED;
 	r->ended_us = e->occurred_at_us;
 	r->prompt_tokens = (int64_t)e->prompt_tokens;
@@ -551,13 +539,17 @@ static bool row_read(struct work *w, const struct facts_case *c, struct slow *s)
 
 static Corral__UsageEvent *row_event(struct work *w, const struct ledger_row *r)
 {
-	return corral__usage_event__unpack(&w->l->alloc, r->event.n, (const uint8_t *)r->event.p);
+	return event_read(w->l->mem, r->event);
 }
 
 static bool slow_finish(struct work *w, struct ledger_row *r, const struct fact *final)
 {
+	struct fact start = { .bytes = r->event };
+
+	if (r->state & ROW_STARTED)
+		start.event = row_event(w, r);
 	w->counts.finals++;
-	return row_finish(w, r, final, r->state & ROW_STARTED ? row_event(w, r) : NULL) && row_take_waiting(w, r);
+	return row_finish(w, r, final, &start) && row_take_waiting(w, r);
 }
 
 /* A START after its FINAL: says when the attempt began, and what the FINAL left out. */
@@ -569,7 +561,7 @@ static bool slow_start(struct work *w, struct ledger_row *r, const struct fact *
 	r->state |= ROW_STARTED;
 	r->started_us = start->event->occurred_at_us;
 	if (final.event && final_fill(final.event, start->event)) {
-		r->event = event_pack(w->l->mem, final.event);
+		r->event = event_pack(w->l->mem, final.event, 0);
 		if (!row_dim(w, r, final.event))
 			return false;
 		w->n_finished--;      /* it was told when the FINAL came */
@@ -622,9 +614,10 @@ static bool row_add(struct work *w, struct facts_case *c, struct ledger_row *r)
 static bool case_close(struct work *w, struct facts_case *c, const struct ledger_row *open)
 {
 	struct ledger_row old = *open, r = *open;
+	struct fact start = { .event = row_event(w, &old), .bytes = old.event };
 	int64_t changed = 0;
 
-	if (!row_finish(w, &r, c->final, row_event(w, &old)) || !row_take_waiting(w, &r) || !row_write(w, L_ROW_FINISH, &r, &changed))
+	if (!row_finish(w, &r, c->final, &start) || !row_take_waiting(w, &r) || !row_write(w, L_ROW_FINISH, &r, &changed))
 		return false;
 	if (changed == 0) {
 		w->n_finished--;
@@ -657,7 +650,7 @@ static bool case_start_final(struct work *w, struct facts_case *c)
 		r.state = ROW_STARTED;
 		r.started_us = c->start->event->occurred_at_us;
 	}
-	return row_finish(w, &r, c->final, c->start ? c->start->event : NULL) && row_take_waiting(w, &r) && row_add(w, c, &r);
+	return row_finish(w, &r, c->final, c->start) && row_take_waiting(w, &r) && row_add(w, c, &r);
 }
 
 /* Corrections are kept first and then added to the row, at once or when its FINAL comes. */

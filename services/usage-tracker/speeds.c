@@ -1,6 +1,8 @@
 /* speeds.c - see speeds.h. */
 #include "services/usage-tracker/speeds.h"
 
+#include "services/usage-tracker/event.h"
+
 #define DAY_US 86400000000LL
 
 enum { SAMPLES = 1000, LOAD_MOST = 50000 };
@@ -82,20 +84,16 @@ void speeds_add(void *speeds, const struct dim *d, const Corral__UsageEvent *e)
 
 struct load { struct speeds *s; struct ledger *l; struct arena *mem; struct why *why; bool failed; };
 
-static void *arena_of(void *arena, size_t n) { return arena_alloc(arena, n); }
-static void keep_in_arena(void *arena, void *p) { (void)arena, (void)p; }
-
 static bool load_row(void *arg, const struct ledger_row *r)
 {
 	struct load *x = arg;
-	ProtobufCAllocator alloc = { arena_of, keep_in_arena, x->mem };
 	const struct dim *d = ledger_dim(x->l, r->dim, x->why);
 	Corral__UsageEvent *e;
 
 	if (!d)
 		return !(x->failed = true);
 	arena_reset(x->mem);
-	e = r->state & ROW_FINISHED ? corral__usage_event__unpack(&alloc, r->event.n, (const uint8_t *)r->event.p) : NULL;
+	e = r->state & ROW_FINISHED ? event_read(x->mem, r->event) : NULL;
 	if (e)
 		speeds_add(x->s, d, e);
 	return true;
