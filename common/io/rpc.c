@@ -697,6 +697,7 @@ static void on_request(void *owner, struct list *mail)
 	struct rpc_server *server = owner;
 	struct rpc_opened opened;
 	struct asked *asked;
+	struct arena *mem;
 	struct why why;
 	enum err err;
 
@@ -705,16 +706,16 @@ static void on_request(void *owner, struct list *mail)
 		return;
 	}
 	asked = asked_new(seat);
-	err = rpc_open_request(str_n(nng_msg_body(seat->request), nng_msg_len(seat->request)), server->services, server->n_services, &opened,
+	/* Room for the envelope, the body and what is made of it: a batch of facts is thousands of small pieces. */
+	mem = arena_new(4096 + 3 * nng_msg_len(seat->request));
+	err = rpc_open_request(mem, str_n(nng_msg_body(seat->request), nng_msg_len(seat->request)), server->services, server->n_services, &opened,
 			       &why);
 	nng_msg_free(seat->request);
 	seat->request = NULL;
 	asked->call_id = opened.call_id;
-	if (err) {
+	if (err)
 		rpc_fail(asked, err, why.text);
-		return;
-	}
-	/* The method may free the server: only the input is ours afterwards. */
-	opened.service->invoke(opened.service, opened.method, opened.input, on_answer, asked);
-	protobuf_c_message_free_unpacked(opened.input, NULL);
+	else          /* the method may free the server: only the input is ours afterwards */
+		opened.service->invoke(opened.service, opened.method, opened.input, on_answer, asked);
+	arena_free(mem);
 }

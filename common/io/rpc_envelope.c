@@ -3,26 +3,28 @@
 
 #include "rpc.pb-c.h"
 
-static enum err open_inner(const Corral__RpcRequest *, ProtobufCService *const *, size_t n, struct rpc_opened *, struct why *);
+static enum err open_inner(ProtobufCAllocator *, const Corral__RpcRequest *, ProtobufCService *const *, size_t n, struct rpc_opened *, struct why *);
 static enum err open_answer(const Corral__RpcReply *, uint64_t call_id, const ProtobufCMessageDescriptor *, ProtobufCMessage **, struct why *);
 
-enum err rpc_open_request(struct str bytes, ProtobufCService *const *services, size_t n, struct rpc_opened *ret, struct why *why)
+static void *arena_of(void *arena, size_t n) { return arena_alloc(arena, n); }
+static void keep_in_arena(void *arena, void *p) { (void)arena, (void)p; }
+
+enum err rpc_open_request(struct arena *mem, struct str bytes, ProtobufCService *const *services, size_t n, struct rpc_opened *ret,
+			  struct why *why)
 {
+	ProtobufCAllocator alloc = { arena_of, keep_in_arena, mem };
 	Corral__RpcRequest *request = NULL;
-	enum err err;
 
 	*ret = (struct rpc_opened){ 0 };
 	if (bytes.n > RPC_MAX_BYTES)
 		return err_set(why, ERR_TOO_LARGE, "the request has %zu bytes, the limit is %u", bytes.n, RPC_MAX_BYTES);
-	request = corral__rpc_request__unpack(NULL, bytes.n, (const uint8_t *)bytes.p);
+	request = corral__rpc_request__unpack(&alloc, bytes.n, (const uint8_t *)bytes.p);
 	if (!request)
 		return err_set(why, ERR_MALFORMED, "the request's envelope cannot be decoded");
 
 	ret->call_id = request->call_id;
 	ret->deadline_ms = request->deadline_ms;
-	err = open_inner(request, services, n, ret, why);
-	corral__rpc_request__free_unpacked(request, NULL);
-	return err;
+	return open_inner(&alloc, request, services, n, ret, why);
 }
 
 enum err rpc_open_reply(struct str bytes, uint64_t call_id, const ProtobufCMessageDescriptor *output, ProtobufCMessage **ret_message,
@@ -51,8 +53,8 @@ static ProtobufCService *find_service(ProtobufCService *const *services, size_t 
 	return NULL;
 }
 
-static enum err open_inner(const Corral__RpcRequest *request, ProtobufCService *const *services, size_t n, struct rpc_opened *ret,
-			   struct why *why)
+static enum err open_inner(ProtobufCAllocator *alloc, const Corral__RpcRequest *request, ProtobufCService *const *services, size_t n,
+			   struct rpc_opened *ret, struct why *why)
 {
 	ProtobufCService *service = find_service(services, n, request->service);
 	const ProtobufCMethodDescriptor *method;
@@ -63,7 +65,7 @@ static enum err open_inner(const Corral__RpcRequest *request, ProtobufCService *
 		return err_set(why, ERR_NOT_IMPLEMENTED, "service '%s' has no method %u", service->descriptor->name, request->method);
 
 	method = &service->descriptor->methods[request->method];
-	ret->input = protobuf_c_message_unpack(method->input, NULL, request->body.len, request->body.data);
+	ret->input = protobuf_c_message_unpack(method->input, alloc, request->body.len, request->body.data);
 	if (!ret->input)
 		return err_set(why, ERR_MALFORMED, "the request of %s.%s cannot be decoded", service->descriptor->short_name, method->name);
 	ret->service = service;

@@ -8,6 +8,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+#include "common/base/arena.h"
 #include "common/base/err.h"
 #include "common/base/str.h"
 
@@ -19,11 +20,11 @@ struct rpc_opened {
 	ProtobufCService *service;
 	unsigned method;
 	const ProtobufCMessageDescriptor *output;
-	ProtobufCMessage *input;      /* protobuf_c_message_free_unpacked() it */
+	ProtobufCMessage *input;      /* in the caller's arena */
 };
 
 /* MALFORMED, or NOT_IMPLEMENTED for a service or method that is not among the n given; 0 = opened. */
-enum err rpc_open_request(struct str bytes, ProtobufCService *const *services, size_t n, struct rpc_opened *ret, struct why *);
+enum err rpc_open_request(struct arena *, struct str bytes, ProtobufCService *const *services, size_t n, struct rpc_opened *ret, struct why *);
 
 /* The reply to 'call_id', or the error it carries; *ret_message belongs to the caller. */
 enum err rpc_open_reply(struct str bytes, uint64_t call_id, const ProtobufCMessageDescriptor *output, ProtobufCMessage **ret_message,

@@ -65,17 +65,16 @@ static void as_request(struct str bytes)
 	struct rpc_opened opened;
 	struct why why = { 0 };
 	int answers = 0;
-	enum err err = rpc_open_request(bytes, services, 2, &opened, &why);
+	struct arena *mem = arena_new(0);
+	enum err err = rpc_open_request(mem, bytes, services, 2, &opened, &why);
 
-	if (err) {
-		if (opened.input || !why.text[0] || err != why.code)
-			abort();
-		return;
-	}
-	opened.service->invoke(opened.service, opened.method, opened.input, on_answer, &answers);
-	protobuf_c_message_free_unpacked(opened.input, NULL);
-	if (answers != 1)
+	if (err && (opened.input || !why.text[0] || err != why.code))
 		abort();
+	if (!err)
+		opened.service->invoke(opened.service, opened.method, opened.input, on_answer, &answers);
+	if (!err && answers != 1)
+		abort();
+	arena_free(mem);
 }
 
 static void as_reply(struct str bytes, const ProtobufCMessageDescriptor *output)
