@@ -46,9 +46,7 @@ struct llm_in {
 	uint32_t prompt_tokens_est;   /* from text_bytes; an upper-leaning estimate, 4 per message added */
 	int64_t max_tokens;           /* -1 = not given */
 	int64_t num_ctx;              /* Ollama options.num_ctx; 0 = not given */
-	struct str system_text;       /* first system text, decoded, capped to 4 KiB; for features */
-	struct str last_user;         /* last user text or prompt: first 4 KiB + last 4 KiB when longer; for features */
-	struct str context_text;      /* native 'context', same cap */
+	uint32_t system_tok, user_tok, context_tok;   /* tokens of text for llm_read_texts(); 0 = none */
 	/* native hints, "" when absent (OpenAI and Ollama clients may send them as X-Corral-* headers) */
 	struct str task_type, complexity, language, policy, user, session, conversation;
 	bool local_only;
@@ -57,6 +55,14 @@ struct llm_in {
 
 /* 'accept' is the Accept header. ERR_MALFORMED, ERR_INVALID, ERR_UNSUPPORTED_FIELD with field and sentence. */
 enum err llm_read(struct llm_in *, enum llm_dialect, enum llm_op, struct str body, struct str accept, struct arena *, struct why *);
+
+/* The text that features are made of, decoded. It may point into the body. Only some requests need it. */
+struct llm_texts {
+	struct str system;            /* first system text, capped to 4 KiB */
+	struct str user;              /* last user text or prompt: first 4 KiB + last 4 KiB when longer */
+	struct str context;           /* native 'context', same cap */
+};
+struct llm_texts llm_read_texts(const struct llm_in *, struct arena *);
 
 /* Where it goes. */
 struct llm_target {

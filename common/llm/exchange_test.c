@@ -28,8 +28,8 @@ static void reads_what_policy_needs(void **state)
 	assert_int_equal(x.in.needs, LLM_CAP_TOOLS | LLM_CAP_VISION);
 	assert_int_equal(x.in.n_messages, 3);
 	assert_int_equal(x.in.max_tokens, 9);
-	assert_text(x.in.system_text, STR("be\nshort"));
-	assert_text(x.in.last_user, STR("what is\xc3\xa9"));
+	assert_text(llm_read_texts(&x.in, x.mem).system, STR("be\nshort"));
+	assert_text(llm_read_texts(&x.in, x.mem).user, STR("what is\xc3\xa9"));
 	assert_text(x.in.ignored, STR("user, metadata"));
 	assert_int_equal(x.in.text_bytes, 9 + 5 + 8 + 21);
 	exchange_free(&x);
@@ -46,9 +46,9 @@ static void caps_long_texts_at_characters(void **state)
 	buf_addz(&b, " end\"}");
 	exchange_init(&x, LLM_BACKEND_OLLAMA);
 	assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_COMPLETE, buf_as_str(&b), ""), ERR_OK);
-	assert_true(x.in.last_user.n > 4096 && x.in.last_user.n <= 8193);
-	assert_true(str_utf8_valid(x.in.last_user) && str_ends(x.in.last_user, STR(" end")));
-	assert_true(str_starts(x.in.last_user, STR("\xc3\xa4 \xc3\xbc")));
+	assert_true(llm_read_texts(&x.in, x.mem).user.n > 4096 && llm_read_texts(&x.in, x.mem).user.n <= 8193);
+	assert_true(str_utf8_valid(llm_read_texts(&x.in, x.mem).user) && str_ends(llm_read_texts(&x.in, x.mem).user, STR(" end")));
+	assert_true(str_starts(llm_read_texts(&x.in, x.mem).user, STR("\xc3\xa4 \xc3\xbc")));
 	buf_free(&b);
 	exchange_free(&x);
 }
@@ -99,8 +99,8 @@ static void native_requests_default_to_auto(void **state)
 	assert_text(x.in.model, STR("auto"));
 	assert_text(x.in.task_type, STR("bug-fix"));
 	assert_text(x.in.user, STR("ann"));
-	assert_text(x.in.last_user, STR("fix it"));
-	assert_text(x.in.context_text, STR("int x;"));
+	assert_text(llm_read_texts(&x.in, x.mem).user, STR("fix it"));
+	assert_text(llm_read_texts(&x.in, x.mem).context, STR("int x;"));
 	assert_true(x.in.local_only && x.in.sse && !x.in.stream);
 	assert_int_equal(x.in.max_tokens, 5);
 	exchange_free(&x);

@@ -1,5 +1,4 @@
-/* read.c - llm_read(): one pass over the token tape of a request, for what policy needs to know. Nothing is copied but
- * capped text for features. What is only needed to convert is read again by dialect_*.c, when a backend is chosen. */
+/* read.c - llm_read(): one pass over the token tape of a request, for what policy needs to know. Nothing is copied. What is only needed to convert is read again by dialect_*.c, when a backend is chosen. */
 #include "common/llm/exchange.h"
 
 #include <stdio.h>
@@ -315,9 +314,16 @@ static enum err finish(struct reading *r)
 	if (r->prompt)
 		in->n_messages = 1 + (r->system != 0);
 	in->prompt_tokens_est = (uint32_t)((in->text_bytes + 2) / 3 + 4ull * in->n_messages + (uint64_t)IMAGE_TOKENS * r->images);
-	in->system_text = text_capped(&in->doc, r->system, TEXT_CAP, 0, r->mem);
-	in->last_user = text_capped(&in->doc, r->prompt ? r->prompt : r->user, TEXT_CAP, TEXT_CAP, r->mem);
-	in->context_text = text_capped(&in->doc, r->context, TEXT_CAP, TEXT_CAP, r->mem);
+	in->system_tok = r->system, in->user_tok = r->prompt ? r->prompt : r->user, in->context_tok = r->context;
 	in->ignored = r->ignored_len ? arena_str(r->mem, str_n(r->ignored, r->ignored_len)) : str_n("", 0);
 	return ERR_OK;
+}
+
+struct llm_texts llm_read_texts(const struct llm_in *in, struct arena *mem)
+{
+	return (struct llm_texts){
+		.system = text_capped(&in->doc, in->system_tok, TEXT_CAP, 0, mem),
+		.user = text_capped(&in->doc, in->user_tok, TEXT_CAP, TEXT_CAP, mem),
+		.context = text_capped(&in->doc, in->context_tok, TEXT_CAP, TEXT_CAP, mem),
+	};
 }

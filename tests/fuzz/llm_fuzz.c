@@ -45,6 +45,7 @@ static void fuzz_request(unsigned form, struct str body)
 {
 	struct arena *mem = arena_new(0);
 	struct llm_in in, again;
+	struct llm_texts texts;
 	struct llm_plan plan;
 	struct why why = { 0 };
 	struct json doc;
@@ -54,7 +55,8 @@ static void fuzz_request(unsigned form, struct str body)
 		arena_free(mem);
 		return;
 	}
-	MUST(in.model.n && in.last_user.n <= 8193 && in.system_text.n <= 4097 && str_utf8_valid(in.last_user));
+	texts = llm_read_texts(&in, mem);
+	MUST(in.model.n && texts.user.n <= 8193 && texts.system.n <= 4097 && str_utf8_valid(texts.user));
 	for (int kind = 0; kind < 3; kind++) {
 		struct llm_target t = target_of((enum llm_backend)kind);
 		struct str sent;

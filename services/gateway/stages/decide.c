@@ -37,7 +37,8 @@ static void label(struct req *r)
 
 static void extract(struct req *r)
 {
-	struct feature_text t = { .system = r->in.system_text, .user = r->in.last_user, .context = r->in.context_text,
+	struct llm_texts texts = llm_read_texts(&r->in, r->mem);
+	struct feature_text t = { .system = texts.system, .user = texts.user, .context = texts.context,
 		.prompt_tokens = r->in.prompt_tokens_est, .n_messages = r->in.n_messages, .has_tools = r->in.has_tools,
 		.has_schema = r->in.has_schema, .has_images = (r->in.needs & LLM_CAP_VISION) != 0 };
 	Corral__DecisionFeatures *f = &r->features;
