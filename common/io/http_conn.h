@@ -21,9 +21,10 @@ enum reply_framing { REPLY_NONE, REPLY_LENGTH, REPLY_CHUNKED, REPLY_UNTIL_CLOSE,
 struct conn;
 
 /* One exchange: allocated with exactly as many headers as there are, followed by the head's bytes, the normalised path
- * and, when it came with the head, the body. */
+ * and, when it came with the head, the body. A large request stays where it was received instead. */
 struct exchange {
 	struct conn *conn;
+	char *taken;                  /* the loop's scratch memory with the request in it; NULL = it was copied */
 	struct buf body;              /* a body that came in pieces */
 	struct http_chunked chunked;
 	uint64_t body_left;           /* of HTTP_LENGTH */

@@ -1,7 +1,7 @@
 /* http_server.c - see http_server.h: listeners, connections, reading. http_reply.c writes; http_conn.h is between them.
  *
  * Bytes are received into the loop's scratch memory. A request that is whole there (nearly all are) is copied once into its
- * exchange; a part of a head waits in conn.in; a body that comes in pieces is received where it stays. An idle connection
+ * exchange, or keeps the memory when it is large; a part of a head waits in conn.in; a body that comes in pieces is received where it stays. An idle connection
  * owns nothing but its struct.
  * Deadlines are plain stores; one timer per server looks at the connections in turn (sweep()), each at least once a second.
  * While an answer is made the connection is still read, to see the client leave; requests that come early wait in conn.in. */
@@ -24,11 +24,12 @@
 
 enum {
 	BACKLOG = 4096,
-	SWEEP_US = 100000, SWEEP_PARTS = 10, SWEEP_MIN = 1000,
+	SWEEP_US = 100000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
 	ACCEPT_PAUSE_US = 100000,
 	LINGER_US = 2000000,
 	EARLY_BYTES = 65536,          /* of requests sent before the last one was answered */
 	BODY_FIRST = 65536,
+	TAKE_BYTES = 16384,           /* a request from this size on keeps the memory it was received in */
 	READ_TURN = 1 << 20           /* bytes of one connection in one turn */
 };
 
@@ -347,14 +348,22 @@ static void on_accept(struct loop_io *io, unsigned ready)
 
 /* --- the end of connections --- */
 
+static void exchange_free(struct exchange *e)
+{
+	if (e->taken)
+		loop_scratch_give(e->conn->srv->loop, e->taken);
+	else
+		buf_free(&e->body);
+	free(e);
+}
+
 static void release_conn(struct loop_deferred *d)
 {
 	struct conn *c = list_entry(d, struct conn, release);
 	struct http_server *s = c->srv;
 
 	if (c->xc)
-		buf_free(&c->xc->body);
-	free(c->xc);
+		exchange_free(c->xc);
 	buf_free(&c->in);
 	free(c->out);
 	free(c);
@@ -393,8 +402,7 @@ void conn_gone(struct conn *c, const char *why)
 
 static void drop_exchange(struct conn *c)
 {
-	buf_free(&c->xc->body);
-	free(c->xc);
+	exchange_free(c->xc);
 	c->xc = NULL;
 	c->framing = REPLY_NONE;
 }
@@ -476,29 +484,36 @@ static void shift(struct str *s, const char *from, size_t n, const char *to)
 		s->p = to + (s->p - from);
 }
 
-/* Copies the bytes the head looks into behind the exchange, and turns its views there. */
-static struct exchange *exchange_new(struct conn *c, const struct http_head *h, struct str bytes)
+/* Copies the bytes the head looks into to 'mem', and turns its views there. */
+static void copy_bytes(struct http_head *h, struct str bytes, char *mem)
+{
+	memcpy(mem, bytes.p, bytes.n);
+	shift(&h->method, bytes.p, bytes.n, mem);
+	shift(&h->target, bytes.p, bytes.n, mem);
+	shift(&h->path, bytes.p, bytes.n, mem);
+	shift(&h->query, bytes.p, bytes.n, mem);
+	shift(&h->host, bytes.p, bytes.n, mem);
+	for (uint32_t i = 0; i < h->n_headers; i++) {
+		shift(&h->headers[i].name, bytes.p, bytes.n, mem);
+		shift(&h->headers[i].value, bytes.p, bytes.n, mem);
+	}
+}
+
+/* 'bytes' begin with the head; they are copied behind the exchange when they are not in 'taken' memory. */
+static struct exchange *exchange_new(struct conn *c, const struct http_head *h, struct str bytes, char *taken)
 {
 	size_t heads = h->n_headers * sizeof(h->headers[0]), fixed = offsetof(struct exchange, x.head.headers);
-	struct exchange *e = x_malloc(fixed + heads + bytes.n + h->path.n + 1);
+	struct exchange *e = x_malloc(fixed + heads + (taken ? 0 : bytes.n) + h->path.n + 1);
 	char *mem = (char *)e + fixed + heads;
 
 	memset(e, 0, offsetof(struct exchange, x.head));
 	memcpy(&e->x.head, h, offsetof(struct http_head, headers) + heads);
-	memcpy(mem, bytes.p, bytes.n);
-	h = &e->x.head;
-	shift(&e->x.head.method, bytes.p, bytes.n, mem);
-	shift(&e->x.head.target, bytes.p, bytes.n, mem);
-	shift(&e->x.head.path, bytes.p, bytes.n, mem);
-	shift(&e->x.head.query, bytes.p, bytes.n, mem);
-	shift(&e->x.head.host, bytes.p, bytes.n, mem);
-	for (uint32_t i = 0; i < h->n_headers; i++) {
-		shift(&e->x.head.headers[i].name, bytes.p, bytes.n, mem);
-		shift(&e->x.head.headers[i].value, bytes.p, bytes.n, mem);
-	}
+	if (!taken)
+		copy_bytes(&e->x.head, bytes, mem);
 	e->conn = c;
-	e->x.path = str_n(mem + bytes.n, 0);
-	e->x.body = str_n(mem + h->head_len, 0);
+	e->taken = taken;
+	e->x.path = str_n(taken ? mem : mem + bytes.n, 0);
+	e->x.body = str_n((taken ? taken : mem) + h->head_len, 0);
 	e->x.start_us = loop_now_us(c->srv->loop);
 	e->x.peer = c->peer;
 	c->xc = e;
@@ -539,7 +554,7 @@ static void refuse(struct conn *c, const struct why *why)
 /* A head that never became one. 'h' is what was understood of it, in 'bytes': enough to answer in the caller's dialect. */
 static void refuse_head(struct conn *c, const struct http_head *h, struct str bytes, const struct why *why)
 {
-	struct exchange *e = exchange_new(c, h, bytes);
+	struct exchange *e = exchange_new(c, h, bytes, NULL);
 
 	buf_free(&c->in);
 	c->seen = 0;
@@ -633,13 +648,27 @@ static void body_start(struct conn *c, struct str in)
 {
 	struct exchange *e = c->xc;
 
-	e->body_left = e->x.head.framing == HTTP_LENGTH ? e->x.head.content_length : 0;
+	if (e->taken) {               /* what came lies where it stays */
+		e->body = (struct buf){ .p = e->taken + e->x.head.head_len, .n = in.n, .cap = (size_t)e->x.head.content_length };
+		in.n = 0;
+	}
+	e->body_left = e->x.head.framing == HTTP_LENGTH ? e->x.head.content_length - e->body.n : 0;
 	http_chunked_init(&e->chunked);
 	c->deadline_us = 0;
-	if (e->x.head.expect_continue && in.n == 0)
+	if (e->x.head.expect_continue && in.n == 0 && e->body.n == 0)
 		conn_send_now(c, "HTTP/1.1 100 Continue\r\n\r\n");
 	if (in.n)
 		body_feed(c, in);
+}
+
+/* The scratch memory that 'in' lies in, when a large request has room there. */
+static char *take_memory(struct http_server *s, const struct http_head *h, struct str in)
+{
+	uint64_t body = h->framing == HTTP_LENGTH ? h->content_length : 0;
+
+	if (in.p != loop_scratch(s->loop) || body < TAKE_BYTES || body > LOOP_SCRATCH_BYTES - h->head_len)
+		return NULL;
+	return loop_scratch_take(s->loop);
 }
 
 /* The head is complete: 'in' begins with it. What is not of this request is kept for later. */
@@ -649,7 +678,7 @@ static void request_start(struct conn *c, struct str in)
 	uint64_t body = h->framing == HTTP_LENGTH ? h->content_length : 0;
 	bool whole = h->framing == HTTP_NO_BODY || (h->framing == HTTP_LENGTH && in.n - h->head_len >= body);
 	size_t mine = h->head_len + (whole ? (size_t)body : 0);
-	struct exchange *e = exchange_new(c, h, str_n(in.p, mine));
+	struct exchange *e = exchange_new(c, h, str_n(in.p, mine), take_memory(c->srv, h, in));
 	struct http_server *s = c->srv;
 	struct why why;
 

@@ -19,7 +19,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 
-enum { TEST_WAKE_US = 20000 };
+enum { TEST_WAKE_US = 20000, SCRATCHES_TAKEN = 64, SCRATCHES_SPARE = 32 };
 
 struct post {
 	struct post *next;
@@ -55,7 +55,8 @@ struct loop {
 	struct list deferred[LOOP_PHASES];
 	struct list again, spare;
 	struct sig *signals;
-	char *scratch;
+	char *scratch, *spare_scratch[SCRATCHES_SPARE];
+	unsigned n_taken, n_spare_scratch;
 };
 
 static void on_wake(evutil_socket_t fd, short what, void *arg);
@@ -67,11 +68,12 @@ static void drop_posts(struct loop *);
 static void drop_watches(struct list *);
 
 /* glibc gives the top of its heap back above 128 KiB and takes it again for the next request: four page faults for each body
- * of 32 KiB, a third of what the whole request costs. A program with a loop keeps up to 4 MiB instead. */
+ * of 32 KiB, a third of what the whole request costs. Blocks above 128 KiB (batches of facts) it takes from the kernel each time. A program with a loop keeps up to 4 MiB instead. */
 static void keep_heap(void)
 {
 	mallopt(M_TRIM_THRESHOLD, 4 << 20);
 	mallopt(M_TOP_PAD, 256 << 10);
+	mallopt(M_MMAP_THRESHOLD, 4 << 20);       /* setting the first ends glibc's own adjustment of this one */
 }
 
 struct loop *loop_new(void)
@@ -119,6 +121,8 @@ void loop_free(struct loop *l)
 	close(l->wake_fd);
 	free(l->heap);
 	free(l->scratch);
+	while (l->n_spare_scratch)
+		free(l->spare_scratch[--l->n_spare_scratch]);
 	free(l);
 }
 
@@ -143,8 +147,28 @@ int64_t loop_now_us(const struct loop *l)
 char *loop_scratch(struct loop *l)
 {
 	if (!l->scratch)
-		l->scratch = x_malloc(LOOP_SCRATCH_BYTES);
+		l->scratch = l->n_spare_scratch ? l->spare_scratch[--l->n_spare_scratch] : x_malloc(LOOP_SCRATCH_BYTES);
 	return l->scratch;
+}
+
+char *loop_scratch_take(struct loop *l)
+{
+	char *p = l->n_taken < SCRATCHES_TAKEN ? l->scratch : NULL;
+
+	if (p) {
+		l->scratch = NULL;
+		l->n_taken++;
+	}
+	return p;
+}
+
+void loop_scratch_give(struct loop *l, char *p)
+{
+	l->n_taken--;
+	if (l->n_spare_scratch < SCRATCHES_SPARE)
+		l->spare_scratch[l->n_spare_scratch++] = p;
+	else
+		free(p);
 }
 
 /* --- turns --- */

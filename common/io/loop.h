@@ -42,6 +42,11 @@ void loop_io_again(struct loop_io *, unsigned ready);   /* calls fn with these i
 enum { LOOP_SCRATCH_BYTES = 65536 };
 char *loop_scratch(struct loop *);
 
+/* Keeps what lies in the scratch memory where it lies, instead of copying it: the loop gets other memory, and this is given back with
+ * loop_scratch_give(). NULL when so much is kept already that copying is better. */
+char *loop_scratch_take(struct loop *);
+void loop_scratch_give(struct loop *, char *);
+
 /* --- timers --- */
 struct loop_timer {
 	int64_t at_us;
