@@ -21,7 +21,7 @@
 #include "common/io/resolve.h"
 
 enum {
-	SWEEP_US = 50000, SWEEP_PARTS = 10, SWEEP_MIN = 1000,
+	SWEEP_US = 50000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
 	PARTS_INLINE = 4, IOV_MAX_PARTS = 16,
 	READ_TURN = 1 << 20
 };
