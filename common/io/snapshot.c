@@ -21,6 +21,7 @@
 enum {
 	HEARTBEAT_US = 1000 * 1000,
 	LIVE_US = 3 * HEARTBEAT_US,
+	ASK_SOON_US = 50 * 1000,      /* at start services come up one after another: then doubling, up to */
 	ASK_AGAIN_US = HEARTBEAT_US,
 	RECONNECT_MIN_MS = 50,
 	RECONNECT_MAX_MS = 2000
@@ -270,6 +271,7 @@ struct snapshot_sub {
 	bool stale;                   /* what we have is from the file only */
 	int64_t heard_at_us;          /* 0 = never */
 	struct loop_timer again;      /* at start, and while something is missing */
+	int64_t again_us;             /* its next pause; 0 = the first */
 	void (*on_snapshot)(void *arg, struct snapshot_id, struct str bytes, bool stale);
 	void *arg;
 	bool delivering, freed;       /* freed while delivering: sub_deliver() ends it */
@@ -414,6 +416,14 @@ static void on_news(void *owner, struct list *mail)
 	corral__snapshot_envelope__free_unpacked(envelope, NULL);
 }
 
+/* Nobody there yet, or nothing published yet. The first news may be missed while the PUB connection is being made, and a
+ * subscriber that waited for the heartbeat would have skipped versions that others decided by. */
+static void ask_later(struct snapshot_sub *sub)
+{
+	sub->again_us = !sub->again_us ? ASK_SOON_US : sub->again_us * 2 > ASK_AGAIN_US ? ASK_AGAIN_US : sub->again_us * 2;
+	loop_timer_set(sub->loop, &sub->again, sub->again_us, sub_start);
+}
+
 /* The publisher itself says how it is: taken even when its epoch is lower (its clock may have been set back). */
 static void on_whole(const Corral__SnapshotEnvelope *envelope, void *arg)
 {
@@ -424,9 +434,10 @@ static void on_whole(const Corral__SnapshotEnvelope *envelope, void *arg)
 	if (!sub)
 		return;
 	sub->ask = NULL;
-	if (!envelope) {
-		loop_timer_set(sub->loop, &sub->again, ASK_AGAIN_US, sub_start);
-		return;
+	if (!envelope || !envelope->version) {
+		ask_later(sub);
+		if (!envelope)
+			return;
 	}
 	struct snapshot_id id = { envelope->epoch, envelope->version };
 
