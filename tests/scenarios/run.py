@@ -22,6 +22,7 @@ The language, a line each (words in quotes may hold blanks; # begins a comment):
     leave NAME [reset]      read NAME                 closes the connection; reads on
     now BACKEND : BEHAVIOUR | ...                     tests/fakes/scripted.py has the behaviours
     listing BACKEND hang|answer                       of its questions other than inference
+    forget BACKEND MODEL ...                          it has them no more
     advance 30s             pause 100ms               of virtual time; of real time
     signal TERM   kill   restart   stop
     lock-ledger   unlock-ledger                       somebody else holds the ledger's database
@@ -286,10 +287,10 @@ class Scenario:
     async def verb_listing(self, words):
         self.backends[words[0]].listing = words[1]
 
-    async def verb_gone(self, words):
-        """Every backend is down: nothing may be asked of them any more."""
-        for backend in self.backends.values():
-            await backend.now(["refuse"])
+    async def verb_forget(self, words):
+        """The backend has these models no more."""
+        for model in words[1:]:
+            del self.backends[words[0]].models[model]
 
     async def verb_advance(self, words):
         await self.corral.advance(seconds(words[0]))
@@ -526,6 +527,20 @@ class Expect:
                 value in str(found) if compare == "has" else COMPARE[compare](found, number(value))
             check(held, f"{path} is {found}")
 
+    async def explained(self, name, path, compare, value):
+        """explain NAME PATH COMPARE VALUE"""
+        for client in self.s.group(name):
+            status, body = await self.s.corral.json("/explain/" + client.answer_headers["x-request-id"])
+            check(status == 200, f"status {status}: {body}")
+            found = dig(body, path)
+            check(value in str(found) if compare == "has" else same(found, value), f"{path} is {found}; {json.dumps(body)[:1500]}")
+
+    async def models(self, names):
+        """models NAMES..."""
+        _, body = await self.s.corral.json("/v1/models")
+        found = sorted(m["id"] for m in body["data"] if m["id"] != "auto")
+        check(found == sorted(names), f"listed: {found}")
+
     def calls(self, backend, n):
         """BACKEND calls N"""
         found = len(self.s.backends[backend].calls)
@@ -590,6 +605,12 @@ class Expect:
         """breaker BACKEND MODEL STATE"""
         _, body = await self.s.corral.json("/backends")
         found = dig(body, f"backends.name~{backend}.models.name~{model}.breaker")
+        check(found == state, f"it is {found}")
+
+    async def state(self, backend, state):
+        """state BACKEND STATE"""
+        _, body = await self.s.corral.json("/backends")
+        found = dig(body, f"backends.name~{backend}.state")
         check(found == state, f"it is {found}")
 
     async def queued(self, backend, n):
