@@ -338,8 +338,10 @@ static void req_end(struct req *r)
 		send_error(r);
 	attempt_close(r);
 	/* What failed before a backend was asked stands alone in the ledger; what never was an inference request does not. */
-	if (r->parsed && !r->try.number && r->err.code)
+	if (r->parsed && !r->try.number && r->err.code) {
+		series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, err_name(r->err.code)));
 		account_final(r, r->err.code == ERR_CLIENT_GONE ? "cancelled" : "not_sent", r->err.code);
+	}
 	count(r);
 	access_log(r);
 	req_free(r);

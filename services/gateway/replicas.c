@@ -49,6 +49,7 @@ static struct model_queue *queue_get(struct replica_table *t, struct str model)
 	str_copy(q->model, sizeof(q->model), model);
 	pthread_mutex_init(&q->lock, NULL);
 	list_init(&q->waiters);
+	q->m_queued = metrics_series(t->metrics, M_QUEUED, q->model);
 	q->next = t->queues;
 	t->queues = q;
 	return q;
@@ -95,6 +96,8 @@ void replica_table_sweep(struct replica_table *t, int64_t now_us)
 		series_set(s->m_in_use, atomic_load_explicit(&s->in_use, memory_order_relaxed));
 		series_set(s->m_breaker, breaker_state(&s->breaker, now_us));
 	}
+	for (struct model_queue *q = t->queues; q; q = q->next)
+		series_set(q->m_queued, atomic_load_explicit(&q->n, memory_order_relaxed));
 }
 
 bool slot_take(struct replica_state *s)

@@ -18,6 +18,7 @@ struct model_queue {
 	pthread_mutex_t lock;
 	struct list waiters;          /* struct waiter, oldest first */
 	_Atomic uint32_t n;
+	struct series *m_queued;
 };
 
 struct replica_state {

@@ -24,7 +24,6 @@ static enum step take(struct req *r, struct replica_state *s)
 
 static enum step refuse(struct req *r, int64_t predicted_us)
 {
-	series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, "queue_full"));
 	r->retry_after_s = predicted_us > 0 ? (predicted_us + 999999) / 1000000 : 1;
 	return req_fail(r, ERR_QUEUE_FULL, "all slots for model '%s' are taken and its queue is full; try again in %lld s",
 			r->world->cat.replicas[r->pick.ranked[0].replica].pb->model, (long long)r->retry_after_s);
