@@ -9,6 +9,8 @@ struct replica_table {
 	struct metrics *metrics;
 };
 
+static void hand_over(struct replica_state *);
+
 struct replica_table *replica_table_new(struct metrics *m)
 {
 	struct replica_table *t = x_calloc(1, sizeof(*t));
@@ -87,6 +89,7 @@ struct replica_state *replica_state_get(struct replica_table *t, struct str back
 		t->states = s;
 	}
 	atomic_store(&s->slots, slots);
+	hand_over(s);                     /* there may be more than before */
 	return s;
 }
 
@@ -150,6 +153,21 @@ static struct waiter *pop(struct model_queue *q, struct replica_state *s)
 	return NULL;
 }
 
+/* Gives the free slots of s to those who wait for them, the oldest first. */
+static void hand_over(struct replica_state *s)
+{
+	struct waiter *w = NULL;
+
+	while (atomic_load(&s->queue->n)) {
+		pthread_mutex_lock(&s->queue->lock);
+		w = pop(s->queue, s);
+		pthread_mutex_unlock(&s->queue->lock);
+		if (!w)
+			return;
+		loop_post(w->loop, deliver, w);
+	}
+}
+
 static void smooth(struct replica_state *s, int64_t held_us)
 {
 	int64_t was = atomic_load_explicit(&s->service_us, memory_order_relaxed);
@@ -160,18 +178,18 @@ static void smooth(struct replica_state *s, int64_t held_us)
 
 void slot_free(struct replica_state *s, int64_t held_us)
 {
-	struct model_queue *q = s->queue;
-	struct waiter *w = NULL;
-
 	smooth(s, held_us);
 	atomic_fetch_sub(&s->in_use, 1);
-	if (atomic_load(&q->n) == 0)
-		return;
-	pthread_mutex_lock(&q->lock);
-	w = pop(q, s);
-	pthread_mutex_unlock(&q->lock);
-	if (w)
-		loop_post(w->loop, deliver, w);
+	hand_over(s);
+}
+
+/* Under the queue's lock: somebody came earlier for the same slots. */
+static bool is_behind(const struct waiter *w, const struct replica_state *s)
+{
+	for (const struct list *it = w->node.prev; it != &w->queue->waiters; it = it->prev)
+		if (wants(list_entry(it, struct waiter, node), s))
+			return true;
+	return false;
 }
 
 struct waiter *queue_join(struct model_queue *q, struct req *r, struct loop *loop, struct replica_state **want, unsigned n, uint32_t max,
@@ -186,9 +204,9 @@ struct waiter *queue_join(struct model_queue *q, struct req *r, struct loop *loo
 		*w = (struct waiter){ .queue = q, .loop = loop, .req = r, .granted = granted, .wants = want, .n_wants = n, .queued = true };
 		list_push(&q->waiters, &w->node);
 		atomic_fetch_add(&q->n, 1);
-		/* A slot may have been freed between the caller's look and this: nobody else would hand it over. */
+		/* A slot may be free that nobody will hand over: freed since the caller looked, or of no use to those before. */
 		for (unsigned i = 0; i < n && !*ret_now; i++)
-			if (q->waiters.next == &w->node && slot_take(want[i]))
+			if (atomic_load(&want[i]->in_use) < atomic_load(&want[i]->slots) && !is_behind(w, want[i]) && slot_take(want[i]))
 				*ret_now = want[i];
 		if (*ret_now) {
 			list_del(&w->node);

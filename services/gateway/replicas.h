@@ -2,8 +2,8 @@
  *
  * Entries live as long as the process and are found by name when a world is built, so that a new snapshot changes pointers and not
  * counts. A slot is taken before a request is sent and given back when its attempt ends; nothing is sent without one, so nothing
- * queues inside a backend. Who finds no slot waits in the queue of the model, first come first served, and is handed the slot
- * that another frees, on his own thread. */
+ * queues inside a backend. Who finds no slot waits in the queue of the model, first come first served among those who want the
+ * same slots, and is handed the slot that another frees, on his own thread. */
 #ifndef CORRAL_GATEWAY_REPLICAS_H
 #define CORRAL_GATEWAY_REPLICAS_H
 #include <pthread.h>
@@ -34,13 +34,13 @@ struct replica_state {
 struct replica_table;
 struct replica_table *replica_table_new(struct metrics *);
 void replica_table_free(struct replica_table *);
-/* Finds or makes; sets the slots. Control thread only. */
+/* Finds or makes; sets the slots, and gives new ones to those who wait. Control thread only. */
 struct replica_state *replica_state_get(struct replica_table *, struct str backend, struct str model, uint32_t slots);
 /* Refreshes the gauges of all; control thread. */
 void replica_table_sweep(struct replica_table *, int64_t now_us);
 
 bool slot_take(struct replica_state *);
-void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first waiter of the model, if any */
+void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first who waits for it, if any */
 
 /* A place in the queue. */
 struct waiter {

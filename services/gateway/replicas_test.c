@@ -128,6 +128,34 @@ static void a_slot_freed_before_joining_is_taken_at_once(void **state)
 	assert_int_equal(atomic_load(&s->queue->n), 0);
 }
 
+static void who_can_use_a_free_slot_does_not_wait_for_who_cannot(void **state)
+{
+	struct replica_state *small = replica_state_get(table, STR("small"), STR("m"), 1), *both[2] = { s, small }, *now;
+	struct waiter *w;
+
+	slot_take(s), slot_take(s);
+	w = join(1, 10);                  /* for s alone: the other's context is too small, say */
+	assert_null(queue_join(s->queue, (struct req *)2, loop, both, 2, 10, granted, &now));
+	assert_ptr_equal(now, small);
+	assert_int_equal(atomic_load(&s->queue->n), 1);
+	queue_leave(w);
+}
+
+static void more_slots_reach_all_who_wait(void **state)
+{
+	slot_take(s), slot_take(s);
+	join(1, 10), join(2, 10), join(3, 10);
+	replica_state_get(table, STR("b"), STR("m"), 4);
+	turn();
+	assert_int_equal(n_got, 2);
+	assert_int_equal(atomic_load(&s->in_use), 4);
+	atomic_store(&s->slots, 6);       /* a slot that is freed finds more free ones */
+	join(4, 10);
+	slot_free(s, 0);
+	turn();
+	assert_int_equal(n_got, 4);
+}
+
 static void waits_are_predicted_from_service_times(void **state)
 {
 	assert_int_equal(queue_predict_us(&s, 1), 0);
@@ -205,6 +233,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(slots_are_bounded), T(the_same_pair_is_the_same_state), T(waiters_are_served_in_order), T(a_full_queue_refuses),
 		T(leaving_with_a_slot_on_its_way_gives_it_back), T(a_slot_freed_before_joining_is_taken_at_once),
+		T(who_can_use_a_free_slot_does_not_wait_for_who_cannot), T(more_slots_reach_all_who_wait),
 		T(waits_are_predicted_from_service_times), T(threads_share_slots_and_nobody_starves),
 	};
 

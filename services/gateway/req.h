@@ -44,7 +44,6 @@ struct attempt {
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;
 	bool ended;                   /* the protocol's own end was relayed; what the framing still does changes nothing */
-	bool allowed;                 /* the breaker let it through and waits for a report */
 	bool upstream_error;          /* head said 4xx or 5xx */
 	int upstream_status;
 	int64_t retry_after_us;

@@ -52,13 +52,15 @@ static enum step enter(struct req *r)
 			return take(r, wants[n - 1]);
 	}
 	predicted = queue_predict_us(wants, n);
-	if (predicted > cfg->queue_timeout * 1000 || req_now(r) + predicted > r->deadline_us)
-		return refuse(r, predicted);
 	r->queue_since_us = req_now(r);
 	r->queue_deadline_us = r->queue_since_us + cfg->queue_timeout * 1000;
 	r->waiting = queue_join(wants[0]->queue, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now);
 	if (now)
 		return take(r, now);
+	if (r->waiting && (predicted > cfg->queue_timeout * 1000 || req_now(r) + predicted > r->deadline_us)) {
+		queue_leave(r->waiting);
+		r->waiting = NULL;
+	}
 	return r->waiting ? STEP_WAIT : refuse(r, predicted);
 }
 
