@@ -320,6 +320,17 @@ static void explains_errors_of_backends(void **state)
 		{ 422, "{\"detail\":\"bad\"}", ERR_BACKEND_REFUSED, "the backend answered 422: bad", 422 },
 		{ 500, "{\"error\":\"{\\\"error\\\":{\\\"code\\\":500,\\\"message\\\":\\\"image input is not supported - hint\\\"}}\"}", ERR_BACKEND_REFUSED,
 		  "the backend answered 500: image input is not supported - hint", 400 },
+		{ 500, "{\"error\":{\"code\":500,\"message\":\"audio input is not supported - hint\"}}", ERR_BACKEND_REFUSED,
+		  "the backend answered 500: audio input is not supported - hint", 400 },
+		{ 500, "{\"error\":\"invalid format: \\\"xml\\\"\"}", ERR_BACKEND_REFUSED, "the backend answered 500: invalid format: \"xml\"", 400 },
+		{ 500, "{\"error\":{\"message\":\"Failed to parse tool call arguments as JSON: x\"}}", ERR_BACKEND_REFUSED,
+		  "the backend answered 500: Failed to parse tool call arguments as JSON: x", 400 },
+		{ 500, "{\"error\":{\"message\":\"Jinja Exception: roles must alternate\"}}", ERR_BACKEND_REFUSED,
+		  "the backend answered 500: Jinja Exception: roles must alternate", 400 },
+		{ 501, "{\"error\":{\"message\":\"Infill is not supported by this model\"}}", ERR_BACKEND_REFUSED,
+		  "the backend answered 501: Infill is not supported by this model", 400 },
+		{ 500, "{\"error\":\"llama runner process has terminated\"}", ERR_BACKEND_FAILED,
+		  "the backend answered 500: llama runner process has terminated", 0 },
 		{ 302, "", ERR_BACKEND_FAILED, "the backend answered 302 without a reason", 0 },
 	};
 

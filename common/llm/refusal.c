@@ -53,10 +53,26 @@ static bool read_error(struct str text, struct said *s, struct arena *mem, unsig
 
 static bool mentions(struct str s, const char *words) { return str_ifind(s, str_of(words)) != NULL; }
 
-/* Some servers answer 500 to what is the request's fault: it would look like a broken backend. */
-static bool is_about_request(const struct said *s)
+/* Some servers answer 500 to what is the request's fault. Taken for a broken backend, a few of them from one client
+ * would open the breaker and take the model from everyone. Each phrase was seen in an answer of llama.cpp or Ollama. */
+static bool is_about_request(int status, const struct said *s)
 {
-	return mentions(s->message, "image input is not supported") || mentions(s->message, "\" must be of type");
+	static const char *const phrases[] = {
+		"input is not supported",          /* image, audio */
+		"\" must be of type",              /* an option of Ollama */
+		"invalid format:",                 /* format of Ollama, neither "json" nor a schema */
+		"Failed to parse tool",            /* "… tools", "… tool call arguments as JSON" */
+		"Failed to parse messages",
+		"Jinja Exception",                 /* the model's own template refuses the conversation, by raise_exception() */
+		"is not supported by this model",  /* infill */
+	};
+
+	if (status == 501)
+		return true;
+	for (size_t i = 0; status == 500 && i < sizeof(phrases) / sizeof(*phrases); i++)
+		if (mentions(s->message, phrases[i]))
+			return true;
+	return false;
 }
 
 static enum err classify(int status, const struct said *s)
@@ -68,7 +84,7 @@ static enum err classify(int status, const struct said *s)
 	               ((status == 404 || status == 400) && mentions(s->message, "model") &&
 	                (mentions(s->message, "not found") || mentions(s->message, "does not exist")))))
 		return ERR_MODEL_NOT_FOUND;
-	if (status == 500 && is_about_request(s))
+	if (is_about_request(status, s))
 		return ERR_BACKEND_REFUSED;
 	if (status == 429)
 		return ERR_RATE_LIMITED;
@@ -108,7 +124,7 @@ static void show(struct str s, char out[SENTENCE_MAX + 4])
 /* The status a client may see. A key that the backend does not take is ours, not the client's. */
 static int client_status(int status, enum err code)
 {
-	if (status == 500 && code == ERR_BACKEND_REFUSED)
+	if (status >= 500 && code == ERR_BACKEND_REFUSED)
 		return 400;
 	if (status < 400 || status > 499 || status == 401 || status == 403 || status == 407)
 		return 0;
