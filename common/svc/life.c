@@ -1,6 +1,6 @@
-/* life.c - the life of the process on its main thread: start in order, run, drain in order, stop in order.
+/* life.c - the life of the process on its main thread: start from the last, run, drain in order, stop in order.
  *
- *   start a, b, c ──▶ run ──signal──▶ drain a ▶ drain b ▶ drain c ──▶ stop a, b, c
+ *   start c, b, a ──▶ run ──signal──▶ drain a ▶ drain b ▶ drain c ──▶ stop a, b, c
  *            └─ one fails ─────────────────────────────────────────────▶ stop
  *
  * While a drains, b and c go on working for it. A service that is not drained when its time is over is passed by. */
@@ -43,7 +43,7 @@ static void on_started(void *arg)
 
 static void start_next(struct runtime *rt)
 {
-	for (unsigned i = 0; i < rt->n; i++)
+	for (unsigned i = rt->n; i-- > 0;)
 		if (rt->svcs[i].phase == SVC_NEW) {
 			rt->svcs[i].phase = SVC_STARTING;
 			thread_start(&rt->svcs[i], on_started);

@@ -8,7 +8,8 @@
  * Life of a service, all on its own loop thread:  start() … [drain() until svc_drained()] … stop()
  *
  * SIGTERM drains for the option 'drain' at most, SIGINT for 5 s at most, a second signal hurries to 5 s, a third ends at once.
- * Services start and drain in the order of the table, so the one that takes the last facts stands last. */
+ * Services drain in the order of the table, so the one that takes the last facts stands last; they start from the last to the first,
+ * so that each finds those that it asks and hears. */
 #ifndef CORRAL_SVC_SVC_H
 #define CORRAL_SVC_SVC_H
 #include <stdbool.h>

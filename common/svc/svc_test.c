@@ -101,7 +101,7 @@ static bool start(struct svc *s, struct why *why)
 	const struct config *c = svc_config(s);
 	struct state *st;
 
-	if (c->fail && strcmp(svc_name(s), "first") != 0) {
+	if (c->fail && strcmp(svc_name(s), "second") != 0) {
 		err_set(why, ERR_INVALID, "the thing at '%s' is broken", svc_state_dir(s) + strlen(dir));
 		return false;
 	}
@@ -544,8 +544,8 @@ static void calls_end_before_the_service(void **state)
 static void one_that_fails_stops_the_others(void **state)
 {
 	assert_int_equal(run_to_end(true, "--fail", NULL, NULL), 1);
-	assert_non_null(strstr(printed(), "\npair: second: the thing at '/state/second' is broken\n"));
-	assert_non_null(strstr(printed(), "\"service\":\"first\",\"msg\":\"service stops\""));
+	assert_non_null(strstr(printed(), "\npair: first: the thing at '/state/first' is broken\n"));
+	assert_non_null(strstr(printed(), "\"service\":\"second\",\"msg\":\"service stops\""));
 	assert_null(strstr(printed(), "\"started\""));
 }
 
