@@ -14,7 +14,7 @@ const char *const selector_statements[] = {
 	[Q_DECISION] = "INSERT INTO decisions (request_id, occurred_at_us, event) VALUES (?1, ?2, ?3) ON CONFLICT (request_id) DO NOTHING",
 	[Q_DECISION_GET] = "SELECT event FROM decisions WHERE request_id = ?1",
 	[Q_VERSION] = "INSERT INTO versions (kind, epoch, version, noted_at_us, bytes) VALUES (?1, ?2, ?3, ?4, ?5) "
-		      "ON CONFLICT (kind, epoch, version) DO NOTHING",
+		      "ON CONFLICT (kind, epoch, version) DO UPDATE SET noted_at_us = excluded.noted_at_us",
 	[Q_VERSION_GET] = "SELECT bytes FROM versions WHERE kind = ?1 AND epoch = ?2 AND version = ?3",
 	[Q_DEAD] = "INSERT INTO dead_letters (source, noted_at_us, reason, bytes) VALUES (?1, ?2, ?3, ?4)",
 	[Q_CLEAN] = "DELETE FROM decisions WHERE occurred_at_us < ?1",
@@ -59,7 +59,14 @@ static struct version *find_version(struct version_ring *r, uint64_t epoch, uint
 	return NULL;
 }
 
-/* A version that a decision refers to is written once. One that was never heard is not: then the replay says so. */
+/* The next decision writes its versions again. */
+static void forget_stored(struct selector *s)
+{
+	for (unsigned i = 0; i < VERSIONS_KEPT; i++)
+		s->models.v[i].stored = s->policies.v[i].stored = false;
+}
+
+/* A version that a decision refers to is written, and noted once more after each cleaning, so that it lives as long as they do. One that was never heard is not: then the replay says so. */
 static bool store_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, struct why *why)
 {
 	struct version *v = find_version(r, epoch, version);
@@ -160,29 +167,33 @@ static bool keep_one(struct selector *s, const char *source, ProtobufCBinaryData
 }
 
 /* The cursor moves in the same transaction as the rows, from exactly where the batch says it starts: nothing twice, nothing between. */
+static bool batch_write(struct selector *s, const Corral__FactBatch *b, int64_t *ret_moved, struct why *why)
+{
+	if (!db_run(s->db, Q_CURSOR_INSERT, (struct db_value[]){ DB_Z(b->source), DB_I(b->epoch) }, 2, NULL, NULL, NULL, why) ||
+	    !db_run(s->db, Q_CURSOR_MOVE, (struct db_value[]){ DB_Z(b->source), DB_I(b->next), DB_I(b->epoch), DB_I(b->first) }, 4, NULL, NULL,
+		    ret_moved, why))
+		return false;
+	for (size_t i = 0; *ret_moved && i < b->n_records; i++)
+		if (!keep_one(s, b->source, b->records[i], why))
+			return false;
+	return true;
+}
+
 static bool apply(struct selector *s, const Corral__FactBatch *b, struct why *why)
 {
 	int64_t moved = 0;
+	bool ok;
 
 	if (!db_begin(s->db, why))
 		return false;
-	if (!db_run(s->db, Q_CURSOR_INSERT, (struct db_value[]){ DB_Z(b->source), DB_I(b->epoch) }, 2, NULL, NULL, NULL, why) ||
-	    !db_run(s->db, Q_CURSOR_MOVE, (struct db_value[]){ DB_Z(b->source), DB_I(b->next), DB_I(b->epoch), DB_I(b->first) }, 4, NULL, NULL,
-		    &moved, why)) {
-		db_rollback(s->db);
-		return false;
-	}
-	for (size_t i = 0; moved && i < b->n_records; i++)
-		if (!keep_one(s, b->source, b->records[i], why)) {
-			db_rollback(s->db);
-			return false;
-		}
-	if (!moved) {                     /* out of order or a stale writer: the answer says where we are */
-		db_rollback(s->db);
+	ok = batch_write(s, b, &moved, why);
+	if (ok && moved && db_commit(s->db, why)) {
+		series_add(metrics_series(svc_metrics(s->svc), M_DECISIONS), (double)b->n_records);
 		return true;
 	}
-	series_add(metrics_series(svc_metrics(s->svc), M_DECISIONS), (double)b->n_records);
-	return db_commit(s->db, why);
+	db_rollback(s->db);               /* also out of order or a stale writer: the answer says where we are */
+	forget_stored(s);
+	return ok && !moved;
 }
 
 static void on_ingest(Corral__Facts_Service *facts, const Corral__FactBatch *b, Corral__FactAck_Closure closure, void *data)
@@ -293,6 +304,7 @@ void decisions_clean(struct selector *s, int64_t before_us)
 		LOG_WARN("old decisions could not be removed", LOG_S("error", why.text));
 	else if (gone)
 		LOG_INFO("old decisions removed", LOG_I("decisions", gone));
+	forget_stored(s);
 }
 
 void decisions_serve(struct selector *s)
