@@ -247,7 +247,7 @@ static void send_error(struct req *r)
 	} else {
 		add_retry_after(r);
 		r->status = r->err.code == ERR_BACKEND_REFUSED && refused ? refused : err_status(r->err.code);
-		type = llm_error_body(r->route ? r->route->dialect : LLM_NATIVE, &r->err, str_n(r->id_text, 36), wall_us(), &body);
+		type = llm_error_body(r->route ? r->route->dialect : route_dialect(r->x->path), &r->err, str_n(r->id_text, 36), wall_us(), &body);
 		http_reply(r->x, r->status, req_headers(r, type), buf_as_str(&body));
 		r->sent_bytes += body.n;
 	}
@@ -431,6 +431,8 @@ void req_start(struct worker *w, struct http_xchg *x)
 	read_trace(r);
 	r->route = route_find(&x->head, x->path, &r->param, &why);
 	if (!r->route || why.code) {
+		if (r->route)
+			r->extra_headers = arena_fmt(r->mem, "Allow: %s\r\n", strcmp(r->route->method, "GET") == 0 ? "GET, HEAD" : r->route->method);
 		req_fail_why(r, &why);
 		req_end(r);
 		return;

@@ -82,8 +82,25 @@ const struct route *route_find(const struct http_head *head, struct str path, st
 	if (other)
 		err_set(why, ERR_METHOD_NOT_ALLOWED, "%s takes %s, not " STR_FMT, other->path, other->method, STR_ARG(head->method));
 	else
-		err_set(why, ERR_NOT_FOUND, "there is no route " STR_FMT " " STR_FMT "; the README lists what there is", STR_ARG(head->method), STR_ARG(path));
+		err_set(why, ERR_NOT_FOUND, "this Corral does not serve " STR_FMT " " STR_FMT "; docs/reference/routes.md lists what it serves", STR_ARG(head->method), STR_ARG(path));
 	return other;
+}
+
+enum llm_dialect route_dialect(struct str path)
+{
+	static const struct { const char *begin; enum llm_dialect dialect; } whose[] = {
+		{ "/v1/", LLM_OPENAI }, { "/openai/", LLM_OPENAI }, { "/embeddings", LLM_OPENAI }, { "/responses", LLM_OPENAI },
+		{ "/api/ollama/", LLM_NATIVE }, { "/api/ai/", LLM_NATIVE }, { "/api/", LLM_OLLAMA },
+	};
+	struct str param;
+
+	for (const struct route *r = gateway_routes; r->method; r++)
+		if (path_matches(r, path, &param))
+			return r->dialect;
+	for (size_t i = 0; i < sizeof(whose) / sizeof(*whose); i++)
+		if (str_starts(path, str_of(whose[i].begin)))
+			return whose[i].dialect;
+	return LLM_NATIVE;
 }
 
 /* --dump=routes wants the runtime's shape; copied once so that there is one table to keep. */

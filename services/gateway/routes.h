@@ -5,6 +5,8 @@
 
 /* NULL with *why (NOT_FOUND, METHOD_NOT_ALLOWED). When the path exists the route of another method is returned as well, for the dialect of the error. */
 const struct route *route_find(const struct http_head *, struct str path, struct str *ret_param, struct why *);
+/* Whose shape an error about this path takes: its route's, else that of the protocol whose paths begin so, else ours. */
+enum llm_dialect route_dialect(struct str path);
 extern const struct route gateway_routes[];           /* ended by { 0 } */
 extern struct svc_route gateway_route_docs[];         /* the same, for --dump=routes */
 #endif

@@ -43,6 +43,17 @@ static void names_may_hold_slashes_and_colons(void **state)
 	assert_string_equal(find("POST", "/models/sync", &param, &why)->path, "/models/sync");
 }
 
+static void errors_speak_the_protocol_of_the_path(void **state)
+{
+	assert_int_equal(route_dialect(STR("/v1/chat/completions")), LLM_OPENAI);
+	assert_int_equal(route_dialect(STR("/chat/completions")), LLM_OPENAI);
+	assert_int_equal(route_dialect(STR("/v1/embeddings")), LLM_OPENAI);
+	assert_int_equal(route_dialect(STR("/api/embed")), LLM_OLLAMA);
+	assert_int_equal(route_dialect(STR("/api/ollama/nothing")), LLM_NATIVE);
+	assert_int_equal(route_dialect(STR("/usage")), LLM_NATIVE);
+	assert_int_equal(route_dialect(STR("")), LLM_NATIVE);
+}
+
 static void every_route_has_an_action_and_stages(void **state)
 {
 	size_t i;
@@ -62,7 +73,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(finds_by_path_and_method), cmocka_unit_test(names_may_hold_slashes_and_colons),
-		cmocka_unit_test(every_route_has_an_action_and_stages),
+		cmocka_unit_test(errors_speak_the_protocol_of_the_path), cmocka_unit_test(every_route_has_an_action_and_stages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include "common/data/log.h"
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
+#include "services/gateway/routes.h"
 
 enum { SWEEP_US = 100 * 1000 };
 
@@ -42,13 +43,13 @@ static void plain_error(struct http_xchg *x, const struct why *why)
 {
 	struct buf body = { 0 };
 	char id[37];
-	struct str headers;
+	char headers[128];
 	const char *type;
 
 	uuid_format(uuid_v7(wall_us()), id);
-	type = llm_error_body(LLM_NATIVE, why, str_of(id), wall_us(), &body);
-	headers = str_of(strstr(type, "json") ? "Content-Type: application/json\r\n" : "Content-Type: text/plain\r\n");
-	http_reply(x, err_status(why->code), headers, buf_as_str(&body));
+	type = llm_error_body(route_dialect(x->path), why, str_of(id), wall_us(), &body);
+	snprintf(headers, sizeof(headers), "X-Request-Id: %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\n", id, type);
+	http_reply(x, err_status(why->code), str_of(headers), buf_as_str(&body));
 	buf_free(&body);
 }
 

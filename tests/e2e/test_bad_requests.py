@@ -37,3 +37,30 @@ def test_bad_requests_of_one_do_not_take_the_model_from_all(front):
     assert [m["breaker"] for m in backends["backends"][0]["models"]] == ["closed"]
     status, _, text = http(front.url + "/v1/chat/completions", {"model": MODEL, "messages": HELLO}, "POST")
     assert status == 200 and "Welcome" in text
+
+
+@pytest.mark.parametrize("method, path, status", [
+    ("POST", "/v1/embeddings", 404), ("POST", "/v1/responses", 404), ("POST", "/v1//v1/chat/completions/", 404), ("GET", "/v1/chat/completions", 405)])
+def test_refusals_in_openais_shape(front, method, path, status):
+    got, headers, text = http(front.url + path, {} if method == "POST" else None, method)
+    error = json.loads(text)["error"]
+    assert got == status and path.replace("//", "/").rstrip("/") in error["message"] and set(error) == {"message", "type", "param", "code"}
+    assert headers["X-Request-Id"] and (status != 405 or headers["Allow"] == "POST")
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/api/pull", "/api/create"])
+def test_refusals_in_ollamas_shape(front, path):
+    status, _, text = http(front.url + path, {}, "POST")
+    assert status == 404 and list(json.loads(text)) == ["error"] and path in text
+
+
+@pytest.mark.parametrize("path, keys", [("/v1/chat/completions", {"message", "type", "param", "code"}), ("/api/chat", None)])
+def test_refusals_before_the_body_is_read(front, path, keys):
+    for status, headers, body in ((413, {}, b"{" + b" " * (9 << 20)), (403, {"Host": "evil.example"}, b"{}"), (415, {"Content-Encoding": "gzip"}, b"x")):
+        try:
+            got, answered, text = http(front.url + path, body, "POST", headers)
+        except OSError:         # the connection closed while the body was still on its way
+            assert status == 413
+            continue
+        error = json.loads(text)["error"]
+        assert got == status and answered["X-Request-Id"] and (set(error) == keys if keys else isinstance(error, str)), text
