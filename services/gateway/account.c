@@ -196,6 +196,27 @@ void account_final(struct req *r, const char *status, enum err code)
 	}
 }
 
+/* True the first time: then the record carries the snapshot itself, so that no version a decision used can be missing. */
+static bool first_use(struct snapshot_id *logged, uint64_t epoch, uint64_t version)
+{
+	bool first = logged->epoch != epoch || logged->version != version;
+
+	*logged = (struct snapshot_id){ epoch, version };
+	return first;
+}
+
+static ProtobufCBinaryData binary(struct str s) { return (ProtobufCBinaryData){ s.n, (uint8_t *)s.p }; }
+
+static void attach_snapshots(struct req *r, Corral__DecisionEvent *e)
+{
+	struct worker *w = r->worker;
+
+	if (first_use(&w->logged_models, e->models_epoch, e->models_version))
+		e->models_snapshot = binary(r->world->models_bytes);
+	if (first_use(&w->logged_policy, e->policy_epoch, e->policy_version))
+		e->policy_snapshot = binary(r->world->policy_bytes);
+}
+
 void account_decision(struct req *r)
 {
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
@@ -219,7 +240,9 @@ void account_decision(struct req *r)
 	e.models_version = world->cat.version;
 	e.policy_epoch = world->pol.epoch;
 	e.policy_version = world->pol.version;
-	append(r->worker, r->worker->decisions, REC_DECISION, &e.base, 0, &why);
+	attach_snapshots(r, &e);
+	if (append(r->worker, r->worker->decisions, REC_DECISION, &e.base, 0, &why) < 0)
+		r->worker->logged_models = r->worker->logged_policy = (struct snapshot_id){ 0 };
 	buf_free(&outcome);
 }
 

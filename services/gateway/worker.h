@@ -20,6 +20,7 @@ struct worker {
 	struct loop *loop;
 	struct http_server *server;
 	struct world *world;          /* NULL until the first snapshot came */
+	struct snapshot_id logged_models, logged_policy;      /* versions that the decision log has the bytes of */
 	struct backend_pool *pools;
 	struct spool *usage, *decisions;
 	struct list open;             /* attempts with START and no FINAL, oldest first */

@@ -42,8 +42,10 @@ struct world *world_new(struct gateway *g, struct why *why)
 	atomic_store(&w->refs, 1);
 	w->mem = mem;
 	w->made_at_us = wall_us();
-	if (catalogue_build(&w->cat, mem, g->models_id.epoch, g->models_id.version, buf_as_str(&g->models_bytes), why) != ERR_OK ||
-	    policy_build(&w->pol, mem, &w->cat, g->policy_id.epoch, g->policy_id.version, buf_as_str(&g->policy_bytes), why) != ERR_OK) {
+	w->models_bytes = arena_str(mem, buf_as_str(&g->models_bytes));
+	w->policy_bytes = arena_str(mem, buf_as_str(&g->policy_bytes));
+	if (catalogue_build(&w->cat, mem, g->models_id.epoch, g->models_id.version, w->models_bytes, why) != ERR_OK ||
+	    policy_build(&w->pol, mem, &w->cat, g->policy_id.epoch, g->policy_id.version, w->policy_bytes, why) != ERR_OK) {
 		arena_free(mem);
 		return NULL;
 	}

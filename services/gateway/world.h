@@ -21,6 +21,7 @@ struct world {
 	struct arena *mem;
 	struct catalogue cat;
 	struct policy pol;
+	struct str models_bytes, policy_bytes;        /* packed, as heard: the decision log carries each version once */
 	struct replica_state **states;        /* by replica index */
 	struct world_backend *backends;       /* by backend index */
 	char policy_version[48];      /* "epoch.version", for the ledger */

@@ -66,19 +66,23 @@ static void forget_stored(struct selector *s)
 		s->models.v[i].stored = s->policies.v[i].stored = false;
 }
 
-/* A version that a decision refers to is written, and noted once more after each cleaning, so that it lives as long as they do. One that was never heard is not: then the replay says so. */
-static bool store_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, struct why *why)
+static bool write_version(struct selector *s, const char *kind, uint64_t epoch, uint64_t version, struct str bytes, struct why *why)
+{
+	return db_run(s->db, Q_VERSION, (struct db_value[]){ DB_Z(kind), DB_I(epoch), DB_I(version), DB_I(wall_us()), DB_B(bytes) }, 5, NULL, NULL,
+		      NULL, why);
+}
+
+/* A version that a decision refers to is written, as the gateway sent it with the first decision on it or as we heard it, and noted once
+ * more after each cleaning, so that it lives as long as they do. */
+static bool store_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, ProtobufCBinaryData sent, struct why *why)
 {
 	struct version *v = find_version(r, epoch, version);
-	struct db_value p[5];
 
+	if (sent.len)
+		return write_version(s, r->kind, epoch, version, str_n((const char *)sent.data, sent.len), why);
 	if (!v || v->stored)
 		return true;
-	p[0] = DB_Z(r->kind), p[1] = DB_I(epoch), p[2] = DB_I(version), p[3] = DB_I(wall_us()), p[4] = DB_B(v->bytes);
-	if (!db_run(s->db, Q_VERSION, p, 5, NULL, NULL, NULL, why))
-		return false;
-	v->stored = true;
-	return true;
+	return v->stored = write_version(s, r->kind, epoch, version, v->bytes, why);
 }
 
 struct found { struct arena *mem; struct str bytes; bool found; };
@@ -144,25 +148,47 @@ static void on_cursor(Corral__Facts_Service *facts, const Corral__FactCursor *q,
 	closure(&ack, data);
 }
 
+static bool bury(struct selector *s, const char *source, struct str bytes, struct why *why)
+{
+	series_inc(metrics_series(svc_metrics(s->svc), M_DECISIONS_DEAD));
+	return db_run(s->db, Q_DEAD, (struct db_value[]){ DB_Z(source), DB_I(wall_us()), DB_Z("not a DecisionEvent"), DB_B(bytes) }, 4, NULL, NULL,
+		      NULL, why);
+}
+
+/* The row without the snapshots that came with it: they are rows of their own. */
+static bool write_decision(struct selector *s, Corral__DecisionEvent *e, struct str bytes, struct why *why)
+{
+	ProtobufCBinaryData models = e->models_snapshot, policy = e->policy_snapshot;
+	struct db_value p[] = { DB_B(str_n((const char *)e->request_id.data, 16)), DB_I(e->occurred_at_us), DB_B(bytes) };
+	uint8_t *packed = NULL;
+	bool ok;
+
+	if (models.len || policy.len) {
+		e->models_snapshot = e->policy_snapshot = (ProtobufCBinaryData){ 0 };
+		packed = x_malloc(corral__decision_event__get_packed_size(e));
+		p[2] = DB_B(str_n((char *)packed, corral__decision_event__pack(e, packed)));
+		e->models_snapshot = models;
+		e->policy_snapshot = policy;
+	}
+	ok = db_run(s->db, Q_DECISION, p, 3, NULL, NULL, NULL, why);
+	free(packed);
+	return ok;
+}
+
 static bool keep_one(struct selector *s, const char *source, ProtobufCBinaryData rec, struct why *why)
 {
 	Corral__DecisionEvent *e = corral__decision_event__unpack(NULL, rec.len, rec.data);
 	struct str bytes = str_n((const char *)rec.data, rec.len);
 	bool ok;
 
-	if (!e || e->request_id.len != 16) {
-		if (e)
-			corral__decision_event__free_unpacked(e, NULL);
-		series_inc(metrics_series(svc_metrics(s->svc), M_DECISIONS_DEAD));
-		return db_run(s->db, Q_DEAD, (struct db_value[]){ DB_Z(source), DB_I(wall_us()), DB_Z("not a DecisionEvent"), DB_B(bytes) }, 4,
-			      NULL, NULL, NULL, why);
-	}
-	ok = store_version(s, &s->models, e->models_epoch, e->models_version, why) &&
-	     store_version(s, &s->policies, e->policy_epoch, e->policy_version, why) &&
-	     db_run(s->db, Q_DECISION,
-		    (struct db_value[]){ DB_B(str_n((const char *)e->request_id.data, 16)), DB_I(e->occurred_at_us), DB_B(bytes) }, 3, NULL, NULL,
-		    NULL, why);
-	corral__decision_event__free_unpacked(e, NULL);
+	if (!e || e->request_id.len != 16)
+		ok = bury(s, source, bytes, why);
+	else
+		ok = store_version(s, &s->models, e->models_epoch, e->models_version, e->models_snapshot, why) &&
+		     store_version(s, &s->policies, e->policy_epoch, e->policy_version, e->policy_snapshot, why) &&
+		     write_decision(s, e, bytes, why);
+	if (e)
+		corral__decision_event__free_unpacked(e, NULL);
 	return ok;
 }
 
