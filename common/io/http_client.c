@@ -23,7 +23,8 @@
 enum {
 	SWEEP_US = 50000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
 	PARTS_INLINE = 4, IOV_MAX_PARTS = 16,
-	READ_TURN = 1 << 20
+	READ_TURN = 1 << 20,
+	STALE_US = 1000000            /* a server that closed before it read the request is heard of sooner */
 };
 
 struct link {
@@ -444,7 +445,13 @@ static void connected(struct http_call *call)
 	call_send(call);
 }
 
-/* The link broke. Whoever closed an idle connection just when it was reused does no harm: once more, on a fresh one. */
+/* A server that closed its idle connection just when it was reused has not seen the request. One that broke later may have worked on it. */
+static bool is_stale(const struct http_call *call)
+{
+	return call->reused && !call->answered && !call->again && loop_now_us(call->pool->loop) - call->since_us < STALE_US;
+}
+
+/* The link broke: on a stale one nothing is lost, so once more, on a fresh one. */
 static void link_broke(struct http_call *call, const char *text)
 {
 	struct link *link = call->link;
@@ -453,7 +460,7 @@ static void link_broke(struct http_call *call, const char *text)
 		call_failed(call, HTTP_CALL_CUT, text);
 		return;
 	}
-	if (!call->reused || call->answered || call->again) {
+	if (!is_stale(call)) {
 		call_failed(call, HTTP_CALL_RESET, text);
 		return;
 	}
