@@ -12,18 +12,27 @@ static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryDat
 /* Every string of an event is a name with a bound (see str_copy, cut()); all together they stay far below this. */
 enum { EVENT_ROOM = 4096 };
 
+/* Said once. The client learns that it is so, not where our files lie. */
+static void spool_broken(struct worker *w, const struct spool *s, struct why *why)
+{
+	if (s == w->usage && !w->spool_failed)
+		LOG_ERROR("the spool cannot be written: no new work is admitted", LOG_S("error", why->text));
+	if (s == w->usage)
+		w->spool_failed = true;
+	err_set(why, ERR_STORE_FAILED, "what is used cannot be booked now, so nothing is sent to a model; the gateway's log says why");
+}
+
 /* Packs straight into the spool's map. 'room' is an upper bound; 0 = measure. */
 static int64_t append(struct worker *w, struct spool *s, uint8_t type, const ProtobufCMessage *m, uint32_t room, struct why *why)
 {
 	uint8_t *at = spool_reserve(s, room ? room : (uint32_t)protobuf_c_message_get_packed_size(m), why);
 
 	if (!at) {
-		if (!w->spool_failed)
-			LOG_ERROR("the spool cannot be written: no new work is admitted", LOG_S("error", why->text));
-		w->spool_failed = true;
+		spool_broken(w, s, why);
 		return -1;
 	}
-	w->spool_failed = false;
+	if (s == w->usage)
+		w->spool_failed = false;
 	return spool_commit(s, type, (uint32_t)protobuf_c_message_pack(m, at));
 }
 

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "common/data/log.h"
+
 struct ask *ask_new(struct req *r, void (*call)(struct ask *))
 {
 	struct arena *mem = arena_new(2048);
@@ -41,6 +43,13 @@ static void answer(void *arg)
 
 void ask_done(struct ask *a) { loop_post(a->worker->loop, answer, a); }
 
+/* What it says of files and addresses is for the log. */
+static void cannot_answer(struct ask *a, const char *service, const char *error)
+{
+	LOG_WARN("a question was not answered", LOG_S("of", service), LOG_S("error", error));
+	err_set(&a->err, ERR_UNAVAILABLE, "the %s does not answer now; the gateway's log says why", service);
+}
+
 void ask_failed(struct ask *a, struct rpc_client *client, const char *service)
 {
 	const struct why *why = rpc_error(client);
@@ -48,7 +57,7 @@ void ask_failed(struct ask *a, struct rpc_client *client, const char *service)
 	if (why && (why->code == ERR_NOT_FOUND || why->code == ERR_INVALID || why->code == ERR_MALFORMED))
 		a->err = *why;
 	else
-		err_set(&a->err, ERR_UNAVAILABLE, "the %s does not answer: %s", service, why ? why->text : "no reply");
+		cannot_answer(a, service, why ? why->text : "no reply");
 	ask_done(a);
 }
 

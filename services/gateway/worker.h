@@ -33,7 +33,7 @@ struct worker {
 	struct req *spare_req[64];
 	unsigned n_spare_req;
 	struct loop_timer sweep;
-	bool spool_failed;            /* the last append failed: logged once */
+	bool spool_failed;            /* the last append to 'usage' failed: logged once */
 	bool draining, server_idle;
 	char usage_dir[512], decisions_dir[512];
 	struct series *m_gone, *m_queue_seconds;
