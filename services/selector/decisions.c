@@ -17,7 +17,7 @@ const char *const selector_statements[] = {
 		      "ON CONFLICT (kind, epoch, version) DO UPDATE SET noted_at_us = excluded.noted_at_us",
 	[Q_VERSION_GET] = "SELECT bytes FROM versions WHERE kind = ?1 AND epoch = ?2 AND version = ?3",
 	[Q_DEAD] = "INSERT INTO dead_letters (source, noted_at_us, reason, bytes) VALUES (?1, ?2, ?3, ?4)",
-	[Q_CLEAN] = "DELETE FROM decisions WHERE occurred_at_us < ?1",
+	[Q_CLEAN] = "DELETE FROM decisions WHERE request_id < ?1",
 	[Q_CLEAN_VERSIONS] = "DELETE FROM versions WHERE noted_at_us < ?1",
 };
 const unsigned selector_n_statements = sizeof(selector_statements) / sizeof(*selector_statements);
@@ -29,6 +29,8 @@ const struct db_migration selector_migrations[] = {
 	     "CREATE TABLE versions (kind TEXT NOT NULL, epoch BIGINT NOT NULL, version BIGINT NOT NULL, noted_at_us BIGINT NOT NULL,"
 	     " bytes BLOB NOT NULL, PRIMARY KEY (kind, epoch, version));"
 	     "CREATE TABLE dead_letters (source TEXT NOT NULL, noted_at_us BIGINT NOT NULL, reason TEXT NOT NULL, bytes BLOB NOT NULL);" },
+	/* a request's id begins with its time: the rows lie in its order already */
+	{ 2, "DROP INDEX decisions_by_time" },
 	{ 0 },
 };
 
@@ -175,21 +177,30 @@ static bool write_decision(struct selector *s, Corral__DecisionEvent *e, struct 
 	return ok;
 }
 
-static bool keep_one(struct selector *s, const char *source, ProtobufCBinaryData rec, struct why *why)
+static void *arena_of(void *arena, size_t n) { return arena_alloc(arena, n); }
+static void keep_in_arena(void *arena, void *p) { (void)arena, (void)p; }
+
+static bool keep_one(struct selector *s, struct arena *mem, const char *source, ProtobufCBinaryData rec, struct why *why)
 {
-	Corral__DecisionEvent *e = corral__decision_event__unpack(NULL, rec.len, rec.data);
+	ProtobufCAllocator alloc = { arena_of, keep_in_arena, mem };
+	Corral__DecisionEvent *e = corral__decision_event__unpack(&alloc, rec.len, rec.data);
 	struct str bytes = str_n((const char *)rec.data, rec.len);
-	bool ok;
 
 	if (!e || e->request_id.len != 16)
-		ok = bury(s, source, bytes, why);
-	else
-		ok = store_version(s, &s->models, e->models_epoch, e->models_version, e->models_snapshot, why) &&
-		     store_version(s, &s->policies, e->policy_epoch, e->policy_version, e->policy_snapshot, why) &&
-		     write_decision(s, e, bytes, why);
-	if (e)
-		corral__decision_event__free_unpacked(e, NULL);
-	return ok;
+		return bury(s, source, bytes, why);
+	return store_version(s, &s->models, e->models_epoch, e->models_version, e->models_snapshot, why) &&
+	       store_version(s, &s->policies, e->policy_epoch, e->policy_version, e->policy_snapshot, why) && write_decision(s, e, bytes, why);
+}
+
+static bool keep_all(struct selector *s, const Corral__FactBatch *b, struct why *why)
+{
+	struct arena *mem = arena_new(0);
+	size_t i;
+
+	for (i = 0; i < b->n_records && keep_one(s, mem, b->source, b->records[i], why); i++)
+		arena_reset(mem);
+	arena_free(mem);
+	return i == b->n_records;
 }
 
 /* The cursor moves in the same transaction as the rows, from exactly where the batch says it starts: nothing twice, nothing between. */
@@ -199,10 +210,7 @@ static bool batch_write(struct selector *s, const Corral__FactBatch *b, int64_t 
 	    !db_run(s->db, Q_CURSOR_MOVE, (struct db_value[]){ DB_Z(b->source), DB_I(b->next), DB_I(b->epoch), DB_I(b->first) }, 4, NULL, NULL,
 		    ret_moved, why))
 		return false;
-	for (size_t i = 0; *ret_moved && i < b->n_records; i++)
-		if (!keep_one(s, b->source, b->records[i], why))
-			return false;
-	return true;
+	return !*ret_moved || keep_all(s, b, why);
 }
 
 static bool apply(struct selector *s, const Corral__FactBatch *b, struct why *why)
@@ -320,12 +328,24 @@ static void on_explain(Corral__Selector_Service *rpc, const Corral__ExplainReque
 	arena_free(f.mem);
 }
 
+/* The lowest id of a request of that time. */
+static struct str id_at(int64_t us, uint8_t id[16])
+{
+	uint64_t ms = us > 0 ? (uint64_t)us / 1000 : 0;
+
+	memset(id, 0, 16);
+	for (int i = 0; i < 6; i++)
+		id[i] = (uint8_t)(ms >> (40 - 8 * i));
+	return str_n((const char *)id, 16);
+}
+
 void decisions_clean(struct selector *s, int64_t before_us)
 {
 	struct why why;
 	int64_t gone = 0;
+	uint8_t id[16];
 
-	if (!db_run(s->db, Q_CLEAN, (struct db_value[]){ DB_I(before_us) }, 1, NULL, NULL, &gone, &why) ||
+	if (!db_run(s->db, Q_CLEAN, (struct db_value[]){ DB_B(id_at(before_us, id)) }, 1, NULL, NULL, &gone, &why) ||
 	    !db_run(s->db, Q_CLEAN_VERSIONS, (struct db_value[]){ DB_I(before_us - 86400 * (int64_t)1000000) }, 1, NULL, NULL, NULL, &why))
 		LOG_WARN("old decisions could not be removed", LOG_S("error", why.text));
 	else if (gone)
