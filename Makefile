@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: proof-kill proof-leave proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs clean fakes
+.PHONY: proof-kill proof-leave proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -62,7 +62,7 @@ help:
 #: make fuzz-replay run every fuzz target over its corpus once
 #: make fuzz-slice  the corpora and 20,000 seeded inputs each; make proof-fuzz: ten minutes each
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
-#: make bench       corral beside nginx and haproxy
+#: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 #: make proof-leave  how soon a backend is free of a client that left, 200 times at four moments
 
@@ -185,6 +185,15 @@ check: $(DOCS_BIN)
 
 docs: $(DOCS_BIN)
 	@scripts/gen-docs $(DOCS_BIN)
+
+ROUNDS  ?= 5
+SECONDS ?= 3
+BENCH   = ulimit -n "$$(ulimit -Hn)"; tests/bench/bench.py --build $(BUILD) --rounds $(ROUNDS) --seconds $(SECONDS)
+
+bench: all fakes
+	@$(BENCH) --cases post-1k,post-32k,sse-100,sse-1000
+	@$(BENCH) --cases post-1k-1 --targets direct,nginx,floor,corral --base direct
+	@$(BUILD)/tests/bench/policy_bench
 
 clean:
 	rm -rf $(BUILD)

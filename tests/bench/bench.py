@@ -85,6 +85,7 @@ class World:
         self.load_core, self.proxy_core = args.cores
         self.dir = tempfile.mkdtemp(prefix="corral-bench-")
         self.next_port, self.started = args.port, []
+        self.rss_idle_mb = None       # of corral, ready and unasked
         self.mock_port = self.port()
         self.mock_flags = ["--model", "mock", "--slots", "19000", "--chunks", str(args.chunks), "--gap-ms", str(args.gap_ms)]
         self.chunks = args.chunks
@@ -223,6 +224,8 @@ class Corral(Target):
                        "--workers", "1", "--access-log", "off", "--max-connections", "19000", "--queue-max", "19000", *world.corral_flags]
             pid = world.start(world.proxy_core, command, self.port, self.name).pid
             wait_ready(admin)
+            time.sleep(1)
+            world.rss_idle_mb = rss_kb(pid) / 1024
             Corral.running = (self.port, pid)
         self.port, self.pid = Corral.running
 
@@ -300,7 +303,7 @@ class Streams:
 
 
 CASES = {
-    "post-1k": Post(1024, 64), "post-1k-8": Post(1024, 8), "post-32k": Post(32768, 32),
+    "post-1k": Post(1024, 64), "post-1k-1": Post(1024, 1), "post-1k-8": Post(1024, 8), "post-32k": Post(32768, 32),
     "sse-100": Streams(100), "sse-1000": Streams(1000), "sse-5000": Streams(5000),
 }
 
@@ -358,6 +361,25 @@ def show(name, rows, base_name):
               f"{'%.2f' % rate['median'] if rate else '-':>7} {row['p50_us']:9.0f} {row['p99_us']:9.0f} {row['rss_mb'] or 0:8.1f}")
 
 
+# --- what is promised: CPU beside nginx's, one worker each, median of the rounds --------------------------------------------
+
+PROMISES = (("post-1k", "corral", 1.0), ("post-32k", "corral", 1.0), ("post-1k", "auto", 1.25), ("sse-1000", "corral", 1.0))
+RSS_IDLE_MB = 40
+
+
+def say(what, value, limit, spread=""):
+    print(f"{'met   ' if value <= limit else 'MISSED'} {what}: {value:.2f}{spread}, promised at most {limit:g}")
+
+
+def verdicts(summaries, rss_idle_mb):
+    print()
+    for case, target, limit in PROMISES:
+        if ratio := summaries.get(case, {}).get(target, {}).get("cpu_us_ratio"):
+            say(f"{case}, {target}: CPU per {CASES[case].unit} / nginx's", ratio["median"], limit, f" ({ratio['min']:.2f}..{ratio['max']:.2f})")
+    if rss_idle_mb is not None:
+        say("corral serve at rest: RSS in MB", rss_idle_mb, RSS_IDLE_MB)
+
+
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--build", default="build")
@@ -394,6 +416,8 @@ def main():
             show(name, summary(all_runs[name], args.base), args.base)
     finally:
         world.stop()
+    if args.base == "nginx":
+        verdicts({n: summary(r, args.base) for n, r in all_runs.items()}, world.rss_idle_mb)
     if args.json:
         with open(args.json, "w") as f:
             json.dump({"runs": all_runs, "summary": {n: summary(r, args.base) for n, r in all_runs.items()}}, f, indent=1)
