@@ -65,8 +65,10 @@ static bool ingest(uint64_t first, int64_t age_us, size_t n)
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
 	Corral__FactBatch b = CORRAL__FACT_BATCH__INIT;
 	ProtobufCBinaryData record;
-	uint8_t id[16] = { (uint8_t)first, 1 };
+	uint64_t ms = (uint64_t)(wall_us() - age_us) / 1000;
+	uint8_t id[16] = { (uint8_t)(ms >> 40), (uint8_t)(ms >> 32), (uint8_t)(ms >> 24), (uint8_t)(ms >> 16), (uint8_t)(ms >> 8), (uint8_t)ms, 0x70 };
 
+	id[15] = (uint8_t)first;
 	e.request_id = (ProtobufCBinaryData){ 16, id };
 	e.occurred_at_us = wall_us() - age_us;
 	e.models_epoch = e.models_version = 1;
