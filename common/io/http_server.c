@@ -163,6 +163,16 @@ static int bind_socket(const struct sockaddr *sa, socklen_t n, bool reuseport)
 	return -1;
 }
 
+/* With SO_REUSEPORT another program's listener, a second copy of this one say, would go unnoticed and take half the clients. */
+static bool is_free(const struct sockaddr *sa, socklen_t n)
+{
+	int fd = bind_socket(sa, n, false);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 /* A socket file that nobody listens on is what a killed predecessor left. */
 static bool unlink_dead_socket(const struct sockaddr_un *sa)
 {
@@ -228,7 +238,8 @@ static int listen_tcp(struct http_server *s, const char *host, const char *port)
 		errno = EADDRNOTAVAIL;
 		return -1;
 	}
-	fd = bind_socket(ai->ai_addr, ai->ai_addrlen, s->opts.reuseport);
+	fd = s->opts.reuseport && s->opts.first && !is_free(ai->ai_addr, ai->ai_addrlen) ? -1 :
+		bind_socket(ai->ai_addr, ai->ai_addrlen, s->opts.reuseport);
 	freeaddrinfo(ai);
 	if (fd < 0 || getsockname(fd, (struct sockaddr *)&bound, &n) < 0)
 		return fd;

@@ -54,6 +54,7 @@ struct http_server_opts {
 	uint32_t max_requests;        /* default 10000 per connection; then Connection: close */
 	uint32_t max_conns;           /* default 10000; above it new ones get 503 and close */
 	bool reuseport;               /* several loops listen on one address */
+	bool first;                   /* the first of these: fails where another program listens already, which would share the port */
 	const char *server_name;      /* NULL = no Server header */
 };
 

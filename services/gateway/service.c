@@ -76,6 +76,8 @@ static enum err check(const void *config, struct why *why)
 {
 	const struct gateway_config *c = config;
 
+	if (!strchr(c->listen, ':'))
+		return err_field(why, ERR_INVALID, "listen", "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", c->listen);
 	if (!is_loopback(str_of(c->listen)))
 		return err_field(why, ERR_INVALID, "listen",
 				 "'%s' can be reached from other machines, and there are no keys that would protect it; listen on 127.0.0.1", c->listen);
@@ -163,6 +165,8 @@ static unsigned worker_count(const struct gateway_config *c)
 {
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
+	if (str_starts(str_of(c->listen), STR("unix:")))
+		return 1;                 /* a socket file has one listener */
 	return c->workers ? (unsigned)c->workers : cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 

@@ -134,7 +134,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, const char *listen,
 {
 	struct worker *w = x_calloc(1, sizeof(*w));
 	struct http_handler handler = { on_head, on_request, on_refused, w };
-	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = g->n_workers > 1,
+	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = g->n_workers > 1, .first = index == 0,
 		.max_conns = (uint32_t)g->cfg->max_connections };
 	int closed;
 
