@@ -108,8 +108,17 @@ static enum err read_tools(struct planning *p, struct canon *c, uint32_t list)
 
 static enum err read_think(struct planning *p, struct canon *c, uint32_t value)
 {
-	c->think = json_is_string(&p->in->doc, value) ? json_string(&p->in->doc, value, p->mem) : canon_is_true(p, value) ? STR("true") : STR("false");
-	return ERR_OK;
+	static const char *const levels[] = { "low", "medium", "high", "max" };
+
+	if (!json_is_string(&p->in->doc, value)) {
+		c->think = canon_is_true(p, value) ? STR("true") : STR("false");
+		return ERR_OK;
+	}
+	c->think = json_string(&p->in->doc, value, p->mem);
+	for (size_t i = 0; i < sizeof(levels) / sizeof(*levels); i++)
+		if (str_eqz(c->think, levels[i]))
+			return ERR_OK;
+	return plan_refuse(p, "think", "it must be true, false, low, medium, high or max");
 }
 
 /* What generate says beside its prompt. */

@@ -64,3 +64,8 @@ def test_refusals_before_the_body_is_read(front, path, keys):
             continue
         error = json.loads(text)["error"]
         assert got == status and answered["X-Request-Id"] and (set(error) == keys if keys else isinstance(error, str)), text
+
+
+def test_think_of_no_known_strength(front):
+    status, _, text = http(front.url + "/api/chat", {"model": MODEL, "messages": HELLO, "stream": False, "think": "bogus"}, "POST")
+    assert status == 400 and "think" in json.loads(text)["error"]
