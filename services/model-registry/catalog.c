@@ -252,6 +252,7 @@ static Corral__Replica *replica_make(const struct registry *registry, struct are
 	replica->context_length = row->found->context_in_force;
 	replica->slots = slots ? slots : row->found->slots ? row->found->slots : 1;
 	replica->loaded = row->found->loaded && row->backend->state != CORRAL__BACKEND_STATE__BACKEND_DOWN;
+	replica->size_loaded_bytes = row->found->size_loaded_bytes;
 	replica->size_vram_bytes = row->found->size_vram_bytes;
 	replica->expires_at_us = row->found->expires_at_us;
 	replica->digest = z(mem, row->found->digest);

@@ -21,6 +21,7 @@ struct found {
 	uint32_t slots;
 	bool detailed;                /* nothing more is to be asked about this digest */
 	bool loaded;
+	uint64_t size_loaded_bytes;   /* in memory, that of the GPU included; 0 = unknown */
 	uint64_t size_vram_bytes;
 	int64_t expires_at_us;
 	int64_t seen_us;              /* wall clock of the last listing that had it */

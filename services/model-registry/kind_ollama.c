@@ -80,6 +80,7 @@ static void keep_residency(struct found *found, const struct found *before)
 	if (!before)
 		return;
 	found->loaded = before->loaded;
+	found->size_loaded_bytes = before->size_loaded_bytes;
 	found->size_vram_bytes = before->size_vram_bytes;
 	found->expires_at_us = before->expires_at_us;
 	found->context_in_force = before->context_in_force;
@@ -188,6 +189,7 @@ static void read_resident(struct listing *listing, const struct json *json, uint
 	if (!found)
 		return;
 	found->loaded = true;
+	found->size_loaded_bytes = read_u64(json, entry, "size");
 	found->size_vram_bytes = read_u64(json, entry, "size_vram");
 	found->context_in_force = read_u32(json, entry, "context_length");
 	found->expires_at_us = 0;
@@ -203,6 +205,7 @@ static void on_ps(struct visit *visit, const struct answer *answer)
 	if (models && listing) {
 		for (size_t i = 0; i < listing->n; i++) {
 			listing->models[i].loaded = false;
+			listing->models[i].size_loaded_bytes = 0;
 			listing->models[i].size_vram_bytes = 0;
 			listing->models[i].expires_at_us = 0;
 			listing->models[i].context_in_force = 0;

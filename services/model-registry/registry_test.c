@@ -297,6 +297,7 @@ static void reads_ollama(void **state)
 	assert_non_null(strstr(m->template_text, "im_start"));
 	r = replica(&w, "tiny:latest", "o");
 	assert_true(r->loaded);
+	assert_int_equal(r->size_loaded_bytes, 14543748);
 	assert_int_equal(r->context_length, 1024);
 	assert_int_equal(r->slots, 3);
 	assert_true(r->expires_at_us > 0);

@@ -259,7 +259,7 @@ static void ps_entry(struct json_out *jo, const struct world *w, const struct ca
 	jw_obj(jo);
 	jw_kv_str(jo, "name", v.name);
 	jw_kv_str(jo, "model", v.name);
-	jw_kv_u64(jo, "size", v.size);
+	jw_kv_u64(jo, "size", c->pb->size_loaded_bytes ? c->pb->size_loaded_bytes : v.size);
 	jw_kv_strz(jo, "digest", v.digest);
 	details(jo, &v, false);
 	jw_kv_strz(jo, "expires_at", expires);
