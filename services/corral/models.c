@@ -67,6 +67,14 @@ static int print_models(struct cli *c, const struct json *j)
 	return EXIT_OK;
 }
 
+/* llama.cpp answers GET /models too, with "models" of its own. */
+static bool is_our_list(const struct json *j)
+{
+	uint32_t list = json_get(j, 0, "models"), first = list ? json_first(j, list) : 0;
+
+	return list && (!first || json_get(j, first, "backends"));
+}
+
 static int list_models(struct cli *c, const struct models_opts *o)
 {
 	struct buf path = { 0 };
@@ -80,7 +88,7 @@ static int list_models(struct cli *c, const struct models_opts *o)
 	add_query(&path, "available", o->available ? "true" : "");
 	status = cli_ask(c, "GET", buf_z(&path), STR(""), &a);
 	buf_free(&path);
-	if (status == EXIT_OK && !json_get(&a.doc, 0, "models"))
+	if (status == EXIT_OK && !is_our_list(&a.doc))
 		return cli_answer_failed(c, &a);
 	if (status)
 		return status;

@@ -140,8 +140,10 @@ int cli_answer_failed(struct cli *c, const struct answer *a)
 				url, a->error);
 	if (a->status == 401)
 		return cli_fail(c, EXIT_FAILED, "%s; set CORRAL_API_KEY or give --api-key", a->error);
-	if (a->status >= 400)
+	if (a->status >= 400 && (!a->body.n || (a->is_json && json_get(&a->doc, 0, "success"))))
 		return cli_fail(c, EXIT_FAILED, "%s", a->error);
+	if (a->status >= 400)             /* an error, and not in the shape of ours */
+		return cli_fail(c, EXIT_FAILED, "what answers at %s is not Corral: '%s' (%d); is --url right?", url, a->error, a->status);
 	return cli_fail(c, EXIT_FAILED, "what answers at %s is not Corral: the answer is not what was asked for; is --url right?", url);
 }
 

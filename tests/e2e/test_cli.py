@@ -323,6 +323,12 @@ def test_doctor_sees_a_state_dir_that_cannot_be_written(tmp_path):
 
 # --- words ---
 
+@pytest.mark.parametrize("words", [["status"], ["models"], ["usage"]])
+def test_another_program_there(llama, words):
+    done = run(*words, url=llama.url)
+    assert done.returncode == 1 and f"what answers at {llama.url} is not Corral" in done.stderr and "--url" in done.stderr, done.stderr
+
+
 def test_nobody_there():
     for words in (["status"], ["models"], ["models", "sync"], ["usage"], ["explain", "x"], ["chat", "hello"]):
         done = run(*words, url="http://127.0.0.1:1")
