@@ -86,8 +86,8 @@ bool http_name_ok(struct str name);        /* a token, and not one of the look-a
 const char *http_reason(int status);       /* never NULL; "" = unknown */
 
 /* Collapses duplicate slashes, removes a trailing slash, decodes percent-escapes into 'out' (no terminator; cap >= path.n
- * is always enough). False, nothing returned: no leading slash, dot segments, a broken escape, an escaped slash,
- * backslash or control byte, bytes that are not UTF-8 after decoding, or 'out' too small. */
+ * is always enough). An escaped slash stays "%2F": it parts nothing. False, nothing returned: no leading slash, dot segments (also
+ * before an escaped slash), a broken escape, an escaped backslash or control byte, bytes that are not UTF-8 after decoding, or 'out' too small. */
 bool http_path_normalise(struct str path, char *out, size_t cap, struct str *ret);
 
 /* One query parameter, percent-decoded ('+' = space), into the arena, terminated; the first of that name.

@@ -51,14 +51,32 @@ static int unescape(const char **p, const char *end)
 	return (int)(http_unhex(at[1]) << 4 | http_unhex(at[2]));
 }
 
-/* ".", "..", and both with parameters behind, which some servers strip first. */
+/* ".", "..", and both with parameters or an encoded slash behind, which some servers strip or decode first. */
 static bool dot_segment(const char *p, const char *end)
 {
 	const char *q = p;
 
 	while (q < end && q - p < 2 && *q == '.')
 		q++;
-	return q > p && (q == end || *q == ';');
+	return q > p && (q == end || *q == ';' || *q == '%');
+}
+
+/* One byte of a segment, or an encoded slash, which stays what it is: it parts nothing. NULL for what no path may hold. */
+static char *add_byte(const char **p, const char *end, char *to, const char *limit)
+{
+	bool plain = **p != '%';
+	int c = unescape(p, end);
+
+	if (c < 0x20 || c == 0x7f || c == '\\' || to == limit)
+		return NULL;
+	if (c != '/' || plain) {
+		*to = (char)c;
+		return to + 1;
+	}
+	if (limit - to < 3)
+		return NULL;
+	memcpy(to, "%2F", 3);
+	return to + 3;
 }
 
 bool http_path_normalise(struct str path, char *out, size_t cap, struct str *ret)
@@ -77,14 +95,9 @@ bool http_path_normalise(struct str path, char *out, size_t cap, struct str *ret
 		if (to == out + cap)
 			return false;
 		*to++ = '/';
-		for (segment = to; p < end && *p != '/'; to++) {
-			bool plain = *p != '%';
-			int c = unescape(&p, end);
-
-			if (c < 0x20 || c == 0x7f || c == '\\' || (c == '/' && !plain) || to == out + cap)
+		for (segment = to; p < end && *p != '/';)
+			if (!(to = add_byte(&p, end, to, out + cap)))
 				return false;
-			*to = (char)c;
-		}
 		if (dot_segment(segment, to))
 			return false;
 	}

@@ -699,7 +699,7 @@ static void request_start(struct conn *c, struct str in)
 	c->deadline_us = 0;
 	in = str_from(in, mine);
 	if (!set_path(e)) {
-		err_set(&why, ERR_MALFORMED, "the path is not one this server can take: dot segments, bad escapes or encoded slashes");
+		err_set(&why, ERR_MALFORMED, "the path is not one this server can take: dot segments or bad escapes");
 		refuse(c, &why);
 		return;
 	}

@@ -12,11 +12,14 @@ static bool is_auto(struct str model)
 	return str_ieq(model, STR("auto")) || str_ieq(model, STR("auto:latest"));
 }
 
-/* What clients say is a label in the ledger: cut to what a name can be. */
+/* What clients say is a label in the ledger: cut to what a name can be, between characters. */
 enum { NAME_MAX_BYTES = 255 };
 static char *z(struct req *r, struct str s)
 {
-	return s.n ? arena_dup(r->mem, s.p, s.n < NAME_MAX_BYTES ? s.n : NAME_MAX_BYTES) : (char *)"";
+	if (s.n > NAME_MAX_BYTES)
+		for (s.n = NAME_MAX_BYTES; s.n && ((unsigned char)s.p[s.n] & 0xc0) == 0x80;)
+			s.n--;
+	return s.n ? arena_dup(r->mem, s.p, s.n) : (char *)"";
 }
 
 /* The client's own words win; an unknown task type is kept as a label and treated as undetected. */

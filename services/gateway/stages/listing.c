@@ -186,6 +186,21 @@ static bool find_view(struct req *r, struct str name, struct view *v)
 	return true;
 }
 
+/* The rest of the path as a name: clients encode the slash of "org/model". */
+static struct str param_name(struct req *r)
+{
+	char *p = arena_dup(r->mem, r->param.p, r->param.n), *to = p;
+	struct str rest = str_n(p, r->param.n);
+
+	for (; rest.n; to++) {
+		bool slash = str_starts(rest, STR("%2F"));
+
+		*to = slash ? '/' : *rest.p;
+		rest = str_from(rest, slash ? 3 : 1);
+	}
+	return str_n(p, (size_t)(to - p));
+}
+
 static void openai_one(struct json_out *jo, struct req *r, const void *v)
 {
 	(void)r;
@@ -196,7 +211,7 @@ static enum step openai_model(struct req *r)
 {
 	struct view v;
 
-	return find_view(r, r->param, &v) ? answer(r, 200, openai_one, &v) : STEP_FAIL;
+	return find_view(r, param_name(r), &v) ? answer(r, 200, openai_one, &v) : STEP_FAIL;
 }
 
 /* --- Ollama --- */
@@ -486,7 +501,7 @@ static enum step model(struct req *r)
 {
 	struct view v;
 
-	return find_view(r, r->param, &v) ? answer(r, 200, native_one, &v) : STEP_FAIL;
+	return find_view(r, param_name(r), &v) ? answer(r, 200, native_one, &v) : STEP_FAIL;
 }
 
 static const char *state_name(const Corral__Backend *b)
