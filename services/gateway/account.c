@@ -140,13 +140,30 @@ bool account_start(struct req *r, struct why *why)
 
 	common(r, &e, &id);
 	describe(r, &e);
+	r->try.start_wall_us = e.occurred_at_us;
 	e.kind = CORRAL__USAGE_KIND__USAGE_START;
-	r->try.start_position = !account_flush(w) ? still_full(why) : append(w, w->usage, REC_START, &e.base, EVENT_ROOM, why);
+	r->try.start_position = !account_flush(w) ? still_full(why) : append(w, w->usage, REC_BEGUN, &e.base, EVENT_ROOM, why);
 	if (r->try.start_position < 0)
 		return false;
 	list_push(&w->open, &r->try.open);
 	note_oldest(w);
 	return true;
+}
+
+void account_announce(struct req *r, int64_t now_us)
+{
+	struct attempt *t = &r->try;
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	struct uuid id;
+	struct why why;
+
+	if (t->announced || t->start_position < 0 || now_us - t->start_us < ANNOUNCE_US)
+		return;
+	common(r, &e, &id);
+	describe(r, &e);
+	e.kind = CORRAL__USAGE_KIND__USAGE_START;
+	e.occurred_at_us = t->start_wall_us;
+	t->announced = append(r->worker, r->worker->usage, REC_START, &e.base, EVENT_ROOM, &why) >= 0;
 }
 
 static void fill_usage(struct req *r, Corral__UsageEvent *e)
@@ -186,7 +203,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	if (t->number && t->start_position < 0)
 		return;
 	common(r, &e, &id);
-	if (!t->number)
+	if (!t->announced)
 		describe(r, &e);          /* with a START the ledger has it already */
 	e.kind = CORRAL__USAGE_KIND__USAGE_FINAL;
 	e.status = (char *)status;
@@ -304,7 +321,7 @@ static void note(struct open_start **table, uint8_t type, Corral__UsageEvent *e)
 		return;
 	}
 	at = find(table, key);
-	if (type == REC_START && !*at) {
+	if (type == REC_BEGUN && !*at) {
 		*at = x_calloc(1, sizeof(**at));
 		memcpy((*at)->key, key, 20);
 		(*at)->start = e;
@@ -329,17 +346,10 @@ static bool close_one(struct spool *s, struct open_start *o, struct why *why)
 	size_t n;
 	int64_t at;
 
+	e = *o->start;                    /* the same words; nothing of it is freed with e */
 	e.event_id = bytes_of(&id);
 	e.kind = CORRAL__USAGE_KIND__USAGE_FINAL;
-	e.request_id = o->start->request_id;
-	e.attempt = o->start->attempt;
 	e.occurred_at_us = wall_us();
-	e.tenant = o->start->tenant;
-	e.model = o->start->model;
-	e.backend = o->start->backend;
-	e.provider = o->start->provider;
-	e.dialect = o->start->dialect;
-	e.stream = o->start->stream;
 	e.status = (char *)"unknown";
 	e.error_code = (char *)err_name(ERR_INTERNAL);
 	if (o->checkpoint) {
@@ -372,7 +382,7 @@ int account_recover(struct spool *s, const char *dir, struct why *why)
 			LOG_WARN("a damaged part of the spool was left out", LOG_S("spool", dir), LOG_S("error", why->text));
 			continue;
 		}
-		if (type == REC_START || type == REC_FINAL || type == REC_CHECKPOINT)
+		if (type == REC_BEGUN || type == REC_FINAL || type == REC_CHECKPOINT)
 			if ((e = corral__usage_event__unpack(NULL, payload.n, (const uint8_t *)payload.p)))
 				note(table, type, e);
 	}

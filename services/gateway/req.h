@@ -40,7 +40,9 @@ struct attempt {
 	int64_t start_us, first_us;   /* loop clock; first token */
 	int64_t checkpoint_us;
 	uint64_t bytes;               /* read from the backend's body */
-	int64_t start_position;       /* of the START record; -1 = not written */
+	int64_t start_position;       /* of the BEGUN record; -1 = not written */
+	int64_t start_wall_us;
+	bool announced;               /* the ledger knows of it */
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;
 	bool ended;                   /* the protocol's own end was relayed; what the framing still does changes nothing */

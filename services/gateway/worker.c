@@ -107,6 +107,7 @@ static void sweep(struct loop_timer *t)
 	list_each_safe(it, &w->requests) {
 		struct req *r = list_entry(it, struct req, node);
 
+		account_announce(r, now);
 		req_heartbeat(r, now);
 		queue_tick(r, now);
 	}

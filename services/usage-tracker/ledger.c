@@ -450,6 +450,8 @@ static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *
 	r->event = start && start->event && final_fill(e, start->event) ? event_pack(w->l->mem, e, start->bytes.n + final->bytes.n) : final->bytes;
 	r->state |= ROW_FINISHED;
 	r->ended_us = e->occurred_at_us;
+	if (!r->started_us && e->latency_us > 0)          /* no START was heard: short attempts are told of by their FINAL alone */
+		r->started_us = e->occurred_at_us - e->latency_us;
 	r->prompt_tokens = (int64_t)e->prompt_tokens;
 	r->completion_tokens = (int64_t)e->completion_tokens;
 	r->cost_microusd = e->cost_microusd;

@@ -33,7 +33,7 @@ from client import Client                                        # noqa: E402
 from corral import Corral                                        # noqa: E402
 from scripted import Backend                                     # noqa: E402
 
-REC_START, REC_FINAL, REC_CHECKPOINT, SEAL = 1, 2, 4, 0xffffffff
+REC_BEGUN, REC_FINAL, REC_CHECKPOINT, SEAL = 5, 2, 4, 0xffffffff
 LINE = 128
 
 
@@ -114,7 +114,7 @@ def open_attempts(state):
     found = {}
     for kind, f in spool_records(state):
         key = (f.get(4, b"").hex(), f.get(5, 0))
-        if kind == REC_START:
+        if kind == REC_BEGUN:
             found[key] = 0
         elif kind == REC_CHECKPOINT and key in found:
             found[key] = f.get(23, 0)
