@@ -184,7 +184,7 @@ void opt_dump(struct buf *b, const struct opt_set *sets, size_t n)
 
 /* --- --check-config: can be used as a file, but for the secrets --- */
 
-/* Code points that YAML has only as escapes: controls, the byte order mark, the two that are none. */
+/* Code points that YAML has only as escapes, or takes for a line's end: controls, U+2028 and U+2029, the byte order mark, the two that are none. */
 static unsigned needs_escape(struct str rest)
 {
 	const unsigned char *p = (const unsigned char *)rest.p;
@@ -193,6 +193,8 @@ static unsigned needs_escape(struct str rest)
 		return p[0];
 	if (rest.n >= 2 && p[0] == 0xc2 && p[1] < 0xa0)
 		return p[1];
+	if (rest.n >= 3 && p[0] == 0xe2 && p[1] == 0x80 && (p[2] == 0xa8 || p[2] == 0xa9))
+		return 0x1f80u + p[2];
 	if (rest.n >= 3 && p[0] == 0xef && ((p[1] == 0xbb && p[2] == 0xbf) || (p[1] == 0xbf && p[2] >= 0xbe)))
 		return p[1] == 0xbb ? 0xfeff : 0xff00 + p[2] + 0x40u;
 	return 0;
