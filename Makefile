@@ -112,7 +112,7 @@ test: $(TESTS)
 	@scripts/run-unit-tests $(TESTS)
 
 asan:
-	@$(MAKE) BUILD=$(BUILD)/asan SAN=address,undefined OPT=-O1 test
+	@LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) BUILD=$(BUILD)/asan SAN=address,undefined OPT=-O1 test
 
 FUZZ_CC  ?= clang-19
 FUZZ_TARGETS := $(patsubst tests/fuzz/%_fuzz.c,$(BUILD)/fuzz/%,$(FUZZ_C))

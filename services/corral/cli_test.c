@@ -309,9 +309,12 @@ static void other_answers_are_said(void **state)
 	will_answer(400, "{\"success\":false,\"error\":\"from is not\\u001b[31m a time\"}");
 	assert_int_equal(corral("usage --from x"), EXIT_FAILED);
 	assert_string_equal(complained, "corral: from is not [31m a time\n");
-	will_answer(404, "{\"error\":{\"message\":\"no such model\"}}");
+	will_answer(404, "{\"success\":false,\"error\":\"no such model\"}");
 	assert_int_equal(corral("models"), EXIT_FAILED);
 	assert_string_equal(complained, "corral: no such model\n");
+	will_answer(404, "{\"error\":{\"message\":\"File Not Found\"}}");    /* an engine, not a gateway */
+	assert_int_equal(corral("models"), EXIT_FAILED);
+	assert_complains("is not Corral: 'File Not Found' (404); is --url right?");
 	will_answer(401, "{\"error\":\"no key\"}");
 	assert_int_equal(corral("models"), EXIT_FAILED);
 	assert_complains("set CORRAL_API_KEY");
