@@ -164,7 +164,7 @@ TSAN_TESTS = common/io/loop_test common/io/http_test common/io/rpc_test common/i
 tsan:
 	@$(MAKE) BUILD=$(BUILD)/tsan SAN=thread OPT=-O1 tsan-run
 tsan-run: $(TSAN_TESTS:%=$(BUILD)/test/%)
-	@SPOOL_KILL_ROUNDS=20 setarch $$(uname -m) -R scripts/run-unit-tests $^
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/tsan.supp SPOOL_KILL_ROUNDS=20 setarch $$(uname -m) -R scripts/run-unit-tests $^
 
 framing: $(BUILD)/tests/contract/framing_probe
 	@tests/contract/framing_diff.py --probe $<
