@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
+#include "services/gateway/explain_json.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
 
@@ -393,15 +394,6 @@ static void measured(struct json_out *jo, const struct world *w, const struct ca
 	jw_key(jo, "ttft_ms"), n > 0 ? jw_double(jo, ttft / n) : jw_null(jo);
 }
 
-static void time_member(struct json_out *jo, const char *key, int64_t us)
-{
-	char text[40];
-
-	if (us)
-		clock_rfc3339(us, 3, text, sizeof(text));
-	jw_kv_strz(jo, key, us ? text : NULL);
-}
-
 static void native_members(struct json_out *jo, const struct world *w, const struct view *v)
 {
 	const Corral__Model *pb = v->m ? v->m->pb : NULL;
@@ -418,8 +410,8 @@ static void native_members(struct json_out *jo, const struct world *w, const str
 	replica_names(jo, "backends", w, v->m, false);
 	jw_kv_bool(jo, "protected", pb && pb->is_protected);
 	jw_kv_bool(jo, "pinned", pb && pb->pinned);
-	time_member(jo, "first_seen", pb ? pb->first_seen_us : 0);
-	time_member(jo, "last_synced_at", pb ? pb->last_synced_us : w->made_at_us);
+	time_json(jo, "first_seen", pb ? pb->first_seen_us : 0);
+	time_json(jo, "last_synced_at", pb ? pb->last_synced_us : w->made_at_us);
 	measured(jo, w, v->m);
 }
 
@@ -552,7 +544,7 @@ static void backend_entry(struct json_out *jo, const struct world *w, uint16_t i
 	jw_kv_strz(jo, "reason", *b->reason ? b->reason : NULL);
 	if (full) {
 		jw_kv_strz(jo, "version", *b->version ? b->version : NULL);
-		time_member(jo, "checked_at", b->checked_at_us);
+		time_json(jo, "checked_at", b->checked_at_us);
 		backend_load(jo, w, i);
 	}
 	jw_end(jo);
