@@ -198,10 +198,11 @@ static enum reading read_line(struct cli *c, struct buf *line)
 
 	buf_clear(line);
 	for (;;) {
-		ssize_t n = interrupts ? -1 : read(c->in_fd, part, sizeof(part));
+		ssize_t n;
 
-		if (interrupts)
+		if (!interrupts_wait(c->in_fd))
 			return CTRL_C;
+		n = read(c->in_fd, part, sizeof(part));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -252,7 +253,7 @@ static bool handle(struct chat *ch, struct str line)
 		return true;
 	if (line.p[0] == '/')
 		return obey(ch, text);
-	interrupts = 0;
+	interrupts_forget();
 	(void)say(ch, text);
 	return true;
 }
@@ -268,7 +269,7 @@ static int converse(struct chat *ch)
 		bool after_answer = interrupts > 0;   /* the last answer was interrupted: the next Ctrl-C ends */
 		enum reading what;
 
-		interrupts = 0;
+		interrupts_forget();
 		warned |= after_answer;
 		fprintf(c->err, "%s>>>%s ", tone_on(c->colour_err, TONE_STRONG), tone_off(c->colour_err, TONE_STRONG));
 		fflush(c->err);
@@ -281,7 +282,7 @@ static int converse(struct chat *ch)
 			going = false;
 		} else {
 			fprintf(c->err, "\n(Ctrl-C again, Ctrl-D or /quit ends.)\n");
-			interrupts = 0;
+			interrupts_forget();
 			warned = true;
 		}
 	}
@@ -297,9 +298,9 @@ static bool read_all(struct cli *c, struct buf *b)
 
 	do {
 		buf_reserve(b, 65536);
-		n = read(c->in_fd, b->p + b->n, 65536);
+		n = interrupts_wait(c->in_fd) ? read(c->in_fd, b->p + b->n, 65536) : -1;
 		b->n += n > 0 ? (size_t)n : 0;
-	} while ((n > 0 && b->n <= MAX_INPUT_BYTES) || (n < 0 && errno == EINTR && !interrupts));
+	} while ((n > 0 && b->n <= MAX_INPUT_BYTES) || (n < 0 && !interrupts && errno == EINTR));
 	return n == 0;
 }
 
@@ -352,7 +353,7 @@ static int run(struct cli *c)
 	if (!ch.remote)
 		return EXIT_USAGE;
 	begin_conversation(&ch);
-	interrupts = 0;
+	interrupts_forget();
 	interrupts_watch();
 	status = c->in_tty && !*o->message && !c->n_args ? converse(&ch) : ask_once(&ch);
 	interrupts_release();

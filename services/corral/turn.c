@@ -2,7 +2,9 @@
  * and that is said, never hidden. */
 #include "services/corral/turn.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
@@ -188,7 +190,7 @@ static void on_error(struct http_call *call, enum http_call_error e, const char 
 	end(r, r->turn->status ? TURN_FAILED : TURN_UNREACHABLE);
 }
 
-/* --- Ctrl-C: the handler notes it and wakes the loop by a pipe --- */
+/* --- Ctrl-C: the handler notes it and wakes whoever waits by a pipe --- */
 
 volatile sig_atomic_t interrupts;
 static int wake[2] = { -1, -1 };
@@ -204,7 +206,8 @@ static void on_signal(int signo)
 
 void interrupts_watch(void)
 {
-	struct sigaction sa = { .sa_handler = on_signal };      /* no SA_RESTART: it ends a read of the terminal */
+	/* SA_RESTART: a write to the terminal that it interrupts is no failed write; who waits for it polls the pipe. */
+	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 
 	if (wake[0] < 0 && pipe2(wake, O_CLOEXEC | O_NONBLOCK) != 0)
 		return;
@@ -214,12 +217,22 @@ void interrupts_watch(void)
 
 void interrupts_release(void) { signal(SIGINT, SIG_DFL); }
 
-static void drain_wake(void)
+void interrupts_forget(void)
 {
 	char byte[64];
 
 	while (wake[0] >= 0 && read(wake[0], byte, sizeof(byte)) > 0)
 		;
+	interrupts = 0;
+}
+
+bool interrupts_wait(int fd)
+{
+	struct pollfd fds[2] = { { .fd = fd, .events = POLLIN }, { .fd = wake[0], .events = POLLIN } };
+
+	while (!interrupts && poll(fds, 2, -1) < 0 && errno == EINTR)
+		;
+	return !interrupts;
 }
 
 struct watch { struct loop_io io; struct run *run; };
@@ -228,7 +241,6 @@ static void on_wake(struct loop_io *io, unsigned ready)
 {
 	struct watch *w = (struct watch *)(void *)io;
 
-	drain_wake();
 	if (!w->run->call || !interrupts)
 		return;
 	http_call_cancel(w->run->call);
@@ -287,7 +299,6 @@ void turn_run(struct remote *remote, const struct question *q, void (*on_text)(v
 	write_body(q, &body);
 	sent = buf_as_str(&body);
 	head = http_call_head(c->mem, remote_pool(remote), "POST", STR("/v1/chat/completions"), headers(remote, q), true, sent.n);
-	drain_wake();
 	if (wake[0] >= 0)
 		loop_io_add(c->loop, &watch.io, wake[0], LOOP_READ, on_wake);
 	r.call = http_call_start(remote_pool(remote), head, &sent, 1, &opts, &ops, &r);

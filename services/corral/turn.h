@@ -40,5 +40,7 @@ void turn_summary(const struct turn *, struct buf *);
 /* Ctrl-C during a turn ends the turn. How often it was pressed since somebody set this to 0. */
 extern volatile sig_atomic_t interrupts;
 void interrupts_watch(void);          /* from then on Ctrl-C does not end the program */
+void interrupts_forget(void);         /* what was pressed so far was meant for something else */
+bool interrupts_wait(int fd);         /* true: fd can be read (or is at its end); false: Ctrl-C came first */
 void interrupts_release(void);
 #endif

@@ -161,7 +161,8 @@ def test_ctrl_c_in_a_conversation(corral):
     t.type("\x03")
     t.wait_for(PROMPT)
     t.type("\x03")
-    assert t.end()[0] == 0
+    status, said = t.end()
+    assert status == 0, said
 
 
 def test_ctrl_d_and_a_hint(corral):
