@@ -18,6 +18,10 @@ struct snapshot_sub;
 /* 'name' ("models", "policy") keys the topic. pub_url e.g. "inproc://model-registry.pub"; 'server' answers Get. Several names may share one url and server. */
 struct snapshot_pub *snapshot_pub_new(struct loop *, struct rpc_server *server, const char *pub_url, const char *name, struct why *);
 uint64_t snapshot_publish(struct snapshot_pub *, struct str bytes);      /* returns the version given */
+/* Instead of the whole, what changed: applies to the version before it and to no other. 'whole' makes the whole when somebody asks for it
+ * (on the loop; its bytes are valid until the next call); a publisher of deltas sets it before its first one. */
+void snapshot_pub_whole(struct snapshot_pub *, struct str (*whole)(void *arg), void *arg);
+uint64_t snapshot_publish_delta(struct snapshot_pub *, struct str delta);
 uint64_t snapshot_pub_epoch(const struct snapshot_pub *);
 void snapshot_pub_free(struct snapshot_pub *);
 
@@ -25,6 +29,9 @@ struct snapshot_id { uint64_t epoch, version; };
 
 struct snapshot_sub *snapshot_sub_new(struct loop *, struct rpc_client *source, const char *pub_url, const char *name, const char *cache_path,
 				      void (*on_snapshot)(void *arg, struct snapshot_id, struct str bytes, bool stale), void *arg);
+/* Takes deltas too: called for version + 1 of what was last given. False: it does not apply, the whole is fetched. Without this, a
+ * delta is a gap, and the whole is fetched. Set right after snapshot_sub_new(). Deltas are kept on disk behind the whole they apply to. */
+void snapshot_sub_on_delta(struct snapshot_sub *, bool (*on_delta)(void *arg, struct snapshot_id, struct str delta));
 bool snapshot_sub_live(const struct snapshot_sub *);     /* heard from the publisher within 3 s */
 void snapshot_sub_free(struct snapshot_sub *);
 #endif

@@ -1,0 +1,21 @@
+/* secret.h - hashes, randomness and comparison for secrets (libsodium): no output depends on time, no secret stays behind. */
+#ifndef CORRAL_DATA_SECRET_H
+#define CORRAL_DATA_SECRET_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/str.h"
+
+enum { SHA256_BYTES = 32 };
+
+void sha256(struct str, uint8_t ret[SHA256_BYTES]);
+struct sha256_state;                  /* for several pieces */
+struct sha256_state *sha256_begin(void);
+void sha256_add(struct sha256_state *, struct str);
+void sha256_end(struct sha256_state *, uint8_t ret[SHA256_BYTES]);      /* and frees it */
+
+void secret_random(void *to, size_t n);       /* from the kernel */
+bool secret_equal(const void *, const void *, size_t n);      /* takes the same time wherever they differ */
+void secret_wipe(void *, size_t n);           /* is not optimised away */
+#endif
