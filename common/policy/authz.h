@@ -31,4 +31,9 @@ bool role_within(Corral__Role inner, Corral__Role outer);     /* inner has no ac
 const char *role_name(Corral__Role);                  /* "owner" */
 bool role_parse(struct str, Corral__Role *ret);
 extern const char *const all_actions[];               /* ended by NULL */
+bool action_reads(struct str action);                 /* it changes nothing */
+bool role_reaches(Corral__Role, struct str action);   /* to other tenants' objects too */
+/* --dump=roles: the tables as Markdown. */
+struct buf;
+void authz_dump(struct buf *);
 #endif

@@ -3,6 +3,7 @@
 
 #include "common/data/log.h"
 #include "common/llm/exchange.h"
+#include "common/policy/authz.h"
 #include "common/svc/runtime.h"
 
 static const char *base_name(const char *path)
@@ -30,7 +31,7 @@ static void help(const struct runtime *rt, const char *arg0, struct buf *b)
 	buf_addz(b, "\nalso:\n"
 		 "  --help, --version\n"
 		 "  --check-config              Print the values in effect and where each comes from, and end.\n"
-		 "  --dump=config|metrics|routes|errors|fields   Print a reference page (Markdown), and end.\n"
+		 "  --dump=config|metrics|routes|errors|fields|roles   Print a reference page (Markdown), and end.\n"
 		 "\nEnvironment: each option is read from CORRAL_<OPTION> too, for example CORRAL_ADMIN_LISTEN; --config names a YAML\n"
 		 "file with the same names (admin_listen: ...). A flag wins over the environment, the environment over the file.\n"
 		 "\nExamples:\n");
@@ -121,11 +122,17 @@ static void dump_fields(const struct runtime *rt, struct buf *b)
 	llm_dump_fields(b);
 }
 
+static void dump_roles(const struct runtime *rt, struct buf *b)
+{
+	(void)rt;
+	authz_dump(b);
+}
+
 static bool dump(const struct runtime *rt, const char *what, struct buf *b)
 {
 	static const struct { const char *name; void (*fn)(const struct runtime *, struct buf *); } kinds[] = {
 		{ "config", dump_config }, { "metrics", dump_metrics }, { "routes", dump_routes }, { "errors", dump_errors },
-		{ "fields", dump_fields },
+		{ "fields", dump_fields }, { "roles", dump_roles },
 	};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
@@ -133,7 +140,7 @@ static bool dump(const struct runtime *rt, const char *what, struct buf *b)
 			kinds[i].fn(rt, b);
 			return true;
 		}
-	fprintf(stderr, "%s: --dump: '%s' is not one of: config metrics routes errors fields\n", rt->name, what ? what : "");
+	fprintf(stderr, "%s: --dump: '%s' is not one of: config metrics routes errors fields roles\n", rt->name, what ? what : "");
 	return false;
 }
 

@@ -1,6 +1,6 @@
 /* svc.h - a service is one constant table; this runs it.
  *
- * svc_main() gives every program the same: --help --version --dump=config|metrics|routes|errors|fields --check-config, options
+ * svc_main() gives every program the same: --help --version --dump=config|metrics|routes|errors|fields|roles --check-config, options
  * (opt.h), logs, admin port (/livez /readyz /startupz /metrics /version), one loop thread that owns the service's state, RPC endpoint
  * and peers, signals, drain. `corral` runs several tables in one process: each service on its own loop thread, one admin port,
  * peers at inproc:// addresses. A service never calls another's functions: it asks by RPC, hears snapshots, ships facts.

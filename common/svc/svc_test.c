@@ -298,7 +298,7 @@ static void tells_about_itself(void **state)
 	assert_int_equal(run_to_end(false, "--dump=errors", NULL, NULL), 0);
 	assert_non_null(strstr(printed(), "| `QUEUE_FULL` | 429 | The queue for this model is full; see Retry-After. |\n"));
 	assert_int_equal(run_to_end(false, "--dump=all", NULL, NULL), 1);
-	assert_string_equal(printed(), "first: --dump: 'all' is not one of: config metrics routes errors fields\n");
+	assert_string_equal(printed(), "first: --dump: 'all' is not one of: config metrics routes errors fields roles\n");
 }
 
 static void checks_its_configuration(void **state)

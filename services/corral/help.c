@@ -182,7 +182,7 @@ const struct command cmd_serve = {
 	.name = "serve", .args = "", .summary = "Run the gateway and the services behind it, until SIGTERM or Ctrl-C.", .run = serve_run,
 	.text = "Clients reach it at 127.0.0.1:8100 and operators at 127.0.0.1:8110 unless it is told otherwise. It takes the options of "
 		"the services alone: corral serve --help lists them. --check-config prints the values in effect and where "
-		"each comes from; --dump=config|metrics|routes|errors|fields prints reference pages.",
+		"each comes from; --dump=config|metrics|routes|errors|fields|roles prints reference pages.",
 	.examples = (const struct example[]){
 		{ "corral serve --backends gpu=ollama+http://127.0.0.1:11434", "One Ollama on this machine." },
 		{ "corral serve --config corral.yaml", "What is written in a file." },
