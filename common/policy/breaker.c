@@ -40,17 +40,34 @@ bool breaker_is_open(const struct breaker *b, int64_t now_us)
 	       atomic_load_explicit(&b->probing, memory_order_relaxed);
 }
 
-bool breaker_allow(struct breaker *b, const struct breaker_opts *o, int64_t now_us)
+static uint32_t new_ticket(struct breaker *b)
 {
-	int expected = 0;
+	uint32_t t = atomic_fetch_add_explicit(&b->tickets, 1, memory_order_relaxed) + 1;
+
+	return t ? t : new_ticket(b);
+}
+
+/* A call that began before the breaker opened may end while another one probes: it does not speak for that one. */
+static void probe_over(struct breaker *b, uint32_t probe)
+{
+	if (probe)
+		atomic_compare_exchange_strong(&b->probing, &probe, 0);
+}
+
+bool breaker_allow(struct breaker *b, const struct breaker_opts *o, int64_t now_us, uint32_t *ret_probe)
+{
+	uint32_t expected = 0, ticket;
 
 	(void)o;
+	*ret_probe = 0;
 	if (breaker_retry_us(b, now_us) > 0)
 		return false;
 	if (atomic_load_explicit(&b->state, memory_order_relaxed) == BREAKER_CLOSED)
 		return true;
-	if (!atomic_compare_exchange_strong(&b->probing, &expected, 1))
+	ticket = new_ticket(b);
+	if (!atomic_compare_exchange_strong(&b->probing, &expected, ticket))
 		return false;
+	*ret_probe = ticket;
 	atomic_store(&b->state, BREAKER_HALF_OPEN);
 	return true;
 }
@@ -64,7 +81,7 @@ static void window(struct breaker *b, int64_t now_us)
 	b->calls++;
 }
 
-bool breaker_success(struct breaker *b, int64_t now_us)
+bool breaker_success(struct breaker *b, int64_t now_us, uint32_t probe)
 {
 	bool changed = false;
 
@@ -80,7 +97,7 @@ bool breaker_success(struct breaker *b, int64_t now_us)
 		b->calls = b->failed = 0;
 		changed = true;
 	}
-	atomic_store(&b->probing, 0);
+	probe_over(b, probe);
 	pthread_mutex_unlock(&b->lock);
 	return changed;
 }
@@ -100,7 +117,7 @@ static void open_breaker(struct breaker *b, const struct breaker_opts *o, int64_
 	atomic_store(&b->state, BREAKER_OPEN);
 }
 
-bool breaker_failure(struct breaker *b, const struct breaker_opts *o, int64_t now_us, bool refused, const char *cause)
+bool breaker_failure(struct breaker *b, const struct breaker_opts *o, int64_t now_us, bool refused, const char *cause, uint32_t probe)
 {
 	int was;
 	uint32_t run;
@@ -116,12 +133,12 @@ bool breaker_failure(struct breaker *b, const struct breaker_opts *o, int64_t no
 		changed = was == BREAKER_CLOSED;
 		open_breaker(b, o, now_us, refused);
 	}
-	atomic_store(&b->probing, 0);
+	probe_over(b, probe);
 	pthread_mutex_unlock(&b->lock);
 	return changed;
 }
 
-void breaker_neutral(struct breaker *b) { atomic_store(&b->probing, 0); }
+void breaker_neutral(struct breaker *b, uint32_t probe) { probe_over(b, probe); }
 
 void breaker_pause(struct breaker *b, int64_t until_us)
 {

@@ -25,7 +25,8 @@ struct breaker_opts {
 struct breaker {
 	_Atomic int state;            /* read without the lock */
 	_Atomic int64_t until_us;     /* open: rest ends; also the pause of a 429 while closed */
-	_Atomic int probing;          /* half-open: a probe is under way */
+	_Atomic uint32_t probing;     /* half-open: the ticket of the probe that is under way; 0 = none */
+	_Atomic uint32_t tickets;
 	_Atomic uint32_t run;         /* failures in a row */
 	pthread_mutex_t lock;
 	uint32_t successes;           /* while half-open */
@@ -37,15 +38,16 @@ struct breaker {
 };
 
 void breaker_init(struct breaker *);
-/* May a call be made now? Half-open lets exactly one through: the caller then must report it. */
-bool breaker_allow(struct breaker *, const struct breaker_opts *, int64_t now_us);
+/* May a call be made now? Half-open lets exactly one through: *ret_probe is its ticket, else 0. Every call that was let through is reported once,
+ * with its ticket: success, failure or neutral. Only the probe's own report lets another probe go. */
+bool breaker_allow(struct breaker *, const struct breaker_opts *, int64_t now_us, uint32_t *ret_probe);
 /* The same question without taking the probe: for ranking. */
 bool breaker_is_open(const struct breaker *, int64_t now_us);
 /* Both return true when the state changed (then log it). */
-bool breaker_success(struct breaker *, int64_t now_us);
-bool breaker_failure(struct breaker *, const struct breaker_opts *, int64_t now_us, bool refused, const char *cause);
-/* A call that says nothing about health (cancelled, client's error): gives the probe back. */
-void breaker_neutral(struct breaker *);
+bool breaker_success(struct breaker *, int64_t now_us, uint32_t probe);
+bool breaker_failure(struct breaker *, const struct breaker_opts *, int64_t now_us, bool refused, const char *cause, uint32_t probe);
+/* A call that says nothing about health (cancelled, client's error): gives the probe back, if it was one. */
+void breaker_neutral(struct breaker *, uint32_t probe);
 void breaker_pause(struct breaker *, int64_t until_us);       /* Retry-After */
 int64_t breaker_retry_us(const struct breaker *, int64_t now_us);     /* time until it may be tried; 0 = now */
 enum breaker_state breaker_state(const struct breaker *, int64_t now_us);

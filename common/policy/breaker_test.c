@@ -10,10 +10,23 @@
 
 static const struct breaker_opts opts = { .failures = 5, .open_us = 30000000, .max_open_us = 300000000, .refused_open_us = 1000000 };
 
+/* The ticket of the last call that was let through. */
+static uint32_t probe;
+
+static bool allow(struct breaker *b, int64_t now)
+{
+	uint32_t got;
+
+	if (!breaker_allow(b, &opts, now, &got))
+		return false;
+	probe = got;
+	return true;
+}
+
 static void fail_times(struct breaker *b, int n, int64_t now)
 {
 	for (int i = 0; i < n; i++)
-		breaker_failure(b, &opts, now, false, "test");
+		breaker_failure(b, &opts, now, false, "test", 0);
 }
 
 static void opens_after_failures_in_a_row(void **state)
@@ -22,11 +35,11 @@ static void opens_after_failures_in_a_row(void **state)
 
 	breaker_init(&b);
 	fail_times(&b, 4, 0);
-	breaker_success(&b, 0);
+	breaker_success(&b, 0, 0);
 	fail_times(&b, 4, 0);
-	assert_true(breaker_allow(&b, &opts, 0));
-	assert_true(breaker_failure(&b, &opts, 0, false, "test"));
-	assert_false(breaker_allow(&b, &opts, 29999999));
+	assert_true(allow(&b, 0));
+	assert_true(breaker_failure(&b, &opts, 0, false, "test", probe));
+	assert_false(allow(&b, 29999999));
 	assert_true(breaker_is_open(&b, 1));
 }
 
@@ -36,12 +49,12 @@ static void one_probe_then_two_successes_close(void **state)
 
 	breaker_init(&b);
 	fail_times(&b, 5, 0);
-	assert_true(breaker_allow(&b, &opts, 30000000));
-	assert_false(breaker_allow(&b, &opts, 30000000));
+	assert_true(allow(&b, 30000000));
+	assert_false(allow(&b, 30000000));
 	assert_true(breaker_is_open(&b, 30000000));
-	assert_false(breaker_success(&b, 30000001));
-	assert_true(breaker_allow(&b, &opts, 30000002));
-	assert_true(breaker_success(&b, 30000003));
+	assert_false(breaker_success(&b, 30000001, probe));
+	assert_true(allow(&b, 30000002));
+	assert_true(breaker_success(&b, 30000003, probe));
 	assert_int_equal(breaker_state(&b, 30000004), BREAKER_CLOSED);
 }
 
@@ -51,10 +64,10 @@ static void a_failed_probe_doubles_the_rest(void **state)
 
 	breaker_init(&b);
 	fail_times(&b, 5, 0);
-	assert_true(breaker_allow(&b, &opts, 30000000));
-	breaker_failure(&b, &opts, 30000000, false, "test");
-	assert_false(breaker_allow(&b, &opts, 89999999));
-	assert_true(breaker_allow(&b, &opts, 90000000));
+	assert_true(allow(&b, 30000000));
+	breaker_failure(&b, &opts, 30000000, false, "test", probe);
+	assert_false(allow(&b, 89999999));
+	assert_true(allow(&b, 90000000));
 }
 
 static void refused_connections_are_probed_soon(void **state)
@@ -63,8 +76,8 @@ static void refused_connections_are_probed_soon(void **state)
 
 	breaker_init(&b);
 	for (int i = 0; i < 5; i++)
-		breaker_failure(&b, &opts, 0, true, "refused");
-	assert_true(breaker_allow(&b, &opts, 1000000));
+		breaker_failure(&b, &opts, 0, true, "refused", 0);
+	assert_true(allow(&b, 1000000));
 }
 
 static void a_cancelled_probe_is_given_back(void **state)
@@ -73,9 +86,46 @@ static void a_cancelled_probe_is_given_back(void **state)
 
 	breaker_init(&b);
 	fail_times(&b, 5, 0);
-	assert_true(breaker_allow(&b, &opts, 30000000));
-	breaker_neutral(&b);
-	assert_true(breaker_allow(&b, &opts, 30000001));
+	assert_true(allow(&b, 30000000));
+	breaker_neutral(&b, probe);
+	assert_true(allow(&b, 30000001));
+}
+
+/* Requests that were sent before it opened end one after another while the probe is under way. */
+static void only_the_probe_itself_ends_the_probe(void **state)
+{
+	struct breaker b;
+	uint32_t old;
+
+	breaker_init(&b);
+	assert_true(allow(&b, 0));
+	old = probe;
+	fail_times(&b, 5, 0);
+	assert_true(allow(&b, 30000000));
+	assert_int_not_equal(probe, 0);
+	assert_int_equal(old, 0);
+	breaker_neutral(&b, old);
+	assert_false(breaker_allow(&b, &opts, 30000001, &old));
+	breaker_success(&b, 30000002, old);
+	assert_false(breaker_allow(&b, &opts, 30000003, &old));
+	breaker_neutral(&b, probe);
+	assert_true(allow(&b, 30000004));
+}
+
+/* A ticket that was given back already is nobody's. */
+static void a_ticket_serves_once(void **state)
+{
+	struct breaker b;
+	uint32_t first;
+
+	breaker_init(&b);
+	fail_times(&b, 5, 0);
+	assert_true(allow(&b, 30000000));
+	first = probe;
+	breaker_neutral(&b, first);
+	assert_true(allow(&b, 30000001));
+	breaker_neutral(&b, first);
+	assert_false(breaker_allow(&b, &opts, 30000002, &first));
 }
 
 static void half_of_many_calls_opens_it(void **state)
@@ -85,8 +135,8 @@ static void half_of_many_calls_opens_it(void **state)
 
 	breaker_init(&b);
 	for (int i = 0; i < 30 && !opened; i++) {
-		opened = breaker_failure(&b, &opts, i, false, "test");
-		breaker_success(&b, i);
+		opened = breaker_failure(&b, &opts, i, false, "test", 0);
+		breaker_success(&b, i, 0);
 	}
 	assert_true(opened);
 }
@@ -97,9 +147,9 @@ static void retry_after_pauses_without_opening(void **state)
 
 	breaker_init(&b);
 	breaker_pause(&b, 5000000);
-	assert_false(breaker_allow(&b, &opts, 4999999));
+	assert_false(allow(&b, 4999999));
 	assert_int_equal(breaker_retry_us(&b, 4000000), 1000000);
-	assert_true(breaker_allow(&b, &opts, 5000000));
+	assert_true(allow(&b, 5000000));
 	assert_int_equal(breaker_state(&b, 5000000), BREAKER_CLOSED);
 }
 
@@ -109,6 +159,7 @@ int main(void)
 		cmocka_unit_test(opens_after_failures_in_a_row), cmocka_unit_test(one_probe_then_two_successes_close),
 		cmocka_unit_test(a_failed_probe_doubles_the_rest), cmocka_unit_test(refused_connections_are_probed_soon),
 		cmocka_unit_test(a_cancelled_probe_is_given_back), cmocka_unit_test(half_of_many_calls_opens_it),
+		cmocka_unit_test(only_the_probe_itself_ends_the_probe), cmocka_unit_test(a_ticket_serves_once),
 		cmocka_unit_test(retry_after_pauses_without_opening),
 	};
 

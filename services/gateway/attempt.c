@@ -23,14 +23,14 @@ static void report(struct req *r, enum verdict v, const char *cause)
 
 	switch (v) {
 	case V_OK:
-		changed = breaker_success(b, req_now(r));
+		changed = breaker_success(b, req_now(r), t->probe);
 		break;
 	case V_FAILED:
 	case V_REFUSED:
-		changed = breaker_failure(b, &o, req_now(r), v == V_REFUSED, cause);
+		changed = breaker_failure(b, &o, req_now(r), v == V_REFUSED, cause, t->probe);
 		break;
 	case V_NEUTRAL:
-		breaker_neutral(b);
+		breaker_neutral(b, t->probe);
 		break;
 	}
 	if (t->retry_after_us)
@@ -399,7 +399,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	uint32_t number = t->number + 1;
 	struct why why = { 0 };
 
-	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .start_us = req_now(r), .start_position = -1 };
+	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .probe = r->probe, .start_us = req_now(r), .start_position = -1 };
 	list_init(&t->open);
 	buf_clear(&r->out);               /* of an attempt that failed before anything was sent */
 	t->checkpoint_us = t->start_us;

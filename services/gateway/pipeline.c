@@ -331,8 +331,10 @@ static void req_end(struct req *r)
 	if (r->ask)
 		r->ask->req = NULL;       /* its answer comes to nobody */
 	r->ask = NULL;
-	if (r->slot)
+	if (r->slot) {                    /* it ends between queue and dispatch */
+		breaker_neutral(&r->slot->breaker, r->probe);
 		slot_free(r->slot, 0);
+	}
 	r->slot = NULL;
 	if (r->err.code && r->x)
 		send_error(r);

@@ -34,6 +34,7 @@ struct attempt {
 	uint32_t number;              /* from 1; 0 = none yet */
 	uint16_t replica;
 	struct replica_state *slot;   /* held; NULL = given back */
+	uint32_t probe;               /* the breaker's ticket; 0 = not a probe */
 	struct http_call *call;       /* NULL = not under way */
 	struct llm_plan plan;
 	struct llm_relay *relay;
@@ -83,6 +84,7 @@ struct req {
 	char picked_reason[16];
 
 	struct replica_state *slot;   /* set by queue, taken over by dispatch */
+	uint32_t probe;               /* with it: the breaker's ticket */
 	struct waiter *waiting;       /* set by queue while it waits */
 	int64_t queue_since_us, queue_us, queue_deadline_us;
 	struct attempt try;           /* set by dispatch; the current one */

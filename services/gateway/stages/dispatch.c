@@ -11,6 +11,7 @@ static enum step enter(struct req *r)
 	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
 		if (r->world->states[r->pick.ranked[i].replica] == s)
 			return attempt_start(r, s, r->pick.ranked[i].replica);
+	breaker_neutral(&s->breaker, r->probe);
 	slot_free(s, 0);
 	return req_fail(r, ERR_INTERNAL, "the slot that was granted belongs to no candidate");
 }

@@ -14,7 +14,7 @@ static enum step take(struct req *r, struct replica_state *s)
 {
 	struct breaker_opts o = gateway_breaker_opts(r->worker->gw->cfg);
 
-	if (!breaker_allow(&s->breaker, &o, req_now(r))) {
+	if (!breaker_allow(&s->breaker, &o, req_now(r), &r->probe)) {
 		slot_free(s, 0);          /* it opened, or another took the probe, since the decision */
 		return STEP_AGAIN;
 	}
