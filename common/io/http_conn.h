@@ -20,6 +20,8 @@ enum reply_framing { REPLY_NONE, REPLY_LENGTH, REPLY_CHUNKED, REPLY_UNTIL_CLOSE,
 
 struct conn;
 
+enum { HELD_FREE = 65536 };           /* up to this size a buffer is not charged: how many there are is limited elsewhere */
+
 /* One exchange: allocated with exactly as many headers as there are, followed by the head's bytes, the normalised path
  * and, when it came with the head, the body. A large request stays where it was received instead. */
 struct exchange {
@@ -29,6 +31,7 @@ struct exchange {
 	struct http_chunked chunked;
 	uint64_t body_left;           /* of HTTP_LENGTH */
 	size_t body_allowed;
+	size_t charged;               /* of opts.held, for 'body' */
 	struct http_xchg x;           /* last: cut off after the headers that are used */
 };
 
@@ -52,6 +55,7 @@ struct conn {
 	struct buf in;                /* part of a head, or requests that came early */
 	char *out;                    /* NULL when nothing is queued */
 	size_t out_at, out_n, out_cap;
+	size_t out_charged;           /* of opts.held */
 	struct exchange *xc;
 	char peer[56];
 };
@@ -65,10 +69,11 @@ struct http_server {
 	char *unix_path;
 	struct list conns;            /* the one looked at longest ago first, see sweep() */
 	uint32_t n_conns, n_dead;
-	bool draining, accept_paused, freed;
+	bool draining, freed;
 	void (*on_idle)(void *);
 	void *on_idle_arg;
 	struct loop_timer sweep, accept_retry;
+	int64_t accept_warn_us;       /* not before this it is said again that connections wait */
 	struct loop_deferred release;
 	time_t date_s;
 	char date[48];                /* "Date: …\r\n" of date_s */
@@ -87,5 +92,6 @@ void conn_flush_later(struct conn *);
 void conn_gone(struct conn *, const char *why);       /* tells the handler and closes */
 /* Sends what is queued; false when the connection is broken. */
 bool conn_send(struct conn *);
+void conn_out_free(struct conn *);                    /* drops what is queued */
 void conn_send_now(struct conn *, const char *z);     /* a short interim answer */
 #endif

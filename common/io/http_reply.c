@@ -33,6 +33,10 @@ static char *out_room(struct conn *c, size_t n)
 	if (cap != c->out_cap)
 		c->out = x_realloc(c->out, cap);
 	c->out_cap = cap;
+	if (cap > HELD_FREE && cap > c->out_charged) {
+		budget_force(c->srv->opts.held, cap - c->out_charged);
+		c->out_charged = cap;
+	}
 	return c->out + c->out_n;
 }
 
@@ -44,11 +48,12 @@ static void out_add(struct conn *c, struct str s)
 	c->out_n += s.n;
 }
 
-static void out_release(struct conn *c)
+void conn_out_free(struct conn *c)
 {
+	budget_give(c->srv->opts.held, c->out_charged);
 	free(c->out);
 	c->out = NULL;
-	c->out_at = c->out_n = c->out_cap = 0;
+	c->out_at = c->out_n = c->out_cap = c->out_charged = 0;
 }
 
 /* Never SIGPIPE, never EINTR; -1 for both "full" (EAGAIN) and broken. */
@@ -75,7 +80,7 @@ bool conn_send(struct conn *c)
 		c->out_at += (size_t)n;
 		c->deadline_us = 0;           /* progress: the stall clock starts anew, see after_send() */
 	}
-	out_release(c);
+	conn_out_free(c);
 	return true;
 }
 

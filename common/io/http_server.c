@@ -25,7 +25,7 @@
 enum {
 	BACKLOG = 4096,
 	SWEEP_US = 100000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
-	ACCEPT_PAUSE_US = 100000,
+	ACCEPT_PAUSE_US = 100000, ACCEPT_WARN_US = 60000000,
 	LINGER_US = 2000000,
 	EARLY_BYTES = 65536,          /* of requests sent before the last one was answered */
 	BODY_FIRST = 65536,
@@ -322,13 +322,17 @@ static void accept_again(struct loop_timer *t)
 	on_accept(&s->listener, LOOP_READ);
 }
 
-/* No descriptor or memory for it: rest, for the listener stays ready and would keep the loop spinning. */
+/* No descriptor or memory for it: rest, for the listener stays ready and would keep the loop spinning. Said once a minute: a few
+ * may be accepted in between, and ten lines a second help nobody. */
 static void accept_pause(struct http_server *s)
 {
-	if (!s->accept_paused)
+	int64_t now_us = loop_now_us(s->loop);
+
+	if (now_us >= s->accept_warn_us) {
 		LOG_WARN("connections wait: accepting failed; raise the limit of open files", LOG_S("error", strerror(errno)),
 			 LOG_I("connections", s->n_conns));
-	s->accept_paused = true;
+		s->accept_warn_us = now_us + ACCEPT_WARN_US;
+	}
 	loop_timer_set(s->loop, &s->accept_retry, ACCEPT_PAUSE_US, accept_again);
 }
 
@@ -349,7 +353,6 @@ static void on_accept(struct loop_io *io, unsigned ready)
 			accept_pause(s);
 			return;
 		}
-		s->accept_paused = false;
 		if (s->n_conns >= s->opts.max_conns)
 			refuse_conn(fd);
 		else
@@ -365,6 +368,7 @@ static void exchange_free(struct exchange *e)
 		loop_scratch_give(e->conn->srv->loop, e->taken);
 	else
 		buf_free(&e->body);
+	budget_give(e->conn->srv->opts.held, e->charged);
 	free(e);
 }
 
@@ -376,7 +380,7 @@ static void release_conn(struct loop_deferred *d)
 	if (c->xc)
 		exchange_free(c->xc);
 	buf_free(&c->in);
-	free(c->out);
+	conn_out_free(c);
 	free(c);
 	if (--s->n_dead == 0 && s->freed)
 		loop_defer(s->loop, &s->release, LOOP_PHASE_FREE, release_server);
@@ -599,6 +603,25 @@ static bool too_large(struct conn *c, uint64_t n)
 	return true;
 }
 
+/* A body is charged as it comes, not as it was announced: who announces much and sends nothing holds nothing. */
+static bool no_room(struct conn *c)
+{
+	struct exchange *e = c->xc;
+	size_t cap = e->body.cap;
+	struct why why;
+
+	if (cap <= HELD_FREE || cap <= e->charged)
+		return false;
+	if (budget_take(c->srv->opts.held, cap - e->charged)) {
+		e->charged = cap;
+		return false;
+	}
+	err_set(&why, ERR_UNAVAILABLE, "the bodies and answers of all requests fill the memory that is set aside for them; try again");
+	buf_free(&e->body);
+	refuse(c, &why);
+	return true;
+}
+
 /* Takes body bytes out of 'in'; true when the body is complete or refused, the rest of 'in' is then what follows it. */
 static bool body_add_chunked(struct conn *c, struct str *in)
 {
@@ -616,6 +639,8 @@ static bool body_add_chunked(struct conn *c, struct str *in)
 		if (too_large(c, e->body.n + data.n))
 			return true;
 		buf_add(&e->body, data.p, data.n);
+		if (no_room(c))
+			return true;
 	} while (r == HTTP_MORE && in->n);
 	return r == HTTP_DONE;
 }
@@ -636,6 +661,8 @@ static bool body_add_length(struct conn *c, struct str *in)
 	if (n) {
 		body_room(e);
 		buf_add(&e->body, in->p, n);
+		if (no_room(c))
+			return true;
 	}
 	e->body_left -= n;
 	*in = str_from(*in, n);
@@ -804,7 +831,7 @@ static void got(struct conn *c, char *p, size_t n)
 	}
 	e->body.n += n;
 	e->body_left -= n;
-	if (e->body_left == 0)
+	if (!no_room(c) && e->body_left == 0)
 		body_feed(c, STR(""));
 }
 

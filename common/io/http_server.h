@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/budget.h"
 #include "common/base/err.h"
 #include "common/base/str.h"
 #include "common/io/http1.h"
@@ -53,6 +54,8 @@ struct http_server_opts {
 	uint32_t min_body_rate;       /* default 1024 bytes/s after head_ms */
 	uint32_t max_requests;        /* default 10000 per connection; then Connection: close */
 	uint32_t max_conns;           /* default 10000; above it new ones get 503 and close */
+	struct budget *held;          /* counts what bodies and queued answers hold, each from 64 KiB on; a body that finds no room gets 503. May be
+				         shared by servers of several threads; NULL = not counted */
 	bool reuseport;               /* several loops listen on one address */
 	bool first;                   /* the first of these: fails where another program listens already, which would share the port */
 	const char *server_name;      /* NULL = no Server header */

@@ -21,6 +21,7 @@
 
 #include "common/base/buf.h"
 #include "common/base/clock.h"
+#include "common/data/log.h"
 #include "common/io/http_client.h"
 #include "common/io/http_server.h"
 
@@ -814,26 +815,131 @@ static void limits_connections(void **state)
 
 static bool paused_then_served(void) { return raw_has(); }
 
+/* Takes every descriptor up to 'limit' that is not used; gives the last 'n' of them. */
+static void hoard(rlim_t limit, int *last, unsigned n)
+{
+	struct rlimit low;
+	unsigned got = 0;
+
+	getrlimit(RLIMIT_NOFILE, &low);
+	low.rlim_cur = limit;
+	setrlimit(RLIMIT_NOFILE, &low);
+	for (int fd = dup(0); fd >= 0; fd = dup(0))
+		last[got++ % n] = fd;
+	assert_true(got >= n);
+}
+
 static void survives_without_descriptors(void **state)
 {
-	struct rlimit old, low;
-	int fd = dial(), probe = dup(0);
+	struct rlimit old;
+	int waiting[6], spare[5];
+	uint64_t warned = log_written(LOG_LEVEL_WARN);
 
 	getrlimit(RLIMIT_NOFILE, &old);
-	low = old;
-	low.rlim_cur = (rlim_t)probe;
-	close(probe);
-	setrlimit(RLIMIT_NOFILE, &low);
-	while (dup(0) >= 0)
-		;
-	say(fd, "GET /late HTTP/1.1\r\nHost: x\r\n\r\n");
+	for (size_t i = 0; i < 6; i++) {
+		waiting[i] = dial();
+		say(waiting[i], i < 5 ? "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n" : "GET /late HTTP/1.1\r\nHost: x\r\n\r\n");
+	}
+	hoard((rlim_t)waiting[5] + 6, spare, 5);
 	run_ms(50);
 	assert_int_equal(w.requests, 0);
+	assert_int_equal(log_written(LOG_LEVEL_WARN), warned + 1);
+	for (size_t i = 0; i < 5; i++) {         /* one comes through now and then; that the others wait on is no news */
+		close(spare[i]);
+		pass_ms(100);
+		run_ms(5);
+	}
+	assert_int_equal(http_server_conns(w.srv), 5);
+	assert_int_equal(log_written(LOG_LEVEL_WARN), warned + 1);
+	pass_ms(60000);
+	run_ms(5);
+	assert_int_equal(log_written(LOG_LEVEL_WARN), warned + 2);
 	setrlimit(RLIMIT_NOFILE, &old);
-	raw_use(fd);
+	pass_ms(100);
+	raw_use(waiting[5]);
 	raw.want = "/late";
 	run_until(paused_then_served);
+	for (size_t i = 0; i < 5; i++)
+		close(waiting[i]);
+	raw_done(waiting[5]);
+}
+
+/* --- what bodies and answers hold together --- */
+
+static struct budget held_budget;
+
+static int set_up_budget(void **state)
+{
+	held_budget = (struct budget){ .max = 1 << 20 };
+	set_up(state);
+	http_server_free(w.srv);
+	listen_with(&(struct http_server_opts){ .held = &held_budget });
+	return 0;
+}
+
+static void say_body(int fd, const char *head, size_t n)
+{
+	static char body[65536];
+
+	memset(body, 'x', sizeof(body));
+	fcntl(fd, F_SETFL, 0);
+	say(fd, head);
+	for (; n; n -= n < sizeof(body) ? n : sizeof(body))
+		assert_true(send(fd, body, n < sizeof(body) ? n : sizeof(body), MSG_NOSIGNAL) > 0);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+}
+
+static bool half_is_here(void) { return budget_used(&held_budget) >= 600000; }
+static bool nothing_held(void) { return budget_used(&held_budget) == 0; }
+
+/* Two bodies that fit alone and not together: the second is told to come back, the first is served. */
+static void bodies_share_a_budget(void **state)
+{
+	int first = dial(), second = dial();
+
+	say_body(first, "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n", 600000);
+	run_until(half_is_here);
+	say_body(second, "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n", 130000);
+	fcntl(second, F_SETFL, O_NONBLOCK);
+	for (int i = 0; i < 6 && !w.refused; i++) {
+		char more[100000] = "";
+
+		(void)!send(second, more, i < 5 ? sizeof(more) : 70000, MSG_NOSIGNAL | MSG_DONTWAIT);
+		run_ms(20);
+	}
+	expect(second, "HTTP/1.1 503 ");
+	assert_int_equal(w.refused_code, ERR_UNAVAILABLE);
+	raw_done(second);
+	say_body(first, "", 100000);
+	expect(first, "HTTP/1.1 200 OK");
+	raw_done(first);
+	run_until(nothing_held);
+}
+
+static void a_chunked_body_is_counted(void **state)
+{
+	int fd = dial();
+
+	held_budget.max = 100000;
+	say_body(fd, "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n30000\r\n", 0x30000);
+	expect(fd, "HTTP/1.1 503 ");
 	raw_done(fd);
+	run_until(nothing_held);
+}
+
+static bool queue_is_counted(void) { return budget_used(&held_budget) > 1 << 20; }
+
+static void an_answer_nobody_reads_is_counted(void **state)
+{
+	static char bytes[8 << 20];
+	int fd = dial();
+
+	w.big = str_n(bytes, sizeof(bytes));
+	say(fd, "GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+	run_until(queue_is_counted);
+	assert_true(budget_is_full(&held_budget));
+	close(fd);
+	run_until(nothing_held);
 }
 
 /* --- client against the server --- */
@@ -1467,6 +1573,7 @@ static void map_clock(void)
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define B(f) cmocka_unit_test_setup_teardown(f, set_up_budget, tear_down)
 #define F(f) cmocka_unit_test_setup_teardown(f, fake_set_up, fake_tear_down)
 
 int main(void)
@@ -1488,6 +1595,7 @@ int main(void)
 		F(an_idle_connection_is_not_kept_for_long), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
 		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes), F(a_caller_that_tries_again_at_once_does_not_stop_the_loop),
 		T(fetches), cmocka_unit_test(parses_urls), T(survives_without_descriptors),
+		B(bodies_share_a_budget), B(a_chunked_body_is_counted), B(an_answer_nobody_reads_is_counted),
 	};
 	int rc;
 

@@ -8,7 +8,7 @@
 #include "common/data/log.h"
 #include "services/gateway/account.h"
 
-enum { HOLD_MAX = 64 << 20, RETRY_AFTER_MAX_US = 600 * 1000000 };
+enum { HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
 
 /* --- settling: exactly once per attempt --- */
 
@@ -252,14 +252,41 @@ static void on_head(struct http_call *call, const struct http_head *head, void *
 		relay_failed(r, &why);
 }
 
+/* An answer that is made whole before the client gets it counts, from a size on. What a failed attempt held stays until the request's end. */
+static bool hold(struct req *r)
+{
+	struct attempt *t = &r->try;
+
+	if (r->in.stream || t->bytes <= t->held_bytes + HOLD_FREE)
+		return true;
+	if (!budget_take(&r->worker->gw->held, HOLD_STEP))
+		return false;
+	t->held_bytes += HOLD_STEP;
+	r->held_bytes += HOLD_STEP;
+	return true;
+}
+
+/* Not the backend's fault, and no other would help. */
+static void no_room(struct req *r, struct http_call *call)
+{
+	http_call_cancel(call);
+	r->try.call = NULL;
+	req_fail(r, ERR_UNAVAILABLE, "the answer is too large for the memory that is left for answers now (CORRAL_HOLD_MAX); try again, or stream it");
+	settle(r, V_NEUTRAL, "error", ERR_UNAVAILABLE, "memory");
+	req_resume(r, STEP_FAIL);
+}
+
 static void on_data(struct http_call *call, struct str data, void *arg)
 {
 	struct req *r = arg;
 	struct why why = { 0 };
 	enum llm_step step;
 
-	(void)call;
 	r->try.bytes += data.n;
+	if (!hold(r)) {
+		no_room(r, call);
+		return;
+	}
 	step = llm_relay_data(r->try.relay, data, &r->out, &why);
 	if (step == LLM_FAILED) {
 		push(r);

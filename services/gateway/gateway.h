@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "common/base/arena.h"
+#include "common/base/budget.h"
 #include "common/data/metrics.h"
 #include "common/data/opt.h"
 #include "common/io/http_client.h"
@@ -28,7 +29,7 @@ struct req;
 struct gateway_config {
 	const char *listen;
 	int64_t workers;
-	int64_t max_body;
+	int64_t max_body, hold_max;
 	int64_t max_connections;
 	int64_t request_timeout, first_byte_timeout, idle_timeout, connect_timeout;
 	int64_t queue_max, queue_timeout;
@@ -44,7 +45,8 @@ struct gateway_config {
 
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_IN_USE,
-	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE, M_COUNT
+	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
+	M_HELD, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -59,6 +61,7 @@ struct gateway {
 	unsigned draining;            /* workers still busy while draining */
 	struct replica_table *replicas;
 	struct sticky *sticky;
+	struct budget held;           /* what bodies and whole answers of all workers hold */
 	struct snapshot_sub *models_sub, *policy_sub;
 	struct snapshot_id models_id, policy_id;
 	struct buf models_bytes, policy_bytes;

@@ -75,6 +75,7 @@ static void req_free(struct req *r)
 	if (r->out.cap > OUT_KEPT)
 		buf_free(&r->out);
 	world_unref(r->world);
+	budget_give(&w->gw->held, r->held_bytes);
 	give_arena(w, r->mem);
 	if (w->n_spare_req < sizeof(w->spare_req) / sizeof(*w->spare_req)) {
 		w->spare_req[w->n_spare_req++] = r;

@@ -41,6 +41,7 @@ struct attempt {
 	int64_t start_us, first_us;   /* loop clock; first token */
 	int64_t checkpoint_us;
 	uint64_t bytes;               /* read from the backend's body */
+	uint64_t held_bytes;          /* of them: held and counted */
 	int64_t start_position;       /* of the BEGUN record; -1 = not written */
 	int64_t start_wall_us;
 	bool announced;               /* the ledger knows of it */
@@ -101,6 +102,7 @@ struct req {
 	int status;                   /* told to the client; 499 when it left */
 	int64_t retry_after_s;
 	uint64_t sent_bytes;
+	size_t held_bytes;            /* of the gateway's budget, for answers that are made whole */
 	struct llm_usage used;        /* of the last attempt, for the log */
 	bool ended;
 };

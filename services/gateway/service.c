@@ -17,6 +17,8 @@ static const struct opt options[] = {
 	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to. Loopback only, as long as there are no keys."),
 	OPT(C, INT, workers, "0", "Worker threads; 0 = one per CPU core, at most 8.", .max = 256),
 	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30),
+	OPT(C, BYTES, hold_max, "1g", "Memory that bodies and unread or unfinished answers of all requests may hold together; what needs more gets 503. "
+				      "Buffers below 64 KiB are not counted, nor is what converting makes of a body.", .min = 1 << 20, .max = INT64_C(1) << 50),
 	OPT(C, INT, max_connections, "10000", "Client connections of one worker; further ones get 503.", .min = 1, .max = 1000000),
 	OPT(C, DURATION, request_timeout, "10m", "Longest time for a request, all attempts together.", .min = 100, .max = 86400000),
 	OPT(C, DURATION, connect_timeout, "2s", "Longest time to connect to a backend.", .min = 10, .max = 600000),
@@ -57,6 +59,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_SNAPSHOT_VERSION] = { METRIC_GAUGE, "snapshot_version", "Version of the snapshot in force.", "name" },
 	[M_CONNECTIONS] = { METRIC_GAUGE, "connections", "Open client connections.", "worker" },
 	[M_CLIENT_GONE] = { METRIC_COUNTER, "client_gone_total", "Clients that left before their answer was complete.", "" },
+	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 
 struct breaker_opts gateway_breaker_opts(const struct gateway_config *c)
@@ -151,6 +154,7 @@ static void sweep(struct loop_timer *t)
 
 	loop_timer_set(g->loop, t, 1000000, sweep);
 	replica_table_sweep(g->replicas, mono_us());
+	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(index, sizeof(index), "%u", i);
 		series_set(metrics_series(g->metrics, M_SPOOL_BYTES, index), (double)spool_bytes(g->workers[i]->usage));
@@ -224,6 +228,7 @@ static bool start(struct svc *s, struct why *why)
 	g->loop = svc_loop(s);
 	g->cfg = svc_config(s);
 	g->metrics = svc_metrics(s);
+	g->held.max = g->cfg->hold_max;
 	g->replicas = replica_table_new(g->metrics);
 	g->sticky = sticky_new();
 	g->registry = svc_peer(s, "model-registry");

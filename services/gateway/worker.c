@@ -44,11 +44,11 @@ static void plain_error(struct http_xchg *x, const struct why *why)
 	struct buf body = { 0 };
 	char id[37];
 	char headers[128];
-	const char *type;
+	const char *type, *again = err_status(why->code) == 503 ? "Retry-After: 1\r\n" : "";
 
 	uuid_format(uuid_v7(wall_us()), id);
 	type = llm_error_body(route_dialect(x->path), why, str_of(id), wall_us(), &body);
-	snprintf(headers, sizeof(headers), "X-Request-Id: %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\n", id, type);
+	snprintf(headers, sizeof(headers), "X-Request-Id: %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\n%s", id, type, again);
 	http_reply(x, err_status(why->code), str_of(headers), buf_as_str(&body));
 	buf_free(&body);
 }
@@ -61,6 +61,9 @@ static size_t on_head(struct http_xchg *x, void *arg)
 	if (x->head.host.n && !host_allowed(w->gw->cfg, x->head.host)) {
 		err_field(&why, ERR_FORBIDDEN, "Host", "host '" STR_FMT "' is not allowed here; add it to CORRAL_ALLOWED_HOSTS if it is this gateway's name",
 			  STR_ARG(x->head.host));
+		plain_error(x, &why);
+	} else if (x->head.framing != HTTP_NO_BODY && budget_is_full(&w->gw->held)) {
+		err_set(&why, ERR_UNAVAILABLE, "bodies and answers fill the memory that is set aside for them (CORRAL_HOLD_MAX); try again");
 		plain_error(x, &why);
 	}
 	return (size_t)w->gw->cfg->max_body;
@@ -136,7 +139,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, const char *listen,
 	struct worker *w = x_calloc(1, sizeof(*w));
 	struct http_handler handler = { on_head, on_request, on_refused, w };
 	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = g->n_workers > 1, .first = index == 0,
-		.max_conns = (uint32_t)g->cfg->max_connections };
+		.max_conns = (uint32_t)g->cfg->max_connections, .held = &g->held };
 	int closed;
 
 	w->gw = g;
