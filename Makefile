@@ -75,6 +75,7 @@ $(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c $(GEN_H)
 	@echo "  CC  $<"; $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -Wno-error -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/services/model-registry/strengths.o: services/model-registry/families.tsv
+$(BUILD)/obj/services/hardware-probe/catalogue.o: services/hardware-probe/catalogue.tsv
 
 $(BUILD)/obj/%.o: %.c | $(GEN_H)
 	@mkdir -p $(@D)

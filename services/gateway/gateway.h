@@ -65,7 +65,7 @@ struct gateway {
 	struct snapshot_sub *models_sub, *policy_sub;
 	struct snapshot_id models_id, policy_id;
 	struct buf models_bytes, policy_bytes;
-	struct rpc_client *registry, *selector, *ledger;
+	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	struct loop_timer sweep;
 	struct loop_timer hurry;

@@ -40,6 +40,7 @@ const struct route gateway_routes[] = {
 	{ "POST", "/models/sync", "models.write", "Lists every backend now.", LLM_NATIVE, LLM_CHAT, ONE(stage_sync) },
 	{ "GET", "/models/", "models.read", "One model.", LLM_NATIVE, LLM_CHAT, ONE(stage_model) },
 	{ "GET", "/backends", "backends.read", "Backends with state, slots and load.", LLM_NATIVE, LLM_CHAT, ONE(stage_backends) },
+	{ "GET", "/hardware", "hardware.read", "What this machine has, and which models to begin with.", LLM_NATIVE, LLM_CHAT, ONE(stage_hardware) },
 	{ "GET", "/health", "health", "One word about all of it, and each backend's state.", LLM_NATIVE, LLM_CHAT, ONE(stage_health) },
 	{ 0 },
 };

@@ -16,5 +16,5 @@ extern const struct stage stage_alive, stage_version, stage_openai_models, stage
 	stage_ollama_show, stage_models, stage_model, stage_backends, stage_health;
 
 /* asked of other services */
-extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync;
+extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware;
 #endif

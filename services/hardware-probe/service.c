@@ -1,0 +1,281 @@
+/* service.c - the hardware-probe's table and life: a thread looks, the loop answers.
+ *
+ *   look thread (probe_machine) ──loop_post──▶ loop: 'last', the answers and the metrics
+ *
+ * A driver that hangs holds the look thread, never the loop: answers go on from the last look, with a note that says since when. */
+#include "services/hardware-probe/service.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/hardware-probe/fit.h"
+#include "services/hardware-probe/probe.h"
+
+struct hardware_config {
+	const char *nvml_library, *models_catalogue;
+	struct opt_list hardware_disks;
+	int64_t hardware_every;
+};
+
+#define C struct hardware_config
+static const struct opt options[] = {
+	OPT(C, DURATION, hardware_every, "10s", "How often the machine is looked at.", .min = 500, .max = 86400000),
+	OPT(C, STRING, nvml_library, "", "NVIDIA's management library; empty = the driver's, where there is one; off = do not look."),
+	OPT(C, LIST, hardware_disks, "/", "Directories whose disk is shown, such as the one that holds models."),
+	OPT(C, STRING, models_catalogue, "", "File of models to recommend, in place of the built-in one (services/hardware-probe/catalogue.tsv)."),
+	OPT_END
+};
+#undef C
+
+enum { M_GPU_TOTAL, M_GPU_USED, M_GPU_UTILISATION, M_GPU_TEMPERATURE, M_GPU_POWER, M_GPU_ENERGY, M_GPU_THROTTLED, M_MEMORY, M_DISK, M_LOOK_SECONDS, M_LOOKED, M_COUNT };
+
+static const struct metric_def metrics[M_COUNT] = {
+	[M_GPU_TOTAL] = { METRIC_GAUGE, "gpu_memory_total_bytes", "Memory of a GPU, or of a part of one.", "gpu,name" },
+	[M_GPU_USED] = { METRIC_GAUGE, "gpu_memory_used_bytes", "Memory in use, what the driver keeps included.", "gpu,name" },
+	[M_GPU_UTILISATION] = { METRIC_GAUGE, "gpu_utilisation_ratio", "Share of the time in which the GPU was busy.", "gpu,name" },
+	[M_GPU_TEMPERATURE] = { METRIC_GAUGE, "gpu_temperature_celsius", "Temperature.", "gpu,name" },
+	[M_GPU_POWER] = { METRIC_GAUGE, "gpu_power_watts", "Power drawn.", "gpu,name" },
+	[M_GPU_ENERGY] = { METRIC_GAUGE, "gpu_energy_joules", "Energy since the driver was loaded.", "gpu,name" },
+	[M_GPU_THROTTLED] = { METRIC_GAUGE, "gpu_throttled", "1 while its clocks are held down by heat or power.", "gpu,name" },
+	[M_MEMORY] = { METRIC_GAUGE, "machine_memory_bytes", "Memory by kind: total, available, usable (limits of the container counted).", "kind" },
+	[M_DISK] = { METRIC_GAUGE, "machine_disk_free_bytes", "Free bytes of the disk below a directory.", "path" },
+	[M_LOOK_SECONDS] = { METRIC_GAUGE, "hardware_look_seconds", "How long the last look at the machine took.", "" },
+	[M_LOOKED] = { METRIC_GAUGE, "hardware_looked_timestamp_seconds", "When the machine was last looked at.", "" },
+};
+
+struct look {
+	struct hardware *hw;
+	struct arena *mem;                    /* the look lies in it */
+	Corral__HardwareSnapshot *seen;
+	int64_t took_us;
+	pthread_mutex_t lock;                 /* between its end and being abandoned */
+	bool told;                            /* on its way to the loop */
+	bool abandoned;                       /* the service stopped before: it frees itself and tells nobody */
+};
+
+struct hardware {
+	Corral__HardwareProbe_Service rpc;    /* first: the methods cast */
+	struct svc *svc;
+	struct loop *loop;
+	const struct hardware_config *cfg;
+	struct arena *mem;                    /* of the catalogue */
+	const struct catalogue_file *models;
+	struct look *last;                    /* NULL until the first look ended */
+	struct look *now;                     /* the thread's; NULL while none runs */
+	struct loop_timer timer;
+	pthread_t thread;
+	int64_t since_us;
+};
+
+enum { SLOW_US = 5 * 1000 * 1000 };
+
+static void look_free(struct look *l)
+{
+	if (!l)
+		return;
+	pthread_mutex_destroy(&l->lock);
+	arena_free(l->mem);
+}
+
+/* --- metrics --- */
+
+static void set(struct hardware *h, unsigned metric, const Corral__Gpu *g, double value)
+{
+	if (value >= 0)
+		series_set(metrics_series(svc_metrics(h->svc), metric, g->id, g->name), value);
+}
+
+static void show_gpu(struct hardware *h, const Corral__Gpu *g)
+{
+	set(h, M_GPU_TOTAL, g, (double)g->memory_total_bytes);
+	set(h, M_GPU_USED, g, (double)g->memory_used_bytes);
+	set(h, M_GPU_UTILISATION, g, g->utilisation);
+	set(h, M_GPU_TEMPERATURE, g, g->temperature_celsius);
+	set(h, M_GPU_POWER, g, g->power_watts);
+	set(h, M_GPU_ENERGY, g, g->energy_joules);
+	set(h, M_GPU_THROTTLED, g, g->n_throttled_by > 0);
+}
+
+static void show(struct hardware *h, const struct look *l)
+{
+	struct metrics *m = svc_metrics(h->svc);
+
+	for (size_t i = 0; i < l->seen->n_gpus; i++)
+		show_gpu(h, l->seen->gpus[i]);
+	series_set(metrics_series(m, M_MEMORY, "total"), (double)l->seen->memory->total_bytes);
+	series_set(metrics_series(m, M_MEMORY, "available"), (double)l->seen->memory->available_bytes);
+	series_set(metrics_series(m, M_MEMORY, "usable"), (double)l->seen->memory->usable_bytes);
+	for (size_t i = 0; i < l->seen->n_disks; i++)
+		series_set(metrics_series(m, M_DISK, l->seen->disks[i]->path), (double)l->seen->disks[i]->free_bytes);
+	series_set(metrics_series(m, M_LOOK_SECONDS), (double)l->took_us / 1e6);
+	series_set(metrics_series(m, M_LOOKED), (double)l->seen->detected_at_us / 1e6);
+}
+
+/* --- looking --- */
+
+static void on_seen(void *arg)
+{
+	struct look *l = arg;
+	struct hardware *h = l->hw;
+
+	pthread_join(h->thread, NULL);
+	h->now = NULL;
+	if (!h->last)
+		LOG_INFO("hardware", LOG_I("gpus", (int64_t)l->seen->n_gpus), LOG_I("cores", l->seen->cpu->usable_cores),
+			 LOG_I("memory_bytes", l->seen->memory->total_bytes), LOG_I("took_us", l->took_us));
+	look_free(h->last);
+	h->last = l;
+	show(h, l);
+	svc_need(h->svc, "look at the machine", true, "");
+}
+
+static void *look_thread(void *arg)
+{
+	struct look *l = arg;
+	int64_t began = mono_us();
+	bool abandoned;
+
+	l->seen = probe_machine(l->mem, "", l->hw->cfg->nvml_library, &l->hw->cfg->hardware_disks);
+	l->took_us = mono_us() - began;
+	pthread_mutex_lock(&l->lock);
+	abandoned = l->abandoned;
+	l->told = !abandoned;
+	if (!abandoned)
+		loop_post(l->hw->loop, on_seen, l);
+	pthread_mutex_unlock(&l->lock);
+	if (abandoned)
+		look_free(l);
+	return NULL;
+}
+
+static void start_look(struct hardware *h)
+{
+	struct arena *mem = arena_new(65536);
+	struct look *l = arena_new_of(mem, struct look);
+
+	*l = (struct look){ .hw = h, .mem = mem };
+	pthread_mutex_init(&l->lock, NULL);
+	h->since_us = mono_us();
+	if (pthread_create(&h->thread, NULL, look_thread, l) == 0)
+		h->now = l;
+	else
+		look_free(l);
+}
+
+static void tick(struct loop_timer *t)
+{
+	struct hardware *h = (struct hardware *)(void *)((char *)t - offsetof(struct hardware, timer));
+
+	loop_timer_set(h->loop, t, h->cfg->hardware_every * 1000, tick);
+	if (!h->now)
+		start_look(h);
+	else if (mono_us() - h->since_us > SLOW_US)
+		svc_need(h->svc, "look at the machine", false, "a driver has not answered for more than 5 s; what is shown is from the last look");
+}
+
+/* --- answers --- */
+
+static void get(Corral__HardwareProbe_Service *s, const Corral__HardwareRequest *rq, Corral__HardwareReply_Closure reply, void *data)
+{
+	struct hardware *h = (struct hardware *)(void *)s;
+	Corral__HardwareReply ret = CORRAL__HARDWARE_REPLY__INIT;
+	struct arena *mem;
+
+	if (!h->last) {
+		rpc_fail(data, ERR_UNAVAILABLE, h->now ? "the first look at this machine has not ended yet; ask again in a moment" : "the machine could not be looked at");
+		return;
+	}
+	mem = arena_new(16384);
+	ret.hardware = h->last->seen;
+	recommend(h->last->seen, h->models, rq->context, rq->all, mem, &ret);
+	reply(&ret, data);
+	arena_free(mem);
+}
+
+/* --- life --- */
+
+static enum err check(const void *config, struct why *why)
+{
+	const struct hardware_config *c = config;
+	struct arena *mem = arena_new(0);
+	const struct catalogue_file *f = catalogue_load(mem, c->models_catalogue, why);
+
+	arena_free(mem);
+	return f ? ERR_OK : ERR_INVALID;
+}
+
+/* One that ends soon is waited for; one that hangs in a driver is left to itself. False: it was left. */
+static bool end_look(struct hardware *h)
+{
+	struct timespec until;
+	struct look *l = h->now;
+	bool ended, told;
+
+	if (!l)
+		return true;
+	pthread_mutex_lock(&l->lock);
+	l->abandoned = true;
+	told = l->told;
+	pthread_mutex_unlock(&l->lock);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 1;
+	ended = pthread_timedjoin_np(h->thread, NULL, &until) == 0;
+	if (told)
+		look_free(l);             /* the loop turns no more */
+	if (!ended)
+		LOG_WARN("a driver does not answer; its thread is left behind");
+	return ended;
+}
+
+static void stop(struct svc *svc)
+{
+	struct hardware *h = svc_state(svc);
+
+	loop_timer_del(&h->timer);
+	if (!end_look(h))
+		return;                   /* the thread reads the configuration and 'h' until the process ends */
+	look_free(h->last);
+	arena_free(h->mem);
+	free(h);
+	svc_set_state(svc, NULL);
+}
+
+static bool start(struct svc *svc, struct why *why)
+{
+	struct hardware *h = x_calloc(1, sizeof(*h));
+
+	h->svc = svc;
+	h->loop = svc_loop(svc);
+	h->cfg = svc_config(svc);
+	h->mem = arena_new(0);
+	h->models = catalogue_load(h->mem, h->cfg->models_catalogue, why);
+	if (!h->models) {
+		arena_free(h->mem);
+		free(h);
+		return false;
+	}
+	svc_set_state(svc, h);
+	corral__hardware_probe__init(&h->rpc, NULL);
+	h->rpc.get = get;
+	rpc_server_add(svc_rpc_server(svc), &h->rpc.base);
+	svc_need(svc, "look at the machine", false, "the first look has not ended yet");
+	tick(&h->timer);
+	return true;
+}
+
+const struct svc_def hardware_probe_service = {
+	.name = "hardware-probe",
+	.summary = "What this machine has: GPUs, processor, memory, limits, disk; and which models fit it.",
+	.options = options,
+	.config_size = sizeof(struct hardware_config),
+	.metrics = metrics,
+	.n_metrics = M_COUNT,
+	.admin_port = 8117,
+	.rpc_port = 7117,
+	.check = check,
+	.start = start,
+	.stop = stop,
+};
