@@ -20,6 +20,7 @@
 #include "common/base/id.h"
 #include "common/io/mailbox.h"
 #include "common/io/rpc_envelope.h"
+#include "common/io/wire.h"
 #include "rpc.pb-c.h"
 
 enum {
@@ -27,8 +28,6 @@ enum {
 	SEATS_FIRST = 8,
 	SEATS_MAX = 1024,
 	SERVICES_MAX = 16,
-	RECONNECT_MIN_MS = 50,
-	RECONNECT_MAX_MS = 2000,
 	REPLY_SEND_MS = 10000         /* a peer that does not read must not keep a seat */
 };
 
@@ -63,6 +62,7 @@ struct rpc_client {
 	struct loop *loop;
 	struct mailbox *mailbox;
 	nng_socket socket;
+	struct wire *wire;
 	atomic_int pipes;
 	struct list all, pending, idle;
 	unsigned n_calls;
@@ -92,8 +92,10 @@ struct asked {
 };
 
 struct rpc_server {
+	struct loop *loop;
 	struct mailbox *mailbox;
 	nng_socket socket;
+	struct wire *wire;
 	struct list all, asked;
 	unsigned n_seats, n_busy;
 	ProtobufCService *services[SERVICES_MAX];
@@ -180,6 +182,7 @@ void rpc_client_free(struct rpc_client *client)
 	if (!client)
 		return;
 	client->closing = true;
+	wire_free(client->wire);
 	(void)nng_close(client->socket);
 	list_each(it, &client->all)
 		if (list_entry(it, struct call, all)->aio)
@@ -244,8 +247,6 @@ static bool client_open(struct rpc_client *client)
 		return false;
 	(void)nng_socket_set_ms(client->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE);
 	(void)nng_socket_set_size(client->socket, NNG_OPT_RECVMAXSZ, RPC_MAX_BYTES);
-	(void)nng_socket_set_ms(client->socket, NNG_OPT_RECONNMINT, RECONNECT_MIN_MS);
-	(void)nng_socket_set_ms(client->socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS);
 	(void)nng_pipe_notify(client->socket, NNG_PIPE_EV_ADD_POST, pipe_changed, client);
 	(void)nng_pipe_notify(client->socket, NNG_PIPE_EV_REM_POST, pipe_changed, client);
 	client->mailbox = mailbox_new(client->loop, on_call_home, client);
@@ -253,7 +254,7 @@ static bool client_open(struct rpc_client *client)
 		(void)nng_close(client->socket);
 		return false;
 	}
-	(void)nng_dial(client->socket, client->url, NULL, NNG_FLAG_NONBLOCK);
+	client->wire = wire_dial(client->loop, client->socket, client->url);
 	return true;
 }
 
@@ -504,6 +505,7 @@ struct rpc_server *rpc_server_new(struct loop *loop, const char *url, struct why
 
 	list_init(&server->all);
 	list_init(&server->asked);
+	server->loop = loop;
 	server->mailbox = mailbox_new(loop, on_request, server);
 	if (!server->mailbox) {
 		err_set(why, ERR_INTERNAL, "no descriptor left for the RPC endpoint %s", url);
@@ -538,6 +540,7 @@ void rpc_server_free(struct rpc_server *server)
 {
 	if (!server)
 		return;
+	wire_free(server->wire);
 	(void)nng_close(server->socket);
 	list_each_safe(it, &server->all)
 		seat_free(list_entry(it, struct seat, all));
@@ -565,7 +568,6 @@ void rpc_fail(void *closure_data, enum err code, const char *text)
 
 static enum err server_open(struct rpc_server *server, const char *url, struct why *why)
 {
-	nng_listener listener;
 	int rv;
 
 	rpc_few_threads();
@@ -573,14 +575,9 @@ static enum err server_open(struct rpc_server *server, const char *url, struct w
 	if (rv)
 		return err_set(why, ERR_INTERNAL, "cannot open an RPC endpoint: %s", nng_strerror(rv));
 	(void)nng_socket_set_size(server->socket, NNG_OPT_RECVMAXSZ, RPC_MAX_BYTES);
-	rv = nng_listener_create(&listener, server->socket, url);
-	if (!rv) {
-		if (!strncmp(url, "ipc://", 6))
-			(void)nng_listener_set_int(listener, NNG_OPT_IPC_PERMISSIONS, 0600);
-		rv = nng_listener_start(listener, 0);
-	}
-	if (rv)
-		return err_set(why, ERR_UNAVAILABLE, "cannot listen at %s: %s", url, nng_strerror(rv));
+	server->wire = wire_listen(server->loop, server->socket, url, why);
+	if (!server->wire)
+		return why->code;
 	for (int i = 0; i < SEATS_FIRST; i++)
 		if (!seat_add(server))
 			return err_set(why, ERR_INTERNAL, "no memory for the RPC endpoint %s", url);

@@ -1,8 +1,9 @@
 /* snapshot.h - how things are: versioned state, published whole, heard by everyone who needs it.
  *
  * The publisher numbers versions upwards within an epoch (its start time in microseconds); a subscriber applies anything newer than what it has.
- * PUB drops when a queue is full, hence: the publisher repeats its version in a heartbeat every second, and a subscriber that sees a
- * gap, or has nothing yet, asks for the whole by RPC (service Snapshots of snapshot.proto, registered by snapshot_pub_new()).
+ * PUB drops when a queue is full, hence: the publisher repeats its version in a heartbeat every 250 ms, and a subscriber that sees a
+ * gap, or has nothing yet, asks by RPC (service Snapshots of snapshot.proto, registered by snapshot_pub_new()): for the deltas it
+ * missed, or where they are gone for the whole. A whole above 4 MiB travels in parts; 256 MiB is the most.
  * The last good snapshot is kept on disk when cache_path is given, and served from there at start (stale = true) until a newer one comes. */
 #ifndef CORRAL_IO_SNAPSHOT_H
 #define CORRAL_IO_SNAPSHOT_H
@@ -32,6 +33,6 @@ struct snapshot_sub *snapshot_sub_new(struct loop *, struct rpc_client *source, 
 /* Takes deltas too: called for version + 1 of what was last given. False: it does not apply, the whole is fetched. Without this, a
  * delta is a gap, and the whole is fetched. Set right after snapshot_sub_new(). Deltas are kept on disk behind the whole they apply to. */
 void snapshot_sub_on_delta(struct snapshot_sub *, bool (*on_delta)(void *arg, struct snapshot_id, struct str delta));
-bool snapshot_sub_live(const struct snapshot_sub *);     /* heard from the publisher within 3 s */
+bool snapshot_sub_live(const struct snapshot_sub *);     /* heard from a publisher within 1 s */
 void snapshot_sub_free(struct snapshot_sub *);
 #endif

@@ -1,0 +1,463 @@
+/* wire.c - see wire.h.
+ *
+ * A wire has targets (the URLs given), a target has ends (nng dialers, one an address; or the one listener). One timer turns every
+ * 2 s: looks at the TLS files, looks names up again, tries again what could not be made. */
+#include "common/io/wire.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <nng/supplemental/tls/tls.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "common/base/arena.h"
+#include "common/base/buf.h"
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/io/resolve.h"
+#include "common/io/wire_tls.h"
+
+enum {
+	TURN_US = 2 * 1000 * 1000,
+	LOOK_UP_EVERY = 5,            /* turns */
+	RECONNECT_MIN_MS = 50,
+	RECONNECT_MAX_MS = 2000,
+	HOST_MAX = 256
+};
+
+struct end {
+	char url[HOST_MAX + 32];      /* with an address instead of the name; "" = none */
+	nng_dialer dialer;
+};
+
+struct target {
+	struct target *next;
+	struct wire *wire;
+	const char *url;
+	char host[HOST_MAX];          /* "" = nothing to look up */
+	uint16_t port;
+	bool tls;
+	struct resolver *resolver;
+	unsigned turns;               /* since the last look-up */
+	bool failed;                  /* the last look-up; said once */
+	struct end ends[RESOLVE_MAX];
+};
+
+struct wire {
+	struct loop *loop;
+	nng_socket socket;
+	struct target *targets;
+	char *urls;                   /* what the targets point into */
+	bool listens, listening;
+	nng_listener listener;
+	unsigned tls_turn;            /* of the files in use */
+	struct loop_timer timer;
+};
+
+static void turn(struct loop_timer *);
+static void target_add(struct wire *, const char *url);
+static void target_dial(struct target *);
+static enum err listen_now(struct wire *, struct why *);
+static nng_tls_config *tls_config(enum nng_tls_mode, const char *server_name, struct why *);
+static unsigned tls_turn(void);
+
+struct wire *wire_listen(struct loop *loop, nng_socket socket, const char *url, struct why *why)
+{
+	struct wire *w = x_calloc(1, sizeof *w);
+
+	w->loop = loop;
+	w->socket = socket;
+	w->listens = true;
+	w->urls = x_strdup(url);
+	target_add(w, w->urls);
+	w->tls_turn = tls_turn();
+	if (listen_now(w, why)) {
+		wire_free(w);
+		return NULL;
+	}
+	if (w->targets->tls)
+		loop_timer_set(loop, &w->timer, TURN_US, turn);
+	return w;
+}
+
+struct wire *wire_dial(struct loop *loop, nng_socket socket, const char *urls)
+{
+	struct wire *w = x_calloc(1, sizeof *w);
+	char *at, *comma;
+
+	w->loop = loop;
+	w->socket = socket;
+	w->urls = at = x_strdup(urls);
+	w->tls_turn = tls_turn();
+	(void)nng_socket_set_ms(socket, NNG_OPT_RECONNMINT, RECONNECT_MIN_MS);
+	(void)nng_socket_set_ms(socket, NNG_OPT_RECONNMAXT, RECONNECT_MAX_MS);
+	for (; at; at = comma ? comma + 1 : NULL) {
+		comma = strchr(at, ',');
+		if (comma)
+			*comma = '\0';
+		if (*at)
+			target_add(w, at);
+	}
+	for (struct target *t = w->targets; t; t = t->next)
+		target_dial(t);
+	loop_timer_set(loop, &w->timer, TURN_US, turn);
+	return w;
+}
+
+void wire_free(struct wire *w)
+{
+	struct target *t;
+
+	if (!w)
+		return;
+	loop_timer_del(&w->timer);
+	while ((t = w->targets)) {
+		w->targets = t->next;
+		resolve_cancel(t->resolver);
+		free(t);
+	}
+	free(w->urls);
+	free(w);
+}
+
+/* --- targets --- */
+
+/* "tls+tcp://name:7111" has a name to look up; "[::1]:7111", "127.0.0.1:7111", ipc and inproc have none. */
+static void target_split(struct target *t)
+{
+	const char *rest = strstr(t->url, "://"), *colon = strrchr(t->url, ':');
+	struct addresses literal;
+	uint64_t port;
+
+	t->tls = strncmp(t->url, "tls+tcp", 7) == 0;
+	if (!rest || !strstr(t->url, "tcp") || !colon || colon < rest + 3 || rest[3] == '[' || !str_u64(str_of(colon + 1), &port) || port > 65535)
+		return;
+	str_copy(t->host, sizeof t->host, str_n(rest + 3, (size_t)(colon - rest - 3)));
+	t->port = (uint16_t)port;
+	if (resolve_literal(t->host, t->port, &literal))
+		t->host[0] = '\0';
+}
+
+static void target_add(struct wire *w, const char *url)
+{
+	struct target *t = x_calloc(1, sizeof *t);
+
+	t->wire = w;
+	t->url = url;
+	t->next = w->targets;
+	w->targets = t;
+	target_split(t);
+}
+
+/* What the server's certificate has to be for: the host as the URL names it. */
+static void server_name(const struct target *t, char *ret, size_t cap)
+{
+	const char *rest = strstr(t->url, "://") + 3, *end = strrchr(t->url, ':');
+
+	if (*rest == '[') {
+		rest++;
+		end = strchr(rest, ']') ? strchr(rest, ']') : end;
+	}
+	str_copy(ret, cap, str_n(rest, end > rest ? (size_t)(end - rest) : 0));
+}
+
+static bool dialer_make(const struct target *t, const char *url, nng_dialer *ret)
+{
+	nng_tls_config *config = NULL;
+	char name[HOST_MAX];
+	struct why why;
+	int rv;
+
+	if (t->tls) {
+		server_name(t, name, sizeof name);
+		config = tls_config(NNG_TLS_MODE_CLIENT, name, &why);
+		if (!config)
+			return false;
+	}
+	rv = nng_dialer_create(ret, t->wire->socket, url);
+	if (!rv && config)
+		rv = nng_dialer_set_ptr(*ret, NNG_OPT_TLS_CONFIG, config);
+	if (!rv)
+		rv = nng_dialer_start(*ret, NNG_FLAG_NONBLOCK);
+	if (config)
+		nng_tls_config_free(config);
+	return rv == 0;
+}
+
+static void end_add(struct target *t, const char *url)
+{
+	for (unsigned i = 0; i < RESOLVE_MAX; i++)
+		if (!t->ends[i].url[0]) {
+			if (dialer_make(t, url, &t->ends[i].dialer))
+				str_copy(t->ends[i].url, sizeof t->ends[i].url, str_of(url));
+			return;
+		}
+}
+
+static void end_drop(struct end *e)
+{
+	(void)nng_dialer_close(e->dialer);
+	e->url[0] = '\0';
+}
+
+static bool has_end(const struct target *t, const char *url)
+{
+	for (unsigned i = 0; i < RESOLVE_MAX; i++)
+		if (strcmp(t->ends[i].url, url) == 0)
+			return true;
+	return false;
+}
+
+/* "tcp://" and the address as text. */
+static void address_url(const struct target *t, const struct address *a, char *ret, size_t cap)
+{
+	char text[INET6_ADDRSTRLEN] = "";
+	bool v6 = a->sa.ss_family == AF_INET6;
+
+	if (v6)
+		(void)inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)(const void *)&a->sa)->sin6_addr, text, sizeof text);
+	else
+		(void)inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)&a->sa)->sin_addr, text, sizeof text);
+	(void)snprintf(ret, cap, "%s://%s%s%s:%u", t->tls ? "tls+tcp" : "tcp", v6 ? "[" : "", text, v6 ? "]" : "", t->port);
+}
+
+static void on_addresses(void *arg, const struct addresses *found, const char *error)
+{
+	struct target *t = arg;
+	char urls[RESOLVE_MAX][sizeof t->ends[0].url];
+
+	t->resolver = NULL;
+	if (found->n == 0 && !t->failed)
+		LOG_WARN("the address of a peer is not known; it is looked up again", LOG_S("url", t->url), LOG_S("error", error));
+	t->failed = found->n == 0;
+	if (t->failed)
+		return;           /* those that were known stay */
+	for (unsigned i = 0; i < found->n; i++)
+		address_url(t, &found->list[i], urls[i], sizeof urls[i]);
+	for (unsigned e = 0; e < RESOLVE_MAX; e++) {
+		bool still = false;
+
+		for (unsigned i = 0; i < found->n; i++)
+			still |= strcmp(t->ends[e].url, urls[i]) == 0;
+		if (t->ends[e].url[0] && !still)
+			end_drop(&t->ends[e]);
+	}
+	for (unsigned i = 0; i < found->n; i++)
+		if (!has_end(t, urls[i]))
+			end_add(t, urls[i]);
+}
+
+static void target_dial(struct target *t)
+{
+	t->turns = 0;
+	if (t->host[0])
+		t->resolver = resolve_start(t->wire->loop, t->host, t->port, on_addresses, t);
+	else if (!t->ends[0].url[0])
+		end_add(t, t->url);
+}
+
+/* --- listening --- */
+
+static enum err listen_now(struct wire *w, struct why *why)
+{
+	const char *url = w->targets->url;
+	nng_tls_config *config = NULL;
+	int rv;
+
+	if (w->targets->tls && !(config = tls_config(NNG_TLS_MODE_SERVER, NULL, why)))
+		return ERR_INVALID;
+	rv = nng_listener_create(&w->listener, w->socket, url);
+	if (!rv && config)
+		rv = nng_listener_set_ptr(w->listener, NNG_OPT_TLS_CONFIG, config);
+	if (!rv && !strncmp(url, "ipc://", 6))
+		(void)nng_listener_set_int(w->listener, NNG_OPT_IPC_PERMISSIONS, 0600);
+	if (!rv && (rv = nng_listener_start(w->listener, 0)))
+		(void)nng_listener_close(w->listener);
+	if (config)
+		nng_tls_config_free(config);
+	w->listening = rv == 0;
+	return rv ? err_set(why, ERR_UNAVAILABLE, "cannot listen at %s: %s", url, nng_strerror(rv)) : ERR_OK;
+}
+
+/* --- once in a while --- */
+
+/* New files that do not work are not taken: the old ones stay in use. */
+static void renew(struct wire *w, unsigned now)
+{
+	nng_tls_config *config;
+	struct why why;
+
+	w->tls_turn = now;
+	config = tls_config(w->listens ? NNG_TLS_MODE_SERVER : NNG_TLS_MODE_CLIENT, NULL, &why);
+	if (!config) {
+		LOG_ERROR("the TLS files have changed and cannot be used; the old ones stay in use", LOG_S("error", why.text));
+		return;
+	}
+	nng_tls_config_free(config);
+	LOG_INFO("the TLS files have changed; connecting anew", LOG_S("url", w->targets->url));
+	if (w->listening)
+		(void)nng_listener_close(w->listener);
+	w->listening = false;
+	for (struct target *t = w->targets; t && !w->listens; t = t->next)
+		for (unsigned e = 0; e < RESOLVE_MAX; e++)
+			if (t->tls && t->ends[e].url[0])
+				end_drop(&t->ends[e]);
+}
+
+static void turn(struct loop_timer *timer)
+{
+	struct wire *w = list_entry(timer, struct wire, timer);
+	unsigned now = tls_turn();
+	struct why why;
+
+	loop_timer_set(w->loop, timer, TURN_US, turn);
+	if (now != w->tls_turn)
+		renew(w, now);
+	if (w->listens) {
+		if (!w->listening && listen_now(w, &why))
+			LOG_ERROR("an endpoint of this service is closed; it is opened again", LOG_S("error", why.text));
+		return;
+	}
+	for (struct target *t = w->targets; t; t = t->next) {
+		bool none = true;
+
+		for (unsigned e = 0; e < RESOLVE_MAX; e++)
+			none &= !t->ends[e].url[0];
+		if (!t->resolver && (none || (t->host[0] && ++t->turns >= LOOK_UP_EVERY)))
+			target_dial(t);
+	}
+}
+
+/* --- TLS --- */
+
+static struct wire_tls_files files;
+static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void file_mark(const char *path, struct buf *to)
+{
+	struct stat st;
+
+	if (stat(path, &st) == 0)
+		buf_printf(to, "%llu.%lld.%ld.%lld ", (unsigned long long)st.st_ino, (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, (long long)st.st_size);
+}
+
+/* Goes up when the files are seen to have changed. */
+static unsigned tls_turn(void)
+{
+	static char seen[256];
+	static unsigned turns;
+	struct buf now = { 0 };
+	unsigned ret;
+
+	if (!files.cert || !files.cert[0])
+		return 0;
+	file_mark(files.ca, &now);
+	file_mark(files.cert, &now);
+	file_mark(files.key, &now);
+	pthread_mutex_lock(&files_lock);
+	if (strcmp(seen, buf_z(&now)) != 0)
+		turns++;
+	str_copy(seen, sizeof seen, buf_as_str(&now));
+	ret = turns;
+	pthread_mutex_unlock(&files_lock);
+	buf_free(&now);
+	return ret;
+}
+
+static enum err read_pem(const char *what, const char *path, struct buf *ret, struct why *why)
+{
+	FILE *f = fopen(path, "re");
+	char part[4096];
+	size_t n;
+
+	if (!f)
+		return err_field(why, ERR_INVALID, what, "%s: '%s' cannot be read: %s", what, path, strerror(errno));
+	while ((n = fread(part, 1, sizeof part, f)) > 0 && ret->n < 1 << 20)
+		buf_add(ret, part, n);
+	(void)fclose(f);
+	if (!strstr(buf_z(ret), "-----BEGIN "))
+		return err_field(why, ERR_INVALID, what, "%s: '%s' is not a PEM file", what, path);
+	return ERR_OK;
+}
+
+static enum err tls_fill(nng_tls_config *config, const char *name, struct why *why)
+{
+	struct buf ca = { 0 }, cert = { 0 }, key = { 0 };
+	enum err err;
+	int rv;
+
+	if ((err = read_pem("tls_ca", files.ca, &ca, why)) || (err = read_pem("tls_cert", files.cert, &cert, why)) ||
+	    (err = read_pem("tls_key", files.key, &key, why)))
+		;
+	else if ((rv = nng_tls_config_ca_chain(config, buf_z(&ca), NULL)))
+		err = err_field(why, ERR_INVALID, "tls_ca", "tls_ca: '%s' has no usable certificate: %s", files.ca, nng_strerror(rv));
+	else if ((rv = nng_tls_config_own_cert(config, buf_z(&cert), buf_z(&key), NULL)))
+		err = err_field(why, ERR_INVALID, "tls_cert", "tls_cert '%s' and tls_key '%s' cannot be used together: %s", files.cert, files.key,
+				nng_strerror(rv));
+	else if ((name && (rv = nng_tls_config_server_name(config, name))) || (rv = nng_tls_config_auth_mode(config, NNG_TLS_AUTH_MODE_REQUIRED)))
+		err = err_set(why, ERR_INTERNAL, "TLS cannot be set up: %s", nng_strerror(rv));
+	buf_free(&ca);
+	buf_free(&cert);
+	buf_free(&key);
+	return err;
+}
+
+static nng_tls_config *tls_config(enum nng_tls_mode mode, const char *name, struct why *why)
+{
+	nng_tls_config *config;
+	int rv;
+
+	if (!files.cert || !files.cert[0]) {
+		err_field(why, ERR_INVALID, "tls_cert", "tls+tcp:// needs tls_ca, tls_cert and tls_key");
+		return NULL;
+	}
+	rv = nng_tls_config_alloc(&config, mode);
+	if (rv) {
+		err_set(why, ERR_NOT_IMPLEMENTED, "this libnng cannot do TLS: %s", nng_strerror(rv));
+		return NULL;
+	}
+	if (!tls_fill(config, name, why))
+		return config;
+	nng_tls_config_free(config);
+	return NULL;
+}
+
+enum err wire_tls_set(const struct wire_tls_files *given, struct why *why)
+{
+	const char *all[3] = { given->ca, given->cert, given->key };
+	static const char *const names[3] = { "tls_ca", "tls_cert", "tls_key" };
+	nng_tls_config *config;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < 3; i++)
+		n += all[i] && all[i][0];
+	for (unsigned i = 0; n && i < 3; i++)
+		if (!all[i] || !all[i][0])
+			return err_field(why, ERR_INVALID, names[i], "%s is not given; TLS between services needs tls_ca, tls_cert and tls_key", names[i]);
+	files = *given;
+	if (!n)
+		return ERR_OK;
+	config = tls_config(NNG_TLS_MODE_SERVER, NULL, why);
+	if (!config)
+		return why->code;
+	nng_tls_config_free(config);
+	return ERR_OK;
+}
+
+enum err wire_check_url(const char *url, struct why *why)
+{
+	const char *rest = strstr(url, "://"), *colon = strrchr(url, ':');
+	bool tls = strncmp(url, "tls+tcp://", 10) == 0;
+	uint64_t port;
+
+	if (strncmp(url, "inproc://", 9) == 0 || strncmp(url, "ipc:///", 7) == 0)
+		return rest[3] && (rest[3] != '/' || rest[4]) ? ERR_OK : err_set(why, ERR_INVALID, "'%s' names nothing after '://'", url);
+	if (!tls && strncmp(url, "tcp://", 6) != 0)
+		return err_set(why, ERR_INVALID, "'%s' is not of the form tcp://HOST:PORT, tls+tcp://HOST:PORT, ipc:///path or inproc://name", url);
+	if (colon <= rest + 3 || !str_u64(str_of(colon + 1), &port) || port == 0 || port > 65435)
+		return err_set(why, ERR_INVALID, "'%s' needs a host and a port from 1 to 65435 (snapshots go out on the port 100 above)", url);
+	if (tls && (!files.cert || !files.cert[0]))
+		return err_field(why, ERR_INVALID, "tls_cert", "'%s' needs tls_ca, tls_cert and tls_key", url);
+	return ERR_OK;
+}

@@ -1,0 +1,22 @@
+/* wire.h - where an nng socket listens and whom it dials: inproc://NAME ipc://PATH tcp://HOST:PORT tls+tcp://HOST:PORT.
+ *
+ * A host name is looked up off the loop, again every 10 s; each of its addresses is dialled, one that is gone is dropped. A socket
+ * that asks spreads over those that are connected. nng dials again by itself, after 50 ms to 2 s.
+ * TLS: own CA, a certificate of each side required, the host name of the URL checked against the server's. The files are looked
+ * at every 2 s; when they have changed, listeners and dialers are made anew with them (connections break, and come back).
+ * All of one wire's calls on its loop's thread; free it before its socket is closed, or right after. */
+#ifndef CORRAL_IO_WIRE_H
+#define CORRAL_IO_WIRE_H
+#include <nng/nng.h>
+
+#include "common/base/err.h"
+#include "common/io/loop.h"
+
+struct wire;
+
+/* NULL with *why when nothing can listen there. */
+struct wire *wire_listen(struct loop *, nng_socket, const char *url, struct why *);
+/* Several URLs with commas. What cannot be dialled is tried again. */
+struct wire *wire_dial(struct loop *, nng_socket, const char *urls);
+void wire_free(struct wire *);                    /* NULL is fine */
+#endif
