@@ -44,7 +44,7 @@ struct gateway_config {
 };
 
 enum gateway_metric {
-	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_IN_USE,
+	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
 	M_HELD, M_COUNT
 };
@@ -60,6 +60,7 @@ struct gateway {
 	unsigned n_workers;
 	unsigned draining;            /* workers still busy while draining */
 	struct replica_table *replicas;
+	struct lease *lease;          /* how many slots of each are ours */
 	struct sticky *sticky;
 	struct budget held;           /* what bodies and whole answers of all workers hold */
 	struct snapshot_sub *models_sub, *policy_sub;

@@ -3,10 +3,19 @@
 
 #include <stdlib.h>
 
+#include "common/base/clock.h"
+
+enum { BUCKETS = 4096 };
+
 struct replica_table {
+	struct replica_state *buckets[BUCKETS];
 	struct replica_state *states;
 	struct model_queue *queues;
 	struct metrics *metrics;
+	void (*on_change)(void *arg);         /* NULL: no leases, everything is ours */
+	void *on_change_arg;
+	_Atomic bool shared, told;
+	_Atomic int64_t valid_until_us;
 };
 
 static void hand_over(struct replica_state *);
@@ -51,6 +60,7 @@ static struct model_queue *queue_get(struct replica_table *t, struct str model)
 	str_copy(q->model, sizeof(q->model), model);
 	pthread_mutex_init(&q->lock, NULL);
 	list_init(&q->waiters);
+	q->table = t;
 	q->m_queued = metrics_series(t->metrics, M_QUEUED, q->model);
 	q->next = t->queues;
 	t->queues = q;
@@ -61,6 +71,7 @@ static void make_series(struct replica_table *t, struct replica_state *s)
 {
 	const char *m = s->model, *b = s->backend;
 
+	s->m_slots = metrics_series(t->metrics, M_SLOTS, m, b);
 	s->m_in_use = metrics_series(t->metrics, M_IN_USE, m, b);
 	s->m_breaker = metrics_series(t->metrics, M_BREAKER, m, b);
 	s->m_ok = metrics_series(t->metrics, M_ATTEMPTS, m, b, "ok");
@@ -71,31 +82,97 @@ static void make_series(struct replica_table *t, struct replica_state *s)
 	s->m_completion_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "output");
 }
 
+static struct replica_state **bucket_of(struct replica_table *t, struct str backend, struct str model)
+{
+	return &t->buckets[str_hash(model, str_hash(backend, 0)) % BUCKETS];
+}
+
+static struct replica_state *find(struct replica_table *t, struct str backend, struct str model)
+{
+	struct replica_state *s = *bucket_of(t, backend, model);
+
+	while (s && !(str_eqz(model, s->model) && str_eqz(backend, s->backend)))
+		s = s->same_bucket;
+	return s;
+}
+
 struct replica_state *replica_state_get(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
 {
-	struct replica_state *s;
+	struct replica_state *s = find(t, backend, model), **bucket = bucket_of(t, backend, model);
 
-	for (s = t->states; s; s = s->next)
-		if (str_eqz(backend, s->backend) && str_eqz(model, s->model))
-			break;
 	if (!s) {
 		s = x_calloc(1, sizeof(*s));
 		str_copy(s->model, sizeof(s->model), model);
 		str_copy(s->backend, sizeof(s->backend), backend);
 		breaker_init(&s->breaker);
 		s->queue = queue_get(t, model);
+		s->table = t;
 		make_series(t, s);
+		s->same_bucket = *bucket;
+		*bucket = s;
 		s->next = t->states;
 		t->states = s;
 	}
+	s->total = slots;
+	if (!atomic_load(&t->shared))
+		replica_lease_set(s, slots);
+	return s;
+}
+
+/* --- leases --- */
+
+void replica_table_lend(struct replica_table *t, void (*on_change)(void *), void *arg)
+{
+	t->on_change = on_change;
+	t->on_change_arg = arg;
+	atomic_store(&t->shared, true);
+}
+
+void replica_table_told(struct replica_table *t) { atomic_store(&t->told, false); }
+
+void replica_table_own(struct replica_table *t)
+{
+	atomic_store(&t->shared, false);
+	for (struct replica_state *s = t->states; s; s = s->next)
+		replica_lease_set(s, s->total);
+}
+
+void replica_table_share(struct replica_table *t) { atomic_store(&t->shared, true); }
+
+void replica_lease_set(struct replica_state *s, uint32_t slots)
+{
 	atomic_store(&s->slots, slots);
 	hand_over(s);                     /* there may be more than before */
-	return s;
+}
+
+void replica_lease(struct replica_table *t, const char *backend, const char *model, uint32_t slots)
+{
+	struct replica_state *s = find(t, str_of(backend), str_of(model));
+
+	if (s)
+		replica_lease_set(s, slots);
+}
+
+void replica_table_valid(struct replica_table *t, int64_t until_us)
+{
+	bool lapsed = atomic_exchange(&t->valid_until_us, until_us) < mono_us();
+
+	for (struct replica_state *s = lapsed ? t->states : NULL; s; s = s->next)
+		hand_over(s);
+}
+
+struct replica_state *replica_table_first(struct replica_table *t) { return t->states; }
+
+static void changed(struct replica_table *t)
+{
+	if (t->on_change && atomic_load_explicit(&t->shared, memory_order_relaxed) && !atomic_exchange(&t->told, true))
+		t->on_change(t->on_change_arg);
 }
 
 void replica_table_sweep(struct replica_table *t, int64_t now_us)
 {
 	for (struct replica_state *s = t->states; s; s = s->next) {
+		series_set(s->m_slots, atomic_load_explicit(&s->slots, memory_order_relaxed));
 		series_set(s->m_in_use, atomic_load_explicit(&s->in_use, memory_order_relaxed));
 		series_set(s->m_breaker, breaker_state(&s->breaker, now_us));
 	}
@@ -103,13 +180,25 @@ void replica_table_sweep(struct replica_table *t, int64_t now_us)
 		series_set(q->m_queued, atomic_load_explicit(&q->n, memory_order_relaxed));
 }
 
+/* A lease that shrank in the same moment is seen either here, and the slot goes back, or by who reads in_use after shrinking it. */
+static bool still_ours(struct replica_state *s)
+{
+	if (atomic_load(&s->in_use) <= atomic_load(&s->slots))
+		return true;
+	atomic_fetch_sub(&s->in_use, 1);
+	return false;
+}
+
 bool slot_take(struct replica_state *s)
 {
 	uint32_t now = atomic_load_explicit(&s->in_use, memory_order_relaxed);
+	bool shared = atomic_load_explicit(&s->table->shared, memory_order_relaxed);
 
+	if (shared && atomic_load_explicit(&s->table->valid_until_us, memory_order_relaxed) < mono_us())
+		return false;
 	while (now < atomic_load_explicit(&s->slots, memory_order_relaxed))
 		if (atomic_compare_exchange_weak(&s->in_use, &now, now + 1))
-			return true;
+			return still_ours(s);
 	return false;
 }
 
@@ -178,9 +267,13 @@ static void smooth(struct replica_state *s, int64_t held_us)
 
 void slot_free(struct replica_state *s, int64_t held_us)
 {
+	uint32_t before;
+
 	smooth(s, held_us);
-	atomic_fetch_sub(&s->in_use, 1);
+	before = atomic_fetch_sub(&s->in_use, 1);
 	hand_over(s);
+	if (before > atomic_load_explicit(&s->slots, memory_order_relaxed))
+		changed(s->table);        /* another gateway may have it now */
 }
 
 /* Under the queue's lock: somebody came earlier for the same slots. */
@@ -218,6 +311,8 @@ struct waiter *queue_join(struct model_queue *q, struct req *r, struct loop *loo
 		free(w);
 		w = NULL;
 	}
+	if (w)
+		changed(q->table);
 	return w;
 }
 

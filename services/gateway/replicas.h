@@ -3,7 +3,10 @@
  * Entries live as long as the process and are found by name when a world is built, so that a new snapshot changes pointers and not
  * counts. A slot is taken before a request is sent and given back when its attempt ends; nothing is sent without one, so nothing
  * queues inside a backend. Who finds no slot waits in the queue of the model, first come first served among those who want the
- * same slots, and is handed the slot that another frees, on his own thread. */
+ * same slots, and is handed the slot that another frees, on his own thread.
+ *
+ * Where several gateways share the backends the slots of each replica are lent by the model-registry (lease.c): 'slots' is what this
+ * gateway may use at present, 'total' what the backend has. */
 #ifndef CORRAL_GATEWAY_REPLICAS_H
 #define CORRAL_GATEWAY_REPLICAS_H
 #include <pthread.h>
@@ -18,17 +21,21 @@ struct model_queue {
 	pthread_mutex_t lock;
 	struct list waiters;          /* struct waiter, oldest first */
 	_Atomic uint32_t n;
+	struct replica_table *table;
 	struct series *m_queued;
 };
 
 struct replica_state {
-	struct replica_state *next;
+	struct replica_state *next, *same_bucket;
 	char model[256], backend[128];
-	_Atomic uint32_t in_use, slots;
+	_Atomic uint32_t in_use, slots;       /* in_use may be above slots for as long as the requests last that were there before */
+	uint32_t total, claimed_held, claimed_wanted;         /* control thread: slots of the backend; what lease.c said last */
+	bool claimed;
 	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
 	struct breaker breaker;
 	struct model_queue *queue;
-	struct series *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens;
+	struct replica_table *table;
+	struct series *m_slots, *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens;
 };
 
 struct replica_table;
@@ -38,6 +45,19 @@ void replica_table_free(struct replica_table *);
 struct replica_state *replica_state_get(struct replica_table *, struct str backend, struct str model, uint32_t slots);
 /* Refreshes the gauges of all; control thread. */
 void replica_table_sweep(struct replica_table *, int64_t now_us);
+
+/* --- leases; control thread, except on_change --- */
+/* 'on_change' is called on any thread when somebody waits for a slot or one that is no longer ours came free; once, until
+ * replica_table_told(). Until replica_table_own() nothing may be used. */
+void replica_table_lend(struct replica_table *, void (*on_change)(void *arg), void *arg);
+void replica_table_told(struct replica_table *);
+void replica_table_own(struct replica_table *);       /* all slots of all replicas, those to come too */
+void replica_table_share(struct replica_table *);     /* what there is stays, replicas to come have none: replica_lease() says */
+void replica_lease(struct replica_table *, const char *backend, const char *model, uint32_t slots);
+void replica_lease_set(struct replica_state *, uint32_t slots);
+/* While slots are shared nothing is taken after this moment. */
+void replica_table_valid(struct replica_table *, int64_t until_us);
+struct replica_state *replica_table_first(struct replica_table *);    /* then by ->next */
 
 bool slot_take(struct replica_state *);
 void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first who waits for it, if any */

@@ -7,6 +7,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/sticky.h"
@@ -51,6 +52,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_QUEUE_SECONDS] = { METRIC_HISTOGRAM, "queue_seconds", "Time spent waiting for a slot.", "" },
 	[M_QUEUED] = { METRIC_GAUGE, "queued_requests", "Requests waiting for a slot.", "model" },
 	[M_REFUSED] = { METRIC_COUNTER, "refused_total", "Inference requests that reached no backend, by error code.", "reason" },
+	[M_SLOTS] = { METRIC_GAUGE, "slots", "Slots that this gateway may use at present.", "model,backend" },
 	[M_IN_USE] = { METRIC_GAUGE, "slots_in_use", "Slots taken.", "model,backend" },
 	[M_BREAKER] = { METRIC_GAUGE, "breaker_state", "0 closed, 1 open, 2 half-open.", "model,backend" },
 	[M_BREAKER_OPENED] = { METRIC_COUNTER, "breaker_opened_total", "Times a breaker opened.", "model,backend" },
@@ -105,6 +107,7 @@ static void rebuild(struct gateway *g)
 		worker_set_world(g->workers[i], world_ref(w));
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "models"), (double)g->models_id.version);
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "policy"), (double)g->policy_id.version);
+	lease_renew(g->lease);            /* there may be replicas that nothing is lent of yet */
 	svc_need(g->svc, "model snapshot", true, w->cat.n_models ? "" : "no backend has a model yet");
 	world_unref(w);
 }
@@ -201,6 +204,7 @@ static void stop(struct svc *s)
 		return;
 	loop_timer_del(&g->sweep);
 	loop_timer_del(&g->hurry);
+	lease_free(g->lease);
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
@@ -241,6 +245,7 @@ static bool start(struct svc *s, struct why *why)
 	ok = make_workers(g, why);
 	if (ok) {
 		g->outbox = outbox_new(g);
+		g->lease = lease_new(g);
 		subscribe(g);
 		loop_timer_set(g->loop, &g->sweep, 1000000, sweep);
 	}
@@ -294,6 +299,7 @@ static void drain(struct svc *s)
 	struct gateway *g = svc_state(s);
 
 	g->draining = g->n_workers;
+	lease_leave(g->lease);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_drain(g->workers[i]);
 	watch_drain(&g->hurry);

@@ -17,6 +17,7 @@ const struct metric_def registry_metrics[M_COUNT] = {
 	[M_SYNC_SECONDS] = { METRIC_HISTOGRAM, "sync_seconds", "Time that one listing of a backend took.", "" },
 	[M_SYNC_FAILURES] = { METRIC_COUNTER, "sync_failures_total", "Visits to a backend that failed, by reason: unreachable, status, malformed.",
 			      "backend,reason" },
+	[M_GATEWAYS] = { METRIC_GAUGE, "gateways", "Gateways that share the slots of the backends.", "" },
 };
 
 struct sync {

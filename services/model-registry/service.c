@@ -5,6 +5,7 @@
 
 #include "common/data/log.h"
 #include "common/io/snapshot_file.h"
+#include "services/model-registry/lend.h"
 #include "services/model-registry/registry.h"
 
 static bool start(struct svc *, struct why *);
@@ -28,6 +29,7 @@ struct endpoint {
 struct keeper {
 	struct svc *svc;
 	struct registry *registry;
+	struct lender *lender;
 	struct snapshot_pub *pub;
 	struct endpoint *endpoint;
 	char *path;                   /* of the kept snapshot */
@@ -43,8 +45,10 @@ static void registry_rpc_sync(Corral__ModelRegistry_Service *, const Corral__Syn
 static void on_snapshot(void *arg, struct str packed)
 {
 	struct keeper *keeper = arg;
-	struct snapshot_id id = { snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
+	struct snapshot_id id;
 
+	lender_set_totals(keeper->lender, keeper->registry->last);
+	id = (struct snapshot_id){ snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
 	if (!snapshot_file_save(keeper->path, "models", id, packed))
 		LOG_WARN("the list of models cannot be kept for the next start", LOG_S("path", keeper->path));
 }
@@ -77,6 +81,7 @@ static void endpoint_add(struct keeper *keeper, struct rpc_server *server)
 static void keeper_free(struct keeper *keeper)
 {
 	registry_free(keeper->registry);
+	lender_free(keeper->lender);
 	snapshot_pub_free(keeper->pub);
 	if (keeper->endpoint)
 		keeper->endpoint->keeper = NULL;
@@ -106,6 +111,9 @@ static bool start(struct svc *svc, struct why *why)
 		return false;
 	}
 	endpoint_add(keeper, svc_rpc_server(svc));
+	keeper->lender = lender_new(svc, snapshot_pub_epoch(keeper->pub));
+	if (keeper->registry->last)
+		lender_set_totals(keeper->lender, keeper->registry->last);
 	svc_set_state(svc, keeper);
 	return true;
 }

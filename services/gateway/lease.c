@@ -1,0 +1,268 @@
+/* lease.c - see lease.h; the other side is services/model-registry/slots.c. */
+#include "services/gateway/lease.h"
+
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "models.pb-c.h"
+#include "services/gateway/replicas.h"
+
+enum {
+	ALONE_US = 250 * 1000, SHARED_US = 100 * 1000,
+	PAUSE_US = 20 * 1000,         /* between two reports, however much changes */
+	DEADLINE_MS = 1000, FIRST_DEADLINE_MS = 500,
+	SILENT_US = 2000 * 1000, SILENT_CALLS = 3,    /* then it goes on by itself */
+	VALID_US = 1200 * 1000,       /* longer than a report takes, shorter than the registry's lease */
+	STOOD_US = 500 * 1000
+};
+
+struct lease {
+	struct gateway *gw;
+	struct loop_timer timer;
+	uint8_t id[16];
+	uint64_t seq, epoch;
+	bool calling, again;          /* a report is on its way; another is wanted after it */
+	bool whole;                   /* the next report says everything */
+	bool alone, on_its_own, leaving;
+	unsigned failures;
+	uint32_t gateways;            /* that share the backends, as the registry said last; also on disk */
+	int64_t called_us, heard_us;
+};
+
+static void send_report(struct loop_timer *);
+
+/* --- how many share, for a start without the registry --- */
+
+static void file_name(const struct lease *l, char *path, size_t cap) { snprintf(path, cap, "%s/gateways", svc_state_dir(l->gw->svc)); }
+
+static uint32_t load_gateways(const struct lease *l)
+{
+	char path[1024];
+	unsigned n = 1;
+	FILE *f;
+
+	file_name(l, path, sizeof(path));
+	f = fopen(path, "re");
+	if (f && fscanf(f, "%u", &n) != 1)
+		n = 1;
+	if (f)
+		fclose(f);
+	return n ? n : 1;
+}
+
+static void save_gateways(struct lease *l, uint32_t n)
+{
+	char path[1024];
+	FILE *f;
+
+	if (n == l->gateways)
+		return;
+	l->gateways = n;
+	file_name(l, path, sizeof(path));
+	f = fopen(path, "we");
+	if (!f || fprintf(f, "%u\n", n) < 0)
+		LOG_WARN("how many gateways share the slots cannot be kept for the next start", LOG_S("path", path));
+	if (f)
+		fclose(f);
+}
+
+/* --- life --- */
+
+static void on_change(void *arg);
+
+struct lease *lease_new(struct gateway *g)
+{
+	struct lease *l = x_calloc(1, sizeof(*l));
+
+	l->gw = g;
+	if (getrandom(l->id, sizeof(l->id), 0) != (ssize_t)sizeof(l->id))
+		abort();
+	l->gateways = load_gateways(l);
+	l->heard_us = mono_us();
+	replica_table_lend(g->replicas, on_change, l);
+	send_report(&l->timer);
+	return l;
+}
+
+void lease_free(struct lease *l)
+{
+	if (!l)
+		return;
+	loop_timer_del(&l->timer);
+	free(l);
+}
+
+void lease_renew(struct lease *l)
+{
+	int64_t wait = l->called_us + PAUSE_US - mono_us();
+
+	if (l->calling)
+		l->again = true;
+	else
+		loop_timer_set(l->gw->loop, &l->timer, wait > 0 ? wait : 0, send_report);
+}
+
+void lease_leave(struct lease *l)
+{
+	l->leaving = true;
+	lease_renew(l);
+}
+
+static void renew(void *arg) { lease_renew(arg); }
+
+/* A worker's thread. */
+static void on_change(void *arg)
+{
+	struct lease *l = arg;
+
+	loop_post(l->gw->loop, renew, l);
+}
+
+/* --- reporting --- */
+
+static bool changed(const struct replica_state *s, uint32_t held, uint32_t wanted)
+{
+	return !s->claimed || s->claimed_held != held || s->claimed_wanted != wanted;
+}
+
+/* in_use is read after the lease was applied, so that 'held' cannot be exceeded before the next one (replicas.c, still_ours()). */
+static void claim(struct lease *l, struct arena *mem, struct replica_state *s, Corral__LeaseRequest *r)
+{
+	uint32_t slots = atomic_load(&s->slots), in_use = atomic_load(&s->in_use), held = in_use > slots ? in_use : slots;
+	uint32_t wanted = in_use + atomic_load(&s->queue->n);
+	Corral__SlotClaim *claim;
+
+	if (!l->whole && !changed(s, held, wanted))
+		return;
+	s->claimed = true;
+	s->claimed_held = held;
+	s->claimed_wanted = wanted;
+	claim = arena_new_of(mem, Corral__SlotClaim);
+	corral__slot_claim__init(claim);
+	claim->backend = s->backend;
+	claim->model = s->model;
+	claim->held = held;
+	claim->wanted = wanted;
+	r->claims[r->n_claims++] = claim;
+}
+
+static void put_claims(struct lease *l, struct arena *mem, Corral__LeaseRequest *r)
+{
+	size_t n = 1;
+
+	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next)
+		n++;
+	r->claims = arena_array(mem, Corral__SlotClaim *, n);
+	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next)
+		claim(l, mem, s, r);
+}
+
+static void on_reply(const Corral__LeaseReply *, void *arg);
+
+static void send_report(struct loop_timer *t)
+{
+	struct lease *l = (struct lease *)(void *)((char *)t - offsetof(struct lease, timer));
+	Corral__LeaseRequest r = CORRAL__LEASE_REQUEST__INIT;
+	struct arena *mem = arena_new(0);
+
+	r.gateway = (ProtobufCBinaryData){ sizeof(l->id), l->id };
+	r.seq = ++l->seq;
+	r.epoch = l->epoch;
+	r.whole = l->whole && !l->alone;
+	r.leaving = l->leaving;
+	replica_table_told(l->gw->replicas);
+	if (!l->alone && (l->epoch || r.whole))
+		put_claims(l, mem, &r);
+	l->calling = true;
+	l->again = false;
+	l->called_us = mono_us();
+	rpc_deadline(l->gw->registry, l->epoch ? DEADLINE_MS : FIRST_DEADLINE_MS);
+	corral__slots__lease(rpc_stub(l->gw->registry, &corral__slots__descriptor), &r, on_reply, l);
+	rpc_deadline(l->gw->registry, 5000);
+	arena_free(mem);
+}
+
+/* --- what comes back --- */
+
+static void apply(struct lease *l, const Corral__LeaseReply *reply)
+{
+	struct replica_table *t = l->gw->replicas;
+
+	if (l->alone != (bool)reply->everything) {
+		LOG_INFO(reply->everything ? "all slots are this gateway's" : "the slots are shared with other gateways", LOG_I("gateways", reply->gateways));
+		l->alone = reply->everything;
+		if (l->alone)
+			replica_table_own(t);
+		else
+			replica_table_share(t);
+	}
+	for (size_t i = 0; i < reply->n_grants; i++)
+		replica_lease(t, reply->grants[i]->backend, reply->grants[i]->model, reply->grants[i]->slots);
+	replica_table_valid(t, l->called_us + VALID_US);
+}
+
+/* A lease of none would mean that nobody is served here until the registry is back. */
+static void go_on(struct lease *l)
+{
+	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next) {
+		uint32_t slots = atomic_load(&s->slots), mine = l->epoch ? slots : s->total / l->gateways;
+
+		replica_lease_set(s, mine ? mine : 1);
+	}
+}
+
+static bool silent(const struct lease *l, int64_t now_us)
+{
+	return !l->epoch || (now_us - l->heard_us > SILENT_US && l->failures >= SILENT_CALLS);
+}
+
+static void unheard(struct lease *l)
+{
+	int64_t now = mono_us();
+
+	l->whole = true;
+	if (now - l->called_us > DEADLINE_MS * 1000 + STOOD_US)
+		return;                   /* it was this process that stood still: others may have its slots */
+	l->failures++;
+	if (silent(l, now) && !l->alone) {
+		if (!l->on_its_own)
+			LOG_WARN("the model-registry is not heard; what it lent last stays in force", LOG_I("gateways", l->gateways));
+		l->on_its_own = true;
+		go_on(l);
+	}
+	replica_table_valid(l->gw->replicas, now + SHARED_US + VALID_US);
+}
+
+static void heard(struct lease *l, const Corral__LeaseReply *reply)
+{
+	if (l->on_its_own)
+		LOG_INFO("the model-registry is heard again");
+	l->on_its_own = false;
+	l->failures = 0;
+	l->heard_us = mono_us();
+	l->epoch = reply->epoch;
+	l->whole = reply->ask_whole;
+	l->again |= reply->ask_whole;
+	save_gateways(l, reply->gateways);
+	apply(l, reply);
+}
+
+/* Some of what was lent cannot be used at once, or some of what is in use is to be given back: then the next report is not far. */
+static bool unsettled(const struct lease *l, const Corral__LeaseReply *reply) { return !l->alone && reply && reply->n_grants > 0; }
+
+static void on_reply(const Corral__LeaseReply *reply, void *arg)
+{
+	struct lease *l = arg;
+
+	l->calling = false;
+	if (reply)
+		heard(l, reply);
+	else
+		unheard(l);
+	if (reply && (l->again || unsettled(l, reply)))
+		lease_renew(l);
+	else
+		loop_timer_set(l->gw->loop, &l->timer, l->alone ? ALONE_US : SHARED_US, send_report);
+}

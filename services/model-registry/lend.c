@@ -1,0 +1,96 @@
+/* lend.c - see lend.h. */
+#include "services/model-registry/lend.h"
+
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/model-registry/slots.h"
+
+struct endpoint {
+	Corral__Slots_Service base;   /* first: freed by the RPC server */
+	struct lender *lender;
+};
+
+struct lender {
+	struct loop *loop;
+	struct slots *slots;
+	struct endpoint *endpoint;
+	struct loop_timer tick;
+	struct series *m_gateways;
+	unsigned gateways;            /* as told last */
+};
+
+static void lend_rpc_lease(Corral__Slots_Service *, const Corral__LeaseRequest *, Corral__LeaseReply_Closure, void *closure_data);
+
+static void endpoint_destroy(ProtobufCService *service) { free(service); }
+
+static void tell(struct lender *l)
+{
+	unsigned n = slots_holders(l->slots);
+
+	if (n == l->gateways)
+		return;
+	LOG_INFO("gateways that share the slots", LOG_I("gateways", n), LOG_I("before", l->gateways));
+	l->gateways = n;
+	series_set(l->m_gateways, n);
+}
+
+static void tick(struct loop_timer *t)
+{
+	struct lender *l = (struct lender *)(void *)((char *)t - offsetof(struct lender, tick));
+
+	loop_timer_set(l->loop, t, SLOTS_TICK_MS * 1000, tick);
+	slots_tick(l->slots, mono_us());
+	tell(l);
+}
+
+struct lender *lender_new(struct svc *svc, uint64_t epoch)
+{
+	static const Corral__Slots_Service methods = CORRAL__SLOTS__INIT(lend_rpc_);
+	struct lender *l = x_calloc(1, sizeof *l);
+	bool alone = str_starts(str_of(svc_pub_url(svc, svc_name(svc))), STR("inproc:"));     /* its only gateway ends with it */
+
+	l->loop = svc_loop(svc);
+	l->slots = slots_new(epoch, !alone, mono_us());
+	l->m_gateways = metrics_series(svc_metrics(svc), M_GATEWAYS);
+	l->endpoint = x_calloc(1, sizeof *l->endpoint);
+	l->endpoint->base = methods;
+	l->endpoint->base.base.destroy = endpoint_destroy;
+	l->endpoint->lender = l;
+	rpc_server_add(svc_rpc_server(svc), &l->endpoint->base.base);
+	tick(&l->tick);
+	return l;
+}
+
+void lender_set_totals(struct lender *l, const Corral__ModelSnapshot *snapshot) { slots_set_totals(l->slots, snapshot); }
+
+void lender_free(struct lender *l)
+{
+	if (!l)
+		return;
+	l->endpoint->lender = NULL;
+	loop_timer_del(&l->tick);
+	slots_free(l->slots);
+	free(l);
+}
+
+static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRequest *request, Corral__LeaseReply_Closure closure, void *closure_data)
+{
+	struct lender *l = ((struct endpoint *)(void *)service)->lender;
+	Corral__LeaseReply reply = CORRAL__LEASE_REPLY__INIT;
+	struct arena *mem;
+	struct why why;
+
+	if (!l) {
+		rpc_fail(closure_data, ERR_UNAVAILABLE, "the registry is shutting down");
+		return;
+	}
+	mem = arena_new(0);
+	if (slots_lease(l->slots, request, mono_us(), mem, &reply, &why) == ERR_OK)
+		closure(&reply, closure_data);
+	else
+		rpc_fail(closure_data, why.code, why.text);
+	arena_free(mem);
+	tell(l);
+}

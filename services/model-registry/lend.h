@@ -1,0 +1,13 @@
+/* lend.h - the registry's service Slots: hears gateways, lends them slots (slots.h), takes back what silent ones had. */
+#ifndef REGISTRY_LEND_H
+#define REGISTRY_LEND_H
+#include "common/svc/svc.h"
+#include "services/model-registry/registry.h"
+
+struct lender;
+
+/* 'epoch': of this run. Adds its RPC service to the service's server. */
+struct lender *lender_new(struct svc *, uint64_t epoch);
+void lender_set_totals(struct lender *, const Corral__ModelSnapshot *);
+void lender_free(struct lender *);    /* later requests are refused; NULL is fine */
+#endif

@@ -1,0 +1,36 @@
+/* slots.h - who may use how many of a replica's slots: lent to gateways for a moment, so that all of them together never have more
+ * requests inside a backend than it has slots.
+ *
+ * Nouns: holder (a gateway process), share (what one holder has of one replica). A slot counts as lent to a holder until the holder has
+ * said that it is free, or was not heard of for SLOTS_LEASE_MS. A holder alone is told "everything" and claims nothing.
+ * Division: who wants gets the same, as far as he wants it; what nobody wants is lent evenly ahead of need; where slots are fewer than
+ * those who want one, the one who had least goes next, for half a second at a time.
+ * Pure: the clock is a parameter. One loop thread. */
+#ifndef REGISTRY_SLOTS_H
+#define REGISTRY_SLOTS_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/arena.h"
+#include "common/base/err.h"
+#include "models.pb-c.h"
+
+enum { SLOTS_LEASE_MS = 1500, SLOTS_TURN_MS = 500, SLOTS_TICK_MS = 200, SLOTS_HOLDERS_MAX = 64 };
+
+struct slots;
+
+/* 'after_restart': holders of a registry before this one may still use what it lent them. For one lease time nobody gets more than he
+ * says he has. */
+struct slots *slots_new(uint64_t epoch, bool after_restart, int64_t now_us);
+void slots_free(struct slots *);      /* NULL is fine */
+/* How many slots there are; those of replicas not named are none. */
+void slots_set_totals(struct slots *, const Corral__ModelSnapshot *);
+/* Fills 'reply' (initialised by the caller; lists in the arena). INVALID for a request that makes no sense or comes too late. */
+enum err slots_lease(struct slots *, const Corral__LeaseRequest *, int64_t now_us, struct arena *, Corral__LeaseReply *reply, struct why *);
+/* Every SLOTS_TICK_MS: takes back what silent holders had. A tick that comes late means that this process stood still, and nobody is
+ * blamed for it. */
+void slots_tick(struct slots *, int64_t now_us);
+unsigned slots_holders(const struct slots *);
+/* What counts as lent of one replica, to all holders together. */
+uint32_t slots_lent(const struct slots *, const char *backend, const char *model);
+#endif

@@ -1,0 +1,284 @@
+/* slots_test.c - slots are divided, handed on, taken back, and never lent twice; also under random demand with lost replies. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "services/model-registry/slots.h"
+
+enum { G = 4, MS = 1000 };
+
+/* A gateway as lease.c is one, with one replica. */
+struct gate {
+	uint8_t id[16];
+	uint64_t seq, epoch;
+	bool alone, whole, leaving;
+	uint32_t slots, in_use, waiting;
+	uint32_t claimed_held, claimed_wanted;
+	bool claimed;
+};
+
+static struct slots *s;
+static struct gate g[G];
+static int64_t now;
+static uint32_t total;
+
+static void set_total(uint32_t n)
+{
+	Corral__ModelSnapshot snapshot = CORRAL__MODEL_SNAPSHOT__INIT;
+	Corral__Replica replica = CORRAL__REPLICA__INIT, *list[] = { &replica };
+
+	replica.backend = (char *)"b";
+	replica.model = (char *)"m";
+	replica.slots = total = n;
+	snapshot.replicas = list;
+	snapshot.n_replicas = 1;
+	slots_set_totals(s, &snapshot);
+}
+
+static int set_up(void **state)
+{
+	now = 1000000;
+	s = slots_new(7, false, now);
+	memset(g, 0, sizeof(g));
+	for (int i = 0; i < G; i++)
+		g[i].id[0] = (uint8_t)(i + 1);
+	set_total(2);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	slots_free(s);
+	return 0;
+}
+
+static uint32_t held(const struct gate *gate)
+{
+	uint32_t slots = gate->alone ? total : gate->slots;
+
+	return gate->in_use > slots ? gate->in_use : slots;
+}
+
+/* One report; 'lost': its reply never comes. */
+static void report(struct gate *gate, bool lost)
+{
+	Corral__LeaseRequest r = CORRAL__LEASE_REQUEST__INIT;
+	Corral__SlotClaim claim = CORRAL__SLOT_CLAIM__INIT, *claims[] = { &claim };
+	Corral__LeaseReply reply = CORRAL__LEASE_REPLY__INIT;
+	uint32_t h = held(gate), w = gate->in_use + gate->waiting;
+	struct arena *mem = arena_new(0);
+	struct why why;
+
+	r.gateway = (ProtobufCBinaryData){ 16, gate->id };
+	r.seq = ++gate->seq;
+	r.epoch = gate->epoch;
+	r.whole = gate->whole && !gate->alone;
+	r.leaving = gate->leaving;
+	if (!gate->alone && (gate->epoch || r.whole) && (r.whole || !gate->claimed || gate->claimed_held != h || gate->claimed_wanted != w)) {
+		claim.backend = (char *)"b", claim.model = (char *)"m", claim.held = h, claim.wanted = w;
+		r.claims = claims, r.n_claims = 1;
+		gate->claimed = true, gate->claimed_held = h, gate->claimed_wanted = w;
+	}
+	assert_int_equal(slots_lease(s, &r, now, mem, &reply, &why), ERR_OK);
+	if (lost) {
+		gate->whole = true;
+	} else {
+		if (gate->alone && !reply.everything)
+			gate->slots = total;
+		gate->alone = reply.everything;
+		gate->epoch = reply.epoch;
+		gate->whole = reply.ask_whole;
+		for (size_t i = 0; i < reply.n_grants; i++)
+			gate->slots = reply.grants[i]->slots;
+	}
+	arena_free(mem);
+}
+
+static void rounds(int n, int gates)
+{
+	for (int k = 0; k < n; k++) {
+		for (int i = 0; i < gates; i++)
+			report(&g[i], false);
+		now += 20 * MS;
+		slots_tick(s, now);
+	}
+}
+
+static void the_first_has_everything_at_once(void **state)
+{
+	report(&g[0], false);
+	assert_true(g[0].alone);
+	assert_int_equal(slots_lent(s, "b", "m"), 2);
+}
+
+static void a_second_gets_what_the_first_does_not_use(void **state)
+{
+	report(&g[0], false);
+	report(&g[1], false);
+	report(&g[1], false);
+	assert_int_equal(g[1].slots, 0);          /* the first has not said what it uses */
+	rounds(4, 2);
+	assert_int_equal(g[0].slots, 1);
+	assert_int_equal(g[1].slots, 1);
+}
+
+static void idle_slots_go_to_who_waits(void **state)
+{
+	rounds(6, 2);
+	g[0].in_use = 1, g[0].waiting = 5;
+	rounds(3, 2);
+	assert_int_equal(g[0].slots, 2);
+	assert_int_equal(g[1].slots, 0);
+}
+
+static void a_slot_in_use_is_not_lent_again_until_it_is_free(void **state)
+{
+	report(&g[0], false);
+	g[0].in_use = 2;
+	g[1].waiting = 3;
+	rounds(10, 2);
+	assert_int_equal(g[0].slots, 1);          /* takes no more, and two still run */
+	assert_int_equal(g[1].slots, 0);
+	g[0].in_use = 1;
+	rounds(3, 2);
+	assert_int_equal(g[1].slots, 1);
+}
+
+static void one_slot_goes_round(void **state)
+{
+	int64_t had[3] = { 0 };
+
+	set_total(1);
+	rounds(6, 3);
+	for (int k = 0; k < 3000; k++) {
+		for (int i = 0; i < 3; i++) {
+			g[i].in_use = g[i].slots;         /* requests of 20 ms, one after another */
+			g[i].waiting = 4;
+			had[i] += g[i].in_use;
+		}
+		rounds(1, 3);
+	}
+	for (int i = 0; i < 3; i++)
+		assert_in_range(had[i], 800, 1100);
+}
+
+static void the_dead_give_back_within_two_seconds(void **state)
+{
+	int64_t before;
+
+	rounds(6, 2);
+	g[1].in_use = 1;
+	g[0].waiting = g[1].waiting = 5;
+	g[0].in_use = 1;
+	rounds(3, 2);
+	before = now;
+	while (!g[0].alone && now < before + 3000 * MS)
+		rounds(1, 1);
+	assert_in_range(now - before, 0, 2000 * MS);
+}
+
+static void who_leaves_keeps_only_what_it_uses(void **state)
+{
+	rounds(6, 2);
+	g[0].leaving = true;
+	g[0].in_use = 1;
+	rounds(4, 2);
+	assert_int_equal(g[0].slots, 1);
+	g[0].in_use = 0;
+	rounds(4, 2);
+	assert_int_equal(g[0].slots, 0);
+	assert_int_equal(g[1].slots, 2);
+}
+
+static void after_a_restart_claims_come_before_lending(void **state)
+{
+	rounds(6, 2);
+	g[0].in_use = 1, g[1].in_use = 1;
+	slots_free(s);
+	s = slots_new(8, true, now);
+	g[0].waiting = 10;
+	rounds(10, 1);                            /* the other is not heard yet, and still has its slot */
+	assert_int_equal(g[0].slots, 1);
+	set_total(2);
+	rounds(10, 1);
+	assert_int_equal(g[0].slots, 1);
+	rounds(80, 2);
+	assert_int_equal(g[0].slots, 1);
+	assert_int_equal(g[1].slots, 1);
+}
+
+static void nobody_dies_because_the_registry_stood_still(void **state)
+{
+	rounds(6, 2);
+	g[1].in_use = 1;
+	now += 5000 * MS;
+	slots_tick(s, now);
+	assert_int_equal(slots_holders(s), 2);
+	rounds(3, 2);
+	assert_int_equal(g[1].slots, 1);
+}
+
+static void old_requests_are_refused(void **state)
+{
+	Corral__LeaseRequest r = CORRAL__LEASE_REQUEST__INIT;
+	Corral__LeaseReply reply = CORRAL__LEASE_REPLY__INIT;
+	struct why why;
+
+	r.gateway = (ProtobufCBinaryData){ 16, g[0].id };
+	r.seq = 5;
+	assert_int_equal(slots_lease(s, &r, now, NULL, &reply, &why), ERR_OK);
+	assert_int_equal(slots_lease(s, &r, now, NULL, &reply, &why), ERR_INVALID);
+	r.gateway.len = 3;
+	r.seq = 6;
+	assert_int_equal(slots_lease(s, &r, now, NULL, &reply, &why), ERR_INVALID);
+}
+
+/* Random demand, lost replies, totals that grow, a holder that dies: what may be in use never exceeds what there is. */
+static void never_more_than_there_are(void **state)
+{
+	uint32_t most = 0;
+
+	srand(42);
+	set_total(5);
+	for (int k = 0; k < 20000; k++) {
+		struct gate *gate = &g[rand() % G];
+		uint32_t may = 0, limit = gate->alone ? total : gate->slots;
+
+		if (gate->in_use && rand() % 3 == 0)
+			gate->in_use--;
+		while (gate->waiting && gate->in_use < limit) {
+			gate->in_use++;
+			gate->waiting--;
+		}
+		if (rand() % 4 == 0)
+			gate->waiting += (uint32_t)(rand() % 4);
+		report(gate, rand() % 7 == 0);
+		now += rand() % 20 * MS;
+		if (k % 10 == 0)
+			slots_tick(s, now);
+		for (int i = 0; i < G; i++)
+			may += held(&g[i]);
+		assert_true(may <= total);
+		most = may > most ? may : most;
+	}
+	assert_int_equal(most, total);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		T(the_first_has_everything_at_once), T(a_second_gets_what_the_first_does_not_use), T(idle_slots_go_to_who_waits),
+		T(a_slot_in_use_is_not_lent_again_until_it_is_free), T(one_slot_goes_round), T(the_dead_give_back_within_two_seconds),
+		T(who_leaves_keeps_only_what_it_uses), T(after_a_restart_claims_come_before_lending),
+		T(nobody_dies_because_the_registry_stood_still), T(old_requests_are_refused), T(never_more_than_there_are),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
