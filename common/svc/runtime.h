@@ -81,6 +81,9 @@ struct runtime {
 
 /* help.c: --help, --version, --dump; true when the program is to end now with *ret_status. */
 bool help_asked(struct runtime *, int argc, char **argv, int *ret_status);
+/* ask_self.c: --probe=WHAT and --wait=TIME; the exit status */
+int self_probe(struct runtime *, const char *what);
+int self_wait(struct runtime *, const char *text);
 /* settings.c */
 void settings_prepare(struct runtime *);          /* the option tables */
 enum err settings_load(struct runtime *, int argc, char **argv, struct why *);

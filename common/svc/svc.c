@@ -98,36 +98,59 @@ static int print_config(struct runtime *rt)
 	return ok ? 0 : 1;
 }
 
-/* Takes "--check-config" out of the arguments. */
-static bool take_check(int *argc, char **argv, char **ret_argv)
+/* What a program is to do besides serving; not options, because they belong in no file and no environment. */
+struct errand { bool check; const char *probe, *wait; };
+
+static bool is_errand(const char *arg, struct errand *e)
 {
-	bool found = false;
+	if (strcmp(arg, "--check-config") == 0)
+		e->check = true;
+	else if (strncmp(arg, "--probe=", 8) == 0)
+		e->probe = arg + 8;
+	else if (strncmp(arg, "--wait=", 7) == 0)
+		e->wait = arg + 7;
+	else
+		return false;
+	return true;
+}
+
+/* Takes them out of the arguments. */
+static struct errand take_errands(int *argc, char **argv, char **ret_argv)
+{
+	struct errand e = { 0 };
 	int n = 0;
 
 	for (int i = 0; i < *argc; i++)
-		if (i > 0 && strcmp(argv[i], "--check-config") == 0)
-			found = true;
-		else
+		if (i == 0 || !is_errand(argv[i], &e))
 			ret_argv[n++] = argv[i];
 	ret_argv[n] = NULL;
 	*argc = n;
-	return found;
+	return e;
+}
+
+static int do_errand(struct runtime *rt, const struct errand *e)
+{
+	if (e->probe)
+		return self_probe(rt, e->probe);
+	return e->wait ? self_wait(rt, e->wait) : print_config(rt);
 }
 
 static int run(struct runtime *rt, int argc, char **argv)
 {
 	char **args = x_calloc((size_t)argc + 1, sizeof(*args));
-	bool check = take_check(&argc, argv, args);
+	struct errand errand = take_errands(&argc, argv, args);
 	struct why why;
 	bool ok = settings_load(rt, argc, args, &why) == ERR_OK;
 
 	free(args);
+	if (ok && (errand.probe || errand.wait))
+		return do_errand(rt, &errand);
 	if (ok) {
 		open_log(rt);
 		warn_of_environment(rt);
 	}
-	if (ok && check)
-		return print_config(rt);
+	if (ok && errand.check)
+		return do_errand(rt, &errand);
 	ok = ok && open_all(rt, &why);
 	if (!ok) {
 		fprintf(stderr, "%s: %s\n", rt->name, why.text);

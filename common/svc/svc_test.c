@@ -310,6 +310,13 @@ static void checks_its_configuration(void **state)
 	assert_string_equal(printed(), "first: unknown option '--colour'; did you mean '--color'?\n");
 	assert_int_equal(run_to_end(false, "--check-config", "--hang", "--work=1s"), 1);
 	assert_string_equal(printed(), "first: hang and work exclude each other\n");
+	assert_int_equal(run_to_end(false, "--probe=health", NULL, NULL), 2);
+	assert_string_equal(printed(), "first: --probe is livez, readyz or startupz, not 'health'\n");
+	assert_int_equal(run_to_end(false, "--probe=readyz", "--admin-listen=127.0.0.1:1", NULL), 1);
+	assert_non_null(strstr(printed(), "first: nothing answers at 127.0.0.1:1 (admin_listen): Connection refused"));
+	assert_int_equal(run_to_end(false, "--wait=1ms", NULL, NULL), 0);
+	assert_int_equal(run_to_end(false, "--wait=long", NULL, NULL), 2);
+	assert_non_null(strstr(printed(), "first: --wait: 'long' is not a duration"));
 	assert_int_equal(run_to_end(false, "--peer=here", NULL, NULL), 1);
 	assert_string_equal(printed(), "first: peer: 'here' is not of the form name=tcp://HOST:PORT or name=ipc:///path\n");
 	assert_int_equal(run_to_end(false, "now", NULL, NULL), 1);

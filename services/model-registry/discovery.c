@@ -44,7 +44,7 @@ static void check_syncs(struct registry *);
 static void on_patience_over(struct loop_timer *);
 
 struct registry *registry_new(struct loop *loop, const struct registry_config *config, struct metrics *metrics, struct str kept,
-			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned n), void *arg,
+			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned known, unsigned n), void *arg,
 			      struct why *why)
 {
 	struct arena *mem = arena_new(0);
@@ -169,7 +169,7 @@ static void visit_backend(struct backend *backend, enum visit_task task)
 static void set_state(struct backend *backend, Corral__BackendState state, const char *reason)
 {
 	struct registry *registry = backend->registry;
-	unsigned up = 0;
+	unsigned up = 0, known = 0;
 
 	backend->checked_at_us = wall_us();
 	if (state != backend->state) {
@@ -181,10 +181,12 @@ static void set_state(struct backend *backend, Corral__BackendState state, const
 	backend->state = state;
 	str_copy(backend->reason, sizeof backend->reason, str_of(reason));
 	series_set(backend->up, state == CORRAL__BACKEND_STATE__BACKEND_UP);
-	for (size_t i = 0; i < registry->n; i++)
+	for (size_t i = 0; i < registry->n; i++) {
 		up += registry->backends[i].state == CORRAL__BACKEND_STATE__BACKEND_UP;
+		known += registry->backends[i].state != CORRAL__BACKEND_STATE__BACKEND_UNKNOWN;
+	}
 	if (registry->on_state)
-		registry->on_state(registry->arg, up, (unsigned)registry->n);
+		registry->on_state(registry->arg, up, known, (unsigned)registry->n);
 }
 
 static void list_ended(struct backend *backend, struct visit *visit)

@@ -48,7 +48,7 @@ struct registry {
 	struct buf last_packed;       /* the same without its times of checking, to see what is new */
 	uint64_t refused;             /* hash of the names refused last, so that each set is logged once */
 	void (*on_snapshot)(void *arg, struct str packed);
-	void (*on_state)(void *arg, unsigned up, unsigned n);
+	void (*on_state)(void *arg, unsigned up, unsigned known, unsigned n);
 	void *arg;
 };
 
@@ -56,9 +56,9 @@ enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, 
 extern const struct metric_def registry_metrics[M_COUNT];
 
 /* Starts visiting in the next turn. 'kept' is an earlier snapshot, packed, or empty; its models stay until listings say otherwise.
- * on_snapshot gets every new one; on_state the number of backends that are up, whenever it may have changed. */
+ * on_snapshot gets every new one; on_state the number of backends that are up, and that were visited, whenever it may have changed. */
 struct registry *registry_new(struct loop *, const struct registry_config *, struct metrics *, struct str kept,
-			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned n), void *arg,
+			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned known, unsigned n), void *arg,
 			      struct why *);
 void registry_free(struct registry *);    /* syncs in progress are answered as unavailable; NULL is fine */
 

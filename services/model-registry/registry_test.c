@@ -146,7 +146,7 @@ static void on_snapshot(void *arg, struct str packed)
 	assert_non_null(w->now);
 }
 
-static void on_state(void *arg, unsigned up, unsigned n) { ((struct world *)arg)->up = up; }
+static void on_state(void *arg, unsigned up, unsigned known, unsigned n) { ((struct world *)arg)->up = up; }
 
 static struct world world_new(void)
 {

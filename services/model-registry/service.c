@@ -53,13 +53,14 @@ static void on_snapshot(void *arg, struct str packed)
 		LOG_WARN("the list of models cannot be kept for the next start", LOG_S("path", keeper->path));
 }
 
-static void on_state(void *arg, unsigned up, unsigned n)
+/* Ready once it has looked: a backend that is down is a state it tells of, not one that it is in. */
+static void on_state(void *arg, unsigned up, unsigned known, unsigned n)
 {
 	struct keeper *keeper = arg;
 	char text[100];
 
 	(void)snprintf(text, sizeof text, "%u of %u backends are up", up, n);
-	svc_need(keeper->svc, "backends", up > 0, text);
+	svc_need(keeper->svc, "backends", up > 0 || known == n, text);
 }
 
 static void endpoint_destroy(ProtobufCService *service)
