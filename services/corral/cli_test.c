@@ -199,7 +199,7 @@ static void unknown_words_get_the_nearest(void **state)
 		{ "mdels", "did you mean 'models'?" }, { "stat", "did you mean 'status'?" }, { "Chat", "did you mean 'chat'?" },
 		{ "zzzzz", "there is no command 'zzzzz'; see corral help" }, { "models --familly=x", "models has no option '--familly'; did you mean --family?" },
 		{ "usage --formxx", "usage has no option '--formxx'; see corral usage --help" }, { "models -z", "models has no option '-z'" },
-		{ "models sink", "models knows the word 'sync', not 'sink'" }, { "status now", "status takes no arguments, but got 'now'" },
+		{ "models sink", "models knows list, sync, pull" }, { "status now", "status takes no arguments, but got 'now'" },
 		{ "models sync again", "'again' is one word too many" }, { "models --backend", "--backend needs a value: NAME" },
 		{ "models --available=yes", "--available takes no value" }, { "explain", "explain needs the id" },
 		{ "explain x --prompt y", "explain needs the id" }, { "explain x --model y", "go with --prompt only" }, { "usage --csv --json", "exclude each other" },
@@ -228,6 +228,61 @@ static void options_stand_anywhere(void **state)
 		assert_string_equal(gw.asked, "GET /models?backend=b%201&available=true");
 	}
 	assert_string_equal(said, "{\"models\":[]}\n");
+}
+
+static void models_are_changed_by_jobs(void **state)
+{
+	static const char done[] = "{\"success\":true,\"job_id\":\"j1\",\"joined\":false,\"model\":\"m\",\"job\":{\"id\":\"j1\",\"kind\":\"protect\",\"state\":\"done\"}}";
+	static const char removal[] = "{\"success\":true,\"job_id\":\"j1\",\"model\":\"m\",\"removes_at\":\"2026-11-21T12:10:00Z\","
+				      "\"job\":{\"id\":\"j1\",\"kind\":\"delete\",\"state\":\"waiting\",\"eta_s\":600}}";
+
+	will_answer(200, done);
+	assert_int_equal(corral("models protect org/m:1"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /models/org%2Fm%3A1/protect");
+	assert_says("m: protect");
+	will_answer(202, removal);
+	assert_int_equal(corral("models rm m --grace=600"), EXIT_OK);
+	assert_string_equal(gw.asked, "DELETE /models/m?grace_s=600");
+	assert_says("2026-11-21T12:10:00Z (in 10 min 0 s)");
+	assert_says("corral models undelete m");
+	assert_int_equal(corral("models pull m --detach -b gpu"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /models/pull");
+	assert_non_null(str_find(buf_as_str(&gw.body), STR("{\"name\":\"m\",\"backend\":\"gpu\"}")));
+	assert_says("corral jobs watch j1");
+	will_answer(403, "{\"success\":false,\"error\":\"model 'm' is protected\"}");
+	assert_int_equal(corral("models rm m"), EXIT_FAILED);
+	assert_complains("is protected");
+	assert_int_equal(corral("models rm"), EXIT_USAGE);
+	assert_int_equal(corral("models preload m --grace=1"), EXIT_USAGE);
+}
+
+static void jobs_are_listed_watched_and_cancelled(void **state)
+{
+	static const char job[] = "{\"id\":\"j1\",\"kind\":\"pull\",\"model\":\"m\",\"state\":\"%s\",\"phase\":\"downloading\",\"percent\":45.5,\"bytes\":2400000000,"
+				  "\"bytes_total\":5200000000,\"rate\":3100000,\"eta_s\":903,\"error\":%s}";
+	char one[400], list[500];
+
+	snprintf(one, sizeof(one), job, "running", "null");
+	snprintf(list, sizeof(list), "{\"jobs\":[%s]}", one);
+	will_answer(200, list);
+	assert_int_equal(corral("jobs --active"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /jobs?active=true");
+	assert_says("downloading 46 %, 2.4 GB of 5.2 GB, 3.1 MB/s, 15 min 3 s left");
+	will_answer(200, one);
+	assert_int_equal(corral("jobs cancel j1"), EXIT_OK);
+	assert_string_equal(gw.asked, "DELETE /jobs/j1");
+	snprintf(one, sizeof(one), job, "done", "null");
+	will_answer(200, one);
+	assert_int_equal(corral("jobs watch j1"), EXIT_OK);
+	assert_says("pull of m is done.");
+	snprintf(one, sizeof(one), job, "failed", "\"the disk is full\"");
+	will_answer(200, one);
+	assert_int_equal(corral("jobs watch j1"), EXIT_FAILED);
+	assert_complains("the disk is full");
+	assert_int_equal(corral("jobs show j1"), EXIT_OK);
+	assert_says("error       the disk is full");
+	assert_int_equal(corral("jobs stop j1"), EXIT_USAGE);
+	assert_int_equal(corral("jobs watch"), EXIT_USAGE);
 }
 
 static void help_and_version(void **state)
@@ -603,6 +658,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(unknown_words_get_the_nearest),
 		cmocka_unit_test(options_stand_anywhere),
+		cmocka_unit_test(models_are_changed_by_jobs), cmocka_unit_test(jobs_are_listed_watched_and_cancelled),
 		cmocka_unit_test(help_and_version),
 		cmocka_unit_test(no_line_of_help_is_wider_than_100),
 		cmocka_unit_test(the_key_is_sent_as_bearer),

@@ -1,17 +1,19 @@
-/* models.c - `corral models`: what can be asked; `corral models sync`: look again now. */
-#include "services/corral/remote.h"
+/* models.c - `corral models`: what can be asked; `corral models sync`: look again now; the other words are in models_change.c. */
+#include "services/corral/models_change.h"
 #include "services/corral/table.h"
 
 struct models_opts {
-	bool available;
-	const char *backend, *family, *capability;
+	bool available, detach;
+	const char *backend, *family, *capability, *grace;
 };
 
 static const struct flag flags[] = {
-	FLAG(struct models_opts, backend, 'b', "NAME", "Only models that this backend has."),
+	FLAG(struct models_opts, backend, 'b', "NAME", "Only models that this backend has; the backend that is to pull, load or delete."),
 	FLAG(struct models_opts, family, 'f', "NAME", "Only models of this family."),
 	FLAG(struct models_opts, capability, 'c', "WORD", "Only models that can do this: completion, tools, vision, embedding, thinking, insert or audio."),
 	FLAG(struct models_opts, available, 'a', NULL, "Only models that a backend can answer with now."),
+	FLAG(struct models_opts, grace, 'g', "SECONDS", "rm: how long it can be brought back; 0 = not at all. Else as the option delete_grace says."),
+	FLAG(struct models_opts, detach, 'd', NULL, "Ask, and do not wait for the end."),
 	{ 0 }
 };
 
@@ -134,21 +136,31 @@ static int sync_models(struct cli *c, const struct models_opts *o)
 
 static int run(struct cli *c)
 {
-	if (c->n_args == 0)
-		return list_models(c, c->opts);
+	const struct models_opts *o = c->opts;
+	struct change_opts change = { o->backend, o->grace, o->detach };
+
+	if (c->n_args == 0 || (c->n_args == 1 && strcmp(c->args[0], "list") == 0))
+		return list_models(c, o);
+	if (change_is_verb(c->args[0]))
+		return change_model(c, c->args[0], c->n_args > 1 ? c->args[1] : NULL, &change);
 	if (strcmp(c->args[0], "sync") == 0)
-		return sync_models(c, c->opts);
-	return cli_usage(c, "models knows the word 'sync', not '%s'", c->args[0]);
+		return c->n_args > 1 ? cli_usage(c, "'%s' is one word too many", c->args[1]) : sync_models(c, o);
+	return cli_usage(c, "models knows list, sync, pull, rm, undelete, preload, unload, pin, unpin, protect and unprotect, not '%s'", c->args[0]);
 }
 
 const struct command cmd_models = {
-	.name = "models", .args = "[sync]", .summary = "List the models that can be asked; 'sync' looks at all backends again.",
-	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 1, .run = run,
-	.text = "CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.",
+	.name = "models", .args = "[WORD [NAME]]", .summary = "List models; pull, remove, load, pin and protect them.",
+	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 2, .run = run,
+	.text = "WORD is list (which may be left out), sync (look at all backends again), pull, rm, undelete, preload, unload, pin (keep in memory), unpin, "
+		"protect (nobody may delete it) or unprotect. What takes time is a job that goes on whether or not this command waits for it (corral jobs).\n"
+		"CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.",
 	.examples = (const struct example[]){
 		{ "corral models", "All of them." },
 		{ "corral models --capability tools --available", "Those that can call tools, now." },
 		{ "corral models --json | jq -r '.models[].name'", "Their names only." },
 		{ "corral models sync", "After a model was added to a backend." },
+		{ "corral models pull NAME", "With a bar; Ctrl-C leaves the pull running." },
+		{ "corral models rm NAME", "It tells until when 'corral models undelete' brings it back." },
+		{ "corral models pin NAME", "It stays in memory, whatever clients say." },
 		{ 0 } },
 };

@@ -1,6 +1,7 @@
 /* catalog.c - one ModelSnapshot of what all backends hold: the same name on several backends is one model with several replicas. */
 #include "common/data/log.h"
 #include "common/policy/caps.h"
+#include "services/model-registry/jobs.h"
 #include "services/model-registry/registry.h"
 
 enum { STRENGTHS_MAX = 32 };
@@ -104,7 +105,8 @@ static struct row *rows_make(const struct registry *registry, struct arena *mem,
 		for (size_t j = 0; j < registry->backends[i].held->n; j++) {
 			const struct found *found = &registry->backends[i].held->models[j];
 
-			rows[n++] = (struct row){ model_key(str_of(found->name)), &registry->backends[i], i, found };
+			if (!jobs_hide(registry->jobs, registry->backends[i].name, str_of(found->name)))
+				rows[n++] = (struct row){ model_key(str_of(found->name)), &registry->backends[i], i, found };
 		}
 	qsort(rows, n, sizeof *rows, by_folded_key);
 	*ret_n = n;
@@ -229,7 +231,8 @@ static Corral__Model *model_make(const struct registry *registry, struct arena *
 	model->digest = z(mem, all.digest);
 	model->first_seen_us = first_seen(registry, model->name, now_us);
 	model->last_synced_us = all.seen_us;
-	model->is_protected = settings_names(&registry->config->protected, rows[0].key);
+	model->is_protected = jobs_protected(registry, rows[0].key, NULL);
+	model->pinned = jobs_pinned(registry->jobs, rows[0].key);
 	model->modified_at = z(mem, all.modified_at);
 	model->format = z(mem, all.format);
 	model->template_text = z(mem, all.template_text);

@@ -18,6 +18,8 @@ const struct metric_def registry_metrics[M_COUNT] = {
 	[M_SYNC_FAILURES] = { METRIC_COUNTER, "sync_failures_total", "Visits to a backend that failed, by reason: unreachable, status, malformed.",
 			      "backend,reason" },
 	[M_GATEWAYS] = { METRIC_GAUGE, "gateways", "Gateways that share the slots of the backends.", "" },
+	[M_JOBS] = { METRIC_COUNTER, "jobs_total", "Jobs on models that ended, by kind and outcome: done, failed, cancelled.", "kind,outcome" },
+	[M_JOBS_ACTIVE] = { METRIC_GAUGE, "jobs_active", "Jobs on models that wait or run.", "" },
 };
 
 struct sync {
@@ -234,6 +236,24 @@ static void publish_soon(struct registry *registry)
 {
 	if (!registry->publish_timer.heap_index)
 		loop_timer_set(registry->loop, &registry->publish_timer, PUBLISH_AFTER_US, on_publish_time);
+}
+
+void registry_changed(struct registry *registry) { publish_soon(registry); }
+
+void registry_list_again(struct registry *registry, struct backend *backend)
+{
+	(void)registry;
+	if (backend->visiting)
+		backend->list_again = true;
+	else
+		visit_backend(backend, VISIT_LIST);
+}
+
+void registry_look(struct registry *registry, struct backend *backend)
+{
+	if (!backend->visiting)
+		visit_backend(backend, backend->state == CORRAL__BACKEND_STATE__BACKEND_UP ? VISIT_LOOK : VISIT_LIST);
+	publish_soon(registry);
 }
 
 static void on_publish_time(struct loop_timer *timer)

@@ -64,6 +64,14 @@ bool listing_wants(const struct listing *listing, struct str name)
 	return !listing_find(listing, name);
 }
 
+void listing_drop(struct listing *listing, struct found *found)
+{
+	size_t at = (size_t)(found - listing->models);
+
+	memmove(found, found + 1, (listing->n - at - 1) * sizeof *found);
+	listing->n--;
+}
+
 struct found *listing_copy(struct listing *listing, const struct found *from)
 {
 	struct found *to = add(listing);

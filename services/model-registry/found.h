@@ -35,6 +35,7 @@ struct listing {
 	const char *version;          /* of the server */
 	bool exclusive;               /* the server answers every name with what it has: nothing else may stay listed */
 	uint32_t slots;               /* shared by all models of the backend; 0 = each replica has its own */
+	bool router;                  /* a llama-server with several models, which it loads and unloads when told */
 };
 
 struct listing *listing_new(void);
@@ -45,6 +46,8 @@ struct found *listing_find(const struct listing *, struct str remote_name);     
 /* False for one that is there, and for what is no name: empty, above 255 bytes, with blanks or control characters
  * (names go into headers, paths and logs). */
 bool listing_wants(const struct listing *, struct str remote_name);
+/* Takes an entry of it out; what lay behind it moves. */
+void listing_drop(struct listing *, struct found *);
 /* A copy, strings included. */
 struct found *listing_copy(struct listing *, const struct found *);
 

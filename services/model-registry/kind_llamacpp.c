@@ -243,6 +243,7 @@ static void on_router_models(struct visit *visit, const struct answer *answer)
 		visit_done(visit, look_at_router(visit->held, answer->json, data, answer->mem) ? VISIT_GOOD : VISIT_CHANGED);
 		return;
 	}
+	visit->found->router = true;
 	for (uint32_t i = json_first(answer->json, data); i; i = json_next(answer->json, data, i))
 		read_router_model(visit, answer->json, i, answer->mem);
 	ask_next_props(visit);

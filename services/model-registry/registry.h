@@ -32,6 +32,7 @@ struct backend {
 	struct series *up;
 };
 
+struct jobs;
 struct sync;      /* somebody who waits for listings */
 
 struct registry {
@@ -46,13 +47,14 @@ struct registry {
 	struct sync *syncs;
 	Corral__ModelSnapshot *last;  /* the one published last, unpacked; NULL before */
 	struct buf last_packed;       /* the same without its times of checking, to see what is new */
+	struct jobs *jobs;            /* set by the owner, who frees it first; NULL = nothing is hidden or marked */
 	uint64_t refused;             /* hash of the names refused last, so that each set is logged once */
 	void (*on_snapshot)(void *arg, struct str packed);
 	void (*on_state)(void *arg, unsigned up, unsigned known, unsigned n);
 	void *arg;
 };
 
-enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_COUNT };
+enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_COUNT };
 extern const struct metric_def registry_metrics[M_COUNT];
 
 /* Starts visiting in the next turn. 'kept' is an earlier snapshot, packed, or empty; its models stay until listings say otherwise.
@@ -67,6 +69,10 @@ void registry_free(struct registry *);    /* syncs in progress are answered as u
 enum err registry_sync(struct registry *, struct str backend, void (*done)(void *arg, const Corral__SyncReply *), void *arg, struct why *);
 
 /* --- between its files --- */
+/* discovery.c: what is published may have changed; a backend is to be listed, or looked at, as soon as it can. */
+void registry_changed(struct registry *);
+void registry_list_again(struct registry *, struct backend *);
+void registry_look(struct registry *, struct backend *);
 /* stock.c: what is held after a good listing; takes both, gives the new one. */
 struct listing *stock_accept(struct listing *held, struct listing *found, int64_t now_us);
 /* stock.c: the models of an earlier snapshot, into the backends of the same names. */

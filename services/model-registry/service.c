@@ -5,6 +5,7 @@
 
 #include "common/data/log.h"
 #include "common/io/snapshot_file.h"
+#include "services/model-registry/jobs_rpc.h"
 #include "services/model-registry/lend.h"
 #include "services/model-registry/registry.h"
 
@@ -32,6 +33,8 @@ struct keeper {
 	struct lender *lender;
 	struct snapshot_pub *pub;
 	struct endpoint *endpoint;
+	struct jobs *jobs;
+	struct jobs_endpoint *jobs_endpoint;
 	char *path;                   /* of the kept snapshot */
 };
 
@@ -81,6 +84,8 @@ static void endpoint_add(struct keeper *keeper, struct rpc_server *server)
 
 static void keeper_free(struct keeper *keeper)
 {
+	jobs_endpoint_close(keeper->jobs_endpoint);
+	jobs_free(keeper->jobs);
 	registry_free(keeper->registry);
 	lender_free(keeper->lender);
 	snapshot_pub_free(keeper->pub);
@@ -88,6 +93,21 @@ static void keeper_free(struct keeper *keeper)
 		keeper->endpoint->keeper = NULL;
 	free(keeper->path);
 	free(keeper);
+}
+
+static bool start_jobs(struct keeper *keeper, struct why *why)
+{
+	const struct registry_config *config = svc_config(keeper->svc);
+	struct buf url = { 0 };
+
+	buf_printf(&url, "sqlite:%s/jobs.db", svc_state_dir(keeper->svc));
+	keeper->jobs = keeper->registry->jobs = jobs_new(keeper->registry, config->jobs_db[0] ? config->jobs_db : buf_z(&url), why);
+	buf_free(&url);
+	if (!keeper->jobs)
+		return false;
+	registry_changed(keeper->registry);       /* what is hidden or marked */
+	keeper->jobs_endpoint = jobs_endpoint_add(svc_rpc_server(keeper->svc), keeper->jobs);
+	return true;
 }
 
 static bool start(struct svc *svc, struct why *why)
@@ -107,7 +127,7 @@ static bool start(struct svc *svc, struct why *why)
 		keeper->registry = registry_new(svc_loop(svc), svc_config(svc), svc_metrics(svc), buf_as_str(&kept), on_snapshot, on_state, keeper, why);
 		buf_free(&kept);
 	}
-	if (!keeper->registry) {
+	if (!keeper->registry || !start_jobs(keeper, why)) {
 		keeper_free(keeper);
 		return false;
 	}

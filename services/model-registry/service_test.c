@@ -166,8 +166,10 @@ int main(int argc, char **argv)
 	(void)snprintf(pub_url, sizeof pub_url, "tcp://127.0.0.1:%u", port + 100);
 	(void)snprintf(admin, sizeof admin, "127.0.0.1:%u", port + 1);
 	failed = cmocka_run_group_tests(tests, NULL, NULL);
-	(void)snprintf(path, sizeof path, "%s/model-registry/models.snapshot", dir);
-	(void)unlink(path);
+	for (const char *const *file = (const char *const[]){ "models.snapshot", "jobs.db", "jobs.db-wal", "jobs.db-shm", NULL }; *file; file++) {
+		(void)snprintf(path, sizeof path, "%s/model-registry/%s", dir, *file);
+		(void)unlink(path);
+	}
 	(void)snprintf(path, sizeof path, "%s/model-registry", dir);
 	(void)rmdir(path);
 	(void)rmdir(dir);

@@ -19,7 +19,15 @@ const struct opt registry_options[] = {
 	R(INT, ollama_max_concurrent, "0", "Requests at once for each model of Ollama backends, as its OLLAMA_NUM_PARALLEL; 0 = 1 unless slots says more.",
 	  .min = 0, .max = 4096, .aliases = "OLLAMA_MAX_CONCURRENT"),
 	R(STRING, default_model, "", "The model for requests that name none.", .aliases = "OLLAMA_DEFAULT_MODEL"),
-	R(LIST, protected, "", "Models that nobody may delete."),
+	R(LIST, protected, "", "Models that nobody may delete or replace through Corral."),
+	R(LIST, protected_dirs, "", "Model directories of Ollama (what holds 'manifests' and 'blobs') whose models nobody may delete or replace through Corral. "
+	  "While one cannot be read from here, every model counts as being in it.", .aliases = "OLLAMA_MODELS_PATH"),
+	R(LIST, pull_from, "registry.ollama.ai,hf.co,huggingface.co", "Registries that models may be pulled from; http://HOST:PORT allows plain HTTP there."),
+	R(LIST, push_to, "", "Registries that models may be pushed to; empty = none."),
+	R(DURATION, delete_grace, "10m", "How long a deleted model can be brought back before it leaves the disk; 0 = at once.", .max = 30LL * 86400000),
+	R(DURATION, load_timeout, "10m", "How long a backend may take to load a model that it was told to.", .min = 1000, .max = 86400000),
+	R(DURATION, jobs_keep, "7d", "How long jobs that have ended are listed.", .min = 60000, .max = 3650LL * 86400000),
+	R(STRING, jobs_db, "", "Database of jobs and marks; empty = sqlite:<state_dir>/model-registry/jobs.db."),
 	R(LIST, strengths, "", "What models are good at, as model=TASK:score;TASK:score with scores from 0 to 1."),
 	R(LIST, capabilities, "", "What models can do, as model=word;word (completion tools vision embedding thinking insert audio), where their servers do not say it."),
 	R(STRING, families, "", "File with strengths by words of family and model names, instead of the built-in one."),
@@ -140,14 +148,6 @@ uint32_t settings_slots(const struct registry_config *config, const char *backen
 	if (!of_backend && kind == &kind_ollama)
 		of_backend = (uint32_t)config->ollama_max_concurrent;
 	return of_backend;
-}
-
-bool settings_names(const struct opt_list *list, struct str model)
-{
-	for (size_t i = 0; i < list->n; i++)
-		if (model_same(str_trim(str_of(list->items[i])), model))
-			return true;
-	return false;
 }
 
 static enum err check_pairs(const struct opt_list *list, const char *field, const char *form, struct why *why)

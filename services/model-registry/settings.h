@@ -7,10 +7,11 @@
 #include "services/model-registry/visit.h"
 
 struct registry_config {
-	struct opt_list backends, aliases, slots, protected, strengths, capabilities;
-	const char *ollama_host, *default_model, *families;
+	struct opt_list backends, aliases, slots, protected, strengths, capabilities, protected_dirs, pull_from, push_to;
+	const char *ollama_host, *default_model, *families, *jobs_db;
 	int64_t sync_every, residency_every, list_timeout;     /* milliseconds */
 	int64_t ollama_max_concurrent;
+	int64_t delete_grace, jobs_keep, load_timeout;           /* milliseconds */
 };
 
 extern const struct opt registry_options[];
@@ -31,5 +32,4 @@ enum err settings_ollama_url(struct str host, struct arena *, const char **ret_u
 uint32_t settings_slots(const struct registry_config *, const char *backend, const struct kind *, struct str model);
 /* "name=value"; false when it is not of that form. Both parts are trimmed and not empty. */
 bool settings_pair(const char *item, struct str *ret_name, struct str *ret_value);
-bool settings_names(const struct opt_list *, struct str model);    /* the list has this model */
 #endif

@@ -188,7 +188,7 @@ static bool find_view(struct req *r, struct str name, struct view *v)
 }
 
 /* The rest of the path as a name: clients encode the slash of "org/model". */
-static struct str param_name(struct req *r)
+struct str param_name(struct req *r)
 {
 	char *p = arena_dup(r->mem, r->param.p, r->param.n), *to = p;
 	struct str rest = str_n(p, r->param.n);

@@ -15,6 +15,12 @@ extern const struct stage stage_explain_only; /* answers with the decision inste
 extern const struct stage stage_alive, stage_version, stage_openai_models, stage_openai_model, stage_ollama_tags, stage_ollama_ps,
 	stage_ollama_show, stage_models, stage_model, stage_backends, stage_health;
 
+/* durable work on models (jobs.c) */
+extern const struct stage stage_pull, stage_remove_model, stage_change_model, stage_jobs, stage_job, stage_job_cancel;
+
+/* listing.c: the rest of the path as a name; clients encode the slash of "org/model". */
+struct str param_name(struct req *);
+
 /* asked of other services */
 extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware;
 #endif
