@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "events.pb-c.h"
+#include "services/gateway/usage_pack.h"
 
 static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryData){ sizeof(u->b), u->b }; }
 
@@ -22,18 +23,23 @@ static void spool_broken(struct worker *w, const struct spool *s, struct why *wh
 	err_set(why, ERR_STORE_FAILED, "what is used cannot be booked now, so nothing is sent to a model; the gateway's log says why");
 }
 
-/* Packs straight into the spool's map. 'room' is an upper bound; 0 = measure. */
-static int64_t append(struct worker *w, struct spool *s, uint8_t type, const ProtobufCMessage *m, uint32_t room, struct why *why)
+/* Room in the spool's map, to pack straight into. */
+static uint8_t *reserve(struct worker *w, struct spool *s, uint32_t room, struct why *why)
 {
-	uint8_t *at = spool_reserve(s, room ? room : (uint32_t)protobuf_c_message_get_packed_size(m), why);
+	uint8_t *at = spool_reserve(s, room, why);
 
-	if (!at) {
+	if (!at)
 		spool_broken(w, s, why);
-		return -1;
-	}
-	if (s == w->usage)
+	else if (s == w->usage)
 		w->spool_failed = false;
-	return spool_commit(s, type, (uint32_t)protobuf_c_message_pack(m, at));
+	return at;
+}
+
+static int64_t append_usage(struct worker *w, uint8_t type, const Corral__UsageEvent *e, struct why *why)
+{
+	uint8_t *at = reserve(w, w->usage, EVENT_ROOM, why);
+
+	return at ? spool_commit(w->usage, type, (uint32_t)usage_pack(e, at)) : -1;
 }
 
 /* A FINAL that waits for room on the disk. Its START stays needed for recovery meanwhile. */
@@ -142,7 +148,7 @@ bool account_start(struct req *r, struct why *why)
 	describe(r, &e);
 	r->try.start_wall_us = e.occurred_at_us;
 	e.kind = CORRAL__USAGE_KIND__USAGE_START;
-	r->try.start_position = !account_flush(w) ? still_full(why) : append(w, w->usage, REC_BEGUN, &e.base, EVENT_ROOM, why);
+	r->try.start_position = !account_flush(w) ? still_full(why) : append_usage(w, REC_BEGUN, &e, why);
 	if (r->try.start_position < 0)
 		return false;
 	list_push(&w->open, &r->try.open);
@@ -163,7 +169,7 @@ void account_announce(struct req *r, int64_t now_us)
 	describe(r, &e);
 	e.kind = CORRAL__USAGE_KIND__USAGE_START;
 	e.occurred_at_us = t->start_wall_us;
-	t->announced = append(r->worker, r->worker->usage, REC_START, &e.base, EVENT_ROOM, &why) >= 0;
+	t->announced = append_usage(r->worker, REC_START, &e, &why) >= 0;
 }
 
 static void fill_usage(struct req *r, Corral__UsageEvent *e)
@@ -188,7 +194,7 @@ void account_checkpoint(struct req *r)
 	e.attempt = r->try.number;
 	fill_usage(r, &e);
 	e.response_bytes = r->try.bytes;
-	append(r->worker, r->worker->usage, REC_CHECKPOINT, &e.base, EVENT_ROOM, &why);
+	append_usage(r->worker, REC_CHECKPOINT, &e, &why);
 }
 
 void account_final(struct req *r, const char *status, enum err code)
@@ -213,7 +219,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.response_bytes = t->bytes;
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
-	if (append(w, w->usage, REC_FINAL, &e.base, EVENT_ROOM, &why) < 0 && t->number)
+	if (append_usage(w, REC_FINAL, &e, &why) < 0 && t->number)
 		owe(w, &e, t->start_position);
 	if (t->number) {
 		list_del(&t->open);
@@ -243,6 +249,13 @@ static void attach_snapshots(struct req *r, Corral__DecisionEvent *e)
 		e->policy_snapshot = binary(r->world->policy_bytes);
 }
 
+static int64_t append_decision(struct worker *w, const Corral__DecisionEvent *e, struct why *why)
+{
+	uint8_t *at = reserve(w, w->decisions, (uint32_t)corral__decision_event__get_packed_size(e), why);
+
+	return at ? spool_commit(w->decisions, REC_DECISION, (uint32_t)corral__decision_event__pack(e, at)) : -1;
+}
+
 void account_decision(struct req *r)
 {
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
@@ -267,7 +280,7 @@ void account_decision(struct req *r)
 	e.policy_epoch = world->pol.epoch;
 	e.policy_version = world->pol.version;
 	attach_snapshots(r, &e);
-	if (append(r->worker, r->worker->decisions, REC_DECISION, &e.base, 0, &why) < 0)
+	if (append_decision(r->worker, &e, &why) < 0)
 		r->worker->logged_models = r->worker->logged_policy = (struct snapshot_id){ 0 };
 	buf_free(&outcome);
 }
