@@ -65,7 +65,10 @@ enum err json_parse(struct json *ret, struct arena *, struct str text, const str
 /* The value of a member; 0 when absent or when 'object' is no object. Case-sensitive, escapes in keys decoded. */
 uint32_t json_get(const struct json *, uint32_t object, const char *key);
 
-/* The same, but upper and lower case are one, as in refuse_case_variants; the first in the text wins. It finds what a
+/* The values of several members at once, in one walk over the object: ret[i] is that of names[i], 0 when absent. */
+void json_get_many(const struct json *, uint32_t object, const struct str *names, unsigned n, uint32_t *ret);
+
+/* As json_get(), but upper and lower case are one, as in refuse_case_variants; the first in the text wins. It finds what a
  * backend that is careless about case would read: {"STREAM":true}. Beyond 64 bytes
  * of 'key', or with characters beyond ASCII in it, only what json_get() would find is sure to be found. */
 uint32_t json_get_any_case(const struct json *, uint32_t object, const char *key);

@@ -371,6 +371,21 @@ static void reads_members(void **state)
 	assert_false(json_key_is(&j, json_first(&j, deep), "deep"));
 }
 
+static void reads_several_members_at_once(void **state)
+{
+	static const struct str names[] = { STR_INIT("b"), STR_INIT("absent"), STR_INIT("a"), STR_INIT("long name") };
+	struct json j;
+	uint32_t at[4] = { 9, 9, 9, 9 };
+
+	assert_int_equal(json_parse(&j, mem, STR("{\"\\u0061\":1,\"c\":{\"b\":2},\"b\":[3],\"long name\":null,\"long namf\":5}"), NULL, NULL), ERR_OK);
+	json_get_many(&j, 0, names, 4, at);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(at[i], json_get(&j, 0, names[i].p));
+	assert_true(at[0] && !at[1] && at[2] && at[3]);
+	json_get_many(&j, at[0], names, 4, at);          /* no object: no members */
+	assert_int_equal(at[0] | at[1] | at[2] | at[3], 0);
+}
+
 static void walks_arrays(void **state)
 {
 	struct json j = parsed("[1,[2,3],{\"a\":[]},\"x\",[]]");
@@ -541,7 +556,7 @@ int main(void)
 		TEST(accepts_what_the_rfc_accepts), TEST(refuses_what_the_rfc_refuses), TEST(refuses_every_truncation),
 		TEST(refuses_any_control_byte_anywhere_in_a_string), TEST(says_where), TEST(limits_depth), TEST(limits_nodes),
 		TEST(finds_equal_keys_at_any_size), TEST(equal_keys_stay_linear), TEST(refuses_case_variants_at_the_root_only),
-		TEST(finds_equal_long_keys), TEST(finds_members_in_any_case), TEST(reads_members), TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
+		TEST(finds_equal_long_keys), TEST(finds_members_in_any_case), TEST(reads_members), TEST(reads_several_members_at_once), TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
 		TEST(optional_members_say_what_is_wrong), TEST(scanners_agree),
 	};
 

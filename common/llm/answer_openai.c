@@ -12,28 +12,37 @@ static struct str string_member(const struct json *doc, uint32_t object, const c
 	return v && json_is_string(doc, v) ? json_raw(doc, v) : str_n(NULL, 0);
 }
 
-static void count(const struct json *doc, uint32_t object, const char *key, uint64_t *ret)
+static void number(const struct json *doc, uint32_t value, uint64_t *ret)
 {
 	int64_t n = 0;
 
-	if (json_i64(doc, json_get(doc, object, key), &n) && n > 0)
+	if (value && json_i64(doc, value, &n) && n > 0)
 		*ret = (uint64_t)n;
+}
+
+static void count(const struct json *doc, uint32_t object, const char *key, uint64_t *ret)
+{
+	number(doc, json_get(doc, object, key), ret);
 }
 
 /* A usage of zeros stands in every event of some servers: only the last, true one counts. */
 static bool read_usage(const struct json *doc, uint32_t usage, struct llm_usage *u)
 {
+	static const struct str names[] = { STR_INIT("prompt_tokens"), STR_INIT("completion_tokens"), STR_INIT("prompt_tokens_details") };
 	uint64_t prompt = 0, completion = 0;
+	uint32_t at[3];
 
 	if (!usage || json_kind(doc, usage) != JSON_OBJECT)
 		return false;
-	count(doc, usage, "prompt_tokens", &prompt);
-	count(doc, usage, "completion_tokens", &completion);
+	json_get_many(doc, usage, names, 3, at);
+	number(doc, at[0], &prompt);
+	number(doc, at[1], &completion);
 	if (prompt + completion == 0)
 		return true;
 	u->prompt_tokens = prompt, u->completion_tokens = completion;
 	u->reported = true;
-	count(doc, json_get(doc, usage, "prompt_tokens_details"), "cached_tokens", &u->cached_tokens);
+	if (at[2])
+		count(doc, at[2], "cached_tokens", &u->cached_tokens);
 	return true;
 }
 
@@ -84,48 +93,67 @@ static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
 	}
 }
 
+static void read_text(const struct json *doc, uint32_t text, struct chunk *c)
+{
+	if (!text || !json_is_string(doc, text))
+		return;
+	c->text = json_raw(doc, text);
+	c->text_tok = text;
+}
+
+/* A delta of a stream, or a whole message. */
+static void read_said(const struct json *doc, uint32_t said, struct chunk *c)
+{
+	enum { CONTENT, REASONING_CONTENT, REASONING, TOOL_CALLS, N };
+	static const struct str names[N] = { STR_INIT("content"), STR_INIT("reasoning_content"), STR_INIT("reasoning"), STR_INIT("tool_calls") };
+	uint32_t at[N], thinking;
+
+	json_get_many(doc, said, names, N, at);
+	read_text(doc, at[CONTENT], c);
+	thinking = at[REASONING_CONTENT] && json_is_string(doc, at[REASONING_CONTENT]) ? at[REASONING_CONTENT] : at[REASONING];
+	if (thinking && json_is_string(doc, thinking)) {
+		c->thinking = json_raw(doc, thinking);
+		if (text_is_empty(c->text))
+			c->text_tok = thinking;
+	}
+	read_calls(doc, at[TOOL_CALLS], c);
+}
+
 static void read_choice(const struct json *doc, uint32_t choice, struct chunk *c, struct arena *mem)
 {
-	uint32_t said = json_get(doc, choice, "delta"), text;
-	struct str finish = json_string(doc, json_get(doc, choice, "finish_reason"), mem);
-	uint32_t logprobs = json_get(doc, choice, "logprobs");
+	enum { DELTA, MESSAGE, FINISH, LOGPROBS, TEXT, N };
+	static const struct str names[N] = { STR_INIT("delta"), STR_INIT("message"), STR_INIT("finish_reason"), STR_INIT("logprobs"), STR_INIT("text") };
+	uint32_t at[N], logprobs;
+	struct str finish;
 
-	if (!said)
-		said = json_get(doc, choice, "message");
+	json_get_many(doc, choice, names, N, at);
+	logprobs = at[LOGPROBS];
+	finish = at[FINISH] ? json_string(doc, at[FINISH], mem) : str_n(NULL, 0);
 	if (has(finish))
 		c->finish = finish;
-	text = said ? json_get(doc, said, "content") : json_get(doc, choice, "text");
-	if (text && json_is_string(doc, text)) {
-		c->text = json_raw(doc, text);
-		c->text_tok = text;
-	}
-	if (said) {
-		uint32_t thinking = json_get(doc, said, "reasoning_content");
-
-		if (!thinking || !json_is_string(doc, thinking))
-			thinking = json_get(doc, said, "reasoning");
-		if (thinking && json_is_string(doc, thinking)) {
-			c->thinking = json_raw(doc, thinking);
-			if (text_is_empty(c->text))
-				c->text_tok = thinking;
-		}
-		read_calls(doc, json_get(doc, said, "tool_calls"), c);
-	}
+	if (at[DELTA] || at[MESSAGE])
+		read_said(doc, at[DELTA] ? at[DELTA] : at[MESSAGE], c);
+	else
+		read_text(doc, at[TEXT], c);
 	if (logprobs && json_kind(doc, logprobs) == JSON_OBJECT)
 		c->logprobs = json_raw(doc, json_get(doc, logprobs, "content") ? json_get(doc, logprobs, "content") : logprobs);
 }
 
 void openai_read_chunk(const struct json *doc, struct chunk *c, struct llm_usage *u, struct arena *mem)
 {
-	uint32_t choices = json_get(doc, 0, "choices"), error = json_get(doc, 0, "error");
+	enum { CHOICES, ERROR, OBJECT, USAGE, TIMINGS, N };
+	static const struct str names[N] = { STR_INIT("choices"), STR_INIT("error"), STR_INIT("object"), STR_INIT("usage"), STR_INIT("timings") };
+	uint32_t at[N], choices;
 
 	chunk_clear(c);
-	if (error && json_kind(doc, error) != JSON_NULL)
-		c->error = json_raw(doc, error);
-	else if (json_string_eq(doc, json_get(doc, 0, "object"), "error"))
+	json_get_many(doc, 0, names, N, at);
+	choices = at[CHOICES];
+	if (at[ERROR] && json_kind(doc, at[ERROR]) != JSON_NULL)
+		c->error = json_raw(doc, at[ERROR]);
+	else if (at[OBJECT] && json_string_eq(doc, at[OBJECT], "error"))
 		c->error = json_raw(doc, 0);
-	c->has_usage = read_usage(doc, json_get(doc, 0, "usage"), u);
-	llamacpp_read_timings(doc, json_get(doc, 0, "timings"), u);
+	c->has_usage = read_usage(doc, at[USAGE], u);
+	llamacpp_read_timings(doc, at[TIMINGS], u);
 	c->is_answer = choices && json_kind(doc, choices) == JSON_ARRAY;
 	if (!c->is_answer)
 		return;

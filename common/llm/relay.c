@@ -16,7 +16,8 @@ static void release(void *arg)
 	frames_free(&r->frames);
 	shape_free(&r->shape);
 	buf_free(&r->body);
-	arena_free(r->scratch);
+	if (r->scratch != r->mem)
+		arena_free(r->scratch);
 }
 
 struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, const struct llm_plan *plan, const struct llm_target *target)
@@ -47,10 +48,9 @@ static enum llm_step failed(struct llm_relay *r, struct why *why)
 
 static struct str header_of(const struct http_head *h, const char *name)
 {
-	for (uint32_t i = 0; i < h->n_headers; i++)
-		if (str_ieq(h->headers[i].name, str_of(name)))
-			return h->headers[i].value;
-	return str_n("", 0);
+	const struct http_header *found = http_find(h, name);
+
+	return found ? found->value : str_n("", 0);
 }
 
 /* Ollama answers one JSON object where there is nothing to stream (a model loaded): a stream of one line to us. */
@@ -75,13 +75,17 @@ enum llm_step llm_relay_head(struct llm_relay *r, const struct http_head *h, str
 	return LLM_MORE;
 }
 
-static enum llm_step hold(struct llm_relay *r, struct str in, size_t max, struct why *why)
+static enum llm_step hold(struct llm_relay *r, struct str in, size_t max, struct buf *out, struct why *why)
 {
 	if (r->reply == REPLY_ERROR && r->body.n + in.n > max)
 		in.n = max - r->body.n;
 	if (r->body.n + in.n > max) {
 		err_set(&r->why, ERR_BACKEND_FAILED, "the backend's answer is longer than %zu MiB", max >> 20);
 		return failed(r, why);
+	}
+	if (!r->body.p && !out->n) {      /* the bytes will lie in the caller's buffer, see whole_end(): let it be its own */
+		r->body = *out;
+		*out = (struct buf){ 0 };
 	}
 	buf_add(&r->body, in.p, in.n);
 	return LLM_MORE;
@@ -167,8 +171,8 @@ enum llm_step llm_relay_data(struct llm_relay *r, struct str in, struct buf *out
 		return LLM_DONE;
 	switch (r->reply) {
 	case REPLY_STREAM: return counted(r, stream(r, in, out, why));
-	case REPLY_WHOLE: return hold(r, in, WHOLE_MAX, why);
-	case REPLY_ERROR: return hold(r, in, ERROR_MAX, why);
+	case REPLY_WHOLE: return hold(r, in, WHOLE_MAX, out, why);
+	case REPLY_ERROR: return hold(r, in, ERROR_MAX, out, why);
 	default: return LLM_MORE;
 	}
 }

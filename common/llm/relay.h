@@ -13,7 +13,7 @@ struct llm_relay {
 	const struct llm_in *in;
 	const struct llm_target *target;
 	struct arena *mem;
-	struct arena *scratch;        /* of one event; made when first needed */
+	struct arena *scratch;        /* of one event; made when first needed; 'mem' for a whole answer */
 	bool pass;                    /* bytes go on as they came */
 	bool from_ollama, from_infill;        /* the backend's dialect; neither: OpenAI's */
 	bool hide_usage;              /* we asked for the usage chunk, the client did not */

@@ -104,7 +104,6 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 		return fail(r, ERR_BACKEND_FAILED, "the backend called more tools at once than can be converted", str_n("", 0));
 	note_text(r, c);
 	note_finish(r, c);
-	learn(r, doc, c);
 	if (c->end) {
 		r->done = true;
 		return END;
@@ -114,6 +113,7 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 
 enum verdict watch_chunk(struct llm_relay *r, struct str payload, struct chunk *c)
 {
+	enum verdict v;
 	struct json doc;
 
 	chunk_clear(c);
@@ -129,7 +129,10 @@ enum verdict watch_chunk(struct llm_relay *r, struct str payload, struct chunk *
 		snprintf(sentence, sizeof(sentence), "the backend sent an event that is not %s JSON", dialect_of(r));
 		return fail(r, ERR_BACKEND_FAILED, sentence, payload);
 	}
-	return look(r, &doc, c);
+	v = look(r, &doc, c);
+	if (v != FAIL)
+		learn(r, &doc, c);
+	return v;
 }
 
 enum verdict watch_payload(struct llm_relay *r, struct str payload)
@@ -151,9 +154,8 @@ enum verdict watch_whole(struct llm_relay *r, struct str body, struct chunk *c)
 {
 	struct json doc;
 
-	memset(c, 0, sizeof(*c));
-	if (!r->scratch)
-		r->scratch = arena_new(8192);
+	chunk_clear(c);
+	r->scratch = r->mem;              /* there is but this one event */
 	if (!parse(r, body, &doc, r->scratch))
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not a JSON object", body);
 	if (look(r, &doc, c) == FAIL)
