@@ -39,6 +39,27 @@ static void converts_numbers_strictly(void **state)
 	assert_false(str_double(STR("1x"), &d) || str_double(STR(" 1"), &d));
 }
 
+static char plain_lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c; }
+
+/* Every pair of bytes, at each place of words that are compared byte by byte, eight at a time, and both. */
+static void ignores_case(void **state)
+{
+	char a[21], b[21];
+
+	for (size_t n = 1; n <= 20; n++)
+		for (size_t at = 0; at < n; at += n > 3 ? 3 : 1)
+			for (int x = 0; x < 65536; x++) {
+				memset(a, 'q', n);
+				memset(b, 'Q', n);
+				a[at] = (char)x;
+				b[at] = (char)(x >> 8);
+				if (str_ieq(str_n(a, n), str_n(b, n)) != (plain_lower(a[at]) == plain_lower(b[at])))
+					fail_msg("bytes %02x and %02x, place %zu of %zu", x & 255, x >> 8, at, n);
+			}
+	assert_true(str_ieq(STR(""), STR("")) && !str_ieq(STR("a"), STR("ab")));
+	assert_true(str_ifind(STR("application/JSON; x"), STR("json")) && !str_ifind(STR("application/jso"), STR("json")));
+}
+
 static void checks_utf8(void **state)
 {
 	assert_true(str_utf8_valid(STR("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80")));
@@ -149,7 +170,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(splits_strings), cmocka_unit_test(converts_numbers_strictly),
-		cmocka_unit_test(checks_utf8), cmocka_unit_test(measures_distance),
+		cmocka_unit_test(ignores_case), cmocka_unit_test(checks_utf8), cmocka_unit_test(measures_distance),
 		cmocka_unit_test(arena_keeps_and_cleans), cmocka_unit_test(buf_grows),
 		cmocka_unit_test(uuids_are_ordered), cmocka_unit_test(formats_times),
 		cmocka_unit_test(errors_have_names), cmocka_unit_test(lists_link),

@@ -7,10 +7,28 @@
 
 static inline unsigned char lower(unsigned char c) { return c >= 'A' && c <= 'Z' ? (unsigned char)(c | 0x20) : c; }
 
+/* Eight letters at a time. A byte's top bit is set in from_a when it is 'A' or more, in past_z when it is more than 'Z'. */
+static inline uint64_t lower8(const char *p)
+{
+	const uint64_t each = 0x0101010101010101u, top = 0x80 * each;
+	uint64_t v, from_a, past_z;
+
+	memcpy(&v, p, 8);
+	from_a = (v & ~top) + (0x80 - 'A') * each;
+	past_z = (v & ~top) + (0x80 - 'Z' - 1) * each;
+	return v | (from_a & ~past_z & ~v & top) >> 2;
+}
+
 bool str_ieq(struct str a, struct str b)
 {
 	if (a.n != b.n)
 		return false;
+	if (a.n >= 8) {
+		for (size_t i = 0; i + 8 < a.n; i += 8)
+			if (lower8(a.p + i) != lower8(b.p + i))
+				return false;
+		return lower8(a.p + a.n - 8) == lower8(b.p + a.n - 8);
+	}
 	for (size_t i = 0; i < a.n; i++)
 		if (lower((unsigned char)a.p[i]) != lower((unsigned char)b.p[i]))
 			return false;
@@ -53,7 +71,7 @@ const char *str_ifind(struct str s, struct str needle)
 	if (needle.n == 0)
 		return s.p;
 	for (size_t i = 0; i + needle.n <= s.n; i++)
-		if (str_ieq(str_n(s.p + i, needle.n), needle))
+		if (lower((unsigned char)s.p[i]) == lower((unsigned char)needle.p[0]) && str_ieq(str_n(s.p + i, needle.n), needle))
 			return s.p + i;
 	return NULL;
 }

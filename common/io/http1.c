@@ -60,9 +60,13 @@ const struct http_header *http_find(const struct http_head *h, const char *name)
 {
 	struct str want = str_of(name);
 
-	for (uint32_t i = 0; i < h->n_headers; i++)
-		if (h->headers[i].name.n == want.n && str_ieq(h->headers[i].name, want))
+	/* Most are told apart by length and last letter; 0x20 is what upper and lower case differ by. */
+	for (uint32_t i = 0; i < h->n_headers; i++) {
+		struct str is = h->headers[i].name;
+
+		if (is.n == want.n && is.n && !((is.p[is.n - 1] ^ want.p[is.n - 1]) & ~0x20) && str_ieq(is, want))
 			return &h->headers[i];
+	}
 	return NULL;
 }
 
@@ -219,8 +223,11 @@ static enum http_parse read_version(struct cursor *c)
 {
 	static const char want[] = "HTTP/1.";
 	const char *p = c->p;
+	size_t i = 0;
 
-	for (size_t i = 0; i < 7; i++, p++) {
+	if (c->stop - p >= 7 && memcmp(p, want, 7) == 0)
+		i = 7, p += 7;
+	for (; i < 7; i++, p++) {
 		if (p == c->stop)
 			return ran_out(c);
 		if (*p == want[i])

@@ -13,14 +13,18 @@
 #include "common/base/clock.h"
 #include "common/io/http_conn.h"
 
-enum { OUT_FIRST = 1024, DIRECT_BYTES = 16384 };
+enum { DIRECT_BYTES = 16384 };
 
 /* --- the queue --- */
 
 static char *out_room(struct conn *c, size_t n)
 {
-	size_t cap = c->out_cap ? c->out_cap : OUT_FIRST;
+	size_t cap;
 
+	if (!c->out) {
+		c->out = block_take(c->srv);
+		c->out_cap = BLOCK_BYTES;
+	}
 	if (c->out_cap - c->out_n >= n)
 		return c->out + c->out_n;
 	if (c->out_at) {
@@ -28,8 +32,8 @@ static char *out_room(struct conn *c, size_t n)
 		c->out_n -= c->out_at;
 		c->out_at = 0;
 	}
-	while (cap - c->out_n < n)
-		cap *= 2;
+	for (cap = c->out_cap; cap - c->out_n < n; cap *= 2)
+		;
 	if (cap != c->out_cap)
 		c->out = x_realloc(c->out, cap);
 	c->out_cap = cap;
@@ -51,7 +55,10 @@ static void out_add(struct conn *c, struct str s)
 void conn_out_free(struct conn *c)
 {
 	budget_give(c->srv->opts.held, c->out_charged);
-	free(c->out);
+	if (c->out_cap == BLOCK_BYTES)
+		block_give(c->srv, c->out);
+	else
+		free(c->out);
 	c->out = NULL;
 	c->out_at = c->out_n = c->out_cap = c->out_charged = 0;
 }

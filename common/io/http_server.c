@@ -109,12 +109,31 @@ void http_server_drain(struct http_server *s, void (*on_idle)(void *), void *arg
 	idle_if_drained(s);
 }
 
+/* AddressSanitizer is to see each use of a block for itself. */
+#ifdef __SANITIZE_ADDRESS__
+static const bool blocks_are_kept = false;
+#else
+static const bool blocks_are_kept = true;
+#endif
+
+void *block_take(struct http_server *s) { return s->n_spare ? s->spare[--s->n_spare] : x_malloc(BLOCK_BYTES); }
+
+void block_give(struct http_server *s, void *block)
+{
+	if (blocks_are_kept && s->n_spare < BLOCKS_SPARE)
+		s->spare[s->n_spare++] = block;
+	else
+		free(block);
+}
+
 static void release_server(struct loop_deferred *d)
 {
 	struct http_server *s = list_entry(d, struct http_server, release);
 
 	if (s->n_dead)
 		return;               /* the last connection calls again */
+	while (s->n_spare)
+		free(s->spare[--s->n_spare]);
 	free(s->unix_path);
 	free(s);
 }
@@ -369,7 +388,10 @@ static void exchange_free(struct exchange *e)
 	else
 		buf_free(&e->body);
 	budget_give(e->conn->srv->opts.held, e->charged);
-	free(e);
+	if (e->in_block)
+		block_give(e->conn->srv, e);
+	else
+		free(e);
 }
 
 static void release_conn(struct loop_deferred *d)
@@ -518,7 +540,8 @@ static void copy_bytes(struct http_head *h, struct str bytes, char *mem)
 static struct exchange *exchange_new(struct conn *c, const struct http_head *h, struct str bytes, char *taken)
 {
 	size_t heads = h->n_headers * sizeof(h->headers[0]), fixed = offsetof(struct exchange, x.head.headers);
-	struct exchange *e = x_malloc(fixed + heads + (taken ? 0 : bytes.n) + h->path.n + 1);
+	size_t all = fixed + heads + (taken ? 0 : bytes.n) + h->path.n + 1;
+	struct exchange *e = all <= BLOCK_BYTES ? block_take(c->srv) : x_malloc(all);
 	char *mem = (char *)e + fixed + heads;
 
 	memset(e, 0, offsetof(struct exchange, x.head));
@@ -527,6 +550,7 @@ static struct exchange *exchange_new(struct conn *c, const struct http_head *h, 
 		copy_bytes(&e->x.head, bytes, mem);
 	e->conn = c;
 	e->taken = taken;
+	e->in_block = all <= BLOCK_BYTES;
 	e->x.path = str_n(taken ? mem : mem + bytes.n, 0);
 	e->x.body = str_n((taken ? taken : mem) + h->head_len, 0);
 	e->x.start_us = loop_now_us(c->srv->loop);

@@ -17,11 +17,24 @@ static void hint(const struct req *r, struct str *field, const char *name, const
 		*field = header(r, other);
 }
 
+static bool has_own_headers(const struct http_head *h)
+{
+	for (uint32_t i = 0; i < h->n_headers; i++) {
+		struct str name = h->headers[i].name;
+
+		if (name.n > 2 && (name.p[0] | 0x20) == 'x' && name.p[1] == '-')
+			return true;
+	}
+	return false;
+}
+
 /* Any client can say what it knows; Open WebUI's headers name user and chat. */
 static void read_hints(struct req *r)
 {
 	struct llm_in *in = &r->in;
 
+	if (!has_own_headers(&r->x->head))
+		return;
 	hint(r, &in->task_type, "x-corral-task-type", NULL);
 	hint(r, &in->complexity, "x-corral-complexity", NULL);
 	hint(r, &in->language, "x-corral-language", NULL);
