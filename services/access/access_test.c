@@ -1,0 +1,1012 @@
+/* access_test.c - keys, tenants and their audit log on a real store: what is refused, what is written down, and what stays after
+ * kill -9, a full disk, a lock held by somebody else, and hands in the database. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <ftw.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/policy/apikey.h"
+#include "services/access/audit.h"
+#include "services/access/keys.h"
+#include "services/access/narrow.h"
+#include "services/access/news.h"
+#include "services/access/service.h"
+#include "services/access/tenants.h"
+
+/* --- kill -9 in the middle of a write: SQLite's pwrite64 comes through here --- */
+
+ssize_t pwrite64(int fd, const void *p, size_t n, off64_t at);
+static int writes_until_kill = -1;        /* -1 = never */
+
+ssize_t pwrite64(int fd, const void *p, size_t n, off64_t at)
+{
+	if (writes_until_kill == 0) {
+		(void)!syscall(SYS_pwrite64, fd, p, n / 2, at);       /* half of it reaches the file */
+		raise(SIGKILL);
+	}
+	if (writes_until_kill > 0)
+		writes_until_kill--;
+	return syscall(SYS_pwrite64, fd, p, n, at);
+}
+
+/* --- a directory and a store --- */
+
+#define SECOND 1000000LL
+#define DAY (86400 * SECOND)
+static const int64_t t0 = 1795251600 * SECOND;    /* 2026-11-21T09:00:00Z */
+
+struct fixture {
+	char dir[64], path[128], url[160];
+	struct access_store *s;
+	struct arena *mem;
+	int64_t now_us;
+	struct why why;
+	Corral__AccessDelta delta;    /* of the last act */
+};
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
+
+static void reopen(struct fixture *f)
+{
+	access_store_close(f->s);
+	f->s = access_store_open(f->url, &f->why);
+	if (!f->s)
+		fail_msg("%s", f->why.text);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = x_calloc(1, sizeof(*f));
+
+	snprintf(f->dir, sizeof(f->dir), "/tmp/access-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->path, sizeof(f->path), "%s/access.db", f->dir);
+	snprintf(f->url, sizeof(f->url), "sqlite:%s", f->path);
+	f->mem = arena_new(1 << 16);
+	f->now_us = t0;
+	reopen(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	access_store_close(f->s);
+	arena_free(f->mem);
+	nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	free(f);
+	return 0;
+}
+
+/* --- acts --- */
+
+static Corral__Caller *caller(struct fixture *f, const char *key_id, Corral__Role role)
+{
+	Corral__Caller *c = arena_alloc(f->mem, sizeof(*c));
+
+	corral__caller__init(c);
+	c->key_id = (char *)key_id;
+	c->role = role;
+	c->address = (char *)"127.0.0.1";
+	c->request_id = (char *)"req";
+	return c;
+}
+
+static struct act act_by(struct fixture *f, const char *key_id, Corral__Role role)
+{
+	return (struct act){ .store = f->s, .mem = f->mem, .caller = caller(f, key_id, role), .now_us = f->now_us };
+}
+
+#define OWNER act_by(f, "", CORRAL__ROLE__ROLE_OWNER)
+#define BY(key) act_by(f, (key)->id, CORRAL__ROLE__ROLE_OWNER)     /* what a caller says of itself does not count */
+
+static Corral__Key wish(Corral__Role role, const char *name)
+{
+	Corral__Key k = CORRAL__KEY__INIT;
+
+	k.role = role;
+	k.name = (char *)name;
+	return k;
+}
+
+static enum err make_by(struct fixture *f, struct act a, Corral__Key k, Corral__CreateKeyReply *ret)
+{
+	enum err e = key_create(&a, &k, ret, &f->why);
+
+	f->delta = a.delta;
+	return e;
+}
+
+static Corral__Key *make(struct fixture *f, Corral__Key k)
+{
+	Corral__CreateKeyReply reply;
+
+	if (make_by(f, OWNER, k, &reply))
+		fail_msg("%s", f->why.text);
+	return reply.key;
+}
+
+static void tenant(struct fixture *f, const char *name)
+{
+	Corral__Tenant t = CORRAL__TENANT__INIT, *ret;
+	struct act a = OWNER;
+
+	t.name = (char *)name;
+	if (tenant_put(&a, &t, true, &ret, &f->why))
+		fail_msg("%s", f->why.text);
+}
+
+static enum err replace(struct fixture *f, struct act a, const char *id, int64_t overlap_s, Corral__CreateKeyReply *ret)
+{
+	enum err e = key_rotate(&a, str_of(id), overlap_s, ret, &f->why);
+
+	f->delta = a.delta;
+	return e;
+}
+
+static enum err end_key(struct fixture *f, struct act a, const char *id, bool *ret_changed)
+{
+	enum err e = key_revoke(&a, str_of(id), ret_changed, &f->why);
+
+	f->delta = a.delta;
+	return e;
+}
+
+static Corral__ListKeysReply list(struct fixture *f, bool with_ended)
+{
+	Corral__ListKeysRequest q = CORRAL__LIST_KEYS_REQUEST__INIT;
+	Corral__ListKeysReply reply;
+	struct act a = OWNER;
+
+	q.with_ended = with_ended;
+	q.limit = 1000;
+	assert_int_equal(keys_list(&a, &q, &reply, &f->why), ERR_OK);
+	return reply;
+}
+
+static bool live(struct fixture *f, const char *id)
+{
+	struct key_row row;
+
+	assert_int_equal(key_get(f->s, f->mem, str_of(id), &row, &f->why), ERR_OK);
+	return key_is_live(&row, f->now_us);
+}
+
+/* --- the log --- */
+
+static Corral__AuditReply audit(struct fixture *f, const char *action)
+{
+	Corral__AuditQuery q = CORRAL__AUDIT_QUERY__INIT;
+	Corral__AuditReply reply;
+
+	q.caller = caller(f, "", CORRAL__ROLE__ROLE_OWNER);
+	q.action = (char *)action;
+	q.limit = 1000;
+	assert_int_equal(audit_query(f->s, &q, f->now_us, f->mem, &reply, &f->why), ERR_OK);
+	return reply;
+}
+
+static Corral__AuditEntry *last(struct fixture *f)
+{
+	Corral__AuditReply r = audit(f, "");
+
+	assert_true(r.n_entries > 0);
+	return r.entries[r.n_entries - 1];
+}
+
+static Corral__AuditVerifyReply verify(struct fixture *f, unsigned step)
+{
+	struct audit_walk w = { 0 };
+	Corral__AuditVerifyReply reply;
+
+	while (!w.done)
+		assert_true(audit_walk_on(f->s, &w, step, &f->why));
+	audit_verdict(&w, f->mem, &reply);
+	return reply;
+}
+
+static void sql(struct fixture *f, const char *text)
+{
+	if (!db_query(access_db(f->s), text, NULL, 0, NULL, NULL, &f->why))
+		fail_msg("%s", f->why.text);
+}
+
+static bool one_more(void *arg, const struct db_row *row)
+{
+	++*(unsigned *)arg;
+	return true;
+}
+
+static unsigned count(struct fixture *f, const char *text)
+{
+	unsigned n = 0;
+
+	if (!db_query(access_db(f->s), text, NULL, 0, one_more, &n, &f->why))
+		fail_msg("%s", f->why.text);
+	return n;
+}
+
+/* --- keys --- */
+
+static void a_key_is_made_once_and_kept_as_a_hash(void **state)
+{
+	struct fixture *f = *state;
+	Corral__CreateKeyReply reply;
+	uint8_t hash[SHA256_BYTES];
+	struct key_row row;
+	struct str id;
+
+	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, "ci"), &reply), ERR_OK);
+	assert_true(apikey_parse(str_of(reply.secret), &id) && str_eqz(id, reply.key->id));
+	sha256(str_of(reply.secret), hash);
+	reopen(f);
+	assert_int_equal(key_get(f->s, f->mem, id, &row, &f->why), ERR_OK);
+	assert_memory_equal(row.key->hash.data, hash, SHA256_BYTES);
+	assert_string_equal(row.key->tenant, "default");
+	assert_string_equal(row.key->created_by, "loopback");
+	assert_int_equal(row.key->created_at_us, t0);
+	assert_string_equal(last(f)->action, "keys.create");
+	assert_string_equal(last(f)->object, reply.key->id);
+	assert_string_equal(last(f)->outcome, "ok");
+	assert_non_null(strstr(last(f)->detail, "\"role\":\"user\""));
+	assert_null(strstr(last(f)->detail, reply.secret));
+	assert_int_equal(f->delta.n_put_keys, 1);
+}
+
+static bool file_has(const char *path, const char *needle)
+{
+	FILE *in = fopen(path, "rb");
+	char *p = x_malloc(4 << 20);
+	size_t n = in ? fread(p, 1, 4 << 20, in) : 0;
+	bool has = memmem(p, n, needle, strlen(needle)) != NULL;
+
+	if (in)
+		fclose(in);
+	free(p);
+	return has;
+}
+
+static void no_secret_is_in_the_store(void **state)
+{
+	struct fixture *f = *state;
+	Corral__CreateKeyReply reply;
+	char wal[140];
+
+	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, "ci"), &reply), ERR_OK);
+	snprintf(wal, sizeof(wal), "%s-wal", f->path);
+	assert_true(file_has(wal, reply.key->id));
+	assert_false(file_has(wal, reply.secret + 27));
+	access_store_close(f->s);
+	f->s = NULL;
+	assert_true(file_has(f->path, reply.key->id));
+	assert_false(file_has(f->path, reply.secret + 27));
+}
+
+static void a_name_is_used_once_in_a_tenant(void **state)
+{
+	struct fixture *f = *state;
+	Corral__CreateKeyReply reply;
+	Corral__Key other = wish(CORRAL__ROLE__ROLE_USER, "ci"), *first = make(f, wish(CORRAL__ROLE__ROLE_USER, "ci"));
+	bool changed;
+
+	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, "ci"), &reply), ERR_CONFLICT);
+	assert_string_equal(f->why.field, "name");
+	assert_string_equal(last(f)->outcome, "failed");
+	tenant(f, "acme");
+	other.tenant = (char *)"acme";
+	make(f, other);
+	assert_int_equal(end_key(f, OWNER, first->id, &changed), ERR_OK);
+	make(f, wish(CORRAL__ROLE__ROLE_USER, "ci"));
+	make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+}
+
+static void what_is_no_key_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	char *bad_net = (char *)"10.0.0.1/8", *bad_action = (char *)"modles.*", *bad_model = (char *)"a b";
+	Corral__CreateKeyReply reply;
+	Corral__Key k[] = {
+		wish(CORRAL__ROLE__ROLE_NONE, ""), wish((Corral__Role)99, ""), wish(CORRAL__ROLE__ROLE_USER, "a\nb"), wish(CORRAL__ROLE__ROLE_USER, "\xff"),
+		wish(CORRAL__ROLE__ROLE_USER, ""), wish(CORRAL__ROLE__ROLE_USER, ""), wish(CORRAL__ROLE__ROLE_USER, ""), wish(CORRAL__ROLE__ROLE_USER, ""),
+		wish(CORRAL__ROLE__ROLE_USER, ""), wish(CORRAL__ROLE__ROLE_USER, ""), wish(CORRAL__ROLE__ROLE_USER, ""),
+	};
+	static const char *const fields[] = { "role", "role", "name", "name", "networks", "actions", "models", "expires_at", "expires_at", "tenant", "team" };
+
+	k[4].n_networks = 1, k[4].networks = &bad_net;
+	k[5].n_actions = 1, k[5].actions = &bad_action;
+	k[6].n_models = 1, k[6].models = &bad_model;
+	k[7].expires_at_us = t0;
+	k[8].expires_at_us = -1;
+	k[9].tenant = (char *)"nobody";
+	k[10].team = (char *)"nobody";
+	for (size_t i = 0; i < sizeof(k) / sizeof(*k); i++) {
+		if (make_by(f, OWNER, k[i], &reply) != ERR_INVALID || strcmp(f->why.field, fields[i]) != 0)
+			fail_msg("case %zu: %s (%s)", i, f->why.text, f->why.field);
+	}
+	assert_int_equal(list(f, true).n_keys, 0);
+	assert_int_equal(audit(f, "keys.create").n_entries, sizeof(k) / sizeof(*k));
+}
+
+static void a_key_ends_when_its_time_is_over_and_not_by_a_wrong_clock(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_USER, "ci"), *made;
+
+	k.expires_at_us = t0 + DAY;
+	made = make(f, k);
+	f->now_us = t0 + DAY - 1;
+	assert_true(live(f, made->id));
+	f->now_us = t0 + DAY;
+	assert_false(live(f, made->id));
+	assert_int_equal(list(f, false).n_keys, 0);
+	assert_int_equal(list(f, true).n_keys, 1);
+	make(f, wish(CORRAL__ROLE__ROLE_USER, "ci"));         /* its name is free */
+	f->now_us = t0;                                       /* the clock was an hour, or ten years, ahead */
+	assert_true(live(f, made->id));
+}
+
+static void a_revoked_key_stays_revoked(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key *k = make(f, wish(CORRAL__ROLE__ROLE_USER, "ci"));
+	bool changed = false;
+
+	assert_int_equal(end_key(f, OWNER, k->id, &changed), ERR_OK);
+	assert_true(changed);
+	assert_int_equal(f->delta.n_del_keys, 1);
+	assert_string_equal(f->delta.del_keys[0], k->id);
+	f->now_us = t0 - DAY;
+	assert_false(live(f, k->id));
+	assert_int_equal(end_key(f, OWNER, k->id, &changed), ERR_OK);
+	assert_false(changed);
+	assert_int_equal(f->delta.n_del_keys, 0);
+	assert_int_equal(end_key(f, OWNER, "nosuchkeynosuchk", &changed), ERR_NOT_FOUND);
+	reopen(f);
+	assert_false(live(f, k->id));
+}
+
+static void a_rotated_key_lives_on_for_the_overlap(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_USER, "ci"), *old;
+	Corral__CreateKeyReply reply, again;
+
+	k.expires_at_us = t0 + 90 * DAY;
+	old = make(f, k);
+	f->now_us = t0 + 80 * DAY;
+	assert_int_equal(replace(f, OWNER, old->id, 3600, &reply), ERR_OK);
+	assert_string_equal(reply.key->replaces, old->id);
+	assert_string_equal(reply.key->name, "ci");
+	assert_int_equal(reply.key->expires_at_us, t0 + 170 * DAY);
+	assert_int_equal(f->delta.n_put_keys, 2);
+	assert_true(live(f, old->id) && live(f, reply.key->id));
+	assert_int_equal(replace(f, OWNER, old->id, 3600, &again), ERR_CONFLICT);
+	f->now_us += 3600 * SECOND;
+	assert_false(live(f, old->id));
+	assert_int_equal(replace(f, OWNER, old->id, 3600, &again), ERR_CONFLICT);
+	assert_int_equal(replace(f, OWNER, reply.key->id, 0, &again), ERR_OK);
+	assert_false(live(f, reply.key->id));
+	assert_int_equal(f->delta.n_del_keys, 1);
+	assert_int_equal(replace(f, OWNER, again.key->id, -1, &again), ERR_INVALID);
+}
+
+static void the_overlap_lengthens_no_life(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_USER, "ci"), *old;
+	Corral__CreateKeyReply reply;
+
+	k.expires_at_us = t0 + 10 * SECOND;
+	old = make(f, k);
+	assert_int_equal(replace(f, OWNER, old->id, 3600, &reply), ERR_OK);
+	f->now_us = t0 + 10 * SECOND;
+	assert_false(live(f, old->id));
+}
+
+static void keys_are_listed_in_pages(void **state)
+{
+	struct fixture *f = *state;
+	Corral__ListKeysRequest q = CORRAL__LIST_KEYS_REQUEST__INIT;
+	Corral__ListKeysReply reply;
+	unsigned seen = 0, pages = 0;
+
+	for (int i = 0; i < 25; i++, f->now_us += i % 3)
+		make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	q.limit = 10;
+	do {
+		struct act a = OWNER;
+
+		assert_int_equal(keys_list(&a, &q, &reply, &f->why), ERR_OK);
+		for (size_t i = 0; i < reply.n_keys; i++)
+			assert_int_equal(reply.keys[i]->hash.len, 0);
+		seen += (unsigned)reply.n_keys;
+		pages++;
+		q.after = reply.next;
+	} while (reply.next[0]);
+	assert_int_equal(seen, 25);
+	assert_int_equal(pages, 3);
+}
+
+/* --- who may --- */
+
+static void a_key_is_no_stronger_than_its_maker(void **state)
+{
+	struct fixture *f = *state;
+	char *nets[] = { (char *)"10.0.0.0/8" }, *inside[] = { (char *)"10.1.0.0/16" }, *outside[] = { (char *)"0.0.0.0/0" };
+	char *models[] = { (char *)"small-*" }, *fewer[] = { (char *)"small-a*" }, *more[] = { (char *)"*" };
+	Corral__Limits limits = CORRAL__LIMITS__INIT, higher = CORRAL__LIMITS__INIT;
+	Corral__Key strong = wish(CORRAL__ROLE__ROLE_ADMIN, "admin"), *admin, k;
+	Corral__CreateKeyReply reply;
+
+	limits.requests_per_minute = 60;
+	higher.requests_per_minute = 61;
+	strong.n_networks = 1, strong.networks = nets;
+	strong.n_models = 1, strong.models = models;
+	strong.limits = &limits;
+	strong.expires_at_us = t0 + 30 * DAY;
+	admin = make(f, strong);
+
+	assert_int_equal(make_by(f, BY(admin), wish(CORRAL__ROLE__ROLE_OWNER, ""), &reply), ERR_FORBIDDEN);
+	assert_string_equal(last(f)->outcome, "refused");
+	assert_string_equal(last(f)->actor, admin->id);
+	assert_string_equal(last(f)->role, "admin");
+	/* what is not said is inherited */
+	assert_int_equal(make_by(f, BY(admin), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_OK);
+	assert_string_equal(reply.key->networks[0], "10.0.0.0/8");
+	assert_string_equal(reply.key->models[0], "small-*");
+	assert_int_equal(reply.key->limits->requests_per_minute, 60);
+	assert_int_equal(reply.key->expires_at_us, t0 + 30 * DAY);
+	assert_string_equal(reply.key->created_by, admin->id);
+	k = wish(CORRAL__ROLE__ROLE_USER, "");
+	k.n_networks = 1, k.networks = inside, k.n_models = 1, k.models = fewer, k.expires_at_us = t0 + DAY;
+	assert_int_equal(make_by(f, BY(admin), k, &reply), ERR_OK);
+	k.networks = outside;
+	assert_int_equal(make_by(f, BY(admin), k, &reply), ERR_FORBIDDEN);
+	assert_string_equal(f->why.field, "networks");
+	k.networks = inside, k.models = more;
+	assert_int_equal(make_by(f, BY(admin), k, &reply), ERR_FORBIDDEN);
+	assert_string_equal(f->why.field, "models");
+	k.models = fewer, k.limits = &higher;
+	assert_int_equal(make_by(f, BY(admin), k, &reply), ERR_FORBIDDEN);
+	assert_string_equal(f->why.field, "requests_per_minute");
+	k.limits = NULL, k.expires_at_us = t0 + 31 * DAY;
+	assert_int_equal(make_by(f, BY(admin), k, &reply), ERR_FORBIDDEN);
+	assert_string_equal(f->why.field, "expires_at");
+}
+
+static void a_narrow_maker_makes_narrow_keys(void **state)
+{
+	struct fixture *f = *state;
+	char *only_keys[] = { (char *)"keys.*" }, *all[] = { (char *)"*" }, *less[] = { (char *)"keys.read" };
+	Corral__Key strong = wish(CORRAL__ROLE__ROLE_ADMIN, "maker"), *maker, k = wish(CORRAL__ROLE__ROLE_ADMIN, "");
+	Corral__CreateKeyReply reply;
+
+	strong.n_actions = 1, strong.actions = only_keys;
+	maker = make(f, strong);
+	k.n_actions = 1, k.actions = all;
+	assert_int_equal(make_by(f, BY(maker), k, &reply), ERR_FORBIDDEN);
+	k.actions = less;
+	assert_int_equal(make_by(f, BY(maker), k, &reply), ERR_OK);
+	assert_int_equal(make_by(f, BY(reply.key), k, &reply), ERR_FORBIDDEN);        /* it may only read keys */
+}
+
+static void nobody_rotates_into_more(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key *owner = make(f, wish(CORRAL__ROLE__ROLE_OWNER, "")), *admin = make(f, wish(CORRAL__ROLE__ROLE_ADMIN, "")),
+		    *user = make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	Corral__CreateKeyReply reply;
+	bool changed;
+
+	assert_int_equal(replace(f, BY(admin), owner->id, 60, &reply), ERR_FORBIDDEN);
+	assert_int_equal(end_key(f, BY(admin), owner->id, &changed), ERR_FORBIDDEN);
+	assert_int_equal(replace(f, BY(user), user->id, 60, &reply), ERR_FORBIDDEN);
+	assert_int_equal(replace(f, BY(admin), user->id, 60, &reply), ERR_OK);
+	assert_true(live(f, owner->id));
+}
+
+static void another_tenants_key_does_not_exist(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key in_acme = wish(CORRAL__ROLE__ROLE_ADMIN, ""), *acme, *ours = make(f, wish(CORRAL__ROLE__ROLE_USER, "")), k = wish(CORRAL__ROLE__ROLE_USER, "");
+	Corral__CreateKeyReply reply;
+	struct why absent;
+	bool changed;
+
+	tenant(f, "acme");
+	in_acme.tenant = (char *)"acme";
+	acme = make(f, in_acme);
+	assert_int_equal(end_key(f, BY(acme), ours->id, &changed), ERR_NOT_FOUND);
+	absent = f->why;
+	assert_int_equal(end_key(f, BY(acme), "nosuchkeynosuchk", &changed), ERR_NOT_FOUND);
+	assert_int_equal(strlen(absent.text), strlen(f->why.text));
+	assert_int_equal(make_by(f, BY(acme), k, &reply), ERR_OK);
+	assert_string_equal(reply.key->tenant, "acme");
+	k.tenant = (char *)"default";
+	assert_int_equal(make_by(f, BY(acme), k, &reply), ERR_NOT_FOUND);
+}
+
+static void an_ended_key_makes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key *admin = make(f, wish(CORRAL__ROLE__ROLE_OWNER, "")), k;
+	Corral__Tenant t = CORRAL__TENANT__INIT, *ret;
+	Corral__CreateKeyReply reply;
+	struct act a = OWNER;
+	bool changed;
+
+	assert_int_equal(end_key(f, OWNER, admin->id, &changed), ERR_OK);
+	assert_int_equal(make_by(f, BY(admin), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_UNAUTHENTICATED);
+	assert_int_equal(make_by(f, act_by(f, "nosuchkeynosuchk", CORRAL__ROLE__ROLE_OWNER), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_UNAUTHENTICATED);
+	assert_int_equal(make_by(f, act_by(f, "", CORRAL__ROLE__ROLE_USER), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_FORBIDDEN);
+	assert_int_equal(make_by(f, act_by(f, "", CORRAL__ROLE__ROLE_NONE), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_FORBIDDEN);
+	assert_string_equal(last(f)->actor, "anonymous");
+	t.name = (char *)"acme";
+	t.suspended = true;
+	assert_int_equal(tenant_put(&a, &t, true, &ret, &f->why), ERR_OK);
+	k = wish(CORRAL__ROLE__ROLE_ADMIN, "");
+	k.tenant = (char *)"acme";
+	admin = make(f, k);
+	assert_int_equal(make_by(f, BY(admin), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_FORBIDDEN);
+}
+
+static void patterns_lie_within_patterns(void **state)
+{
+	static const struct { const char *inner, *outer; bool within; } cases[] = {
+		{ "a", "a", true }, { "a", "*", true }, { "*", "a", false }, { "*", "*", true }, { "models.*", "*", true }, { "models.*", "models.*", true },
+		{ "models.read", "models.*", true }, { "models.*", "models.read", false }, { "a*", "a*b", false }, { "a*b", "a*", true }, { "a*b", "*b", true },
+		{ "ab", "a*b", true }, { "*a*", "*", true }, { "*", "**", true }, { "", "*", true }, { "a", "", false }, { "a*c", "a*b*c", false },
+		{ "axbyc", "a*b*c", true }, { "a*b*c", "a*c", true },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+		if (pattern_within(str_of(cases[i].inner), str_of(cases[i].outer)) != cases[i].within)
+			fail_msg("'%s' in '%s'", cases[i].inner, cases[i].outer);
+}
+
+/* --- tenants --- */
+
+static void tenants_come_change_and_go(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Tenant t = CORRAL__TENANT__INIT, *ret;
+	Corral__ListTenantsReply all;
+	struct act a = OWNER;
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_USER, ""), *made;
+	char *teams[] = { (char *)"red" };
+	bool changed;
+
+	t.name = (char *)"acme";
+	t.n_teams = 1, t.teams = teams;
+	assert_int_equal(tenant_put(&a, &t, true, &ret, &f->why), ERR_OK);
+	assert_int_equal(a.delta.n_put_tenants, 1);
+	a = OWNER, f->now_us += SECOND, a.now_us = f->now_us;
+	assert_int_equal(tenant_put(&a, &t, true, &ret, &f->why), ERR_CONFLICT);
+	t.suspended = true;
+	assert_int_equal(tenant_put(&a, &t, false, &ret, &f->why), ERR_OK);
+	assert_int_equal(ret->created_at_us, t0);
+	k.tenant = (char *)"acme", k.team = (char *)"red";
+	made = make(f, k);
+	assert_int_equal(tenant_delete(&a, STR("acme"), &f->why), ERR_CONFLICT);
+	assert_int_equal(end_key(f, OWNER, made->id, &changed), ERR_OK);
+	assert_int_equal(tenant_delete(&a, STR("acme"), &f->why), ERR_OK);
+	assert_string_equal(a.delta.del_tenants[0], "acme");
+	assert_int_equal(tenant_delete(&a, STR("acme"), &f->why), ERR_NOT_FOUND);
+	assert_int_equal(tenant_delete(&a, STR("default"), &f->why), ERR_CONFLICT);
+	assert_int_equal(tenants_list(&a, &all, &f->why), ERR_OK);
+	assert_int_equal(all.n_tenants, 1);
+	a = act_by(f, "", CORRAL__ROLE__ROLE_ADMIN);
+	assert_int_equal(tenant_put(&a, &t, false, &ret, &f->why), ERR_FORBIDDEN);
+	for (const char *const *p = (const char *const[]){ "", "A", "-a", "a b", "ä", NULL }; *p; p++) {
+		a = OWNER;
+		t.name = (char *)*p;
+		assert_int_equal(tenant_put(&a, &t, false, &ret, &f->why), ERR_INVALID);
+	}
+}
+
+/* --- the audit log --- */
+
+static void lines(struct fixture *f, unsigned n)
+{
+	Corral__AuditAppend in = CORRAL__AUDIT_APPEND__INIT;
+	Corral__AuditEntry e = CORRAL__AUDIT_ENTRY__INIT, *list[1] = { &e };
+
+	e.actor = (char *)"gateway";
+	e.action = (char *)"models.manage";
+	e.outcome = (char *)"refused";
+	e.detail = (char *)"{}";
+	in.n_entries = 1;
+	in.entries = list;
+	for (unsigned i = 0; i < n; i++)
+		assert_int_equal(audit_take(f->s, &in, f->now_us + i, &f->why), ERR_OK);
+}
+
+static void the_log_is_asked_by_range_actor_and_action(void **state)
+{
+	struct fixture *f = *state;
+	Corral__AuditQuery q = CORRAL__AUDIT_QUERY__INIT;
+	Corral__AuditReply r;
+	unsigned seen = 0;
+
+	make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	lines(f, 25);
+	assert_int_equal(audit(f, "keys.create").n_entries, 1);
+	assert_int_equal(audit(f, "keys.*").n_entries, 1);
+	assert_int_equal(audit(f, "models.*").n_entries, 25);
+	assert_int_equal(audit(f, "keys.creat").n_entries, 0);
+	assert_int_equal(audit(f, "*").n_entries, 26);
+	q.caller = caller(f, "", CORRAL__ROLE__ROLE_AUDITOR);
+	q.actor = (char *)"gateway";
+	q.from_us = t0 + 5;
+	q.to_us = t0 + 20;
+	q.limit = 10;
+	do {
+		assert_int_equal(audit_query(f->s, &q, f->now_us, f->mem, &r, &f->why), ERR_OK);
+		seen += (unsigned)r.n_entries;
+		q.after_seq = r.next_seq;
+	} while (r.next_seq);
+	assert_int_equal(seen, 15);
+	q.caller->role = CORRAL__ROLE__ROLE_USER;
+	assert_int_equal(audit_query(f->s, &q, f->now_us, f->mem, &r, &f->why), ERR_FORBIDDEN);
+}
+
+static void a_line_of_others_is_checked(void **state)
+{
+	struct fixture *f = *state;
+	Corral__AuditAppend in = CORRAL__AUDIT_APPEND__INIT;
+	Corral__AuditEntry good = CORRAL__AUDIT_ENTRY__INIT, bad = CORRAL__AUDIT_ENTRY__INIT, *list[2] = { &good, &bad };
+
+	good.actor = good.action = good.outcome = (char *)"x";
+	in.n_entries = 2;
+	in.entries = list;
+	assert_int_equal(audit_take(f->s, &in, f->now_us, &f->why), ERR_INVALID);
+	assert_int_equal(audit(f, "").n_entries, 0);          /* all or none */
+}
+
+static void hands_in_the_log_are_noticed(void **state)
+{
+	static const struct { const char *name, *sql; uint64_t broken; } cases[] = {
+		{ "a text changed", "UPDATE audit SET object = 'other' WHERE seq = 7", 7 },
+		{ "a time changed", "UPDATE audit SET at_us = at_us + 1 WHERE seq = 1", 1 },
+		{ "text moved between fields", "UPDATE audit SET actor = 'gatewaymodels', action = '.manage' WHERE seq = 9", 9 },
+		{ "text behind a zero byte", "UPDATE audit SET detail = detail || char(0) || 'x' WHERE seq = 4", 4 },
+		{ "a hash changed", "UPDATE audit SET hash = zeroblob(32) WHERE seq = 5", 5 },
+		{ "one removed", "DELETE FROM audit WHERE seq = 6", 6 },
+		{ "the first removed", "DELETE FROM audit WHERE seq = 1", 1 },
+		{ "the last removed", "DELETE FROM audit WHERE seq = 20", 20 },
+		{ "all removed", "DELETE FROM audit", 1 },
+		{ "two exchanged", "UPDATE audit SET seq = CASE seq WHEN 3 THEN -4 WHEN 4 THEN -3 END WHERE seq IN (3, 4)", 3 },
+		{ "the head set back", "UPDATE audit_head SET seq = 19", 20 },
+		{ "one added", "INSERT INTO audit SELECT 21, at_us, actor, role, tenant, address, action, object, outcome, detail, request_id, hash FROM audit WHERE seq = 20", 21 },
+	};
+	struct fixture *f = *state;
+
+	lines(f, 20);
+	assert_true(verify(f, 7).ok);
+	assert_int_equal(verify(f, 1).entries, 20);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		Corral__AuditVerifyReply r;
+
+		sql(f, "CREATE TABLE kept AS SELECT * FROM audit");
+		sql(f, "CREATE TABLE kept_head AS SELECT * FROM audit_head");
+		sql(f, cases[i].sql);
+		sql(f, "UPDATE audit SET seq = -seq WHERE seq < 0");
+		r = verify(f, 7);
+		if (r.ok || r.broken_seq != cases[i].broken)
+			fail_msg("%s: %s (%llu)", cases[i].name, r.text, (unsigned long long)r.broken_seq);
+		sql(f, "DELETE FROM audit");
+		sql(f, "INSERT INTO audit SELECT * FROM kept");
+		sql(f, "DELETE FROM audit_head");
+		sql(f, "INSERT INTO audit_head SELECT * FROM kept_head");
+		sql(f, "DROP TABLE kept");
+		sql(f, "DROP TABLE kept_head");
+		assert_true(verify(f, 1000).ok);
+	}
+}
+
+/* Somebody cut the log and set its head to match: only a head remembered elsewhere tells. */
+static void a_shortened_log_is_told_by_a_remembered_head(void **state)
+{
+	struct fixture *f = *state;
+	struct audit_head head;
+	Corral__AuditVerifyReply r;
+
+	lines(f, 20);
+	assert_true(audit_head(f->s, &head, &f->why));
+	assert_int_equal(access_verify_file(f->path, head.seq, head.hash, f->mem, &r, &f->why), ERR_OK);
+	assert_true(r.ok);
+	sql(f, "DELETE FROM audit WHERE seq > 15");
+	sql(f, "UPDATE audit_head SET seq = 15, hash = (SELECT hash FROM audit WHERE seq = 15)");
+	assert_true(verify(f, 1000).ok);
+	assert_int_equal(access_verify_file(f->path, head.seq, head.hash, f->mem, &r, &f->why), ERR_OK);
+	assert_false(r.ok);
+	assert_int_equal(r.broken_seq, 16);
+	lines(f, 10);                                         /* and it grew again */
+	assert_int_equal(access_verify_file(f->path, head.seq, head.hash, f->mem, &r, &f->why), ERR_OK);
+	assert_false(r.ok);
+	assert_int_equal(r.broken_seq, 20);
+}
+
+/* --- faults --- */
+
+static void one_process_holds_the_store(void **state)
+{
+	struct fixture *f = *state;
+	Corral__CreateKeyReply reply;
+	Corral__AuditVerifyReply r;
+	struct { const char *db, *file; int64_t checkpoint; } cfg = { f->url, "", 0 };
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_OWNER, "first");
+
+	assert_null(access_store_open(f->url, &f->why));
+	assert_int_equal(f->why.code, ERR_CONFLICT);
+	assert_non_null(strstr(f->why.text, "in use by another process"));
+	assert_int_equal(access_make_key(&cfg, f->dir, &k, f->mem, &reply, &f->why), ERR_CONFLICT);
+	assert_int_equal(access_verify_file(f->path, 0, NULL, f->mem, &r, &f->why), ERR_OK);
+	assert_true(r.ok);
+	access_store_close(f->s);
+	f->s = NULL;
+	assert_int_equal(access_make_key(&cfg, f->dir, &k, f->mem, &reply, &f->why), ERR_OK);
+	reopen(f);
+	assert_true(live(f, reply.key->id));
+	assert_string_equal(last(f)->address, "command line");
+}
+
+static void a_lock_in_the_database_fails_the_act_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct access_store *other = access_store_peek(f->url, &f->why);
+	Corral__CreateKeyReply reply;
+
+	assert_non_null(other);
+	assert_true(db_begin(access_db(other), &f->why));
+	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, "ci"), &reply), ERR_STORE_FAILED);
+	db_rollback(access_db(other));
+	access_store_close(other);
+	assert_int_equal(list(f, true).n_keys, 0);
+	make(f, wish(CORRAL__ROLE__ROLE_USER, "ci"));
+	assert_true(verify(f, 100).ok);
+}
+
+/* Every key has its line, every line its key. */
+static void books_agree(struct fixture *f)
+{
+	Corral__ListKeysReply keys = list(f, true);
+	Corral__AuditReply made = audit(f, "keys.create");
+	Corral__AuditVerifyReply r = verify(f, 100);
+	size_t ok = 0;
+
+	if (!r.ok)
+		fail_msg("%s", r.text);
+	for (size_t i = 0; i < made.n_entries; i++) {
+		struct key_row row;
+
+		if (strcmp(made.entries[i]->outcome, "ok") != 0)
+			continue;
+		ok++;
+		assert_int_equal(key_get(f->s, f->mem, str_of(made.entries[i]->object), &row, &f->why), ERR_OK);
+	}
+	assert_int_equal(keys.n_keys, ok);
+}
+
+static void a_full_disk_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit old, low;
+	Corral__CreateKeyReply reply;
+	unsigned made = 0, failed = 0;
+
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &old);
+	low = (struct rlimit){ 300 << 10, old.rlim_max };
+	setrlimit(RLIMIT_FSIZE, &low);
+	for (int i = 0; i < 200 && failed < 5; i++) {
+		enum err e = make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, ""), &reply);
+
+		made += e == ERR_OK;
+		failed += e == ERR_STORE_FAILED;
+		assert_true(e == ERR_OK || e == ERR_STORE_FAILED);
+	}
+	setrlimit(RLIMIT_FSIZE, &old);
+	assert_int_equal(failed, 5);
+	assert_int_equal(list(f, true).n_keys, made);
+	make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	books_agree(f);
+}
+
+/* The child makes and ends keys until a write kills it; whatever was written, the books agree afterwards. */
+static void act_until_killed(struct fixture *f, int writes)
+{
+	bool changed;
+
+	reopen(f);
+	writes_until_kill = writes;
+	for (int i = 0;; i++) {
+		Corral__Key *k = make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+		Corral__CreateKeyReply reply;
+
+		if (i % 3 == 1)
+			end_key(f, OWNER, k->id, &changed);
+		if (i % 3 == 2)
+			replace(f, OWNER, k->id, 60, &reply);
+	}
+}
+
+static void kill_9_parts_no_act_from_its_line(void **state)
+{
+	struct fixture *f = *state;
+	int status;
+
+	for (int writes = 1; writes < 120; writes += 3) {
+		pid_t child;
+
+		access_store_close(f->s);
+		f->s = NULL;
+		child = fork();
+		if (child == 0)
+			act_until_killed(f, writes);
+		waitpid(child, &status, 0);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		reopen(f);
+		if (writes % 15 == 1) {
+			Corral__AuditVerifyReply r = verify(f, 1000);
+
+			if (!r.ok)
+				fail_msg("after %d writes: %s", writes, r.text);
+		}
+		arena_reset(f->mem);
+	}
+	assert_true(verify(f, 1000).ok);
+	assert_int_equal(count(f, "SELECT id FROM keys WHERE id NOT IN (SELECT object FROM audit WHERE outcome = 'ok')"), 0);
+	assert_int_equal(count(f, "SELECT object FROM audit WHERE action = 'keys.create' AND object NOT IN (SELECT id FROM keys)"), 0);
+	assert_int_equal(count(f, "SELECT id FROM keys WHERE ended_us > 0"), count(f, "SELECT seq FROM audit WHERE action = 'keys.revoke'"));
+	assert_true(list(f, true).n_keys > 20);
+}
+
+/* --- the first key --- */
+
+static void file_write(const char *path, const char *text)
+{
+	FILE *out = fopen(path, "w");
+
+	assert_non_null(out);
+	fputs(text, out);
+	assert_int_equal(fclose(out), 0);
+}
+
+static void the_bootstrap_key_is_installed_once(void **state)
+{
+	struct fixture *f = *state;
+	char text[APIKEY_TEXT + 1], id[APIKEY_ID + 1], second[APIKEY_TEXT + 1], id2[APIKEY_ID + 1], path[128], with_newline[APIKEY_TEXT + 3];
+	uint8_t hash[SHA256_BYTES];
+	struct key_row row;
+	const char *note;
+	bool changed;
+
+	snprintf(path, sizeof(path), "%s/key", f->dir);
+	assert_false(key_bootstrap(f->s, path, t0, &note, &f->why));
+	assert_non_null(strstr(f->why.text, "cannot be read"));
+	file_write(path, "a secret of more than thirty-two characters\n");
+	assert_false(key_bootstrap(f->s, path, t0, &note, &f->why));
+	assert_non_null(strstr(f->why.text, "corral keys generate"));
+	assert_null(strstr(f->why.text, "a secret"));
+	apikey_make(text, id, hash);
+	snprintf(with_newline, sizeof(with_newline), " %s\n", text);
+	file_write(path, with_newline);
+	for (int i = 0; i < 3; i++)
+		assert_true(key_bootstrap(f->s, path, t0, &note, &f->why));
+	assert_int_equal(key_get(f->s, f->mem, str_of(id), &row, &f->why), ERR_OK);
+	assert_int_equal(row.key->role, CORRAL__ROLE__ROLE_OWNER);
+	assert_memory_equal(row.key->hash.data, hash, SHA256_BYTES);
+	assert_int_equal(audit(f, "keys.create").n_entries, 1);
+	assert_string_equal(last(f)->actor, "system");
+	/* there is an owner: another file changes nothing */
+	apikey_make(second, id2, hash);
+	file_write(path, second);
+	assert_true(key_bootstrap(f->s, path, t0, &note, &f->why));
+	assert_int_equal(key_get(f->s, f->mem, str_of(id2), &row, &f->why), ERR_NOT_FOUND);
+	/* revoked is revoked, also when no owner is left */
+	assert_int_equal(end_key(f, OWNER, id, &changed), ERR_OK);
+	file_write(path, text);
+	assert_true(key_bootstrap(f->s, path, t0, &note, &f->why));
+	assert_false(live(f, id));
+	file_write(path, second);
+	assert_true(key_bootstrap(f->s, path, t0, &note, &f->why));
+	assert_true(live(f, id2));
+}
+
+/* --- what gateways hear --- */
+
+static Corral__AccessSnapshot *heard(struct fixture *f, struct news *w)
+{
+	struct str whole = news_whole(w);
+	Corral__AccessSnapshot *s = access_unpack(f->mem, &corral__access_snapshot__descriptor, arena_str(f->mem, whole));
+
+	assert_non_null(s);
+	return s;
+}
+
+static void gateways_hear_live_keys_without_what_they_need_not(void **state)
+{
+	struct fixture *f = *state;
+	struct news *w = news_new(f->s, NULL, t0, &f->why);
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_USER, "ci"), *first, *second;
+	Corral__AccessSnapshot *s;
+	bool changed;
+
+	assert_int_equal(heard(f, w)->n_tenants, 1);
+	k.expires_at_us = t0 + DAY;
+	first = make(f, k);
+	news_tell(w, &f->delta);
+	second = make(f, wish(CORRAL__ROLE__ROLE_ADMIN, ""));
+	news_tell(w, &f->delta);
+	s = heard(f, w);
+	assert_int_equal(s->n_keys, 2);
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(s->keys[i]->hash.len, SHA256_BYTES);
+		assert_string_equal(s->keys[i]->name, "");
+		assert_string_equal(s->keys[i]->created_by, "");
+	}
+	assert_int_equal(end_key(f, OWNER, second->id, &changed), ERR_OK);
+	news_tell(w, &f->delta);
+	s = heard(f, w);
+	assert_int_equal(s->n_keys, 1);
+	assert_string_equal(s->keys[0]->id, first->id);
+	news_time(w, t0 + DAY);
+	assert_int_equal(heard(f, w)->n_keys, 0);
+	news_time(w, t0);                                     /* the clock was wrong */
+	assert_int_equal(heard(f, w)->n_keys, 1);
+	news_free(w);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(a_key_is_made_once_and_kept_as_a_hash),
+		T(no_secret_is_in_the_store),
+		T(a_name_is_used_once_in_a_tenant),
+		T(what_is_no_key_is_refused),
+		T(a_key_ends_when_its_time_is_over_and_not_by_a_wrong_clock),
+		T(a_revoked_key_stays_revoked),
+		T(a_rotated_key_lives_on_for_the_overlap),
+		T(the_overlap_lengthens_no_life),
+		T(keys_are_listed_in_pages),
+		T(a_key_is_no_stronger_than_its_maker),
+		T(a_narrow_maker_makes_narrow_keys),
+		T(nobody_rotates_into_more),
+		T(another_tenants_key_does_not_exist),
+		T(an_ended_key_makes_nothing),
+		T(patterns_lie_within_patterns),
+		T(tenants_come_change_and_go),
+		T(the_log_is_asked_by_range_actor_and_action),
+		T(a_line_of_others_is_checked),
+		T(hands_in_the_log_are_noticed),
+		T(a_shortened_log_is_told_by_a_remembered_head),
+		T(one_process_holds_the_store),
+		T(a_lock_in_the_database_fails_the_act_alone),
+		T(a_full_disk_changes_nothing),
+		T(kill_9_parts_no_act_from_its_line),
+		T(the_bootstrap_key_is_installed_once),
+		T(gateways_hear_live_keys_without_what_they_need_not),
+	};
+
+	clock_init();
+	log_threshold = LOG_LEVEL_ERROR + 1;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
