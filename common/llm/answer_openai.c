@@ -121,8 +121,9 @@ static void read_said(const struct json *doc, uint32_t said, struct chunk *c)
 
 static void read_choice(const struct json *doc, uint32_t choice, struct chunk *c, struct arena *mem)
 {
-	enum { DELTA, MESSAGE, FINISH, LOGPROBS, TEXT, N };
-	static const struct str names[N] = { STR_INIT("delta"), STR_INIT("message"), STR_INIT("finish_reason"), STR_INIT("logprobs"), STR_INIT("text") };
+	enum { DELTA, MESSAGE, FINISH, LOGPROBS, TEXT, STOP, N };
+	static const struct str names[N] = { STR_INIT("delta"), STR_INIT("message"), STR_INIT("finish_reason"), STR_INIT("logprobs"), STR_INIT("text"),
+	                                      STR_INIT("stop_reason") };
 	uint32_t at[N], logprobs;
 	struct str finish;
 
@@ -131,6 +132,8 @@ static void read_choice(const struct json *doc, uint32_t choice, struct chunk *c
 	finish = at[FINISH] ? json_string(doc, at[FINISH], mem) : str_n(NULL, 0);
 	if (has(finish))
 		c->finish = finish;
+	if (at[STOP] && json_is_string(doc, at[STOP]))           /* vLLM's; a number when it is a token */
+		c->stop_string = json_raw(doc, at[STOP]);
 	if (at[DELTA] || at[MESSAGE])
 		read_said(doc, at[DELTA] ? at[DELTA] : at[MESSAGE], c);
 	else

@@ -86,6 +86,16 @@ enum err canon_field(struct planning *p, enum llm_form form, uint32_t value, con
 	return ERR_OK;
 }
 
+void canon_name_tool(const struct canon *c, struct message *m)
+{
+	for (uint32_t i = c->n_messages; i > 0; i--)
+		for (uint32_t k = 0; k < c->messages[i - 1].n_calls; k++)
+			if (str_eq(c->messages[i - 1].calls[k].id, m->tool_call_id)) {
+				m->tool_name = c->messages[i - 1].calls[k].name;
+				return;
+			}
+}
+
 bool canon_is_true(const struct planning *p, uint32_t value) { return json_kind(&p->in->doc, value) == JSON_TRUE; }
 
 /* Of two that end under the same name the one outside 'options' wins. */

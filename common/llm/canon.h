@@ -40,7 +40,10 @@ struct canon {
 	struct message *messages;
 	uint32_t n_messages;
 	struct str prompt, suffix;        /* JSON strings, LLM_COMPLETE */
-	uint32_t tools;           /* token of a non-empty array */
+	uint32_t tools;           /* token of a non-empty array of OpenAI's shape */
+	struct str tools_json;    /* the same, made here */
+	struct str tool_choice;   /* JSON, OpenAI's */
+	bool one_call;            /* tools must not be called in parallel */
 	struct str stop;          /* JSON: a string or an array of strings */
 	enum canon_format format;
 	struct str schema;        /* JSON object */
@@ -69,6 +72,7 @@ enum err plan_refuse(struct planning *, const char *path, const char *because);
 enum err canon_read_openai(struct planning *, struct canon *);
 enum err canon_read_ollama(struct planning *, struct canon *);
 enum err canon_read_native(struct planning *, struct canon *);
+enum err canon_read_anthropic(struct planning *, struct canon *);
 
 /* Shared by them. What the table says of one member: *ret is NULL when it needs no more attention.
  * 'where' stands before the name in errors ("messages[2]."), 'parent' in the list of ignored ("messages."). */
@@ -79,6 +83,8 @@ enum err canon_read_format(struct planning *, struct canon *, uint32_t value);  
 enum err canon_stop(struct planning *, struct canon *, const char *path, uint32_t value);
 /* The list of a message's tool calls, in either shape. */
 enum err canon_calls(struct planning *, struct message *, uint32_t list, uint32_t at);
+/* A result names its call by id; Ollama wants the tool's name. Looks back over the messages so far. */
+void canon_name_tool(const struct canon *, struct message *result);
 bool canon_is_true(const struct planning *, uint32_t value);
 
 /* The body for the backend, appended. */
@@ -97,6 +103,7 @@ struct chunk {
 	uint32_t n_calls;
 	struct str logprobs;      /* array of {token, logprob, bytes, top_logprobs} */
 	struct str finish;        /* decoded, "" = goes on */
+	struct str stop_string;   /* JSON string: the stop sequence that was met, where the backend says it */
 	struct str error;         /* JSON value; the backend says it broke */
 	uint32_t n_choices;
 	uint32_t text_tok;        /* token of the one text fragment, when there is exactly one */

@@ -62,6 +62,8 @@ enum verdict convert_whole(struct llm_relay *r, struct str body, const struct ll
  * call; others leave the index out: then a piece without an id belongs to the call that came last. */
 static struct pending *open_call(struct llm_relay *r, const struct call *call)
 {
+	if (r->from_ollama)               /* its calls are whole */
+		return NULL;
 	for (uint32_t i = r->n_pending; i > 0; i--) {
 		struct pending *p = &r->pending[i - 1];
 		bool same_id = !has(call->id) || !has(p->id) || str_eq(call->id, p->id);
@@ -86,25 +88,26 @@ static struct pending *pending_for(struct llm_relay *r, const struct call *call)
 }
 
 /* Pieces are copied: they lie in the event, which goes. */
-void pending_add(struct llm_relay *r, const struct call *call)
+struct pending *pending_add(struct llm_relay *r, const struct call *call)
 {
 	struct pending *p = pending_for(r, call);
 
 	if (!p) {
 		r->too_many_calls = true;
-		return;
+		return NULL;
 	}
 	if (has(call->id) && !has(p->id))
 		p->id = arena_str(r->mem, call->id);
 	if (!text_is_empty(call->name) && !has(p->name))
 		p->name = arena_str(r->mem, call->name);
 	if (!has(call->arguments))
-		return;
+		return p;
 	p->is_object = call->is_object;
 	if (call->is_object)
 		buf_str(&p->arguments, call->arguments);
 	else
 		buf_add(&p->arguments, call->arguments.p + 1, call->arguments.n - 2);
+	return p;
 }
 
 bool pending_arguments(struct llm_relay *r, const struct pending *p, struct json_out *jo)

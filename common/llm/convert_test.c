@@ -38,6 +38,17 @@ static const struct golden goldens[] = {
 	{ "native-ollama", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.chat-nonstream.json", "json", "" },
 	{ "native-ollama-stream", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.think-native-stream.ndjson", "ndjson", "" },
 	{ "native-llamacpp-sse", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.chat-stream-usage.sse", "sse", "text/event-stream" },
+	{ "anthropic-llamacpp-chat", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.chat-stream-usage.sse", "sse", "" },
+	{ "anthropic-llamacpp-tools", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.tools-stream.sse", "sse", "" },
+	{ "anthropic-llamacpp-tools-whole", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.tools.json", "json", "" },
+	{ "anthropic-llamacpp-think-whole", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, "/v1/chat/completions", "llamacpp.think.json", "json", "" },
+	{ "anthropic-openai-think", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "ollama.think-v1-stream.sse", "sse", "" },
+	{ "anthropic-openai-two-tools", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "made.two-tools.sse", "sse", "" },
+	{ "anthropic-ollama-chat", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.chat-stream.ndjson", "sse", "" },
+	{ "anthropic-ollama-chat-whole", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.chat-nonstream.json", "json", "" },
+	{ "anthropic-ollama-tools", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.tools-native-stream.ndjson", "sse", "" },
+	{ "anthropic-ollama-tool-result", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.tool-result.json", "json", "" },
+	{ "anthropic-ollama-think", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.think-native-stream.ndjson", "sse", "" },
 	{ "native-openai", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "llamacpp.json-schema.json", "json", "" },
 };
 enum { GOLDENS = sizeof(goldens) / sizeof(goldens[0]) };
@@ -142,12 +153,15 @@ static void a_cut_answer_is_never_complete(void **state)
 			assert_int_equal(x.step, LLM_FAILED);
 			assert_null(str_find(buf_as_str(&x.out), STR("[DONE]")));
 			assert_null(str_find(buf_as_str(&x.out), STR("\"done\":true")));
+			assert_null(str_find(buf_as_str(&x.out), STR("message_stop")));
 		}
 		exchange_free(&x);
 	}
 }
 
 #define CHAT "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]"
+#define ANTHROPIC "{\"model\":\"m\",\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]"
+#define BLOCK(b) "{\"model\":\"m\",\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":[" b "]}]}"
 #define GENERATE "{\"model\":\"m\",\"prompt\":\"hello\""
 
 static void refuses_what_cannot_be_carried(void **state)
@@ -184,6 +198,33 @@ static void refuses_what_cannot_be_carried(void **state)
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"template\":\"{{ .Prompt }}\"}", "template", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"context\":[1,2]}", "context", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"raw\":true,\"system\":\"x\"}", "system", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"temprature\":1}", "temprature", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"mcp_servers\":[{\"type\":\"url\"}]}", "mcp_servers", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OPENAI, ANTHROPIC ",\"top_k\":5}", "top_k", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, ANTHROPIC ",\"tool_choice\":{\"type\":\"any\"},\"tools\":[{\"name\":\"f\"}]}", "tool_choice", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, ANTHROPIC ",\"tool_choice\":{\"type\":\"auto\",\"disable_parallel_tool_use\":true}}", "tool_choice.disable_parallel_tool_use", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"tool_choice\":{\"type\":\"tool\"}}", "tool_choice", ERR_INVALID },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"tools\":[{\"type\":\"bash_20250124\",\"name\":\"bash\"}]}", "tools[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"tools\":[{\"description\":\"x\"}]}", "tools[0]", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"tools\":[{\"name\":\"f\",\"input_shema\":{}}]}", "tools[0].input_shema", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"thinking\":{\"type\":\"sometimes\"}}", "thinking.type", ERR_INVALID },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"output_config\":{\"effort\":\"enormous\"}}", "output_config.effort", ERR_INVALID },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"output_config\":{\"format\":{\"type\":\"xml\"}}}", "output_config.format", ERR_INVALID },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"stop_sequences\":[1]}", "stop_sequences", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"system\":[{\"type\":\"image\"}]}", "system[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"image\",\"source\":{\"type\":\"url\",\"url\":\"https://x/y.png\"}}"), "messages[0].content[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"document\",\"source\":{\"type\":\"base64\",\"data\":\"x\"}}"), "messages[0].content[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"tool_result\",\"tool_use_id\":\"a\",\"content\":[{\"type\":\"audio\"}]}"), "messages[0].content[0].content[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"tool_result\"}"), "messages[0].content[0]", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"tool_use\",\"id\":\"a\"}"), "messages[0].content[0]", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"text\":\"x\"}"), "messages[0].content[0]", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("\"x\""), "messages[0].content[0]", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"text\",\"text\":\"x\",\"mood\":1}"), "messages[0].content[0].mood", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, BLOCK("{\"type\":\"server_tool_use\"}"), "messages[0].content[0]", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"max_tokens\":9,\"messages\":[{\"role\":\"critic\",\"content\":\"x\"}]}", "messages[0].role", ERR_UNSUPPORTED_FIELD },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT "}", "max_tokens", ERR_MALFORMED },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"max_tokens\":0}", "max_tokens", ERR_INVALID },
+		{ LLM_ANTHROPIC, LLM_COUNT, LLM_BACKEND_OLLAMA, CHAT "}", "", ERR_NOT_IMPLEMENTED },
 		{ LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OPENAI, GENERATE ",\"options\":{\"min_p\":0.1}}", "options.min_p", ERR_UNSUPPORTED_FIELD },
 	};
 
@@ -206,11 +247,44 @@ static const struct { enum llm_dialect d; enum llm_op op; bool same[3]; } form_o
 	[FORM_OLLAMA_CHAT] = { LLM_OLLAMA, LLM_CHAT, { false, false, true } }, [FORM_OLLAMA_GENERATE] = { LLM_OLLAMA, LLM_COMPLETE, { false, false, true } },
 	[FORM_NATIVE] = { LLM_NATIVE, LLM_CHAT, { false, false, false } }, [FORM_OPTIONS] = { LLM_NATIVE, LLM_CHAT, { false, false, false } },
 	[FORM_OPENAI_MESSAGE] = { LLM_OPENAI, LLM_CHAT, { true, true, false } }, [FORM_OLLAMA_MESSAGE] = { LLM_OLLAMA, LLM_CHAT, { false, false, true } },
+	[FORM_ANTHROPIC] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } }, [FORM_ANTHROPIC_MESSAGE] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } },
+	[FORM_ANTHROPIC_BLOCK] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } }, [FORM_ANTHROPIC_TOOL] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } },
+	[FORM_ANTHROPIC_THINKING] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } }, [FORM_ANTHROPIC_OUTPUT] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } },
 };
+
+#define ANTHROPIC_FORMS (1u << FORM_ANTHROPIC | 1u << FORM_ANTHROPIC_MESSAGE | 1u << FORM_ANTHROPIC_BLOCK | 1u << FORM_ANTHROPIC_TOOL | \
+                         1u << FORM_ANTHROPIC_THINKING | 1u << FORM_ANTHROPIC_OUTPUT)
+
+/* Members that say what a block or tool is have tests of their own. */
+static const char *anthropic_sample(const struct field *f)
+{
+	switch (f->id) {
+	case F_SYSTEM: return "\"kind\"";
+	case F_TOOLS: return "[{\"name\":\"g\"}]";
+	case F_TOOL_CHOICE: return "{\"type\":\"none\"}";
+	case F_THINKING_CONFIG: return "{\"type\":\"enabled\",\"budget_tokens\":1024}";
+	case F_OUTPUT_CONFIG: return "{\"effort\":\"high\"}";
+	case F_STOP: return "[\"x\"]";
+	case F_PLAIN: return "3";
+	case F_EFFORT: return "\"low\"";
+	case F_BUDGET: return "1024";
+	case F_FORMAT: return "{\"type\":\"json_schema\",\"schema\":{}}";
+	case F_DESCRIPTION: return "\"what it does\"";
+	case F_SCHEMA: return "{\"type\":\"object\",\"properties\":{}}";
+	case F_STRICT: return "true";
+	case F_METADATA: return "{\"user_id\":\"ann\"}";
+	case F_TYPE: return f->forms & 1u << FORM_ANTHROPIC_THINKING ? "\"disabled\"" : NULL;
+	case F_NONE: return f->kinds & 1 << JSON_OBJECT ? "{\"type\":\"ephemeral\"}" : f->kinds & 1 << JSON_ARRAY ? "[3]" :
+	                    f->kinds & 1 << JSON_TRUE ? "true" : "\"x\"";
+	default: return NULL;
+	}
+}
 
 /* A value that asks for something; NULL = a field that is part of every request, or read by the gateway. */
 static const char *sample(const struct field *f)
 {
+	if (f->forms & ANTHROPIC_FORMS)
+		return anthropic_sample(f);
 	switch (f->id) {
 	case F_MODEL: case F_MESSAGES: case F_PROMPT: case F_STREAM: case F_STREAM_OPTIONS: case F_OPTIONS: case F_ROLE: case F_CONTENT: return NULL;
 	case F_TOOLS: return "[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]";
@@ -230,6 +304,23 @@ static const char *sample(const struct field *f)
 	       f->kinds & 1 << JSON_ARRAY ? "[3]" : "{\"x\":3}";
 }
 
+static struct str anthropic_with(struct arena *mem, unsigned form, const struct field *f, const char *member)
+{
+	const char *tools = f->id == F_TOOL_CHOICE ? ",\"tools\":[{\"name\":\"f\"}]" : "";
+
+	if (form == FORM_ANTHROPIC)
+		return arena_fmt(mem, ANTHROPIC "%s%s}", tools, member);
+	if (form == FORM_ANTHROPIC_MESSAGE)
+		return arena_fmt(mem, "{\"model\":\"m\",\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"x\"%s}]}", member);
+	if (form == FORM_ANTHROPIC_BLOCK)
+		return arena_fmt(mem, BLOCK("{\"type\":\"text\",\"text\":\"x\"%s}"), member);
+	if (form == FORM_ANTHROPIC_TOOL)
+		return arena_fmt(mem, ANTHROPIC ",\"tools\":[{\"name\":\"f\"%s}]}", member);
+	if (form == FORM_ANTHROPIC_THINKING)
+		return arena_fmt(mem, ANTHROPIC ",\"thinking\":{%s%s}}", f->id == F_TYPE ? "\"display\":null" : "\"type\":\"enabled\"", member);
+	return arena_fmt(mem, ANTHROPIC ",\"output_config\":{%s}}", member[0] ? member + 1 : "");
+}
+
 /* The request of a form with 'member' (with its comma) in the place where the form has its members. */
 static struct str request_with(struct arena *mem, unsigned form, const struct field *f, const char *member)
 {
@@ -237,6 +328,8 @@ static struct str request_with(struct arena *mem, unsigned form, const struct fi
 	const char *tools = f->id == F_TOOL_CHOICE ? ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]" : "";
 	const char *role = f->id == F_CALL_ID || f->id == F_TOOL_NAME ? "tool" : "assistant";
 
+	if (form >= FORM_ANTHROPIC)
+		return anthropic_with(mem, form, f, member);
 	if (form == FORM_OPTIONS)
 		return arena_fmt(mem, "{\"model\":\"m\",\"prompt\":\"p\",\"options\":{\"temperature\":1%s}}", strcmp(f->name, "temperature") == 0 ? "" : member);
 	if (form == FORM_OPENAI_MESSAGE || form == FORM_OLLAMA_MESSAGE)
@@ -331,13 +424,15 @@ static void broken_streams_end_in_the_client_dialect(void **state)
 	static const struct { enum llm_dialect d; enum llm_backend b; const char *accept, *answer, *file, *end; } all[] = {
 		{ LLM_OPENAI, LLM_BACKEND_OLLAMA, "", LINE "{\"error\":\"unexpected EOF\"}\n", "broken-openai.client.sse", "\"code\":\"backend_failed\"}}\n\n" },
 		{ LLM_OLLAMA, LLM_BACKEND_LLAMACPP, "", PIECE "data: {\"error\":{\"code\":500,\"message\":\"unexpected EOF\"}}\n\n", "broken-ollama.client.ndjson", "unexpected EOF\"}\n" },
+		{ LLM_ANTHROPIC, LLM_BACKEND_OLLAMA, "", LINE "{\"error\":\"unexpected EOF\"}\n", "broken-anthropic.client.sse", "\"request_id\":\"01936f3e-0000-7000-8000-000000000001\"}\n\n" },
 		{ LLM_NATIVE, LLM_BACKEND_OLLAMA, "", LINE "{\"error\":\"unexpected EOF\"}\n", NULL, "\"field\":null}\n" },
 		{ LLM_NATIVE, LLM_BACKEND_OPENAI, "text/event-stream", PIECE "data: {\"error\":\"unexpected EOF\"}\n\n", NULL, "\"field\":null}\n\n" },
 	};
 
 	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		struct exchange x;
-		struct str sent, request = all[i].d == LLM_NATIVE ? STR("{\"prompt\":\"x\",\"stream\":true}") : STR(CHAT ",\"stream\":true}");
+		struct str sent, request = all[i].d == LLM_NATIVE ? STR("{\"prompt\":\"x\",\"stream\":true}") :
+		                           all[i].d == LLM_ANTHROPIC ? STR(ANTHROPIC ",\"stream\":true}") : STR(CHAT ",\"stream\":true}");
 
 		exchange_init(&x, all[i].b);
 		assert_int_equal(read_request(&x, all[i].d, LLM_CHAT, request, all[i].accept), ERR_OK);
@@ -351,6 +446,7 @@ static void broken_streams_end_in_the_client_dialect(void **state)
 		assert_true(str_ends(sent, str_of(all[i].end)));
 		assert_null(str_find(sent, STR("[DONE]")));
 		assert_null(str_find(sent, STR("\"done\":true")));
+		assert_null(str_find(sent, STR("message_stop")));
 		if (all[i].file)
 			assert_text(sent, golden_file(&x, all[i].file, sent));
 		exchange_free(&x);
@@ -363,7 +459,7 @@ static void an_error_first_writes_nothing(void **state)
 	struct exchange x;
 
 	exchange_init(&x, LLM_BACKEND_OLLAMA);
-	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, STR(CHAT ",\"stream\":true}"), ""), ERR_OK);
+	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, STR(CHAT ",\"max_tokens\":9,\"stream\":true}"), ""), ERR_OK);
 	assert_int_equal(plan_request(&x), ERR_OK);
 	answer(&x, 200, "application/x-ndjson", STR("{\"error\":\"no memory\"}\n"), 0, 0);
 	assert_int_equal(x.step, LLM_FAILED);
@@ -413,6 +509,115 @@ static void arguments_that_are_no_object_fail(void **state)
 	assert_int_equal(x.step, LLM_FAILED);
 	assert_string_equal(x.why.text, "the arguments of the model's call of \"f\" are not a JSON object: the answer was cut at its length");
 	assert_int_equal(x.out.n, 0);
+	exchange_free(&x);
+}
+
+/* A stop string that the backend names is told; a call that goes on after other text is no message. */
+static void anthropic_says_what_stopped_it(void **state)
+{
+#define SAID(delta, finish) "data: {\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}\n\n"
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_OPENAI);
+	assert_int_equal(read_request(&x, LLM_ANTHROPIC, LLM_CHAT, STR(ANTHROPIC ",\"stream\":true}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	answer(&x, 200, "text/event-stream", STR(SAID("{\"content\":\"a\"}", "null") SAID("{}", "\"stop\",\"stop_reason\":\"EN\\\"D\"") "data: [DONE]\n\n"), 0, 0);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_non_null(str_find(buf_as_str(&x.out), STR("{\"stop_reason\":\"stop_sequence\",\"stop_sequence\":\"EN\\\"D\"}")));
+	answer(&x, 200, "text/event-stream", STR(SAID("{\"content\":\"a\"}", "null") SAID("{}", "\"content_filter\"") "data: [DONE]\n\n"), 0, 0);
+	assert_non_null(str_find(buf_as_str(&x.out), STR("\"stop_reason\":\"refusal\"")));
+	answer(&x, 200, "text/event-stream", STR(SAID("{}", "\"stop\"") "data: [DONE]\n\n"), 0, 0);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_true(str_starts(buf_as_str(&x.out), STR("event: message_start\n")));
+	assert_null(str_find(buf_as_str(&x.out), STR("content_block")));
+	exchange_free(&x);
+}
+
+static void anthropic_calls_are_whole_or_told(void **state)
+{
+#define FIRST CALLS("{\"index\":0,\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\"\"}}")
+	static const struct { const char *answer, *why; } all[] = {
+		{ FIRST SAID("{\"content\":\"hm\"}", "null") CALLS("{\"index\":0,\"function\":{\"arguments\":\":1}\"}}") SAID("{}", "\"tool_calls\"") "data: [DONE]\n\n",
+		  "the backend went on with a tool call after other text" },
+		{ FIRST SAID("{}", "\"tool_calls\"") "data: [DONE]\n\n", "the arguments of the model's call of \"f\" are not a JSON object" },
+		{ FIRST SAID("{}", "\"length\"") "data: [DONE]\n\n", NULL },
+		{ FIRST CALLS("{\"index\":1,\"id\":\"b\",\"function\":{\"name\":\"g\",\"arguments\":\"{\"}}") SAID("{}", "\"length\"") "data: [DONE]\n\n",
+		  "the arguments of the model's call of \"g\" are not a JSON object: the answer was cut at its length" },
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+
+		exchange_init(&x, LLM_BACKEND_OPENAI);
+		assert_int_equal(read_request(&x, LLM_ANTHROPIC, LLM_CHAT, STR(ANTHROPIC ",\"stream\":true}"), ""), ERR_OK);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		answer(&x, 200, "text/event-stream", str_of(all[i].answer), 0, 0);
+		assert_int_equal(x.step, all[i].why ? LLM_FAILED : LLM_DONE);
+		if (all[i].why)
+			assert_string_equal(x.why.text, all[i].why);
+		else
+			assert_non_null(str_find(buf_as_str(&x.out), STR("\"stop_reason\":\"max_tokens\"")));
+		assert_int_equal(str_find(buf_as_str(&x.out), STR("message_stop")) != NULL, !all[i].why);
+		exchange_free(&x);
+	}
+}
+
+/* A model that is known not to think is asked without it, and the answer says so. */
+static void anthropic_thinking_goes_where_it_can(void **state)
+{
+	static const struct { enum llm_backend b; uint32_t caps; const char *member, *has, *ignored; } all[] = {
+		{ LLM_BACKEND_OLLAMA, LLM_CAP_COMPLETION, ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":2000}", NULL, "thinking.budget_tokens, thinking" },
+		{ LLM_BACKEND_OLLAMA, LLM_CAP_COMPLETION | LLM_CAP_THINKING, ",\"thinking\":{\"type\":\"enabled\"}", "\"think\":true", "" },
+		{ LLM_BACKEND_OLLAMA, LLM_CAP_COMPLETION, ",\"output_config\":{\"effort\":\"high\"}", NULL, "output_config.effort" },
+		{ LLM_BACKEND_OLLAMA, LLM_CAP_COMPLETION, ",\"thinking\":{\"type\":\"disabled\"}", NULL, "" },
+		{ LLM_BACKEND_OLLAMA, 0, ",\"thinking\":{\"type\":\"adaptive\"}", NULL, "" },
+		{ LLM_BACKEND_OPENAI, 0, ",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":20000}", "\"reasoning_effort\":\"high\"", "" },
+		{ LLM_BACKEND_OPENAI, 0, ",\"thinking\":{\"type\":\"disabled\"},\"output_config\":{\"effort\":\"low\"}", "\"reasoning_effort\":\"none\"", "output_config.effort" },
+		{ LLM_BACKEND_LLAMACPP, LLM_CAP_COMPLETION, ",\"thinking\":{\"type\":\"enabled\"}", "\"enable_thinking\":true", "" },
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+
+		exchange_init(&x, all[i].b);
+		x.target.caps = all[i].caps;
+		assert_int_equal(read_request(&x, LLM_ANTHROPIC, LLM_CHAT, arena_fmt(x.mem, ANTHROPIC "%s}", all[i].member), ""), ERR_OK);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		assert_text(x.plan.ignored, str_of(all[i].ignored));
+		if (all[i].has ? !str_find(plan_body(&x), str_of(all[i].has)) : str_find(plan_body(&x), STR("think")) != NULL)
+			fail_msg("%u: " STR_FMT, i, STR_ARG(plan_body(&x)));
+		exchange_free(&x);
+	}
+}
+
+static void anthropic_counts_what_it_would_send(void **state)
+{
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_LLAMACPP);
+	assert_int_equal(read_request(&x, LLM_ANTHROPIC, LLM_COUNT, STR(CHAT ",\"system\":\"s\"}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_string_equal(x.plan.path, "/v1/chat/completions/input_tokens");
+	assert_text(plan_body(&x), STR("{\"model\":\"remote:1b\",\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"hello\"}],\"stream\":false}"));
+	x.target.kind = LLM_BACKEND_OPENAI;
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_string_equal(x.plan.path, "/v1/messages/count_tokens");
+	assert_text(plan_body(&x), STR("{\"model\":\"remote:1b\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"system\":\"s\"}"));
+	exchange_free(&x);
+}
+
+static void anthropic_knows_its_user(void **state)
+{
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_LLAMACPP);
+	assert_int_equal(read_request(&x, LLM_ANTHROPIC, LLM_CHAT, STR("{\"model\":\"m\",\"max_tokens\":5,\"metadata\":{\"user_id\":\"ann\"},\"system\":[{\"type\":\"text\",\"text\":\"be kind\"}],"
+	       "\"messages\":[{\"role\":\"user\",\"content\":\"what time\"},{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"a\",\"content\":[{\"type\":\"image\"}]}]}]}"), ""), ERR_OK);
+	assert_text(x.in.user, STR("ann"));
+	assert_text(x.in.ignored, STR("metadata"));
+	assert_text(llm_read_texts(&x.in, x.mem).system, STR("be kind"));
+	assert_text(llm_read_texts(&x.in, x.mem).user, STR("what time"));
+	assert_int_equal(x.in.needs, LLM_CAP_VISION);
 	exchange_free(&x);
 }
 
@@ -482,6 +687,11 @@ int main(void)
 		cmocka_unit_test(an_error_first_writes_nothing),
 		cmocka_unit_test(joins_tool_calls_however_they_are_labelled),
 		cmocka_unit_test(arguments_that_are_no_object_fail),
+		cmocka_unit_test(anthropic_says_what_stopped_it),
+		cmocka_unit_test(anthropic_calls_are_whole_or_told),
+		cmocka_unit_test(anthropic_thinking_goes_where_it_can),
+		cmocka_unit_test(anthropic_counts_what_it_would_send),
+		cmocka_unit_test(anthropic_knows_its_user),
 		cmocka_unit_test(replaces_broken_characters_when_converting),
 		cmocka_unit_test(reads_the_imitations),
 		cmocka_unit_test(the_table_prints_every_field),

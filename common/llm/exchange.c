@@ -1,6 +1,8 @@
 /* exchange.c - names, plans and error bodies; see exchange.h. Reading is in read.c, answers are in relay.c. */
 #include "common/llm/exchange.h"
 
+#include <stdio.h>
+
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
 #include "common/llm/canon.h"
@@ -29,7 +31,9 @@ const char *llm_cap_name(uint32_t bit)
 
 const char *llm_dialect_name(enum llm_dialect d)
 {
-	return d == LLM_OPENAI ? "openai" : d == LLM_OLLAMA ? "ollama" : "native";
+	static const char *const names[] = { "openai", "ollama", "native", "anthropic" };
+
+	return names[d];
 }
 
 /* Plans. */
@@ -37,6 +41,8 @@ const char *llm_dialect_name(enum llm_dialect d)
 /* llama.cpp has OpenAI's completions, but not their suffix. */
 static bool agree(const struct llm_in *in, enum llm_backend b)
 {
+	if (in->op == LLM_COUNT)                  /* vLLM has Anthropic's own way to ask; what has not is estimated */
+		return b == LLM_BACKEND_OPENAI;
 	if (in->dialect == LLM_OPENAI)
 		return b == LLM_BACKEND_OPENAI || (b == LLM_BACKEND_LLAMACPP && !(in->needs & LLM_CAP_INSERT));
 	return in->dialect == LLM_OLLAMA && b == LLM_BACKEND_OLLAMA;
@@ -44,6 +50,8 @@ static bool agree(const struct llm_in *in, enum llm_backend b)
 
 static const char *same_path(const struct llm_in *in)
 {
+	if (in->op == LLM_COUNT)
+		return "/v1/messages/count_tokens";
 	if (in->dialect == LLM_OPENAI)
 		return in->op == LLM_CHAT ? "/v1/chat/completions" : "/v1/completions";
 	return in->op == LLM_CHAT ? "/api/chat" : "/api/generate";
@@ -111,6 +119,8 @@ static enum err read_canon(struct planning *pl, struct canon *c)
 {
 	if (pl->in->dialect == LLM_OPENAI)
 		return canon_read_openai(pl, c);
+	if (pl->in->dialect == LLM_ANTHROPIC)
+		return canon_read_anthropic(pl, c);
 	return pl->in->dialect == LLM_OLLAMA ? canon_read_ollama(pl, c) : canon_read_native(pl, c);
 }
 
@@ -123,7 +133,10 @@ static enum err write_canon(struct planning *pl, struct buf *body, const char **
 	if ((e = read_canon(pl, &c)))
 		return e;
 	chat = c.op == LLM_CHAT;
-	if (pl->target->kind == LLM_BACKEND_OLLAMA) {
+	if (pl->in->op == LLM_COUNT) {
+		openai_write_request(pl, &c, body);
+		*ret_path = "/v1/chat/completions/input_tokens";
+	} else if (pl->target->kind == LLM_BACKEND_OLLAMA) {
 		ollama_write_request(pl, &c, body);
 		*ret_path = chat ? "/api/chat" : "/api/generate";
 	} else if (!chat && !text_is_empty(c.suffix)) {
@@ -159,6 +172,8 @@ static enum err convert(struct llm_plan *p, const struct llm_in *in, const struc
 enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
 {
 	memset(p, 0, sizeof(*p));
+	if (in->op == LLM_COUNT && t->kind == LLM_BACKEND_OLLAMA)
+		return err_set(why, ERR_NOT_IMPLEMENTED, "%s counts no tokens of messages", backend_kind_name(t->kind));
 	if (agree(in, t->kind)) {
 		pass_through(p, in, t, mem);
 		return ERR_OK;
@@ -211,6 +226,42 @@ static void openai_error(const struct why *why, struct json_out *jo)
 	jw_end(jo), jw_end(jo);
 }
 
+static const char *anthropic_type(enum err code)
+{
+	int status = err_status(code);
+
+	if (code == ERR_BUDGET_SPENT)
+		return "billing_error";
+	if (code == ERR_BACKEND_REFUSED)          /* the backend's own 4xx is shown */
+		return "invalid_request_error";
+	switch (status) {
+	case 401: return "authentication_error";
+	case 403: return "permission_error";
+	case 404: return "not_found_error";
+	case 413: return "request_too_large";
+	case 429: return "rate_limit_error";
+	case 503: return "overloaded_error";
+	case 504: return "timeout_error";
+	default: return status >= 500 ? "api_error" : "invalid_request_error";
+	}
+}
+
+/* Clients that shorten a conversation by themselves look for the first words of the sentence about its length. */
+static void anthropic_error(const struct why *why, struct str request_id, struct json_out *jo)
+{
+	char text[sizeof(why->text) + 24];
+
+	snprintf(text, sizeof(text), "%s%s", why->code == ERR_CONTEXT_TOO_LONG ? "prompt is too long: " : "", why->text);
+	jw_obj(jo);
+	jw_kv_strz(jo, "type", "error");
+	jw_key(jo, "error"), jw_obj(jo);
+	jw_kv_strz(jo, "type", anthropic_type(why->code));
+	jw_kv_strz(jo, "message", text);
+	jw_end(jo);
+	jw_kv_str(jo, "request_id", request_id);
+	jw_end(jo);
+}
+
 static void native_error(const struct why *why, struct str request_id, int64_t now_us, struct json_out *jo)
 {
 	char stamp[32];
@@ -233,6 +284,8 @@ const char *llm_error_body(enum llm_dialect dialect, const struct why *why, stru
 	json_begin(&jo, out);
 	if (dialect == LLM_OPENAI) {
 		openai_error(why, &jo);
+	} else if (dialect == LLM_ANTHROPIC) {
+		anthropic_error(why, request_id, &jo);
 	} else if (dialect == LLM_OLLAMA) {
 		jw_obj(&jo);
 		jw_kv_strz(&jo, "error", why->text);

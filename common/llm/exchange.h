@@ -20,8 +20,12 @@
 #include "common/io/http1.h"
 #include "common/policy/caps.h"     /* LLM_CAP_* */
 
-enum llm_dialect { LLM_OPENAI, LLM_OLLAMA, LLM_NATIVE };
-enum llm_op { LLM_CHAT, LLM_COMPLETE };                 /* /v1/chat/completions, /api/chat, native · /v1/completions, /api/generate */
+enum llm_dialect { LLM_OPENAI, LLM_OLLAMA, LLM_NATIVE, LLM_ANTHROPIC };
+enum llm_op {
+	LLM_CHAT,                     /* /v1/chat/completions, /api/chat, /v1/messages, native */
+	LLM_COMPLETE,                 /* /v1/completions, /api/generate */
+	LLM_COUNT                     /* /v1/messages/count_tokens: planned like the chat it counts, never relayed */
+};
 enum llm_backend { LLM_BACKEND_LLAMACPP, LLM_BACKEND_OPENAI, LLM_BACKEND_OLLAMA };
 
 const char *llm_dialect_name(enum llm_dialect);         /* "openai" */
@@ -35,7 +39,7 @@ struct llm_in {
 	struct str model;             /* decoded; "auto" when absent and the dialect allows that (native), else refused */
 	uint32_t model_tok;           /* its token, 0 when absent */
 	bool stream;
-	bool sse;                     /* native only: Accept: text/event-stream; OpenAI streams always */
+	bool sse;                     /* a stream is one of events: Anthropic always, native with Accept: text/event-stream; OpenAI streams always, unsaid */
 	bool want_usage;              /* OpenAI: the client set stream_options.include_usage */
 	bool load_only;               /* Ollama: no prompt or messages: load or unload the model */
 	uint32_t needs;               /* LLM_CAP_* from content: images, tools, suffix */
@@ -70,6 +74,7 @@ struct llm_target {
 	struct str remote_model;      /* the name that backend knows */
 	struct str shown_model;       /* our name for it, where an answer is written by us */
 	uint32_t context_length;      /* in force there; 0 = unknown */
+	uint32_t caps;                /* LLM_CAP_* of the model; 0 = unknown */
 	struct str request_id;        /* ours, 36 characters */
 	int64_t created_us;           /* wall clock */
 };

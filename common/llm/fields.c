@@ -6,6 +6,8 @@
 enum {
 	OC = 1 << FORM_OPENAI_CHAT, OT = 1 << FORM_OPENAI_COMPLETE, LC = 1 << FORM_OLLAMA_CHAT, LG = 1 << FORM_OLLAMA_GENERATE,
 	NA = 1 << FORM_NATIVE, OP = 1 << FORM_OPTIONS, OM = 1 << FORM_OPENAI_MESSAGE, LM = 1 << FORM_OLLAMA_MESSAGE,
+	AN = 1 << FORM_ANTHROPIC, AM = 1 << FORM_ANTHROPIC_MESSAGE, AB = 1 << FORM_ANTHROPIC_BLOCK, AT = 1 << FORM_ANTHROPIC_TOOL,
+	AK = 1 << FORM_ANTHROPIC_THINKING, AO = 1 << FORM_ANTHROPIC_OUTPUT,
 	OPENAI = OC | OT, OLLAMA = LC | LG,
 };
 enum {
@@ -21,13 +23,15 @@ enum {
 
 /* Columns: name, meaning to the code, forms, types, {llama.cpp, OpenAI-style, Ollama}, note. */
 static const struct field table[] = {
-	{ "model", F_MODEL, OPENAI | OLLAMA | NA, TEXT, ALL("model"), "The backend's own name of the chosen model." },
+	{ "model", F_MODEL, OPENAI | OLLAMA | NA | AN, TEXT, ALL("model"), "The backend's own name of the chosen model." },
 	{ "messages", F_MESSAGES, OC | LC, LIST, ALL("messages"), "Roles, text, images, tool calls, tool results and thinking are mapped; `developer` becomes `system` for Ollama." },
+	{ "messages", F_MESSAGES, AN, LIST, ALL("messages"), "Blocks become messages: results of tools first, then the rest of the turn; turns of one role that follow each other are joined. A last turn of the assistant is sent as it is, for the backend to continue." },
 	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there." },
 	{ "prompt", F_PROMPT, LG | NA, TEXT, ALL("messages"), "The user message; with `raw` the prompt of /v1/completions." },
-	{ "stream", F_STREAM, OPENAI | OLLAMA | NA, BOOL, ALL("stream"), "" },
+	{ "stream", F_STREAM, OPENAI | OLLAMA | NA | AN, BOOL, ALL("stream"), "" },
 	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, ALL("stream_options"), "`include_usage` is added where it is missing, and its chunk taken out again; for Ollama it decides whether we write that chunk." },
 	{ "system", F_SYSTEM, LG, TEXT, ALL("messages"), "The first message." },
+	{ "system", F_SYSTEM, AN, TEXT | LIST, ALL("messages"), "The first message; a line end between its blocks." },
 	{ "context", F_CONTEXT_TEXT, NA, TEXT, ALL("messages"), "Stands in front of the prompt, an empty line between them." },
 	{ "context", F_CONTEXT_IDS, LG, LIST, { NULL, NULL, "context" }, "Token ids of an Ollama model mean nothing elsewhere; an empty list is fine." },
 	{ "template", F_TEMPLATE, LG, TEXT, { NULL, NULL, "template" }, "The template of the model is used; an empty one is fine." },
@@ -36,6 +40,8 @@ static const struct field table[] = {
 	{ "images", F_IMAGES, LG, LIST, ALL("image_url"), "Base64 becomes a data URI in the user message, and back." },
 	{ "options", F_OPTIONS, OLLAMA | NA, OBJ, ALL("(see options)"), "Each option has a row of its own." },
 	{ "tools", F_TOOLS, OC | LC, LIST, ALL("tools"), "Functions only, where converted." },
+	{ "tools", F_TOOLS, AN, LIST, ALL("tools"), "Tools of the client (no `type`, or `custom`); those a vendor's server would run are refused." },
+	{ "tool_choice", F_TOOL_CHOICE, AN, OBJ, { "tool_choice", "tool_choice", "tools" }, "`any` is `required`; `none` leaves the tools out. Ollama lets the model choose: `any`, `tool` and `disable_parallel_tool_use` are refused there." },
 	{ "tool_choice", F_TOOL_CHOICE, OC, TEXT | OBJ, { "tool_choice", "tool_choice", "tools" }, "Ollama has no such field: `auto` is what it does, `none` leaves the tools out, `required` and a named tool are refused." },
 	{ "parallel_tool_calls", F_PARALLEL_TOOLS, OC, BOOL, { "parallel_tool_calls", "parallel_tool_calls", NULL }, "`true` is what Ollama does; `false` is refused." },
 	{ "functions", F_NONE, OC, LIST, { "functions", "functions", NULL }, "Deprecated; use `tools`." },
@@ -43,7 +49,8 @@ static const struct field table[] = {
 	{ "response_format", F_RESPONSE_FORMAT, OC, OBJ, ALL("format"), "`json_object` is Ollama's \"json\", `json_schema` its schema." },
 	{ "format", F_FORMAT, OLLAMA | NA, TEXT | OBJ, ALL("response_format"), "\"json\" is `json_object`, a schema is `json_schema`." },
 	{ "stop", F_STOP, OPENAI | NA | OP, TEXT | LIST, ALL("stop"), "" },
-	{ "max_tokens", F_MAX_TOKENS, OPENAI | NA, NUM, { "max_tokens", "max_tokens", "num_predict" }, "" },
+	{ "stop_sequences", F_STOP, AN, LIST, ALL("stop"), "" },
+	{ "max_tokens", F_MAX_TOKENS, OPENAI | NA | AN, NUM, { "max_tokens", "max_tokens", "num_predict" }, "" },
 	{ "max_completion_tokens", F_MAX_COMPLETION_TOKENS, OC, NUM, { "max_tokens", "max_tokens", "num_predict" }, "Wins over `max_tokens`." },
 	{ "num_predict", F_MAX_TOKENS, OP, NUM, { "max_tokens", "max_tokens", "num_predict" }, "Below 0 = no limit: left out." },
 	{ "logprobs", F_LOGPROBS, OC | OLLAMA, BOOL, ALL("logprobs"), "" },
@@ -52,13 +59,16 @@ static const struct field table[] = {
 	{ "think", F_THINK, OLLAMA, BOOL | TEXT, ALL("reasoning_effort"), "For llama.cpp also `chat_template_kwargs.enable_thinking`; `true` is \"medium\" at an OpenAI-style server." },
 	{ "reasoning_effort", F_REASONING_EFFORT, OC, TEXT, { "reasoning_effort", "reasoning_effort", "think" }, "none is false; minimal and low are \"low\"; xhigh and max are \"max\"." },
 
+	{ "thinking", F_THINKING_CONFIG, AN, OBJ, { "chat_template_kwargs", "reasoning_effort", "think" }, "Absent: what the model does by itself. A model that is known not to think is asked without it." },
+	{ "output_config", F_OUTPUT_CONFIG, AN, OBJ, ALL("response_format"), "" },
+
 	/* Sampling: plain values. Native requests take the common ones at the top level too. */
-	{ "temperature", F_PLAIN, OPENAI | NA | OP, NUM, ALL("temperature"), "" },
-	{ "top_p", F_PLAIN, OPENAI | NA | OP, NUM, ALL("top_p"), "" },
+	{ "temperature", F_PLAIN, OPENAI | NA | OP | AN, NUM, ALL("temperature"), "" },
+	{ "top_p", F_PLAIN, OPENAI | NA | OP | AN, NUM, ALL("top_p"), "" },
 	{ "seed", F_PLAIN, OPENAI | NA | OP, NUM, ALL("seed"), "" },
 	{ "presence_penalty", F_PLAIN, OPENAI | OP, NUM, ALL("presence_penalty"), "" },
 	{ "frequency_penalty", F_PLAIN, OPENAI | OP, NUM, ALL("frequency_penalty"), "" },
-	{ "top_k", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("top_k"), "Not in OpenAI's API: refused for an OpenAI-style server when the client spoke another dialect." },
+	{ "top_k", F_PLAIN, OPENAI | OP | AN, NUM, NOT_GENERIC("top_k"), "Not in OpenAI's API: refused for an OpenAI-style server when the client spoke another dialect." },
 	{ "min_p", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("min_p"), "" },
 	{ "typical_p", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("typical_p"), "" },
 	{ "repeat_penalty", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("repeat_penalty"), "" },
@@ -139,6 +149,47 @@ static const struct field table[] = {
 	{ "audio", F_NONE, OM, OBJ, { "audio", "audio", NULL }, "" },
 	{ "function_call", F_NONE, OM, OBJ, { "function_call", "function_call", NULL }, "Deprecated; use `tool_calls`." },
 
+	/* Anthropic's. */
+	{ "metadata", F_METADATA, AN, OBJ, NO_EFFECT, "`user_id` is the user of the ledger." },
+	{ "service_tier", F_NONE, AN, TEXT, NO_EFFECT, "" },
+	{ "container", F_NONE, AN, ANY, NO_EFFECT, "" },
+	{ "inference_geo", F_NONE, AN, TEXT, NO_EFFECT, "" },
+	{ "cache_control", F_NONE, AN | AB | AT, OBJ, NO_EFFECT, "Backends cache prompts by themselves." },
+	{ "context_management", F_NONE, AN, OBJ, NO_EFFECT, "The conversation is sent as it is; nothing in it is cleared." },
+	{ "mcp_servers", F_NONE, AN, LIST, NOWHERE, "" },
+	{ "role", F_ROLE, AM, TEXT, ALL("role"), "user, assistant, system." },
+	{ "content", F_CONTENT, AM, TEXT | LIST, ALL("content"), "" },
+	{ "type", F_TYPE, AB, TEXT, ALL("messages"), "text, image, tool_use, tool_result, thinking, redacted_thinking, document (its text only)." },
+	{ "text", F_TEXT, AB, TEXT, ALL("content"), "A line end between blocks." },
+	{ "source", F_SOURCE, AB, OBJ, ALL("content[].image_url"), "Base64 of an image, text of a document; addresses and files are refused." },
+	{ "id", F_ID, AB, TEXT, ALL("tool_calls[].id"), "" },
+	{ "name", F_NAME, AB, TEXT, ALL("tool_calls[].function.name"), "" },
+	{ "input", F_INPUT, AB, OBJ, ALL("tool_calls[].function.arguments"), "A string of JSON for OpenAI, an object for Ollama." },
+	{ "tool_use_id", F_CALL_ID, AB, TEXT, { "tool_call_id", "tool_call_id", "tool_name" }, "" },
+	{ "content", F_CONTENT, AB, TEXT | LIST, ALL("content"), "Of a tool_result: its text; its images go into the user message behind it." },
+	{ "is_error", F_IS_ERROR, AB, BOOL, ALL("content"), "\"Error:\" stands in a line before the text." },
+	{ "thinking", F_THINKING, AB, TEXT, { "reasoning_content", IGNORED, "thinking" }, "" },
+	{ "signature", F_NONE, AB, TEXT, NO_EFFECT, "Ours are empty." },
+	{ "data", F_NONE, AB, TEXT, NO_EFFECT, "Of a redacted_thinking block." },
+	{ "citations", F_NONE, AB, OBJ | LIST, NO_EFFECT, "" },
+	{ "caller", F_NONE, AB, OBJ, NO_EFFECT, "" },
+	{ "title", F_NONE, AB, TEXT, NO_EFFECT, "" },
+	{ "context", F_NONE, AB, TEXT, NOWHERE, "" },
+	{ "type", F_TYPE, AT, TEXT, ALL("tools[].type"), "custom" },
+	{ "name", F_NAME, AT, TEXT, ALL("tools[].function.name"), "" },
+	{ "description", F_DESCRIPTION, AT, TEXT, ALL("tools[].function.description"), "" },
+	{ "input_schema", F_SCHEMA, AT, OBJ, ALL("tools[].function.parameters"), "" },
+	{ "strict", F_STRICT, AT, BOOL, { "tools[].function.strict", "tools[].function.strict", IGNORED }, "" },
+	{ "eager_input_streaming", F_NONE, AT, BOOL, NO_EFFECT, "" },
+	{ "input_examples", F_NONE, AT, LIST, NO_EFFECT, "" },
+	{ "defer_loading", F_NONE, AT, BOOL, NOWHERE, "" },
+	{ "allowed_callers", F_NONE, AT, LIST, NO_EFFECT, "" },
+	{ "type", F_TYPE, AK, TEXT, { "chat_template_kwargs", "reasoning_effort", "think" }, "enabled; disabled; adaptive is what the model does by itself." },
+	{ "budget_tokens", F_BUDGET, AK, NUM, { IGNORED, "reasoning_effort", IGNORED }, "Up to 4096 is low, up to 16384 medium, above it high." },
+	{ "display", F_NONE, AK, TEXT, NO_EFFECT, "" },
+	{ "effort", F_EFFORT, AO, TEXT, { "reasoning_effort", "reasoning_effort", "think" }, "xhigh is max. With `thinking` disabled, or a model that is known not to think, it is ignored." },
+	{ "format", F_FORMAT, AO, OBJ, ALL("response_format"), "`json_schema`" },
+
 	/* Ours. */
 	{ "task_type", F_TASK_TYPE, NA, TEXT, NO_EFFECT, "Read by the gateway." },
 	{ "complexity", F_COMPLEXITY, NA, TEXT, NO_EFFECT, "Read by the gateway." },
@@ -154,7 +205,7 @@ static const struct field table[] = {
 enum { ROWS = sizeof(table) / sizeof(table[0]), SLOTS = 512 };
 
 /* Names are found by a hash with open addressing; a slot holds a row's index + 1. */
-static uint8_t slots[SLOTS];
+static uint16_t slots[SLOTS];
 static pthread_once_t slots_once = PTHREAD_ONCE_INIT;
 
 static unsigned slot_of(struct str name)
@@ -168,13 +219,13 @@ static unsigned slot_of(struct str name)
 
 static void fill_slots(void)
 {
-	_Static_assert(ROWS < 255, "a slot is one byte");
+	_Static_assert(ROWS < SLOTS / 2, "the table of slots is sparse");
 	for (unsigned i = 0; i < ROWS; i++) {
 		unsigned at = slot_of(str_of(table[i].name));
 
 		while (slots[at])
 			at = (at + 1) % SLOTS;
-		slots[at] = (uint8_t)(i + 1);
+		slots[at] = (uint16_t)(i + 1);
 	}
 }
 
@@ -182,6 +233,8 @@ enum llm_form llm_form_of(enum llm_dialect dialect, enum llm_op op)
 {
 	if (dialect == LLM_NATIVE)
 		return FORM_NATIVE;
+	if (dialect == LLM_ANTHROPIC)
+		return FORM_ANTHROPIC;
 	if (dialect == LLM_OPENAI)
 		return op == LLM_CHAT ? FORM_OPENAI_CHAT : FORM_OPENAI_COMPLETE;
 	return op == LLM_CHAT ? FORM_OLLAMA_CHAT : FORM_OLLAMA_GENERATE;
@@ -230,7 +283,7 @@ bool field_is_for_gateway(const struct field *f) { return f->id >= F_TASK_TYPE &
 
 bool field_has_no_effect(const struct field *f)
 {
-	if (f->id != F_NONE)
+	if (f->id != F_NONE && f->id != F_METADATA)
 		return false;
 	for (unsigned i = 0; i < 3; i++)
 		if (!f->as[i] || strcmp(f->as[i], IGNORED) != 0)
@@ -297,6 +350,12 @@ static const struct { const char *title; bool same[3]; } form_doc[FORM_COUNT] = 
 	{ "`options` of Ollama and native requests", { false, false, true } },
 	{ "Messages of OpenAI requests", { true, true, false } },
 	{ "Messages of Ollama requests", { false, false, true } },
+	{ "Anthropic `/v1/messages`, `/v1/messages/count_tokens`", { false, false, false } },
+	{ "Messages of Anthropic requests", { false, false, false } },
+	{ "Blocks of Anthropic requests", { false, false, false } },
+	{ "Tools of Anthropic requests", { false, false, false } },
+	{ "`thinking` of Anthropic requests", { false, false, false } },
+	{ "`output_config` of Anthropic requests", { false, false, false } },
 };
 
 static void dump_cell(struct buf *out, const struct field *f, unsigned form, unsigned backend)

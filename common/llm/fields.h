@@ -17,7 +17,8 @@
 
 /* Where a field may stand. */
 enum llm_form { FORM_OPENAI_CHAT, FORM_OPENAI_COMPLETE, FORM_OLLAMA_CHAT, FORM_OLLAMA_GENERATE, FORM_NATIVE, FORM_OPTIONS,
-                FORM_OPENAI_MESSAGE, FORM_OLLAMA_MESSAGE, FORM_COUNT };
+                FORM_OPENAI_MESSAGE, FORM_OLLAMA_MESSAGE, FORM_ANTHROPIC, FORM_ANTHROPIC_MESSAGE, FORM_ANTHROPIC_BLOCK,
+                FORM_ANTHROPIC_TOOL, FORM_ANTHROPIC_THINKING, FORM_ANTHROPIC_OUTPUT, FORM_COUNT };
 
 enum field_id {
 	F_PLAIN,                  /* a value that is copied under another name, nothing else */
@@ -27,13 +28,15 @@ enum field_id {
 	F_COUNT_OF_ANSWERS, F_ECHO, F_LOGIT_BIAS, F_MODALITIES, F_VERBOSITY,
 	F_TASK_TYPE, F_COMPLEXITY, F_LANGUAGE, F_POLICY, F_LOCAL_ONLY, F_USER_ID, F_SESSION_ID, F_CONVERSATION_ID, F_CACHE,
 	F_ROLE, F_CONTENT, F_CALLS, F_CALL_ID, F_TOOL_NAME, F_THINKING,
+	F_METADATA, F_THINKING_CONFIG, F_OUTPUT_CONFIG, F_TYPE, F_TEXT, F_SOURCE, F_ID, F_NAME, F_INPUT, F_IS_ERROR,
+	F_DESCRIPTION, F_SCHEMA, F_STRICT, F_BUDGET, F_EFFORT,
 	F_NONE,                   /* no effect anywhere: ignored, or refused where it would have one */
 };
 
 struct field {
 	const char *name;
 	enum field_id id;
-	uint8_t forms;            /* bits: 1 << enum llm_form */
+	uint32_t forms;           /* bits: 1 << enum llm_form */
 	uint8_t kinds;            /* bits: 1 << enum json_kind; null is always allowed and means absent */
 	const char *as[3];        /* by enum llm_backend */
 	const char *note;         /* for the table of the docs */

@@ -36,7 +36,7 @@ enum err llm_read(struct llm_in *in, enum llm_dialect dialect, enum llm_op op, s
 	in->dialect = dialect, in->op = dialect == LLM_NATIVE ? LLM_CHAT : op, in->body = body;
 	in->max_tokens = -1;
 	in->stream = dialect == LLM_OLLAMA;
-	in->sse = dialect == LLM_NATIVE && str_ifind(accept, STR("text/event-stream"));
+	in->sse = dialect == LLM_ANTHROPIC || (dialect == LLM_NATIVE && str_ifind(accept, STR("text/event-stream")));
 	if (str_trim(body).n == 0)
 		return err_set(why, ERR_MALFORMED, "missing request body");
 	if ((e = json_parse(doc, mem, body, NULL, why)))
@@ -124,6 +124,25 @@ static enum err read_text_member(struct reading *r, uint32_t v, uint32_t *ret)
 	return ERR_OK;
 }
 
+static enum err read_hint(struct reading *r, uint32_t v, struct str *ret);
+
+static enum err read_tool_choice(struct reading *r, uint32_t v)
+{
+	struct json *doc = &r->in->doc;
+
+	r->tools_off = json_string_eq(doc, json_kind(doc, v) == JSON_OBJECT ? json_get(doc, v, "type") : v, "none");
+	return ERR_OK;
+}
+
+/* Anthropic's: whose request it is. */
+static enum err read_metadata(struct reading *r, uint32_t v)
+{
+	uint32_t user = json_get(&r->in->doc, v, "user_id");
+
+	ignore(r, "metadata");
+	return user && json_is_string(&r->in->doc, user) ? read_hint(r, user, &r->in->user) : ERR_OK;
+}
+
 static enum err read_hint(struct reading *r, uint32_t v, struct str *ret)
 {
 	*ret = json_string(&r->in->doc, v, r->mem);
@@ -151,7 +170,9 @@ static enum err read_member(struct reading *r, const struct field *f, uint32_t v
 	case F_IMAGES: r->images += json_count(doc, v); return ERR_OK;
 	case F_OPTIONS: return read_options(r, v);
 	case F_TOOLS: return read_tools(r, v);
-	case F_TOOL_CHOICE: r->tools_off = json_string_eq(doc, v, "none"); return ERR_OK;
+	case F_TOOL_CHOICE: return read_tool_choice(r, v);
+	case F_METADATA: return read_metadata(r, v);
+	case F_OUTPUT_CONFIG: in->has_schema = json_get(doc, v, "format") != 0; return ERR_OK;
 	case F_RESPONSE_FORMAT: case F_FORMAT: in->has_schema = wants_schema(doc, f, v); return ERR_OK;
 	case F_MAX_TOKENS: r->max_tokens = v; return ERR_OK;
 	case F_MAX_COMPLETION_TOKENS: r->max_completion = v; return ERR_OK;
@@ -201,6 +222,27 @@ static void read_parts(struct reading *r, uint32_t content)
 	}
 }
 
+/* Anthropic's blocks: what is in them besides the text that text_bytes() counts. */
+static void read_blocks(struct reading *r, uint32_t content)
+{
+	struct json *doc = &r->in->doc;
+
+	for (uint32_t i = json_first(doc, content); i; i = json_next(doc, content, i)) {
+		uint32_t type = json_get(doc, i, "type"), inner = json_get(doc, i, "content");
+
+		if (json_string_eq(doc, type, "image")) {
+			r->images++;
+		} else if (json_string_eq(doc, type, "tool_result") && inner) {
+			r->in->text_bytes += text_bytes(doc, inner);
+			if (json_kind(doc, inner) == JSON_ARRAY)
+				for (uint32_t k = json_first(doc, inner); k; k = json_next(doc, inner, k))
+					r->images += json_string_eq(doc, json_get(doc, k, "type"), "image");
+		} else if (!json_string_eq(doc, type, "text")) {
+			r->in->text_bytes += json_raw(doc, i).n;      /* a call, thoughts, a document: nearly all of it is text */
+		}
+	}
+}
+
 static enum err read_message(struct reading *r, uint32_t message, uint32_t at)
 {
 	struct json *doc = &r->in->doc;
@@ -227,8 +269,8 @@ static enum err read_message(struct reading *r, uint32_t message, uint32_t at)
 	}
 	r->in->text_bytes += text_bytes(doc, content);
 	if (content && json_kind(doc, content) == JSON_ARRAY)
-		read_parts(r, content);
-	if (json_string_eq(doc, role, "user"))
+		r->form == FORM_ANTHROPIC ? read_blocks(r, content) : read_parts(r, content);
+	if (json_string_eq(doc, role, "user") && (r->form != FORM_ANTHROPIC || text_bytes(doc, content)))
 		r->user = content;
 	else if (!r->system && (json_string_eq(doc, role, "system") || json_string_eq(doc, role, "developer")))
 		r->system = content;
@@ -254,7 +296,7 @@ static enum err check_content(struct reading *r)
 	struct llm_in *in = r->in;
 	bool empty;
 
-	if (r->form == FORM_OPENAI_CHAT) {
+	if (r->form == FORM_OPENAI_CHAT || r->form == FORM_ANTHROPIC) {
 		if (!in->n_messages)
 			return err_field(r->why, ERR_MALFORMED, "messages", "messages must be an array with at least one message");
 	} else if (r->form == FORM_OLLAMA_CHAT) {
@@ -274,10 +316,14 @@ static enum err read_max_tokens(struct reading *r)
 	uint32_t v = r->max_completion ? r->max_completion : r->max_tokens;
 	const char *path = r->max_completion ? "max_completion_tokens" : r->in->dialect == LLM_OLLAMA ? "options.num_predict" : "max_tokens";
 
+	if (!v && r->form == FORM_ANTHROPIC && r->in->op == LLM_CHAT)
+		return err_field(r->why, ERR_MALFORMED, path, "max_tokens is required");
 	if (!v)
 		return ERR_OK;
 	if (!json_i64(&r->in->doc, v, &r->in->max_tokens))
 		return err_field(r->why, ERR_MALFORMED, path, "%s must be a whole number", path);
+	if (r->form == FORM_ANTHROPIC && r->in->max_tokens < 1)
+		return err_field(r->why, ERR_INVALID, path, "max_tokens must be at least 1");
 	if (r->in->max_tokens < 0)
 		r->in->max_tokens = -1;
 	return ERR_OK;

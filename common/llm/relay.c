@@ -20,6 +20,10 @@ static void release(void *arg)
 		arena_free(r->scratch);
 }
 
+static const struct writer *const writers[] = {
+	[LLM_OPENAI] = &openai_writer, [LLM_OLLAMA] = &ollama_writer, [LLM_NATIVE] = &native_writer, [LLM_ANTHROPIC] = &anthropic_writer,
+};
+
 struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, const struct llm_plan *plan, const struct llm_target *target)
 {
 	struct llm_relay *r = arena_new_of(mem, struct llm_relay);
@@ -31,7 +35,7 @@ struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, cons
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
 	r->from_infill = strcmp(plan->path, "/infill") == 0;
 	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
-	r->writer = in->dialect == LLM_OPENAI ? &openai_writer : in->dialect == LLM_OLLAMA ? &ollama_writer : &native_writer;
+	r->writer = writers[in->dialect];
 	r->frames.kind = r->from_ollama ? FRAME_LINE : FRAME_SSE;
 	r->usage.prompt_tokens = in->prompt_tokens_est;
 	arena_defer(mem, release, r);
@@ -262,9 +266,11 @@ enum llm_step llm_relay_end(struct llm_relay *r, const struct llm_extra *extra, 
 
 void llm_relay_break(struct llm_relay *r, const struct why *why, struct buf *out)
 {
-	bool sse = r->in->dialect == LLM_OPENAI || (r->in->dialect == LLM_NATIVE && r->in->sse);
+	bool sse = r->in->dialect == LLM_OPENAI || r->in->sse;
 
 	r->failed = true;
+	if (r->in->dialect == LLM_ANTHROPIC)
+		buf_addz(out, "event: error\n");
 	if (sse)
 		buf_addz(out, "data: ");
 	llm_error_body(r->in->dialect, why, r->target->request_id, wall_us(), out);

@@ -33,6 +33,10 @@ struct llm_relay {
 	struct str head;              /* what every event to the client begins with */
 	bool role_sent;
 	uint32_t calls_sent;
+	uint8_t block;                /* Anthropic: what kind is open */
+	uint32_t n_blocks;
+	struct str stop_string;       /* JSON string: the stop sequence that was met */
+	bool scattered;               /* pieces of a call came after its block was closed */
 	struct pending *pending;      /* tool calls whose pieces are still coming */
 	uint32_t n_pending;
 	bool too_many_calls;          /* more than RELAY_CALLS */
@@ -50,6 +54,7 @@ struct pending {
 	struct str id, name;          /* JSON strings */
 	struct buf arguments;         /* the inside of a JSON string, or an object */
 	bool is_object;
+	bool begun;               /* Anthropic: its block is open or closed, its pieces go on as they come */
 };
 
 /* Writes answers of another dialect for the client. One per dialect of clients. */
@@ -62,13 +67,14 @@ struct writer {
 	bool (*whole)(struct llm_relay *, const struct chunk *, const struct llm_extra *, struct buf *out);
 	bool needs_extra;             /* finish() waits for llm_relay_end() */
 };
-extern const struct writer openai_writer, ollama_writer, native_writer;
+extern const struct writer openai_writer, ollama_writer, native_writer, anthropic_writer;
 
 /* convert.c: the way of converted answers. */
 enum verdict convert_payload(struct llm_relay *, struct str payload, struct buf *out);
 enum verdict convert_whole(struct llm_relay *, struct str body, const struct llm_extra *, struct buf *out);
 /* For the writers. */
-void pending_add(struct llm_relay *, const struct call *);
+/* The call this piece belongs to, with the piece in it; NULL = one too many, see too_many_calls. */
+struct pending *pending_add(struct llm_relay *, const struct call *);
 /* Writes the arguments of a call as an object; false with r->why when they are none. */
 bool pending_arguments(struct llm_relay *, const struct pending *, struct json_out *);
 struct durations { int64_t total_ns, load_ns, prompt_ns, eval_ns; };

@@ -291,6 +291,8 @@ void ollama_write_request(struct planning *p, const struct canon *c, struct buf 
 	}
 	if (c->tools)
 		jw_kv_raw(&jo, "tools", json_raw(&p->in->doc, c->tools));
+	if (has(c->tools_json))
+		jw_kv_raw(&jo, "tools", c->tools_json);
 	jw_kv_bool(&jo, "stream", p->in->stream);
 	jw_kv_bool(&jo, "truncate", false);
 	if (c->format == FORMAT_JSON)

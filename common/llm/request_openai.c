@@ -96,17 +96,6 @@ static enum err read_message(struct planning *p, struct message *m, uint32_t obj
 	return ERR_OK;
 }
 
-/* A result names its call by id; Ollama wants the tool's name. */
-static void name_tool(struct canon *c, struct message *m)
-{
-	for (uint32_t i = c->n_messages; i > 0; i--)
-		for (uint32_t k = 0; k < c->messages[i - 1].n_calls; k++)
-			if (str_eq(c->messages[i - 1].calls[k].id, m->tool_call_id)) {
-				m->tool_name = c->messages[i - 1].calls[k].name;
-				return;
-			}
-}
-
 static enum err read_messages(struct planning *p, struct canon *c, uint32_t list)
 {
 	const struct json *doc = &p->in->doc;
@@ -119,7 +108,7 @@ static enum err read_messages(struct planning *p, struct canon *c, uint32_t list
 		if ((e = read_message(p, m, v, c->n_messages)))
 			return e;
 		if (has(m->tool_call_id))
-			name_tool(c, m);
+			canon_name_tool(c, m);
 	}
 	return ERR_OK;
 }
@@ -428,6 +417,12 @@ void openai_write_request(struct planning *p, const struct canon *c, struct buf 
 	}
 	if (c->tools)
 		write_tools(p, c->tools, &jo);
+	if (has(c->tools_json))
+		jw_kv_raw(&jo, "tools", c->tools_json);
+	if (has(c->tool_choice))
+		jw_kv_raw(&jo, "tool_choice", c->tool_choice);
+	if (c->one_call)
+		jw_kv_bool(&jo, "parallel_tool_calls", false);
 	jw_kv_bool(&jo, "stream", p->in->stream);
 	if (p->in->stream)
 		jw_kv_raw(&jo, "stream_options", STR("{\"include_usage\":true}"));

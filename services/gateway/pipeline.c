@@ -143,6 +143,10 @@ struct str req_headers(struct req *r, const char *content_type)
 
 	buf_addz(&b, "X-Request-Id: ");
 	buf_add(&b, r->id_text, 36);
+	if (r->route && req_dialect(r) == LLM_ANTHROPIC) {
+		buf_addz(&b, "\r\nrequest-id: ");
+		buf_add(&b, r->id_text, 36);
+	}
 	if (content_type) {
 		buf_addz(&b, "\r\nContent-Type: ");
 		buf_addz(&b, content_type);
@@ -213,6 +217,16 @@ static void add_retry_after(struct req *r)
 		r->extra_headers = arena_fmt(r->mem, STR_FMT "Retry-After: %lld\r\n", STR_ARG(r->extra_headers), (long long)r->retry_after_s);
 }
 
+/* Anthropic's clients list models on the path that OpenAI's use; a header tells them apart. */
+enum llm_dialect req_dialect(const struct req *r)
+{
+	enum llm_dialect d = r->route ? r->route->dialect : route_dialect(r->x->path);
+
+	if (d != LLM_OPENAI || !r->x || (r->route && strcmp(r->route->action, "models.read") != 0))
+		return d;
+	return http_find(&r->x->head, "anthropic-version") ? LLM_ANTHROPIC : d;
+}
+
 /* Streams of events can carry comments and a data line anywhere; JSON lines cannot. */
 static bool is_event_stream(const struct req *r)
 {
@@ -227,8 +241,8 @@ static void break_stream(struct req *r)
 	if (r->try.relay && r->answer_begun) {
 		llm_relay_break(r->try.relay, &r->err, &event);
 	} else {                          /* only signs of life were sent so far */
-		llm_error_body(r->route->dialect, &r->err, str_n(r->id_text, 36), wall_us(), &body);
-		sse_write(&event, STR(""), buf_as_str(&body));
+		llm_error_body(req_dialect(r), &r->err, str_n(r->id_text, 36), wall_us(), &body);
+		sse_write(&event, req_dialect(r) == LLM_ANTHROPIC ? STR("error") : STR(""), buf_as_str(&body));
 	}
 	http_reply_data(r->x, buf_as_str(&event));
 	r->status = err_status(r->err.code);
@@ -248,7 +262,9 @@ static void send_error(struct req *r)
 	} else {
 		add_retry_after(r);
 		r->status = r->err.code == ERR_BACKEND_REFUSED && refused ? refused : err_status(r->err.code);
-		type = llm_error_body(r->route ? r->route->dialect : route_dialect(r->x->path), &r->err, str_n(r->id_text, 36), wall_us(), &body);
+		if (r->status == 422 && req_dialect(r) == LLM_ANTHROPIC)
+			r->status = 400;          /* the only status it has for what is wrong in a request */
+		type = llm_error_body(req_dialect(r), &r->err, str_n(r->id_text, 36), wall_us(), &body);
 		http_reply(r->x, r->status, req_headers(r, type), buf_as_str(&body));
 		r->sent_bytes += body.n;
 	}
@@ -282,7 +298,7 @@ void req_heartbeat(struct req *r, int64_t now_us)
 static void count(struct req *r)
 {
 	struct worker *w = r->worker;
-	enum llm_dialect d = r->route ? r->route->dialect : LLM_NATIVE;
+	enum llm_dialect d = r->route ? r->route->dialect : LLM_NATIVE;      /* the client's head may be gone */
 	double seconds = (double)(req_now(r) - r->start_us) / 1e6;
 	unsigned i;
 
@@ -332,6 +348,9 @@ static void req_end(struct req *r)
 	if (r->ask)
 		r->ask->req = NULL;       /* its answer comes to nobody */
 	r->ask = NULL;
+	if (r->fetch)
+		http_fetch_cancel(r->fetch);
+	r->fetch = NULL;
 	if (r->slot) {                    /* it ends between queue and dispatch */
 		breaker_neutral(&r->slot->breaker, r->probe);
 		slot_free(r->slot, 0);
@@ -341,7 +360,7 @@ static void req_end(struct req *r)
 		send_error(r);
 	attempt_close(r);
 	/* What failed before a backend was asked stands alone in the ledger; what never was an inference request does not. */
-	if (r->parsed && !r->try.number && r->err.code) {
+	if (r->parsed && r->in.op != LLM_COUNT && !r->try.number && r->err.code) {
 		series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, err_name(r->err.code)));
 		account_final(r, r->err.code == ERR_CLIENT_GONE ? "cancelled" : "not_sent", r->err.code);
 	}

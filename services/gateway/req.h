@@ -91,6 +91,7 @@ struct req {
 	struct attempt try;           /* set by dispatch; the current one */
 
 	struct ask *ask;              /* a question to another service that is under way */
+	struct http_fetch *fetch;     /* a question to a backend that is no attempt: it takes no slot and stands in no book */
 	struct buf out;               /* bytes for the client on their way through the relay */
 	bool head_sent;               /* the client has a status */
 	bool answer_begun;            /* and bytes of an answer: no other replica can be tried any more */
@@ -122,6 +123,8 @@ void req_heartbeat(struct req *, int64_t now_us);
 void req_gone(struct http_xchg *, const char *why);
 /* The header lines every answer carries. */
 struct str req_headers(struct req *, const char *content_type);
+/* What its errors are written in: the route's, or that of the path where there is no route. */
+enum llm_dialect req_dialect(const struct req *);
 int64_t req_now(const struct req *);
 const char *req_model_name(const struct req *);       /* of the chosen replica; "" = none */
 const char *req_backend_name(const struct req *);

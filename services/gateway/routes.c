@@ -4,6 +4,7 @@
 #include "services/gateway/stages/stages.h"
 
 static const struct stage *const inference[] = { &stage_parse, &stage_decide, &stage_load_only, &stage_queue, &stage_dispatch, NULL };
+static const struct stage *const count[] = { &stage_parse, &stage_decide, &stage_count_tokens, NULL };
 static const struct stage *const explain_only[] = { &stage_parse, &stage_decide, &stage_explain_only, NULL };
 
 #define ONE(only) ((const struct stage *const[]){ &(only), NULL })
@@ -12,6 +13,12 @@ static const struct stage *const explain_only[] = { &stage_parse, &stage_decide,
 #define OPENAI(method, rest, action, summary, op, stages) \
 	{ method, "/v1" rest, action, summary, LLM_OPENAI, op, stages }, { method, "/openai/v1" rest, action, summary, LLM_OPENAI, op, stages }
 
+/* Its base URL has no /v1 for Anthropic's own package and one for others; people add it, leave it out, or name the vendor. */
+#define ANTHROPIC(rest, summary, op, stages) \
+	{ "POST", "/v1" rest, "inference", summary, LLM_ANTHROPIC, op, stages }, \
+	{ "POST", "/anthropic/v1" rest, "inference", summary, LLM_ANTHROPIC, op, stages }, \
+	{ "POST", rest, "inference", "The same, for base URLs without /v1.", LLM_ANTHROPIC, op, stages }
+
 const struct route gateway_routes[] = {
 	OPENAI("POST", "/chat/completions", "inference", "OpenAI chat, streamed or not.", LLM_CHAT, inference),
 	{ "POST", "/chat/completions", "inference", "The same, for base URLs without /v1.", LLM_OPENAI, LLM_CHAT, inference },
@@ -19,6 +26,9 @@ const struct route gateway_routes[] = {
 	{ "POST", "/completions", "inference", "The same, for base URLs without /v1.", LLM_OPENAI, LLM_COMPLETE, inference },
 	OPENAI("GET", "/models", "models.read", "Models in OpenAI's shape.", LLM_CHAT, ONE(stage_openai_models)),
 	OPENAI("GET", "/models/", "models.read", "One model in OpenAI's shape; the name may hold '/' and ':'.", LLM_CHAT, ONE(stage_openai_model)),
+
+	ANTHROPIC("/messages", "Anthropic messages, streamed or not.", LLM_CHAT, inference),
+	ANTHROPIC("/messages/count_tokens", "Tokens of an Anthropic request, counted by the backend where it can.", LLM_COUNT, count),
 
 	{ "POST", "/api/chat", "inference", "Ollama chat; streams by default.", LLM_OLLAMA, LLM_CHAT, inference },
 	{ "POST", "/api/generate", "inference", "Ollama generate; streams by default.", LLM_OLLAMA, LLM_COMPLETE, inference },
@@ -96,6 +106,7 @@ const struct route *route_find(const struct http_head *head, struct str path, st
 enum llm_dialect route_dialect(struct str path)
 {
 	static const struct { const char *begin; enum llm_dialect dialect; } whose[] = {
+		{ "/v1/messages", LLM_ANTHROPIC }, { "/messages", LLM_ANTHROPIC }, { "/anthropic/", LLM_ANTHROPIC },
 		{ "/v1/", LLM_OPENAI }, { "/openai/", LLM_OPENAI }, { "/embeddings", LLM_OPENAI }, { "/responses", LLM_OPENAI },
 		{ "/api/ollama/", LLM_NATIVE }, { "/api/ai/", LLM_NATIVE }, { "/api/", LLM_OLLAMA },
 	};

@@ -48,6 +48,9 @@ static void errors_speak_the_protocol_of_the_path(void **state)
 	assert_int_equal(route_dialect(STR("/v1/chat/completions")), LLM_OPENAI);
 	assert_int_equal(route_dialect(STR("/chat/completions")), LLM_OPENAI);
 	assert_int_equal(route_dialect(STR("/v1/embeddings")), LLM_OPENAI);
+	assert_int_equal(route_dialect(STR("/v1/messages")), LLM_ANTHROPIC);
+	assert_int_equal(route_dialect(STR("/v1/messages/batches")), LLM_ANTHROPIC);
+	assert_int_equal(route_dialect(STR("/anthropic/v1/nothing")), LLM_ANTHROPIC);
 	assert_int_equal(route_dialect(STR("/api/embed")), LLM_OLLAMA);
 	assert_int_equal(route_dialect(STR("/api/ollama/nothing")), LLM_NATIVE);
 	assert_int_equal(route_dialect(STR("/usage")), LLM_NATIVE);

@@ -3,7 +3,7 @@
 
     "$(scripts/venv)/bin/python" tests/contract/golden_clients.py
 
-Every tests/golden/llm/NAME.client.EXT goes through the openai or the ollama package, by a transport that
+Every tests/golden/llm/NAME.client.EXT goes through the openai, the ollama or the anthropic package, by a transport that
 plays the bytes, in several sizes of pieces. What the package understood must be what the backend said in its
 own dialect, which is read here with json alone. Requests we wrote for a backend are checked against the
 request models of the ollama package. Ends with "N passed, N failed, 0 skipped".
@@ -12,7 +12,9 @@ import json
 import sys
 from pathlib import Path
 
+import anthropic
 import httpx
+import httpx2
 import ollama
 import openai
 
@@ -36,6 +38,17 @@ RECORDED = {
     "ollama-llamacpp-generate": "llamacpp.chat-stream-nousage.sse",
     "ollama-openai-raw": "ollama.v1-completions-stream.sse",
     "ollama-openai-two-tools": "made.two-tools.sse",
+    "anthropic-llamacpp-chat": "llamacpp.chat-stream-usage.sse",
+    "anthropic-llamacpp-tools": "llamacpp.tools-stream.sse",
+    "anthropic-llamacpp-tools-whole": "llamacpp.tools.json",
+    "anthropic-llamacpp-think-whole": "llamacpp.think.json",
+    "anthropic-openai-think": "ollama.think-v1-stream.sse",
+    "anthropic-openai-two-tools": "made.two-tools.sse",
+    "anthropic-ollama-chat": "ollama.chat-stream.ndjson",
+    "anthropic-ollama-chat-whole": "ollama.chat-nonstream.json",
+    "anthropic-ollama-tools": "ollama.tools-native-stream.ndjson",
+    "anthropic-ollama-tool-result": "ollama.tool-result.json",
+    "anthropic-ollama-think": "ollama.think-native-stream.ndjson",
     "openai-llamacpp-infill": "llamacpp.completion-stream.sse",
     "ollama-llamacpp-infill": "llamacpp.completion.json",
 }
@@ -109,7 +122,7 @@ def read_llamacpp_backend(text):
     return said
 
 
-class Pieces(httpx.SyncByteStream):
+class Pieces(httpx.SyncByteStream, httpx2.SyncByteStream):
     def __init__(self, body, n):
         self.body, self.n = body, n
 
@@ -118,13 +131,13 @@ class Pieces(httpx.SyncByteStream):
             yield self.body[at:at + self.n]
 
 
-def transport(path, piece):
+def transport(path, piece, lib=httpx):
     types = {".sse": "text/event-stream", ".ndjson": "application/x-ndjson", ".json": "application/json"}
 
     def answer(request):
-        return httpx.Response(200, headers={"Content-Type": types[path.suffix]}, stream=Pieces(path.read_bytes(), piece))
+        return lib.Response(200, headers={"Content-Type": types[path.suffix]}, stream=Pieces(path.read_bytes(), piece))
 
-    return httpx.MockTransport(answer)
+    return lib.MockTransport(answer)
 
 
 def openai_add(said, choice):
@@ -181,12 +194,43 @@ def hear_ollama(path, request, piece):
     return said
 
 
+def hear_anthropic(path, request, piece):
+    client = anthropic.Anthropic(api_key="k", base_url="http://corral", max_retries=0,
+                                 http_client=httpx2.Client(transport=transport(path, piece, httpx2)))
+    asked = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    if request.get("stream"):
+        with client.messages.stream(**asked) as stream:
+            message = stream.get_final_message()
+    else:
+        message = client.messages.create(**asked)
+    assert message.id.startswith("msg_") and message.model == "shown" and message.role == "assistant"
+    said = Said()
+    order = [b.type for b in message.content]
+    assert order == sorted(order, key=["thinking", "text", "tool_use"].index)
+    for b in message.content:
+        said.text += b.text if b.type == "text" else ""
+        said.thinking += b.thinking if b.type == "thinking" else ""
+        if b.type == "tool_use":
+            assert b.id
+            said.calls.append([b.name, b.input])
+    said.finish = message.stop_reason
+    u = message.usage
+    said.tokens = (u.input_tokens + u.cache_read_input_tokens, u.output_tokens)
+    return said
+
+
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
 def expected(name, request):
     """What the backend said, in the words of the client's dialect."""
     recorded = (GOLDEN / RECORDED[name]).read_text()
     to_openai = name.startswith("openai")
-    said = (read_llamacpp_backend if "infill" in name else read_ollama_backend if to_openai else read_openai_backend)(recorded)
-    if to_openai:
+    said = (read_llamacpp_backend if "infill" in name else
+            read_ollama_backend if to_openai or name.startswith("anthropic-ollama") else read_openai_backend)(recorded)
+    if name.startswith("anthropic"):
+        said.finish = "tool_use" if said.calls else STOP_REASONS[said.finish]
+    elif to_openai:
         said.finish = "tool_calls" if said.calls else said.finish
         if request.get("stream") and not (request.get("stream_options") or {}).get("include_usage"):
             said.tokens = None
@@ -200,7 +244,7 @@ def check_answer(name):
     request = json.loads((GOLDEN / f"{name}.request.json").read_text())
     want = expected(name, request)
     for piece in PIECES:
-        got = (hear_openai if name.startswith("openai") else hear_ollama)(path, request, piece)
+        got = {"openai": hear_openai, "ollama": hear_ollama, "anthropic": hear_anthropic}[name.split("-")[0]](path, request, piece)
         if want.tokens is None:           # the backend counted nothing: ours are estimates
             got.tokens = None
         assert got == want, f"in pieces of {piece}:\n  got  {got}\n  want {want}"
@@ -223,8 +267,8 @@ def check_broken(name):
     request = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
     for piece in PIECES:
         try:
-            (hear_openai if "openai" in name else hear_ollama)(path, request, piece)
-        except (openai.APIError, ollama.ResponseError) as e:
+            {"openai": hear_openai, "ollama": hear_ollama, "anthropic": hear_anthropic}[name.split("-")[1]](path, request, piece)
+        except (openai.APIError, ollama.ResponseError, anthropic.APIError) as e:
             assert "the backend broke off its answer" in str(e), e
         else:
             raise AssertionError("the client took the broken stream for a whole one")
@@ -234,7 +278,7 @@ def checks():
     """(function, name of a golden file) of every check."""
     all_ = [(check_answer, n) for n in RECORDED]
     all_ += [(check_request, p.name.split(".")[0]) for p in sorted(GOLDEN.glob("*-ollama*.upstream.txt")) if not p.name.startswith("ollama-")]
-    return all_ + [(check_broken, n) for n in ("broken-openai", "broken-ollama")]
+    return all_ + [(check_broken, n) for n in ("broken-openai", "broken-ollama", "broken-anthropic")]
 
 
 def main():

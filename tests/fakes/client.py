@@ -159,7 +159,7 @@ class Client:
             line = line.strip()
             if line.startswith("data:"):
                 line = line[5:].strip()
-            elif line.startswith(":") or not line:
+            elif line.startswith(":") or line.startswith("event:") or not line:
                 continue
             try:
                 out.append("[DONE]" if line == "[DONE]" else json.loads(line))
@@ -175,16 +175,19 @@ class Client:
                 continue
             for choice in e.get("choices") or []:
                 said += (choice.get("delta") or choice.get("message") or {}).get("content") or choice.get("text") or ""
-            said += (e.get("message") or {}).get("content") or "" if isinstance(e.get("message"), dict) else ""
+            message = e.get("message") if isinstance(e.get("message"), dict) else {}
+            said += message.get("content") or "" if not isinstance(message.get("content"), list) else ""
+            said += (e.get("delta") or {}).get("text") or "" if e.get("type") == "content_block_delta" else ""
+            said += "".join(b.get("text", "") for b in e["content"]) if isinstance(e.get("content"), list) else ""
             said += e.get("response") or ""
         return said
 
     def finished(self):
-        """True when the dialect's own end is there: [DONE], or done:true, or a finish reason of a whole answer."""
+        """True when the dialect's own end is there: [DONE], done:true, message_stop, or a finish reason of a whole answer."""
         for e in self.events():
             if e == "[DONE]":
                 return True
-            if isinstance(e, dict) and (e.get("done") is True or (e.get("object") == "chat.completion" and e["choices"][0].get("finish_reason"))):
+            if isinstance(e, dict) and (e.get("done") is True or e.get("type") == "message_stop" or e.get("stop_reason") or (e.get("object") == "chat.completion" and e["choices"][0].get("finish_reason"))):
                 return True
         return False
 

@@ -411,6 +411,8 @@ class Backend:
             return {"object": "list", "data": [self._openai_entry(n, m) for n, m in self.models.items()]}
         if self.kind == "llamacpp":
             first = next(iter(self.models.values()))
+            if path == "/v1/chat/completions/input_tokens":
+                return {"object": "response.input_tokens", "input_tokens": 42}
             return {"/health": {"status": "ok"}, "/props": {
                 "default_generation_settings": {"n_ctx": first.get("ctx", 4096)}, "total_slots": self.slots, "build_info": "b1-scripted",
                 "chat_template": "", "modalities": {"vision": "vision" in first.get("caps", ()), "audio": False},

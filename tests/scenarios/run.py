@@ -218,6 +218,8 @@ class Scenario:
             body["prompt"] = prompt
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
+        if path.endswith("/messages"):
+            body["max_tokens"] = 1000
         if "stream" in plain or "whole" in plain:
             body["stream"] = "stream" in plain
         if "max_tokens" in options:

@@ -163,7 +163,121 @@ static void openai_list(struct json_out *jo, struct req *r, const void *arg)
 	list_all(jo, r->world, openai_entry);
 }
 
-static enum step openai_models(struct req *r) { return answer(r, 200, openai_list, NULL); }
+/* --- Anthropic, on OpenAI's paths --- */
+
+static void anthropic_members(struct json_out *jo, const struct view *v)
+{
+	char created[40];
+
+	clock_rfc3339(v->created_s * 1000000, 0, created, sizeof(created));
+	jw_kv_strz(jo, "type", "model");
+	jw_kv_str(jo, "id", v->name);
+	if (v->m && *v->m->pb->display_name)
+		jw_kv_strz(jo, "display_name", v->m->pb->display_name);
+	else
+		jw_kv_str(jo, "display_name", v->name);
+	jw_kv_strz(jo, "created_at", created);
+	if (v->context)
+		jw_kv_u64(jo, "max_input_tokens", v->context);
+}
+
+/* All that is listed, in order: 0 is auto. False past the end. */
+static bool nth_view(const struct world *w, unsigned n, struct view *v)
+{
+	if (n == 0) {
+		view_auto(v, w);
+		return true;
+	}
+	for (uint16_t i = 0; i < w->cat.n_models; i++)
+		if (lists(&w->cat.models[i]) && --n == 0) {
+			view_model(v, &w->cat.models[i]);
+			return true;
+		}
+	return false;
+}
+
+struct page { unsigned from, to, n; };        /* [from, to) of n */
+
+/* Where 'id' stands, or how many there are when it is not there. */
+static unsigned place_of(const struct world *w, struct str id)
+{
+	unsigned n = 0;
+
+	if (str_eqz(id, "auto"))
+		return 0;
+	for (uint16_t i = 0; i < w->cat.n_models; i++) {
+		if (!lists(&w->cat.models[i]))
+			continue;
+		n++;
+		if (str_eq(w->cat.models[i].name, id))
+			return n;
+	}
+	return n + 1;
+}
+
+/* 'limit' from 1 to 1000, behind one model or before one. */
+static bool read_page(struct req *r, struct page *p)
+{
+	struct str q = r->x->head.query, limit = STR(""), after = STR(""), before = STR("");
+	uint64_t n = 20;
+
+	http_query_get(q, "limit", r->mem, &limit);
+	http_query_get(q, "after_id", r->mem, &after);
+	http_query_get(q, "before_id", r->mem, &before);
+	if (limit.n && (!str_u64(limit, &n) || n < 1 || n > 1000)) {
+		req_fail(r, ERR_INVALID, "limit must be a number from 1 to 1000");
+		return false;
+	}
+	if (!r->world)
+		return true;
+	p->n = place_of(r->world, STR(""));
+	p->from = after.n ? place_of(r->world, after) + 1 : 0;
+	p->to = before.n ? place_of(r->world, before) : p->n;
+	p->from = p->from > p->to ? p->to : p->from;
+	if (before.n && !after.n && p->to - p->from > n)
+		p->from = p->to - (unsigned)n;
+	if (p->to - p->from > n)
+		p->to = p->from + (unsigned)n;
+	return true;
+}
+
+static void anthropic_list(struct json_out *jo, struct req *r, const void *arg)
+{
+	const struct page *p = arg;
+	struct str first = STR(""), last = STR("");
+	struct view v;
+	bool before;
+
+	jw_key(jo, "data"), jw_arr(jo);
+	for (unsigned i = p->from; i < p->to && nth_view(r->world, i, &v); i++) {
+		jw_obj(jo), anthropic_members(jo, &v), jw_end(jo);
+		if (i == p->from)
+			first = v.name;
+		last = v.name;
+	}
+	jw_end(jo);
+	before = http_query_get(r->x->head.query, "before_id", r->mem, &v.name);
+	jw_kv_bool(jo, "has_more", before ? p->from > 0 : p->to < p->n);
+	jw_key(jo, "first_id"), first.n ? jw_str(jo, first) : jw_null(jo);
+	jw_key(jo, "last_id"), last.n ? jw_str(jo, last) : jw_null(jo);
+}
+
+static void anthropic_one(struct json_out *jo, struct req *r, const void *v)
+{
+	(void)r;
+	anthropic_members(jo, v);
+}
+
+static bool is_anthropic(const struct req *r) { return req_dialect(r) == LLM_ANTHROPIC; }
+
+static enum step openai_models(struct req *r)
+{
+	struct page p = { 0 };
+
+	if (!is_anthropic(r))
+		return answer(r, 200, openai_list, NULL);
+	return read_page(r, &p) ? answer(r, 200, anthropic_list, &p) : STEP_FAIL;
+}
 
 /* auto, a model or an alias. False with the request failed. */
 static bool find_view(struct req *r, struct str name, struct view *v)
@@ -212,7 +326,7 @@ static enum step openai_model(struct req *r)
 {
 	struct view v;
 
-	return find_view(r, param_name(r), &v) ? answer(r, 200, openai_one, &v) : STEP_FAIL;
+	return find_view(r, param_name(r), &v) ? answer(r, 200, is_anthropic(r) ? anthropic_one : openai_one, &v) : STEP_FAIL;
 }
 
 /* --- Ollama --- */

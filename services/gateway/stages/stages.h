@@ -9,6 +9,7 @@ extern const struct stage stage_load_only;    /* Ollama's empty request for a ba
 extern const struct stage stage_decide;       /* which model, which backends */
 extern const struct stage stage_queue;        /* a slot, or a place in the queue, or a refusal */
 extern const struct stage stage_dispatch;     /* START, send, relay */
+extern const struct stage stage_count_tokens; /* answers with the tokens of the prompt instead of sending it */
 extern const struct stage stage_explain_only; /* answers with the decision instead of sending it */
 
 /* answered from memory */
