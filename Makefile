@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: proof-kill proof-leave proof-slots proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: proof-timing proof-kill proof-leave proof-slots proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -65,6 +65,7 @@ help:
 #: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
+#: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
 #: make proof-leave  how soon a backend is free of a client that left, 200 times at four moments
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h &: proto/%.proto
@@ -175,6 +176,9 @@ ROUNDS   ?= 100
 
 proof-kill: all
 	@BUILD=$(BUILD) tests/proofs/kill.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+proof-timing: $(BUILD)/test/services/gateway/stages/authenticate_test
+	@AUTH_TIMING_ROUNDS=2000000 $<
 
 proof-leave: all
 	@BUILD=$(BUILD) tests/proofs/leave.py

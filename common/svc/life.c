@@ -6,6 +6,7 @@
  * While a drains, b and c go on working for it. A service that is not drained when its time is over is passed by. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
@@ -154,6 +155,31 @@ static void on_end_signal(void *arg, int signo)
 	rt->ending = true;
 	rt->drain_until_us = mono_us() + drain_ms * 1000;
 	drain_next(rt);
+}
+
+struct failure { struct svc *svc; struct why why; };
+
+static void on_failure(void *arg)
+{
+	struct failure *f = arg;
+	struct runtime *rt = f->svc->rt;
+
+	rt->status = 1;
+	fprintf(stderr, "%s: %s%s%s\n", rt->name, rt->n > 1 ? f->svc->def->name : "", rt->n > 1 ? ": " : "", f->why.text);
+	free(f);
+	if (rt->ending)
+		return;
+	rt->ending = true;
+	rt->drain_until_us = mono_us() + SHORT_DRAIN_MS * 1000;
+	drain_next(rt);
+}
+
+void svc_fail(struct svc *s, const struct why *why)
+{
+	struct failure *f = x_malloc(sizeof(*f));
+
+	*f = (struct failure){ s, *why };
+	loop_post(s->rt->loop, on_failure, f);
 }
 
 static void on_hangup(void *arg, int signo)

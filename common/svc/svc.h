@@ -63,6 +63,9 @@ const char *svc_listen(struct svc *);             /* where the public port is to
 bool svc_drain_hurried(struct svc *);             /* a second signal came: end within 5 s */
 int64_t svc_drain_ms(struct svc *);               /* time left for the drain; never negative */
 void svc_drained(struct svc *);
+/* Something without which it must not run became known after start(): the program says the sentence, drains for 5 s at most, and ends with
+ * status 1. Any thread. */
+void svc_fail(struct svc *, const struct why *);
 struct rpc_server *svc_rpc_server(struct svc *);  /* add generated services to it in start(); NULL when rpc_port is 0 */
 /* A client of another service, by its name; made once, shared by the service's loop. Never NULL; it reconnects by itself. */
 struct rpc_client *svc_peer(struct svc *, const char *service);

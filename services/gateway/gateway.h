@@ -22,6 +22,7 @@
 #include "common/svc/svc.h"
 
 struct gateway;
+struct door;
 struct worker;
 struct world;
 struct req;
@@ -36,6 +37,8 @@ struct gateway_config {
 	int64_t attempts;
 	int64_t breaker_failures, breaker_open;
 	const char *access_log;
+	bool require_keys;
+	struct opt_list anonymous;
 	double decision_sample;
 	const char *ollama_version;
 	struct opt_list allowed_hosts;
@@ -46,7 +49,7 @@ struct gateway_config {
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
-	M_HELD, M_COUNT
+	M_HELD, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -67,6 +70,7 @@ struct gateway {
 	struct snapshot_id models_id, policy_id;
 	struct buf models_bytes, policy_bytes;
 	struct rpc_client *registry, *selector, *ledger, *hardware;
+	struct door *door;            /* keys, and who needs none */
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	struct loop_timer sweep;
 	struct loop_timer hurry;

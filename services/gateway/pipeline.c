@@ -6,6 +6,7 @@
 #include "common/data/log.h"
 #include "common/io/sse.h"
 #include "services/gateway/account.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/ask.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/routes.h"
@@ -52,8 +53,6 @@ static struct req *req_new(struct worker *w, struct http_xchg *x)
 	r->start_wall_us = wall_us();
 	r->id = uuid_v7(r->start_wall_us);
 	uuid_format(r->id, r->id_text);
-	r->tenant = STR("default");
-	r->key_id = STR("");
 	r->model = -1;
 	r->try.start_position = -1;
 	list_init(&r->try.open);
@@ -76,6 +75,7 @@ static void req_free(struct req *r)
 		buf_free(&r->out);
 	world_unref(r->world);
 	budget_give(&w->gw->held, r->held_bytes);
+	keyring_unref(r->ring);
 	give_arena(w, r->mem);
 	if (w->n_spare_req < sizeof(w->spare_req) / sizeof(*w->spare_req)) {
 		w->spare_req[w->n_spare_req++] = r;
@@ -329,7 +329,7 @@ static void access_log(struct req *r)
 	if (*mode == 'o' || (*mode == 'e' && r->status < 400))   /* off, errors */
 		return;
 	LOG_AT(level, "request", LOG_S("request_id", r->id_text), LOG_S("trace_id", r->trace_id),
-	       LOG_S("method", r->route ? r->route->method : ""), LOG_S("route", r->route ? r->route->path : ""), LOG_I("status", r->status),
+	       LOG_STR("tenant", r->tenant), LOG_STR("key_id", r->key_id), LOG_S("method", r->route ? r->route->method : ""), LOG_S("route", r->route ? r->route->path : ""), LOG_I("status", r->status),
 	       LOG_S("model", req_model_name(r)), LOG_S("backend", req_backend_name(r)), LOG_S("reason", r->picked_reason),
 	       LOG_I("attempts", r->try.number), LOG_I("prompt_tokens", r->used.prompt_tokens),
 	       LOG_I("completion_tokens", r->used.completion_tokens), LOG_I("queue_us", r->queue_us),
@@ -441,24 +441,38 @@ static void drained_output(struct http_xchg *x)
 	}
 }
 
+static bool turned_away(struct req *r, const struct admission *a)
+{
+	if (a->refused != REFUSED_NOT) {
+		series_inc(metrics_series(r->worker->gw->metrics, M_AUTH_REFUSED, refusal_name(a->refused)));
+		r->extra_headers = admission_challenge(a);
+		req_fail_why(r, &a->why);
+	} else if (!r->route || a->no_route.code) {
+		if (r->route)
+			r->extra_headers = arena_fmt(r->mem, "Allow: %s\r\n", strcmp(r->route->method, "GET") == 0 ? "GET, HEAD" : r->route->method);
+		req_fail_why(r, &a->no_route);
+	} else {
+		return false;
+	}
+	req_end(r);
+	return true;
+}
+
 void req_start(struct worker *w, struct http_xchg *x)
 {
+	const struct admission *a = admission_of(w, x);
 	struct req *r = req_new(w, x);
-	struct why why = { 0 };
 
 	x->user = r;
 	x->on_gone = req_gone;
 	x->on_drain = drained_output;
 	r->deadline_us = r->start_us + w->gw->cfg->request_timeout * 1000;
 	read_trace(r);
-	r->route = route_find(&x->head, x->path, &r->param, &why);
-	if (!r->route || why.code) {
-		if (r->route)
-			r->extra_headers = arena_fmt(r->mem, "Allow: %s\r\n", strcmp(r->route->method, "GET") == 0 ? "GET, HEAD" : r->route->method);
-		req_fail_why(r, &why);
-		req_end(r);
-		return;
+	admission_apply(r, a);
+	r->route = a->route;
+	r->param = a->param;
+	if (!turned_away(r, a)) {
+		r->at = r->route->stages;
+		run(r);
 	}
-	r->at = r->route->stages;
-	run(r);
 }

@@ -7,6 +7,7 @@
 #include "common/llm/exchange.h"
 #include "common/policy/features.h"
 #include "services/gateway/gateway.h"
+#include "services/gateway/keyring.h"
 #include "services/gateway/replicas.h"
 #include "services/gateway/world.h"
 
@@ -71,8 +72,11 @@ struct req {
 	struct world *world;          /* set by the driver; one reference */
 	struct llm_in in;             /* set by parse */
 	bool parsed;
-	struct str tenant, key_id;    /* set by parse until keys exist: "default", "" */
-	char user_hash[17];
+	struct keyring *ring;         /* set by the driver, as all of these; one reference, for 'who' points into it */
+	struct subject who;
+	struct str tenant, key_id;    /* who's: "default" and "" without a key */
+	struct scope *scopes[2];      /* the key's and the tenant's limits; NULL = none */
+	char user_hash[17];           /* set by parse */
 
 	Corral__DecisionFeatures features;    /* set by decide */
 	struct features extracted;
@@ -108,7 +112,7 @@ struct req {
 	bool ended;
 };
 
-/* Starts a request that the server handed over. */
+/* Starts a request that the server handed over; or one whose head was refused before its body is read. */
 void req_start(struct worker *, struct http_xchg *);
 void req_resume(struct req *, enum step);
 /* Notes why; the first failure counts. Returns STEP_FAIL. */

@@ -64,6 +64,13 @@ const struct route gateway_routes[] = {
 /* Lengths of the table's paths, measured once: every request walks it. */
 static uint8_t path_lengths[sizeof(gateway_routes) / sizeof(*gateway_routes)];
 
+static bool route_roles[sizeof(gateway_routes) / sizeof(*gateway_routes)][CORRAL__ROLE__ROLE_SERVICE + 1];
+
+bool route_role_may(const struct route *r, Corral__Role role)
+{
+	return (unsigned)role <= CORRAL__ROLE__ROLE_SERVICE && route_roles[r - gateway_routes][role];
+}
+
 static bool path_matches(const struct route *r, struct str path, struct str *ret_param)
 {
 	struct str want = str_n(r->path, path_lengths[r - gateway_routes]);
@@ -130,5 +137,7 @@ __attribute__((constructor)) static void prepare(void)
 		path_lengths[i] = (uint8_t)strlen(gateway_routes[i].path);
 		gateway_route_docs[i] = (struct svc_route){ gateway_routes[i].method, gateway_routes[i].path, gateway_routes[i].action,
 							    gateway_routes[i].summary };
+		for (unsigned role = 0; role <= CORRAL__ROLE__ROLE_SERVICE; role++)
+			route_roles[i][role] = role_may((Corral__Role)role, str_of(gateway_routes[i].action));
 	}
 }

@@ -7,6 +7,7 @@
 const struct route *route_find(const struct http_head *, struct str path, struct str *ret_param, struct why *);
 /* Whose shape an error about this path takes: its route's, else that of the protocol whose paths begin so, else ours. */
 enum llm_dialect route_dialect(struct str path);
+bool route_role_may(const struct route *, Corral__Role);      /* as role_may() of its action, looked up once */
 extern const struct route gateway_routes[];           /* ended by { 0 } */
 extern struct svc_route gateway_route_docs[];         /* the same, for --dump=routes */
 #endif

@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/lease.h"
+#include "services/gateway/door.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/sticky.h"
@@ -15,7 +16,7 @@
 
 #define C struct gateway_config
 static const struct opt options[] = {
-	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to. Loopback only, as long as there are no keys."),
+	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to. Who comes to an address other than loopback needs a key."),
 	OPT(C, INT, workers, "0", "Worker threads; 0 = one per CPU core, at most 8.", .max = 256),
 	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30),
 	OPT(C, BYTES, hold_max, "1g", "Memory that bodies and unread or unfinished answers of all requests may hold together; what needs more gets 503. "
@@ -31,6 +32,8 @@ static const struct opt options[] = {
 	OPT(C, INT, breaker_failures, "5", "Failures in a row that open the breaker of a (backend, model).", .min = 1, .max = 1000),
 	OPT(C, DURATION, breaker_open, "30s", "How long an open breaker rests before one request may try; doubles up to 5 minutes.", .min = 10, .max = 3600000),
 	OPT(C, ENUM, access_log, "all", "Which requests get a log line: all, errors (status 400 and above), off.", .words = "all errors off"),
+	OPT(C, BOOL, require_keys, "no", "Keys are needed on loopback too; without this, who comes there without one is the owner."),
+	OPT(C, LIST, anonymous, "", "Networks (10.0.0.0/8, fd00::/8) from which no key is needed; who comes from there without one has role user."),
 	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1),
 	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones."),
 	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal."),
@@ -60,6 +63,9 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_SPOOL_ERRORS] = { METRIC_GAUGE, "spool_sync_errors", "Failed syncs of the spool since the start.", "worker" },
 	[M_SNAPSHOT_VERSION] = { METRIC_GAUGE, "snapshot_version", "Version of the snapshot in force.", "name" },
 	[M_CONNECTIONS] = { METRIC_GAUGE, "connections", "Open client connections.", "worker" },
+	[M_AUTH_REFUSED] = { METRIC_COUNTER, "auth_refused_total", "Requests turned away for their key, or for having none.", "reason" },
+	[M_KEYS] = { METRIC_GAUGE, "keys", "API keys that are known.", "" },
+	[M_KEYS_AGE] = { METRIC_GAUGE, "keys_age_seconds", "Since the access service was last heard; -1 = not since the start. The last keys stay in force.", "" },
 	[M_CLIENT_GONE] = { METRIC_COUNTER, "client_gone_total", "Clients that left before their answer was complete.", "" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
@@ -70,23 +76,13 @@ struct breaker_opts gateway_breaker_opts(const struct gateway_config *c)
 		.max_open_us = 300 * (int64_t)1000000, .refused_open_us = c->breaker_open < 1000 ? c->breaker_open * 1000 : 1000000 };
 }
 
-/* "127.…:p", "[::1]:p", "localhost:p", ":p", "unix:…" stay on this machine. */
-static bool is_loopback(struct str listen)
-{
-	return str_starts(listen, STR("127.")) || str_starts(listen, STR("[::1]:")) || str_starts(listen, STR("localhost:")) ||
-	       str_starts(listen, STR("unix:")) || str_starts(listen, STR(":"));
-}
-
 static enum err check(const void *config, struct why *why)
 {
 	const struct gateway_config *c = config;
 
 	if (!strchr(c->listen, ':'))
 		return err_field(why, ERR_INVALID, "listen", "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", c->listen);
-	if (!is_loopback(str_of(c->listen)))
-		return err_field(why, ERR_INVALID, "listen",
-				 "'%s' can be reached from other machines, and there are no keys that would protect it; listen on 127.0.0.1", c->listen);
-	return ERR_OK;
+	return door_check(c, why);
 }
 
 /* --- snapshots --- */
@@ -157,6 +153,7 @@ static void sweep(struct loop_timer *t)
 
 	loop_timer_set(g->loop, t, 1000000, sweep);
 	replica_table_sweep(g->replicas, mono_us());
+	door_sweep(g->door, mono_us());
 	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(index, sizeof(index), "%u", i);
@@ -207,12 +204,15 @@ static void stop(struct svc *s)
 	lease_free(g->lease);
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
+	if (g->door)
+		door_close(g->door);
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
 		if (g->workers[i])
 			worker_stop(g->workers[i]);
 	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
+	door_free(g->door);
 	replica_table_free(g->replicas);
 	sticky_free(g->sticky);
 	buf_free(&g->models_bytes);
@@ -242,8 +242,10 @@ static bool start(struct svc *s, struct why *why)
 	g->n_workers = worker_count(g->cfg);
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");
+	g->door = door_new(g);
 	ok = make_workers(g, why);
 	if (ok) {
+		door_open(g->door);
 		g->outbox = outbox_new(g);
 		g->lease = lease_new(g);
 		subscribe(g);

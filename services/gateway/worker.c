@@ -62,6 +62,11 @@ static size_t on_head(struct http_xchg *x, void *arg)
 		err_field(&why, ERR_FORBIDDEN, "Host", "host '" STR_FMT "' is not allowed here; add it to CORRAL_ALLOWED_HOSTS if it is this gateway's name",
 			  STR_ARG(x->head.host));
 		plain_error(x, &why);
+		return 0;
+	}
+	admission_check(w, x, &w->admission);
+	if (w->admission.refused != REFUSED_NOT) {
+		req_start(w, x);          /* answers at once, with log line and all */
 	} else if (x->head.framing != HTTP_NO_BODY && budget_is_full(&w->gw->held)) {
 		err_set(&why, ERR_UNAVAILABLE, "bodies and answers fill the memory that is set aside for them (CORRAL_HOLD_MAX); try again");
 		plain_error(x, &why);
@@ -206,6 +211,29 @@ void worker_set_world(struct worker *w, struct world *world)
 		take_world(h);
 }
 
+struct ring_handover { struct worker *worker; struct keyring *ring; };
+
+static void take_ring(void *arg)
+{
+	struct ring_handover *h = arg;
+
+	keyring_unref(h->worker->ring);
+	h->worker->ring = h->ring;
+	h->worker->admission.x = NULL;    /* it was let in by another ring */
+	free(h);
+}
+
+void worker_set_ring(struct worker *w, struct keyring *ring)
+{
+	struct ring_handover *h = x_malloc(sizeof(*h));
+
+	*h = (struct ring_handover){ w, ring };
+	if (w->running)
+		loop_post(w->loop, take_ring, h);
+	else
+		take_ring(h);
+}
+
 static void server_idle(void *arg) { ((struct worker *)arg)->server_idle = true; }
 
 static void start_drain(void *arg)
@@ -267,6 +295,7 @@ void worker_free(struct worker *w)
 		free(w->spare_req[w->n_spare_req]);
 	}
 	world_unref(w->world);
+	keyring_unref(w->ring);
 	spool_close(w->usage);
 	spool_close(w->decisions);
 	loop_free(w->loop);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "services/gateway/admission.h"
 #include "services/gateway/req.h"
 
 struct backend_pool {
@@ -20,6 +21,8 @@ struct worker {
 	struct loop *loop;
 	struct http_server *server;
 	struct world *world;          /* NULL until the first snapshot came */
+	struct keyring *ring;         /* the same */
+	struct admission admission;   /* of the head that was looked at last */
 	struct snapshot_id logged_models, logged_policy;      /* versions that the decision log has the bytes of */
 	struct backend_pool *pools;
 	struct spool *usage, *decisions;
@@ -44,6 +47,7 @@ struct worker {
 struct worker *worker_new(struct gateway *, unsigned index, const char *listen, struct why *);
 bool worker_run(struct worker *, struct why *);       /* starts the thread */
 void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
+void worker_set_ring(struct worker *, struct keyring *);      /* the same */
 void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
 void worker_hurry(struct worker *);
 void worker_stop(struct worker *);            /* ends its thread, then its requests; the spools stay open */

@@ -47,8 +47,10 @@ static void read_hints(struct req *r)
 /* The ledger tells users apart without knowing them. */
 static void hash_user(struct req *r)
 {
-	if (r->in.user.n)
-		snprintf(r->user_hash, sizeof(r->user_hash), "%016llx", (unsigned long long)str_hash(r->in.user, str_hash(r->tenant, 7)));
+	struct str user = r->who.user.n ? r->who.user : r->in.user;      /* a key of one user speaks for no other */
+
+	if (user.n)
+		snprintf(r->user_hash, sizeof(r->user_hash), "%016llx", (unsigned long long)str_hash(user, str_hash(r->tenant, 7)));
 }
 
 static bool is_json(struct str type)
