@@ -1,7 +1,7 @@
 /* features.c - see features.h.
  *
- * One pass over the words of the user's text: each word is hashed once and looked up in a table of cues (word or pair of words -> task,
- * weight). Cues at the start count double, because people say what they want first. Signs of code come from punctuation and keywords.
+ * One pass over the words of the user's text: each word is hashed while its end is looked for, and found or not in a table of cues (word or
+ * pair of words -> task, weight); pairs are hashed only behind a word that some pair begins with. Cues at the start count double, because people say what they want first. Signs of code come from punctuation and keywords.
  * The method is a linear model with hand-set weights: small, explainable, and good enough until outcomes teach a better one. */
 #include "common/policy/features.h"
 
@@ -101,35 +101,58 @@ static const struct cue { const char *words; uint8_t task; uint8_t weight; uint8
 enum { N_CUES = sizeof(cues) / sizeof(*cues), TABLE = 1024, MAX_WORD = 24, LANGS = 22 };
 
 static uint16_t table[TABLE];     /* cue index + 1, open addressing by hash of its words */
+static uint32_t cue_hash[N_CUES];
+static bool begins_pair[256];     /* by the lowest bits of a word's hash */
+
+/* What a byte is in a text. K_UPPER is twice the bit that makes a letter small. */
+enum { K_WORD = 1, K_DIGIT = 2, K_HINT = 4, K_CODE = 8, K_OTHER = 16, K_UPPER = 0x40 };
+static uint8_t kind_of[256];
+
+enum { HASH_START = 2166136261u, HASH_STEP = 16777619u };
+
+static inline uint32_t hash_byte(uint32_t h, unsigned char c) { return (h ^ (c | (kind_of[c] & K_UPPER) >> 1)) * HASH_STEP; }
 
 static uint32_t hash_bytes(uint32_t h, const char *p, size_t n)
 {
-	for (size_t i = 0; i < n; i++) {
-		unsigned char c = (unsigned char)p[i];
-
-		h = (h ^ (c >= 'A' && c <= 'Z' ? c | 0x20u : c)) * 16777619u;
-	}
+	for (size_t i = 0; i < n; i++)
+		h = hash_byte(h, (unsigned char)p[i]);
 	return h;
+}
+
+static void build_kinds(void)
+{
+	for (unsigned c = 0; c < 256; c++)
+		kind_of[c] = c >= 'A' && c <= 'Z' ? K_WORD | K_UPPER : (c >= 'a' && c <= 'z') || c == '\'' || c == '-' || c >= 0x80 ? K_WORD :
+			     c >= '0' && c <= '9' ? K_DIGIT : 0;
+	for (const char *p = "#+<:"; *p; p++)
+		kind_of[(unsigned char)*p] = K_HINT;
+	for (const char *p = "{};=_"; *p; p++)
+		kind_of[(unsigned char)*p] = K_CODE;
+	for (const char *p = "?(`"; *p; p++)
+		kind_of[(unsigned char)*p] = K_OTHER;
 }
 
 static void build_table(void)
 {
 	for (unsigned i = 0; i < N_CUES; i++) {
-		uint32_t at = hash_bytes(2166136261u, cues[i].words, strlen(cues[i].words));
+		const char *words = cues[i].words, *blank = strchr(words, ' ');
+		uint32_t at = cue_hash[i] = hash_bytes(HASH_START, words, strlen(words));
 
 		while (table[at % TABLE])
 			at++;
 		table[at % TABLE] = (uint16_t)(i + 1);
+		if (blank)
+			begins_pair[hash_bytes(HASH_START, words, (size_t)(blank - words)) & 255] = true;
 	}
 }
 
 static const struct cue *find_cue(uint32_t hash, struct str text)
 {
 	for (uint32_t at = hash; table[at % TABLE]; at++) {
-		const struct cue *c = &cues[table[at % TABLE] - 1];
+		unsigned i = table[at % TABLE] - 1u;
 
-		if (str_ieq(text, str_of(c->words)))
-			return c;
+		if (cue_hash[i] == hash && str_ieq(text, str_of(cues[i].words)))
+			return &cues[i];
 	}
 	return NULL;
 }
@@ -141,11 +164,6 @@ struct scan {
 };
 
 static void see_language(struct scan *, uint32_t hash, struct str word);
-
-static bool is_word(char c)
-{
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '\'' || c == '-' || (c & 0x80);
-}
 
 static void hit(struct scan *s, const struct cue *c)
 {
@@ -159,55 +177,89 @@ static void hit(struct scan *s, const struct cue *c)
 		s->score[c->task] += w;
 }
 
+struct word { struct str text; uint32_t hash; };        /* the hash of one of up to MAX_WORD bytes */
+
 /* A word alone, and with the one before it when only one blank is between. */
-static void see_word(struct scan *s, struct str word, struct str *prev)
+static void see_word(struct scan *s, struct word w, struct word *prev)
 {
 	const struct cue *c;
 
-	s->hints += word.n == 1 && *word.p == 'C';
-	if (word.n <= MAX_WORD) {
-		uint32_t hash = hash_bytes(2166136261u, word.p, word.n);
-
-		if ((c = find_cue(hash, word)))
+	s->hints += w.text.n == 1 && *w.text.p == 'C';
+	if (w.text.n <= MAX_WORD) {
+		if ((c = find_cue(w.hash, w.text)))
 			hit(s, c);
-		see_language(s, hash, word);
+		see_language(s, w.hash, w.text);
 	}
-	if (prev->n && prev->p + prev->n + 1 == word.p && *(word.p - 1) == ' ') {
-		struct str pair = str_n(prev->p, prev->n + 1 + word.n);
+	if (begins_pair[prev->hash & 255] && prev->text.n && prev->text.p + prev->text.n + 1 == w.text.p && *(w.text.p - 1) == ' ') {
+		struct str pair = str_n(prev->text.p, prev->text.n + 1 + w.text.n);
 
-		if (pair.n <= 2 * MAX_WORD && (c = find_cue(hash_bytes(2166136261u, pair.p, pair.n), pair)))
+		if (pair.n <= 2 * MAX_WORD && (c = find_cue(hash_bytes(prev->hash, w.text.p - 1, w.text.n + 1), pair)))
 			hit(s, c);
 	}
-	*prev = word;
+	*prev = w;
 	s->words++;
+}
+
+static inline uint8_t kind_at(const char *p) { return kind_of[(unsigned char)*p]; }
+
+/* Letters and the like; a semicolon between them as well, as in tl;dr. */
+static inline bool in_word(const char *p, const char *end)
+{
+	return kind_at(p) & K_WORD || (*p == ';' && p + 1 < end && kind_at(p + 1) & K_WORD);
+}
+
+static struct word read_word(const char *p, const char *end)
+{
+	const char *from = p, *hashed = end - p > MAX_WORD ? p + MAX_WORD : end;
+	uint32_t hash = HASH_START;
+
+	for (; p < hashed && in_word(p, end); p++)
+		hash = hash_byte(hash, (unsigned char)*p);
+	while (p < end && in_word(p, end))
+		p++;
+	return (struct word){ str_n(from, (size_t)(p - from)), hash };
+}
+
+/* Counts what is no word; how many bytes it is long. */
+static size_t see_mark(struct scan *s, struct str text, size_t i)
+{
+	const char *p = text.p + i;
+
+	switch (kind_at(p)) {
+	case K_DIGIT:
+		s->numbers += i == 0 || kind_at(p - 1) != K_DIGIT;
+		return 1;
+	case K_HINT:
+		s->hints++;
+		return 1;
+	case K_CODE:
+		s->code_signs++;
+		return 1;
+	}
+	s->questions += *p == '?';
+	s->code_signs += (*p == '(' && i + 1 < text.n && p[1] == ')') * 3u;
+	if (*p == '`' && i + 2 < text.n && p[1] == '`' && p[2] == '`') {
+		s->fences++;
+		return 3;
+	}
+	return 1;
 }
 
 static void scan_text(struct scan *s, struct str text)
 {
-	struct str prev = { 0 };
+	struct word prev = { 0 };
 
 	for (size_t i = 0; i < text.n;) {
-		char c = text.p[i];
-		size_t start = i;
+		uint8_t kind = kind_at(text.p + i);
 
-		if (is_word(c) || c == ';') {
-			while (i < text.n && (is_word(text.p[i]) || (text.p[i] == ';' && i > start && i + 1 < text.n && is_word(text.p[i + 1]))))
-				i++;
-			if (i > start) {
-				see_word(s, str_n(text.p + start, i - start), &prev);
-				continue;
-			}
+		if (kind & K_WORD) {
+			struct word w = read_word(text.p + i, text.p + text.n);
+
+			see_word(s, w, &prev);
+			i += w.text.n;
+		} else {
+			i += kind ? see_mark(s, text, i) : 1;
 		}
-		s->numbers += c >= '0' && c <= '9' && (i == 0 || text.p[i - 1] < '0' || text.p[i - 1] > '9');
-		s->questions += c == '?';
-		s->hints += c == '#' || c == '+' || c == '<' || c == ':';
-		s->code_signs += c == '{' || c == '}' || c == ';' || c == '=' || c == '_';
-		s->code_signs += (c == '(' && i + 1 < text.n && text.p[i + 1] == ')') * 3u;
-		if (c == '`' && i + 2 < text.n && text.p[i + 1] == '`' && text.p[i + 2] == '`') {
-			s->fences++;
-			i += 2;
-		}
-		i++;
 	}
 }
 
@@ -235,11 +287,12 @@ static const struct lang_word { const char *word; uint8_t lang, weight; } lang_w
 };
 enum { N_LANG_WORDS = sizeof(lang_words) / sizeof(*lang_words), LANG_TABLE = 256 };
 static uint8_t lang_table[LANG_TABLE];
+static uint32_t lang_hash[N_LANG_WORDS];
 
 static void build_lang_table(void)
 {
 	for (unsigned i = 0; i < N_LANG_WORDS; i++) {
-		uint32_t at = hash_bytes(2166136261u, lang_words[i].word, strlen(lang_words[i].word));
+		uint32_t at = lang_hash[i] = hash_bytes(HASH_START, lang_words[i].word, strlen(lang_words[i].word));
 
 		while (lang_table[at % LANG_TABLE])
 			at++;
@@ -250,10 +303,10 @@ static void build_lang_table(void)
 static void see_language(struct scan *s, uint32_t hash, struct str word)
 {
 	for (uint32_t at = hash; lang_table[at % LANG_TABLE]; at++) {
-		const struct lang_word *w = &lang_words[lang_table[at % LANG_TABLE] - 1];
+		unsigned i = lang_table[at % LANG_TABLE] - 1u;
 
-		if (str_ieq(word, str_of(w->word))) {
-			s->lang[w->lang] += w->weight;
+		if (lang_hash[i] == hash && str_ieq(word, str_of(lang_words[i].word))) {
+			s->lang[lang_words[i].lang] += lang_words[i].weight;
 			return;
 		}
 	}
@@ -336,6 +389,7 @@ static enum complexity complexity_of(enum task task, const struct scan *s, const
 
 static void build_tables(void)
 {
+	build_kinds();
 	build_table();
 	build_lang_table();
 }
