@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "common/base/clock.h"
 #include "common/data/log.h"
 
 struct ask *ask_new(struct req *r, void (*call)(struct ask *))
@@ -59,6 +60,25 @@ void ask_failed(struct ask *a, struct rpc_client *client, const char *service)
 	else
 		cannot_answer(a, service, why ? why->text : "no reply");
 	ask_done(a);
+}
+
+bool ask_time(struct req *r, struct ask *a, const char *name, int64_t *ret)
+{
+	struct str text = STR("");
+	struct why why;
+	uint64_t seconds;
+
+	if (!http_query_get(r->x->head.query, name, a->mem, &text) || !text.n)
+		return true;
+	if (str_u64(text, &seconds) && seconds < 100000000000ULL) {
+		*ret = (int64_t)seconds * 1000000;
+		return true;
+	}
+	if (clock_parse_rfc3339(arena_dup(a->mem, text.p, text.n), ret))
+		return true;
+	err_field(&why, ERR_INVALID, name, "'" STR_FMT "' is not a time; write 2026-11-21 or 2026-11-21T09:00:00Z", STR_ARG(text));
+	req_fail_why(r, &why);
+	return false;
 }
 
 static void start(void *arg)

@@ -24,4 +24,6 @@ enum step ask_send(struct ask *);     /* STEP_WAIT */
 void ask_drop(struct ask *);          /* was never sent */
 void ask_done(struct ask *);          /* status and body are set, or err */
 void ask_failed(struct ask *, struct rpc_client *, const char *service);
+/* A time of the query: RFC 3339, a day, or seconds; absent leaves *ret. False: the request has failed. */
+bool ask_time(struct req *, struct ask *, const char *name, int64_t *ret);
 #endif

@@ -72,26 +72,6 @@ static bool read_groups(struct req *r, struct ask *a, struct usage_query *u, str
 	return true;
 }
 
-/* RFC 3339 or a day; "" leaves *ret. */
-static bool read_time(struct req *r, struct ask *a, const char *name, int64_t *ret)
-{
-	struct str text = STR("");
-	struct why why;
-	uint64_t seconds;
-
-	if (!http_query_get(r->x->head.query, name, a->mem, &text) || !text.n)
-		return true;
-	if (str_u64(text, &seconds) && seconds < 100000000000ULL) {
-		*ret = (int64_t)seconds * 1000000;
-		return true;
-	}
-	if (clock_parse_rfc3339(arena_dup(a->mem, text.p, text.n), ret))
-		return true;
-	err_field(&why, ERR_INVALID, name, "'" STR_FMT "' is not a time; write 2026-11-21 or 2026-11-21T09:00:00Z", STR_ARG(text));
-	req_fail_why(r, &why);
-	return false;
-}
-
 static void usage_row(struct json_out *jo, const Corral__UsageQuery *q, const Corral__UsageRow *row)
 {
 	jw_obj(jo);
@@ -204,7 +184,7 @@ static enum step usage(struct req *r)
 	http_query_get(r->x->head.query, "format", a->mem, &format);
 	if (format.n && !str_eqz(format, "json") && !str_eqz(format, "csv")) {
 		req_fail(r, ERR_INVALID, "format is json or csv, not '" STR_FMT "'", STR_ARG(format));
-	} else if (read_groups(r, a, u, text) && read_time(r, a, "from", &u->q.from_us) && read_time(r, a, "to", &u->q.to_us)) {
+	} else if (read_groups(r, a, u, text) && ask_time(r, a, "from", &u->q.from_us) && ask_time(r, a, "to", &u->q.to_us)) {
 		u->csv = str_eqz(format, "csv");
 		return ask_send(a);
 	}
