@@ -282,7 +282,7 @@ static enum err listen_now(struct wire *w, struct why *why)
 
 /* --- once in a while --- */
 
-/* New files that do not work are not taken: the old ones stay in use. */
+/* New files that cannot be read are not taken: the old ones stay in use. */
 static void renew(struct wire *w, unsigned now)
 {
 	nng_tls_config *config;

@@ -5,7 +5,8 @@
 
 struct wire_tls_files { const char *ca, *cert, *key; };  /* PEM; "" or NULL = not given */
 
-/* Keeps the pointers. Checks that all three can be read and fit together when any is given; says which does not. */
+/* Keeps the pointers. Checks that all three can be read when any is given; says which cannot. A key that is not the
+ * certificate's is not noticed here (mbed TLS 2.28): connections then fail. */
 enum err wire_tls_set(const struct wire_tls_files *, struct why *);
 /* Can it be an address? Says what is wrong with it: scheme, path, port; TLS without files. */
 enum err wire_check_url(const char *url, struct why *);

@@ -113,14 +113,18 @@ def test_tool_results_go_back(by_openai, by_ollama):
     assert "tool" in theirs.message.content
 
 
+def said(ask):
+    """What was answered; a grammar sometimes leaves the small model no other choice than to think first, and then to say nothing."""
+    return next((text for text in (ask() for _ in range(8)) if text), "")
+
+
 def test_schemas(by_openai, by_ollama, front):
     asked = {"type": "json_schema", "json_schema": {"name": "v", "strict": True, "schema": SCHEMA}}
-    said = [by_openai.chat.completions.create(model=MODEL, messages=user("hello"), response_format=asked).choices[0].message.content,
-            by_ollama.chat(model=MODEL, messages=user("hello"), format=SCHEMA).message.content,
-            json.loads(post(front, "/inference", {"model": MODEL, "prompt": "hello", "format": SCHEMA})[2])["response"]]
-    for text in said:
+    for text in (said(lambda: by_openai.chat.completions.create(model=MODEL, messages=user("hello"), response_format=asked).choices[0].message.content),
+                 said(lambda: by_ollama.chat(model=MODEL, messages=user("hello"), format=SCHEMA).message.content),
+                 said(lambda: json.loads(post(front, "/inference", {"model": MODEL, "prompt": "hello", "format": SCHEMA})[2])["response"])):
         assert set(json.loads(text)) == {"answer", "ok"}
-    json.loads(by_ollama.chat(model=MODEL, messages=user("json"), format="json").message.content)
+    json.loads(said(lambda: by_ollama.chat(model=MODEL, messages=user("json"), format="json").message.content))
 
 
 def test_length_stop_and_usage(by_openai, by_ollama):
