@@ -86,7 +86,8 @@ int self_probe(struct runtime *, const char *what);
 int self_wait(struct runtime *, const char *text);
 /* settings.c */
 void settings_prepare(struct runtime *);          /* the option tables */
-enum err settings_load(struct runtime *, int argc, char **argv, struct why *);
+enum err settings_fill(struct runtime *, int argc, char **argv, struct why *);    /* from all sources; no service's check() */
+enum err settings_load(struct runtime *, int argc, char **argv, struct why *);    /* and the checks */
 /* places.c */
 const char *place_of(struct runtime *, struct arena *, const char *service);      /* RPC URL */
 const char *place_pub(struct arena *, const char *rpc_url);

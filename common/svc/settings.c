@@ -83,7 +83,7 @@ static enum err check_args(const struct opt_list *args, struct why *why)
 	return err_set(why, ERR_INVALID, "'%s' is not an option; --help lists them", args->items[0]);
 }
 
-enum err settings_load(struct runtime *rt, int argc, char **argv, struct why *why)
+enum err settings_fill(struct runtime *rt, int argc, char **argv, struct why *why)
 {
 	struct opt_list args;
 	enum err err = opt_load(rt->sets, rt->n + 1, argc, argv, rt->mem, &args, why);
@@ -92,8 +92,13 @@ enum err settings_load(struct runtime *rt, int argc, char **argv, struct why *wh
 		err = check_args(&args, why);
 	if (err == ERR_OK)
 		err = check_peers(rt, why);
-	if (err == ERR_OK)
-		err = place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, why);
+	return err ? err : place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, why);
+}
+
+enum err settings_load(struct runtime *rt, int argc, char **argv, struct why *why)
+{
+	enum err err = settings_fill(rt, argc, argv, why);
+
 	for (unsigned i = 0; i < rt->n && err == ERR_OK; i++)
 		if (rt->svcs[i].def->check)
 			err = rt->svcs[i].def->check(rt->svcs[i].config, why);

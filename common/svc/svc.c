@@ -174,3 +174,41 @@ int svc_main_all(const char *name, const char *summary, const struct svc_def *co
 }
 
 int svc_main(const struct svc_def *def, int argc, char **argv) { return svc_main_all(def->name, def->summary, &def, 1, argc, argv); }
+
+/* --- without running --- */
+
+static const struct svc *by_name(const struct runtime *rt, const char *service)
+{
+	for (unsigned i = 0; i < rt->n; i++)
+		if (strcmp(rt->svcs[i].def->name, service) == 0)
+			return &rt->svcs[i];
+	return NULL;
+}
+
+static enum err look_at(struct runtime *rt, const char *service, enum err (*look)(void *, const void *, const char *, struct why *), void *arg,
+			struct why *why)
+{
+	const struct svc *s = by_name(rt, service);
+	const char *dir;
+	enum err e;
+
+	if (!s)
+		return err_set(why, ERR_NOT_FOUND, "there is no service %s in this program", service);
+	dir = arena_printf(rt->mem, "%s/%s", rt->state_dir, service);
+	e = place_make_dir(dir, why);
+	return e ? e : look(arg, s->config, dir, why);
+}
+
+enum err svc_look(const struct svc_def *const *defs, unsigned n, const char *service, int argc, char **argv,
+		  enum err (*look)(void *arg, const void *config, const char *dir, struct why *), void *arg, struct why *why)
+{
+	struct runtime rt;
+	enum err e;
+
+	prepare(&rt, service, "", defs, n);
+	e = settings_fill(&rt, argc, argv, why);
+	if (e == ERR_OK)
+		e = look_at(&rt, service, look, arg, why);
+	release(&rt);
+	return e;
+}

@@ -51,6 +51,12 @@ int svc_main(const struct svc_def *, int argc, char **argv);
 /* Several services in one process under the program name 'name'. */
 int svc_main_all(const char *name, const char *summary, const struct svc_def *const *defs, unsigned n, int argc, char **argv);
 
+/* What one of these services would be configured with from this command line, file and environment, without running it and without its
+ * check(): for a command that works on a service's files. Calls 'look' with its configuration and its directory, which is made; both are
+ * valid during the call. Returns what look returned, or why it was not called. */
+enum err svc_look(const struct svc_def *const *defs, unsigned n, const char *service, int argc, char **argv,
+		  enum err (*look)(void *arg, const void *config, const char *dir, struct why *), void *arg, struct why *);
+
 /* --- what a service uses of its runtime --- */
 struct loop *svc_loop(struct svc *);
 const void *svc_config(struct svc *);

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -596,6 +597,33 @@ static int teardown(void **state)
 
 #define RUN(f) cmocka_unit_test_teardown(f, end_child)
 
+/* --- a command that looks at a service's settings --- */
+
+static enum err see(void *arg, const void *config, const char *place, struct why *why)
+{
+	snprintf(arg, 256, "%s", place);
+	return config ? ERR_OK : err_set(why, ERR_INTERNAL, "no configuration");
+}
+
+/* Its files can be worked on although the service would refuse to run with these settings. */
+static void settings_are_seen_without_running(void **state)
+{
+	const struct svc_def *defs[] = { &first };
+	char where[256] = "", option[300], want[300];
+	char *argv[] = { (char *)"x", option };
+	struct why why = { 0 };
+	struct stat st;
+
+	snprintf(option, sizeof(option), "--state-dir=%s/looked/at", dir);
+	snprintf(want, sizeof(want), "%s/looked/at/first", dir);
+	assert_int_equal(svc_look(defs, 1, "first", 2, argv, see, where, &why), ERR_OK);
+	assert_string_equal(where, want);
+	assert_int_equal(stat(want, &st), 0);
+	assert_int_equal(svc_look(defs, 1, "second", 2, argv, see, where, &why), ERR_NOT_FOUND);
+	snprintf(option, sizeof(option), "--no-such-option=1");
+	assert_int_not_equal(svc_look(defs, 1, "first", 2, argv, see, where, &why), ERR_OK);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -604,7 +632,7 @@ int main(void)
 		RUN(a_loop_that_stands_still_is_told),
 		RUN(sigterm_drains), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
 		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order), RUN(services_ask_each_other), RUN(calls_end_before_the_service),
-		RUN(one_that_fails_stops_the_others),
+		RUN(one_that_fails_stops_the_others), cmocka_unit_test(settings_are_seen_without_running),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -61,6 +61,11 @@ struct cli {
 	struct remote *gateway;
 };
 
+/* The services of `corral serve`, for commands that work on their files (local.h); main() sets them. */
+struct svc_def;
+extern const struct svc_def *const *cli_services;
+extern unsigned cli_n_services;
+
 /* Runs a command line and gives the exit status. 'serve' runs the services; it gets "serve" in the place of the program's name. */
 int cli_main(int argc, char **argv, int (*serve)(int argc, char **argv));
 /* The same with the streams and the terminal given: what cli_main() and the tests call. */
@@ -94,5 +99,6 @@ enum tone tone_of_state(struct str word);     /* up, ok: good; down: bad; … */
  * keeps LF and tab. */
 void add_shown(struct buf *, struct str, bool lines);
 
-extern const struct command cmd_serve, cmd_status, cmd_models, cmd_jobs, cmd_chat, cmd_usage, cmd_explain, cmd_doctor, cmd_hardware, cmd_help, cmd_version;
+extern const struct command cmd_serve, cmd_status, cmd_models, cmd_jobs, cmd_chat, cmd_usage, cmd_explain, cmd_doctor, cmd_hardware, cmd_keys,
+	cmd_tenants, cmd_audit, cmd_help, cmd_version;
 #endif

@@ -12,6 +12,7 @@
 
 #include "common/base/clock.h"
 #include "common/io/http_server.h"
+#include "common/policy/apikey.h"
 #include "services/corral/doctor.h"
 #include "services/corral/table.h"
 #include "services/corral/turn.h"
@@ -169,7 +170,7 @@ static int corral_in(const char *input, bool tty, const char *words)
 	argv[argc++] = "corral";
 	for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
 		for (char *p = w; *p; p++)
-			*p = *p == '_' ? ' ' : *p;
+			*p = *p == '_' ? ' ' : *p == '^' ? '_' : *p;
 		argv[argc++] = w;
 	}
 	argv[argc] = NULL;
@@ -181,7 +182,7 @@ static int corral_in(const char *input, bool tty, const char *words)
 	return status;
 }
 
-/* A command line, blanks between words; '_' is a blank inside one. The gateway's address is in the environment. */
+/* A command line, blanks between words; '_' is a blank inside one, '^' a '_'. The gateway's address is in the environment. */
 static int corral(const char *words)
 {
 	setenv("CORRAL_URL", gw.url, 1);
@@ -653,6 +654,157 @@ static void a_full_disk_is_a_failure(void **state)
 	fclose(c.err);
 }
 
+/* --- keys, tenants, audit --- */
+
+static void assert_body(const char *want)
+{
+	if (!str_eqz(buf_as_str(&gw.body), want))
+		fail_msg("sent: " STR_FMT "\nnot:  %s", STR_ARG(buf_as_str(&gw.body)), want);
+}
+
+static const char a_new_key[] =
+	"{\"key\":{\"id\":\"YyvEAUi7ojPzci2n\",\"name\":\"ci\",\"role\":\"user\",\"tenant\":\"acme\",\"created_at\":\"2026-11-21T09:00:00Z\","
+	"\"expires_at\":\"2030-01-01T00:00:00Z\",\"models\":[],\"actions\":[],\"networks\":[],\"limits\":{},\"replaces\":null},\"secret\":\"corral_sk_x\"}";
+
+static void a_key_is_printed_alone(void **state)
+{
+	will_answer(201, a_new_key);
+	assert_int_equal(corral("keys create ci -t acme --team red -u bob -m a,b* --actions inference --networks 10.0.0.0/8 --requests-per-minute 60 --concurrency=2 "
+				"--expires 2030-01-01"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /keys");
+	assert_body("{\"role\":\"user\",\"name\":\"ci\",\"tenant\":\"acme\",\"team\":\"red\",\"user\":\"bob\",\"expires_at\":\"2030-01-01T00:00:00Z\",\"models\":[\"a\",\"b*\"],"
+		    "\"actions\":[\"inference\"],\"networks\":[\"10.0.0.0/8\"],\"limits\":{\"requests_per_minute\":60,\"concurrency\":2}}");
+	assert_string_equal(said, "corral_sk_x\n");
+	assert_complains("key YyvEAUi7ojPzci2n 'ci', role user, tenant acme, ends at 2030-01-01T00:00:00Z; it is shown this once");
+	assert_int_equal(corral("keys create --json"), EXIT_OK);
+	assert_says(a_new_key);
+	assert_string_equal(complained, "");
+	assert_body("{\"role\":\"user\"}");
+	will_answer(409, "{\"success\":false,\"error\":\"the name is taken\",\"error_code\":\"CONFLICT\"}");
+	assert_int_equal(corral("keys create ci"), EXIT_FAILED);
+	assert_complains("the name is taken");
+}
+
+static void keys_are_listed(void **state)
+{
+	will_answer(200, "{\"keys\":[{\"id\":\"YyvEAUi7ojPzci2n\",\"name\":\"ci\",\"role\":\"user\",\"tenant\":\"acme\",\"created_at\":\"2026-11-21T09:00:00Z\","
+			 "\"expires_at\":null,\"models\":[\"a\",\"b\"]}],\"next\":\"\"}");
+	assert_int_equal(corral("keys list --tenant=acme --all"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /keys?tenant=acme&all=true");
+	assert_says("ID                NAME  ROLE  TENANT  CREATED     ENDS   MODELS");
+	assert_says("YyvEAUi7ojPzci2n  ci    user  acme    2026-11-21  never  a, b");
+	will_answer(200, "{\"keys\":[],\"next\":null}");
+	assert_int_equal(corral("keys list"), EXIT_OK);
+	assert_says("There are no keys.");
+	will_answer(200, "{\"models\":[]}");
+	assert_int_equal(corral("keys list"), EXIT_FAILED);
+	assert_complains("is not Corral");
+}
+
+/* People paste the whole key: its secret must not be in a path, and so in logs. */
+static void only_the_id_of_a_key_leaves(void **state)
+{
+	will_answer(201, a_new_key);
+	assert_int_equal(corral("keys rotate corral^sk^YyvEAUi7ojPzci2n^EArs0WHbYA5cgWiyKZMutyEgSKxoKFU9IuiPqGsxC4X05dcCS --overlap 7d"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /keys/YyvEAUi7ojPzci2n/rotate");
+	assert_body("{\"overlap_s\":604800}");
+	will_answer(200, "{\"id\":\"YyvEAUi7ojPzci2n\",\"revoked\":true}");
+	assert_int_equal(corral("keys revoke YyvEAUi7ojPzci2n"), EXIT_OK);
+	assert_string_equal(gw.asked, "DELETE /keys/YyvEAUi7ojPzci2n");
+	assert_string_equal(said, "YyvEAUi7ojPzci2n is revoked.\n");
+	will_answer(404, "{\"success\":false,\"error\":\"there is no 'x' here\",\"error_code\":\"NOT_FOUND\"}");
+	assert_int_equal(corral("keys revoke x"), EXIT_FAILED);
+	assert_complains("there is no 'x' here");
+}
+
+static void a_generated_key_is_one(void **state)
+{
+	struct str id;
+
+	assert_int_equal(corral("keys generate"), EXIT_OK);
+	assert_int_equal(said[strlen(said) - 1], '\n');
+	assert_true(apikey_parse(str_n(said, strlen(said) - 1), &id));
+}
+
+static void wrong_words_about_keys(void **state)
+{
+	static const struct { const char *words, *text; } cases[] = {
+		{ "keys", "say what to do with keys" }, { "keys make", "not 'make'" }, { "keys list x", "one word too many" }, { "keys revoke", "needs the id" },
+		{ "keys list --role user", "does not take all of these options" }, { "keys create --overlap 3d", "does not take all" },
+		{ "keys create --role king", "there is no role 'king'" }, { "keys create --expires soon", "'soon' is no time" },
+		{ "keys create --concurrency many", "'many' is not a number" }, { "keys rotate x --overlap long", "'long' is no length of time" },
+		{ "tenants make", "not 'make'" }, { "tenants create", "needs a name" }, { "tenants set acme", "say what to set" },
+		{ "tenants list --suspend", "none of these options" }, { "tenants set acme --suspend --resume", "exclude each other" },
+		{ "audit check", "not 'check'" }, { "audit list --head 1:0", "are for audit verify" }, { "audit verify --actor x", "walks the whole log" },
+		{ "audit verify --head 5", "not of the form SEQ:HASH" }, { "audit verify --head 0:00", "not of the form SEQ:HASH" },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		assert_int_equal(corral(cases[i].words), EXIT_USAGE);
+		assert_complains(cases[i].text);
+	}
+}
+
+static const char tenants[] =
+	"{\"name\":\"acme\",\"tenants\":[{\"name\":\"acme\",\"display_name\":\"Acme\",\"limits\":{\"requests_per_minute\":600,\"tokens_per_minute\":0,\"concurrency\":0},"
+	"\"models\":[\"a*\"],\"suspended\":true,\"teams\":[\"red\"]}]}";
+
+static void tenants_are_set_in_part(void **state)
+{
+	will_answer(200, tenants);
+	assert_int_equal(corral("tenants"), EXIT_OK);
+	assert_says("NAME  STATE      REQ/MIN  TOKENS/MIN  AT ONCE  MODELS  TEAMS  CALLED");
+	assert_says("acme  suspended      600           -        -  a*      red    Acme");
+	assert_int_equal(corral("tenants set acme --concurrency 4"), EXIT_OK);
+	assert_string_equal(gw.asked, "PUT /tenants/acme");
+	assert_body("{\"display_name\":\"Acme\",\"models\":[\"a*\"],\"teams\":[\"red\"],\"suspended\":true,"
+		    "\"limits\":{\"requests_per_minute\":600,\"tokens_per_minute\":0,\"concurrency\":4}}");
+	assert_int_equal(corral("tenants set acme --models - --resume --requests-per-minute 0"), EXIT_OK);
+	assert_body("{\"display_name\":\"Acme\",\"models\":[],\"teams\":[\"red\"],\"suspended\":false,"
+		    "\"limits\":{\"requests_per_minute\":0,\"tokens_per_minute\":0,\"concurrency\":0}}");
+	assert_int_equal(corral("tenants create acme"), EXIT_FAILED);
+	assert_complains("there is a tenant 'acme' already");
+	assert_int_equal(corral("tenants set other --suspend"), EXIT_FAILED);
+	assert_complains("there is no tenant 'other'");
+	assert_int_equal(corral("tenants create new -d New_One"), EXIT_OK);
+	assert_string_equal(gw.asked, "PUT /tenants/new");
+	assert_body("{\"display_name\":\"New One\",\"models\":[],\"teams\":[],\"suspended\":false,\"create\":true,"
+		    "\"limits\":{\"requests_per_minute\":0,\"tokens_per_minute\":0,\"concurrency\":0}}");
+	assert_int_equal(corral("tenants delete acme"), EXIT_OK);
+	assert_string_equal(gw.asked, "DELETE /tenants/acme");
+}
+
+#define HASH "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+static void the_audit_log_is_shown(void **state)
+{
+	will_answer(200, "{\"entries\":[{\"seq\":7,\"at\":\"2026-11-21T09:00:00.123456Z\",\"actor\":\"loopback\",\"action\":\"keys.create\",\"object\":\"abc\","
+			 "\"outcome\":\"refused\",\"detail\":{\"x\":1}}],\"next_seq\":7}");
+	assert_int_equal(corral("audit --action keys.* --from 2026-11-01"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /audit?from=2026-11-01&action=keys.%2A");
+	assert_says("7  2026-11-21T09:00:00  loopback  keys.create  abc     refused  {\"x\":1}");
+	assert_says("corral audit --after 7");
+}
+
+static void a_broken_log_is_a_failure(void **state)
+{
+	will_answer(200, "{\"ok\":true,\"entries\":[{\"seq\":7,\"hash\":\"" HASH "\"}],\"broken_seq\":null,\"head\":\"\",\"text\":\"the log is whole\"}");
+	assert_int_equal(corral("audit verify"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /audit/verify");
+	assert_string_equal(said, "the log is whole\n");
+	assert_int_equal(corral("audit verify --head 7:" HASH), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /audit?after=6");
+	assert_int_equal(corral("audit verify --head 8:" HASH), EXIT_FAILED);
+	assert_says("entry 8 is not the one whose hash was remembered");
+	assert_int_equal(corral("audit verify --head 7:ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"), EXIT_FAILED);
+	will_answer(200, "{\"ok\":false,\"entries\":3,\"broken_seq\":4,\"head\":\"\",\"text\":\"the chain breaks at entry 4\"}");
+	assert_int_equal(corral("audit verify"), EXIT_FAILED);
+	assert_string_equal(said, "the chain breaks at entry 4\n");
+	assert_int_equal(corral("audit verify --json"), EXIT_FAILED);
+	assert_int_equal(corral("audit verify --file /nowhere/access.db"), EXIT_FAILED);
+	assert_complains("'/nowhere/access.db' cannot be read");
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -682,6 +834,14 @@ int main(void)
 		cmocka_unit_test(commands_begin_with_a_slash),
 		cmocka_unit_test(settings_are_read_back),
 		cmocka_unit_test(a_full_disk_is_a_failure),
+		cmocka_unit_test(a_key_is_printed_alone),
+		cmocka_unit_test(keys_are_listed),
+		cmocka_unit_test(only_the_id_of_a_key_leaves),
+		cmocka_unit_test(a_generated_key_is_one),
+		cmocka_unit_test(wrong_words_about_keys),
+		cmocka_unit_test(tenants_are_set_in_part),
+		cmocka_unit_test(the_audit_log_is_shown),
+		cmocka_unit_test(a_broken_log_is_a_failure),
 	};
 
 	clock_init();

@@ -18,4 +18,9 @@ static int serve(int argc, char **argv)
 	return svc_main_all("corral", summary, services, sizeof(services) / sizeof(*services), argc, argv);
 }
 
-int main(int argc, char **argv) { return cli_main(argc, argv, serve); }
+int main(int argc, char **argv)
+{
+	cli_services = services;
+	cli_n_services = sizeof(services) / sizeof(*services);
+	return cli_main(argc, argv, serve);
+}

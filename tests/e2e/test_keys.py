@@ -1,0 +1,118 @@
+"""The first key, and the audit log, on a machine where no gateway runs; then the services that hold the store."""
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+
+import pytest
+
+from servers import ROOT, free_port
+
+BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("CORRAL_", "OLLAMA_"))}
+
+
+def listens(port):
+    with socket.socket() as s:
+        s.settimeout(1)
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """cli("keys", ...) in an installation of its own, where no gateway runs."""
+    if listens(8100):
+        pytest.skip("something listens at 127.0.0.1:8100, where these commands look for a gateway first")
+
+    def call(*words, status=0, **env):
+        done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=60,
+                              env={**CLEAN, "CORRAL_STATE_DIR": str(tmp_path / "state"), **env})
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+    call.store = tmp_path / "state/access/access.db"
+    return call
+
+
+def serve(folder, *options, **env):
+    """corral serve without backends, on free ports; the process, and where its admin port is."""
+    port, admin = free_port(), free_port()
+    log = open(folder / "serve.log", "ab")
+    server = subprocess.Popen([BINARY, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}", *options],
+                              env={**CLEAN, "CORRAL_STATE_DIR": str(folder / "state"), **env}, stdout=log, stderr=log)
+    log.close()
+    deadline = time.monotonic() + 60
+    while not listens(admin):
+        assert server.poll() is None and time.monotonic() < deadline, (folder / "serve.log").read_text()
+        time.sleep(0.05)
+    return server
+
+
+def end(server, how=signal.SIGTERM):
+    server.send_signal(how)
+    server.wait(60)
+
+
+def test_the_first_key_needs_no_gateway(cli):
+    done = cli("keys", "create", "--role", "owner", "me")
+    assert re.fullmatch(r"corral_sk_\w{16}_\w{49}\n", done.stdout)
+    assert "no gateway runs at http://127.0.0.1:8100; the key was made in" in done.stderr and str(cli.store) in done.stderr
+    made = json.loads(cli("keys", "create", "ci", "--models", "small-*", "--json").stdout)
+    assert made["key"]["models"] == ["small-*"] and made["key"]["role"] == "user" and made["secret"].startswith("corral_sk_")
+    assert "has the name 'me' already" in cli("keys", "create", "me", status=1).stderr
+    with sqlite3.connect(cli.store) as db:
+        assert db.execute("SELECT count(*) FROM keys").fetchone() == (2,)
+        assert db.execute("SELECT outcome FROM audit ORDER BY seq").fetchall() == [("ok",), ("ok",), ("failed",)]
+    assert made["secret"].encode()[27:] not in cli.store.read_bytes()
+
+
+def test_a_wide_port_in_the_settings_does_not_stop_it(cli):
+    cli("keys", "create", CORRAL_LISTEN="0.0.0.0:8100")
+
+
+def test_a_gateway_that_is_named_is_the_one_to_ask(cli):
+    assert "does not answer" in cli("keys", "create", "--url", f"http://127.0.0.1:{free_port()}", status=3).stderr
+    assert not cli.store.exists()
+
+
+def test_who_holds_the_store_is_named(cli, tmp_path):
+    server = serve(tmp_path)
+    try:
+        assert f"in use by another process, pid {server.pid}" in cli("keys", "create", status=3).stderr
+        assert cli("audit", "verify").stdout == "the log is whole: 0 entries\n"
+    finally:
+        end(server)
+    cli("keys", "create")
+
+
+def test_hands_in_the_log_are_found_offline(cli):
+    for name in "abc":
+        cli("keys", "create", name)
+    assert cli("audit", "verify").stdout == "the log is whole: 3 entries\n"
+    verdict = json.loads(cli("audit", "verify", "--file", str(cli.store), "--json").stdout)
+    assert verdict["ok"] and verdict["entries"] == 3 and len(verdict["head"]) == 64
+    with sqlite3.connect(cli.store) as db:
+        db.execute("UPDATE audit SET detail = replace(detail, 'user', 'owner') WHERE seq = 2")
+    assert "breaks at entry 2" in cli("audit", "verify", status=1).stdout
+    with sqlite3.connect(cli.store) as db:
+        db.execute("DELETE FROM audit WHERE seq > 1")
+        db.execute("UPDATE audit_head SET seq = 1, hash = (SELECT hash FROM audit WHERE seq = 1)")
+    assert cli("audit", "verify").returncode == 0
+    assert "of a longer log" in cli("audit", "verify", "--head", f"3:{verdict['head']}", status=1).stdout
+
+
+def test_a_bootstrap_key(cli, tmp_path):
+    file = tmp_path / "key"
+    file.write_text("not a key of ours, though long enough to be one\n")
+    refused = cli("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", status=1, CORRAL_BOOTSTRAP_KEY_FILE=str(file))
+    assert "holds is no key; make one with: corral keys generate" in refused.stderr
+    file.write_text(cli("keys", "generate").stdout)
+    for _ in range(2):
+        end(serve(tmp_path, CORRAL_BOOTSTRAP_KEY_FILE=str(file)))
+    with sqlite3.connect(cli.store) as db:
+        assert db.execute("SELECT id, role, name FROM keys").fetchall() == [(file.read_text()[10:26], 1, "bootstrap")]
+    checkpoint = re.findall(r'"audit checkpoint","seq":(\d+),"hash":"(\w{64})"', (tmp_path / "serve.log").read_text())
+    assert checkpoint and "is whole" in cli("audit", "verify", "--head", ":".join(checkpoint[-1])).stdout
