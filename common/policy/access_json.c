@@ -68,52 +68,6 @@ void json_access_key(struct json_out *jo, const Corral__Key *k)
 	jw_end(jo);
 }
 
-void json_access_tenant(struct json_out *jo, const Corral__Tenant *t)
-{
-	jw_obj(jo);
-	jw_kv_strz(jo, "name", t->name);
-	jw_kv_strz(jo, "display_name", t->display_name);
-	limits_member(jo, t->limits);
-	list_member(jo, "models", t->models, t->n_models);
-	jw_kv_bool(jo, "suspended", t->suspended);
-	list_member(jo, "teams", t->teams, t->n_teams);
-	time_member(jo, "created_at", t->created_at_us);
-	jw_end(jo);
-}
-
-/* The detail is JSON of the one who wrote it; what is none (it came from another service) is shown as the text it is. */
-static void detail_member(struct json_out *jo, const char *detail)
-{
-	struct arena *mem = arena_new(0);
-	struct json doc;
-
-	if (!detail[0])
-		jw_kv_null(jo, "detail");
-	else if (json_parse(&doc, mem, str_of(detail), NULL, NULL) == ERR_OK)
-		jw_kv_raw(jo, "detail", str_of(detail));
-	else
-		jw_kv_strz(jo, "detail", detail);
-	arena_free(mem);
-}
-
-void json_audit_entry(struct json_out *jo, const Corral__AuditEntry *e)
-{
-	jw_obj(jo);
-	jw_kv_u64(jo, "seq", e->seq);
-	time_member(jo, "at", e->at_us);
-	jw_kv_strz(jo, "actor", e->actor);
-	jw_kv_strz(jo, "role", e->role);
-	jw_kv_strz(jo, "tenant", e->tenant);
-	jw_kv_strz(jo, "address", e->address);
-	jw_kv_strz(jo, "action", e->action);
-	jw_kv_strz(jo, "object", e->object);
-	jw_kv_strz(jo, "outcome", e->outcome);
-	detail_member(jo, e->detail);
-	jw_kv_strz(jo, "request_id", e->request_id);
-	hex_member(jo, "hash", e->hash);
-	jw_end(jo);
-}
-
 void json_audit_verdict(struct json_out *jo, const Corral__AuditVerifyReply *r)
 {
 	jw_obj(jo);

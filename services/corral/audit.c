@@ -31,7 +31,6 @@ static const struct flag flags[] = {
 static void add_entry(struct cli *c, struct table *t, const struct json *j, uint32_t e)
 {
 	struct str outcome = get_str(c, j, e, "outcome");
-	uint32_t detail = json_get(j, e, "detail");
 
 	table_fmt(t, TONE_PLAIN, "%lld", (long long)get_int(j, e, "seq"));
 	table_fmt(t, TONE_PLAIN, "%.19s", get_z(c, j, e, "at"));
@@ -39,7 +38,7 @@ static void add_entry(struct cli *c, struct table *t, const struct json *j, uint
 	table_cell(t, TONE_PLAIN, get_str(c, j, e, "action"));
 	table_cell(t, TONE_PLAIN, get_str(c, j, e, "object"));
 	table_cell(t, str_eqz(outcome, "ok") ? TONE_PLAIN : TONE_WARN, outcome);
-	table_cell(t, TONE_FAINT, detail && json_kind(j, detail) != JSON_NULL ? json_raw(j, detail) : STR(""));
+	table_cell(t, TONE_FAINT, get_str(c, j, e, "detail"));
 }
 
 static const char *list_path(struct cli *c, const struct audit_opts *o)

@@ -768,7 +768,7 @@ static void tenants_are_set_in_part(void **state)
 	assert_complains("there is no tenant 'other'");
 	assert_int_equal(corral("tenants create new -d New_One"), EXIT_OK);
 	assert_string_equal(gw.asked, "PUT /tenants/new");
-	assert_body("{\"display_name\":\"New One\",\"models\":[],\"teams\":[],\"suspended\":false,\"create\":true,"
+	assert_body("{\"display_name\":\"New One\",\"models\":[],\"teams\":[],\"suspended\":false,"
 		    "\"limits\":{\"requests_per_minute\":0,\"tokens_per_minute\":0,\"concurrency\":0}}");
 	assert_int_equal(corral("tenants delete acme"), EXIT_OK);
 	assert_string_equal(gw.asked, "DELETE /tenants/acme");
@@ -779,7 +779,7 @@ static void tenants_are_set_in_part(void **state)
 static void the_audit_log_is_shown(void **state)
 {
 	will_answer(200, "{\"entries\":[{\"seq\":7,\"at\":\"2026-11-21T09:00:00.123456Z\",\"actor\":\"loopback\",\"action\":\"keys.create\",\"object\":\"abc\","
-			 "\"outcome\":\"refused\",\"detail\":{\"x\":1}}],\"next_seq\":7}");
+			 "\"outcome\":\"refused\",\"detail\":\"{\\\"x\\\":1}\"}],\"next_seq\":7}");
 	assert_int_equal(corral("audit --action keys.* --from 2026-11-01"), EXIT_OK);
 	assert_string_equal(gw.asked, "GET /audit?from=2026-11-01&action=keys.%2A");
 	assert_says("7  2026-11-21T09:00:00  loopback  keys.create  abc     refused  {\"x\":1}");

@@ -114,7 +114,7 @@ static bool add_limit(struct cli *c, struct json_out *jo, const char *name, cons
 	return true;
 }
 
-static bool body_of(struct cli *c, const struct tenants_opts *o, const struct json *j, uint32_t old, bool create, struct buf *b)
+static bool body_of(struct cli *c, const struct tenants_opts *o, const struct json *j, uint32_t old, struct buf *b)
 {
 	struct json_out jo;
 	bool ok;
@@ -125,8 +125,6 @@ static bool body_of(struct cli *c, const struct tenants_opts *o, const struct js
 	add_words(&jo, "models", o->models, j, old);
 	add_words(&jo, "teams", o->teams, j, old);
 	jw_kv_bool(&jo, "suspended", o->suspend || (!o->resume && old && get_bool(j, old, "suspended")));
-	if (create)
-		jw_kv_bool(&jo, "create", true);
 	jw_key(&jo, "limits");
 	jw_obj(&jo);
 	ok = add_limit(c, &jo, "requests_per_minute", "requests-per-minute", o->requests, j, old) &&
@@ -170,7 +168,7 @@ static int put(struct cli *c, const struct tenants_opts *o, bool create)
 		return cli_fail(c, EXIT_FAILED, "there is a tenant '%s' already; change it with 'corral tenants set'", c->args[1]);
 	if (!create && !old)
 		return cli_fail(c, EXIT_FAILED, "there is no tenant '%s'; make it with 'corral tenants create'", c->args[1]);
-	status = body_of(c, o, &all.doc, old, create, &b) ? cli_ask(c, "PUT", path_of(c), buf_as_str(&b), &done) : EXIT_USAGE;
+	status = body_of(c, o, &all.doc, old, &b) ? cli_ask(c, "PUT", path_of(c), buf_as_str(&b), &done) : EXIT_USAGE;
 	buf_free(&b);
 	if (status)
 		return status;

@@ -116,3 +116,39 @@ def test_a_bootstrap_key(cli, tmp_path):
         assert db.execute("SELECT id, role, name FROM keys").fetchall() == [(file.read_text()[10:26], 1, "bootstrap")]
     checkpoint = re.findall(r'"audit checkpoint","seq":(\d+),"hash":"(\w{64})"', (tmp_path / "serve.log").read_text())
     assert checkpoint and "is whole" in cli("audit", "verify", "--head", ":".join(checkpoint[-1])).stdout
+
+
+def test_keys_through_a_gateway(tmp_path):
+    server = serve(tmp_path)
+    url = "http://" + re.search(r'--listen\0(\S+?)\0', open(f"/proc/{server.pid}/cmdline").read())[1]
+
+    def call(*words, status=0, key=""):
+        done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=60, env={**CLEAN, "CORRAL_URL": url, "CORRAL_API_KEY": key})
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+    try:
+        call("tenants", "create", "acme", "--concurrency", "4")
+        call("tenants", "set", "acme", "--teams", "red")
+        assert re.search(r"^acme +active +- +- +4 +all +red", call("tenants").stdout, re.M)
+        admin = call("keys", "create", "admin", "--role", "admin", "--tenant", "acme").stdout.strip()
+        ci = call("keys", "create", "ci", "--team", "red", "--expires", "90d", key=admin).stdout.strip()
+        assert "may do more" in call("keys", "create", "--role", "owner", key=admin, status=1).stderr
+        listed = json.loads(call("keys", "list", "--json", key=admin).stdout)["keys"]
+        assert {(k["name"], k["tenant"]) for k in listed} == {("admin", "acme"), ("ci", "acme")}
+        after = call("keys", "rotate", ci, "--overlap", "1h", key=admin).stdout.strip()
+        for key in ci, after:
+            call("models", key=key)
+        call("keys", "revoke", ci)
+        deadline = time.monotonic() + 5
+        while subprocess.run([BINARY, "models"], capture_output=True, timeout=60, env={**CLEAN, "CORRAL_URL": url, "CORRAL_API_KEY": ci}).returncode == 0:
+            assert time.monotonic() < deadline, "a revoked key is good after 5 s"
+            time.sleep(0.05)
+        call("models", key=after)
+        entries = json.loads(call("audit", "--json", key=admin).stdout)["entries"]
+        assert [(e["action"], e["outcome"]) for e in entries if e["action"].startswith("keys.")][:5] == [
+            ("keys.create", "ok"), ("keys.create", "ok"), ("keys.create", "refused"), ("keys.rotate", "ok"), ("keys.revoke", "ok")]
+        head = f"{entries[1]['seq']}:{entries[1]['hash']}"
+        assert "is whole" in call("audit", "verify", "--head", head).stdout
+        assert "was remembered" in call("audit", "verify", "--head", head.replace(":", "0:", 1), status=1).stdout
+    finally:
+        end(server)
