@@ -973,6 +973,91 @@ static void gateways_hear_live_keys_without_what_they_need_not(void **state)
 	news_free(w);
 }
 
+/* --- many keys --- */
+
+static void many_keys(struct fixture *f, unsigned n)
+{
+	char *models[] = { (char *)"small-*" }, id[APIKEY_ID + 1];
+	uint8_t hash[SHA256_BYTES];
+	Corral__Key k = CORRAL__KEY__INIT;
+
+	k.id = id;
+	k.hash = (ProtobufCBinaryData){ SHA256_BYTES, hash };
+	k.tenant = (char *)"default";
+	k.user = (char *)"somebody@example.org";
+	k.name = (char *)"a key with a name";
+	k.created_by = (char *)"loopback";
+	k.role = CORRAL__ROLE__ROLE_USER;
+	k.created_at_us = t0;
+	k.expires_at_us = t0 + 365 * DAY;
+	k.n_models = 1, k.models = models;
+	assert_true(db_begin(access_db(f->s), &f->why));
+	for (unsigned i = 0; i < n; i++) {
+		snprintf(id, sizeof(id), "%016u", i);
+		sha256(str_of(id), hash);
+		struct db_value p[] = { DB_Z(id), DB_B(str_n((char *)hash, SHA256_BYTES)), DB_Z(k.tenant), DB_Z(k.name), DB_I(k.role), DB_I(k.created_at_us),
+					DB_I(k.expires_at_us), DB_Z(""), DB_B(access_pack(f->mem, &k.base)) };
+
+		assert_true(access_run(f->s, A_KEY_ADD, p, 9, NULL, NULL, &f->why));
+		arena_reset(f->mem);
+	}
+	assert_true(db_commit(access_db(f->s), &f->why));
+}
+
+/* ACCESS_TEST_KEYS=100000 for the figures of docs/proofs.md. */
+static void one_revocation_among_many_is_small_news(void **state)
+{
+	struct fixture *f = *state;
+	const char *wanted = getenv("ACCESS_TEST_KEYS");
+	uint64_t n = 5000;
+	struct news *w;
+	int64_t began_us, built_us, ended_us;
+	size_t whole;
+	bool changed;
+
+	if (wanted)
+		assert_true(str_u64(str_of(wanted), &n));
+	many_keys(f, (unsigned)n);
+	began_us = mono_us();
+	w = news_new(f->s, NULL, t0, &f->why);
+	built_us = mono_us();
+	whole = news_last_bytes(w);
+	assert_true(whole > n * 80);
+	assert_int_equal(end_key(f, OWNER, "0000000000001234", &changed), ERR_OK);
+	news_tell(w, &f->delta);
+	ended_us = mono_us();
+	assert_true(news_last_bytes(w) < 32);
+	print_message("%llu keys: whole %zu bytes, made in %.1f ms; a revocation %zu bytes, %.2f ms\n", (unsigned long long)n, whole,
+		      (double)(built_us - began_us) / 1e3, news_last_bytes(w), (double)(ended_us - built_us) / 1e3);
+	assert_int_equal(heard(f, w)->n_keys, n - 1);
+	news_free(w);
+}
+
+/* A subscriber that asks while the store is broken must not get the revoked key back. */
+static void what_was_revoked_stays_away_when_the_store_breaks(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key *gone = make(f, wish(CORRAL__ROLE__ROLE_USER, "")), *stays = make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	struct news *w = news_new(f->s, NULL, t0, &f->why);
+	Corral__AccessSnapshot *s;
+	uint64_t version;
+	bool changed;
+
+	assert_int_equal(end_key(f, OWNER, gone->id, &changed), ERR_OK);
+	news_tell(w, &f->delta);
+	sql(f, "ALTER TABLE tenants RENAME TO away");
+	s = heard(f, w);
+	assert_int_equal(s->n_keys, 1);
+	assert_string_equal(s->keys[0]->id, stays->id);
+	assert_int_equal(s->n_tenants, 1);
+	sql(f, "ALTER TABLE away RENAME TO tenants");
+	version = news_version(w);
+	news_time(w, t0);
+	assert_true(news_version(w) > version);               /* those who got less hear all again */
+	assert_int_equal(heard(f, w)->n_keys, 1);
+	news_free(w);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -1004,6 +1089,8 @@ int main(void)
 		T(kill_9_parts_no_act_from_its_line),
 		T(the_bootstrap_key_is_installed_once),
 		T(gateways_hear_live_keys_without_what_they_need_not),
+		T(one_revocation_among_many_is_small_news),
+		T(what_was_revoked_stays_away_when_the_store_breaks),
 	};
 
 	clock_init();

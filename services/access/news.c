@@ -11,8 +11,10 @@ struct news {
 	struct access_store *store;
 	struct snapshot_pub *pub;
 	struct arena *mem;            /* of the message in hand */
-	struct buf whole;
+	struct buf whole;             /* the last that could be made */
 	bool fresh;                   /* whole is of now */
+	struct buf gone;              /* ids of keys that left since, each with a terminator */
+	bool behind;                  /* a whole was given that is not of now: the store could not be read */
 	int64_t until_us;             /* keys that ended before are gone from what was published */
 	size_t last_bytes;
 	uint64_t version;
@@ -48,50 +50,89 @@ static void add_element(struct buf *b, unsigned field, const ProtobufCMessage *m
 	b->n += protobuf_c_message_pack(m, (uint8_t *)b->p + b->n);
 }
 
+struct making { struct news *news; struct buf out; };
+
 static bool add_tenant(void *arg, const struct db_row *row)
 {
-	struct news *w = arg;
-	Corral__Tenant *t = access_unpack(w->mem, &corral__tenant__descriptor, db_str(row, 0));
+	struct making *m = arg;
+	Corral__Tenant *t = access_unpack(m->news->mem, &corral__tenant__descriptor, db_str(row, 0));
 
 	if (t)
-		add_element(&w->whole, 1, &t->base);
-	arena_reset(w->mem);
+		add_element(&m->out, 1, &t->base);
+	arena_reset(m->news->mem);
 	return true;
 }
 
 static bool add_key(void *arg, const struct db_row *row)
 {
-	struct news *w = arg;
-	Corral__Key *k = access_unpack(w->mem, &corral__key__descriptor, db_str(row, 0)), slim;
+	struct making *m = arg;
+	Corral__Key *k = access_unpack(m->news->mem, &corral__key__descriptor, db_str(row, 0)), slim;
 
 	if (k) {
 		slim = for_gateways(k);
-		add_element(&w->whole, 2, &slim.base);
+		add_element(&m->out, 2, &slim.base);
 	}
-	arena_reset(w->mem);
+	arena_reset(m->news->mem);
 	return true;
 }
 
 static bool rebuild(struct news *w, struct why *why)
 {
 	int64_t began_us = mono_us();
+	struct making m = { .news = w };
 
-	buf_clear(&w->whole);
-	if (!tenants_each(w->store, add_tenant, w, why) || !keys_live(w->store, w->until_us, add_key, w, why)) {
-		buf_clear(&w->whole);
+	buf_reserve(&m.out, w->whole.n + 4096);
+	if (!tenants_each(w->store, add_tenant, &m, why) || !keys_live(w->store, w->until_us, add_key, &m, why)) {
+		buf_free(&m.out);
 		return false;
 	}
+	buf_free(&w->whole);
+	w->whole = m.out;
 	w->fresh = true;
+	w->behind = false;
+	buf_clear(&w->gone);
 	LOG_DEBUG("the whole of keys and tenants was made", LOG_I("bytes", w->whole.n), LOG_I("after_us", mono_us() - began_us));
 	return true;
+}
+
+static bool is_gone(const struct news *w, const char *id)
+{
+	for (size_t at = 0; at < w->gone.n; at += strlen(w->gone.p + at) + 1)
+		if (strcmp(w->gone.p + at, id) == 0)
+			return true;
+	return false;
+}
+
+/* The store cannot be read: the last whole without the keys that left since. What came since is missing until it can be read again; what
+ * was revoked must not come back. */
+static void patch(struct news *w)
+{
+	struct arena *mem = arena_new(w->whole.n + 4096);
+	Corral__AccessSnapshot *old = access_unpack(mem, &corral__access_snapshot__descriptor, buf_as_str(&w->whole));
+	struct str packed;
+	size_t kept = 0;
+
+	for (size_t i = 0; old && i < old->n_keys; i++)
+		if (!is_gone(w, old->keys[i]->id))
+			old->keys[kept++] = old->keys[i];
+	if (old) {
+		old->n_keys = kept;
+		packed = access_pack(mem, &old->base);
+		buf_clear(&w->whole);
+		buf_str(&w->whole, packed);
+	}
+	arena_free(mem);
+	w->behind = true;
 }
 
 struct str news_whole(struct news *w)
 {
 	struct why why;
 
-	if (!w->fresh && !rebuild(w, &why))
-		LOG_ERROR("keys and tenants cannot be read for gateways", LOG_S("error", why.text));
+	if (!w->fresh && !rebuild(w, &why)) {
+		LOG_ERROR("keys and tenants cannot be read for gateways; they get what was known before", LOG_S("error", why.text));
+		patch(w);
+	}
 	return buf_as_str(&w->whole);
 }
 
@@ -102,9 +143,10 @@ static void publish_whole(struct news *w)
 	struct str whole = news_whole(w);
 
 	w->last_bytes = whole.n;
-	if (w->pub && w->fresh)
-		w->version = snapshot_publish(w->pub, whole);
+	w->version = w->pub ? snapshot_publish(w->pub, whole) : w->version + 1;
 }
+
+static struct str whole_for_pub(void *arg) { return news_whole(arg); }
 
 struct news *news_new(struct access_store *s, struct snapshot_pub *pub, int64_t now_us, struct why *why)
 {
@@ -118,6 +160,8 @@ struct news *news_new(struct access_store *s, struct snapshot_pub *pub, int64_t 
 		news_free(w);
 		return NULL;
 	}
+	if (pub)
+		snapshot_pub_whole(pub, whole_for_pub, w);
 	publish_whole(w);
 	return w;
 }
@@ -128,6 +172,7 @@ void news_free(struct news *w)
 		return;
 	arena_free(w->mem);
 	buf_free(&w->whole);
+	buf_free(&w->gone);
 	free(w);
 }
 
@@ -151,9 +196,11 @@ void news_tell(struct news *w, const Corral__AccessDelta *d)
 	if (!d->n_put_tenants && !d->n_del_tenants && !d->n_put_keys && !d->n_del_keys)
 		return;
 	w->fresh = false;
+	for (size_t i = 0; i < d->n_del_keys; i++)
+		buf_add(&w->gone, d->del_keys[i], strlen(d->del_keys[i]) + 1);
 	delta = pack_delta(w, d);
 	w->last_bytes = delta.n;
-	publish_whole(w);
+	w->version = w->pub ? snapshot_publish_delta(w->pub, delta) : w->version + 1;
 	arena_reset(w->mem);
 }
 
@@ -193,6 +240,12 @@ static void tell_ended(struct news *w, int64_t now_us)
 
 void news_time(struct news *w, int64_t now_us)
 {
+	struct why why;
+
+	if (w->behind && rebuild(w, &why)) {
+		LOG_INFO("keys and tenants can be read again; they are published anew");
+		publish_whole(w);
+	}
 	if (now_us >= w->until_us) {
 		tell_ended(w, now_us);
 		return;

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import time
+import urllib.request
 
 import pytest
 
@@ -20,6 +21,14 @@ def listens(port):
     with socket.socket() as s:
         s.settimeout(1)
         return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def started(admin):
+    """The admin port opens first; the store is held, and the public port open, when all services have started."""
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{admin}/startupz", timeout=5).status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def serve(folder, *options, **env):
                               env={**CLEAN, "CORRAL_STATE_DIR": str(folder / "state"), **env}, stdout=log, stderr=log)
     log.close()
     deadline = time.monotonic() + 60
-    while not listens(admin):
+    while not started(admin):
         assert server.poll() is None and time.monotonic() < deadline, (folder / "serve.log").read_text()
         time.sleep(0.05)
     return server
