@@ -159,8 +159,7 @@ enum err authorise(const struct subject *s, struct str action, struct str object
 	return ERR_OK;
 }
 
-/* "name" and "name:latest" are one. */
-static bool allows(char *const *patterns, size_t n, struct str model)
+bool models_allow(char *const *patterns, size_t n, struct str model)
 {
 	static const struct str latest = STR_INIT(":latest");
 	struct str bare = model;
@@ -182,7 +181,7 @@ static bool allows(char *const *patterns, size_t n, struct str model)
 
 bool authorise_model(const struct subject *s, struct str model)
 {
-	return (!s->key || allows(s->key->models, s->key->n_models, model)) && (!s->home || allows(s->home->models, s->home->n_models, model));
+	return (!s->key || models_allow(s->key->models, s->key->n_models, model)) && (!s->home || models_allow(s->home->models, s->home->n_models, model));
 }
 
 /* --- docs --- */

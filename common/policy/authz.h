@@ -7,6 +7,7 @@
 #ifndef CORRAL_POLICY_AUTHZ_H
 #define CORRAL_POLICY_AUTHZ_H
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "access.pb-c.h"
 #include "common/base/err.h"
@@ -24,6 +25,8 @@ struct subject {
  * role and what it lacks. */
 enum err authorise(const struct subject *, struct str action, struct str object, struct str object_tenant, struct why *);
 /* Models have patterns of their own, of the key and of its tenant. */
+/* One list of patterns; an empty one allows everything. "name" and "name:latest" are one. */
+bool models_allow(char *const *patterns, size_t n, struct str model);
 bool authorise_model(const struct subject *, struct str model);
 /* Every action a role has; for docs, tests, and the rule that a new key is no stronger than its maker. */
 bool role_may(Corral__Role, struct str action);

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "common/policy/authz.h"
 #include "common/policy/caps.h"
 
 /* What is assumed until it was measured. */
@@ -220,22 +221,37 @@ static double confidence_of(const struct decision *d, const struct catalogue *c)
 	return d->n_ranked ? 1.0 : 0.0;
 }
 
+/* What a key or its tenant may not see is as if it was not there: not ranked, not rejected, not counted. */
+static bool visible(const Corral__DecisionFeatures *f, struct str model)
+{
+	return models_allow(f->key_models, f->n_key_models, model) && models_allow(f->tenant_models, f->n_tenant_models, model);
+}
+
 void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures *f, int model, bool alias, const struct catalogue *c,
 	    const struct policy *p, const struct load *load, const bool *tried)
 {
 	uint16_t first = model >= 0 ? c->models[model].first : 0, n = model >= 0 ? c->models[model].n : c->n_replicas;
 	struct weights w = weights_for(p, f);
 
+	bool narrow = f->n_key_models || f->n_tenant_models, seen = true;
+	unsigned hidden = 0;
+
 	*d = (struct decision){ .reason = model < 0 ? "rules" : alias ? "alias" : "asked" };
-	if (n > DECIDE_MAX) {
-		d->n_left_out = (uint16_t)(n - DECIDE_MAX);
-		n = DECIDE_MAX;
-	}
-	d->ranked = arena_alloc(a, sizeof(*d->ranked) * (n + 1u));
-	d->rejected = arena_alloc(a, sizeof(*d->rejected) * (n + 1u));
+	d->ranked = arena_alloc(a, sizeof(*d->ranked) * ((n > DECIDE_MAX ? DECIDE_MAX : n) + 1u));
+	d->rejected = arena_alloc(a, sizeof(*d->rejected) * ((n > DECIDE_MAX ? DECIDE_MAX : n) + 1u));
 	for (uint16_t i = first; i < first + n; i++) {
 		struct rejected no = { .replica = i };
 
+		if (narrow && (i == first || c->replicas[i].model != c->replicas[i - 1].model))
+			seen = visible(f, c->models[c->replicas[i].model].name);
+		if (!seen) {
+			hidden++;
+			continue;
+		}
+		if (d->n_ranked + d->n_rejected == DECIDE_MAX) {
+			d->n_left_out++;
+			continue;
+		}
 		no.rule = (uint8_t)refuses(f, c, i, &load[i], tried && tried[i], &no);
 		if (no.rule != RULE_NONE) {
 			d->rejected[d->n_rejected++] = no;
@@ -246,7 +262,7 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 			insert(d, &r);
 		}
 	}
-	d->err = verdict(d, model);
+	d->err = hidden && hidden == n ? ERR_MODEL_NOT_FOUND : verdict(d, model);
 	if (model < 0 && stay(d, f, c, p))
 		d->reason = "sticky";
 	d->confidence = confidence_of(d, c);
@@ -343,6 +359,8 @@ void decision_why(const struct decision *d, const Corral__DecisionFeatures *f, c
 
 	if (d->err == ERR_OK)
 		err_set(why, ERR_OK, "%s", "");
+	else if (d->err == ERR_MODEL_NOT_FOUND && f->is_auto)
+		err_field(why, d->err, "model", "no model is there that this key may use; GET /models lists those that it may");
 	else if (d->err == ERR_MODEL_NOT_FOUND)
 		err_field(why, d->err, "model", "model '%s' is not on any backend; GET /models lists what is there", f->requested_model);
 	else if (d->err != ERR_UNAVAILABLE)

@@ -314,6 +314,28 @@ static void a_named_model_is_asked_and_only_it(void **state)
 	assert_int_equal(catalogue_resolve(&x->cat, STR("nobody"), &alias), -1);
 }
 
+static void what_may_not_be_seen_is_not_there(void **state)
+{
+	struct fix *x = *state;
+	char *only[] = { (char *)"sm*" }, *none[] = { (char *)"nothing" };
+	struct decision d;
+	struct why why = { 0 };
+
+	ask(x, "hello", 20, 0);
+	x->f.key_models = only;
+	x->f.n_key_models = 1;
+	d = run(x);
+	assert_string_equal(winner(x, &d), "small");
+	assert_int_equal(d.n_ranked, 1);
+	assert_int_equal(d.n_rejected, 0);        /* nobody learns what else there is */
+	x->f.tenant_models = none;
+	x->f.n_tenant_models = 1;
+	d = run(x);
+	assert_int_equal(d.n_ranked + d.n_rejected, 0);
+	decision_why(&d, &x->f, &x->cat, &why);
+	assert_int_equal(why.code, ERR_MODEL_NOT_FOUND);
+}
+
 static void nothing_that_fits_says_what_was_missing(void **state)
 {
 	struct fix *x = *state;
@@ -375,7 +397,7 @@ int main(void)
 		T(an_image_needs_vision), T(a_long_text_needs_a_long_context), T(tools_need_a_model_with_tools),
 		T(a_summary_goes_to_the_strong_summariser), T(load_and_breakers_change_the_pick), T(a_down_backend_is_left_out_and_named),
 		T(a_conversation_stays_unless_the_gain_is_large), T(a_named_model_is_asked_and_only_it),
-		T(nothing_that_fits_says_what_was_missing), T(the_same_inputs_give_the_same_bits), T(every_loser_has_a_reason),
+		T(nothing_that_fits_says_what_was_missing), T(what_may_not_be_seen_is_not_there), T(the_same_inputs_give_the_same_bits), T(every_loser_has_a_reason),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,7 +45,7 @@ const struct route gateway_routes[] = {
 	{ "POST", "/explain", "inference", "A native inference request that is decided and not sent.", LLM_NATIVE, LLM_CHAT, explain_only },
 	{ "GET", "/explain/", "explain", "How a request was decided, replayed.", LLM_NATIVE, LLM_CHAT, ONE(stage_explain) },
 	{ "GET", "/requests/", "requests.read", "Every attempt of a request with its ledger record.", LLM_NATIVE, LLM_CHAT, ONE(stage_requests) },
-	{ "GET", "/usage", "usage.read", "Tokens, requests, latency and cost, grouped; JSON or CSV.", LLM_NATIVE, LLM_CHAT, ONE(stage_usage) },
+	{ "GET", "/usage", "usage.read", "Tokens, requests, latency and cost, grouped; JSON or CSV; of one tenant with tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_usage) },
 	{ "GET", "/models", "models.read", "Models, one body for OpenAI-style, Ollama-style and native readers.", LLM_NATIVE, LLM_CHAT, ONE(stage_models) },
 	{ "POST", "/models/sync", "models.write", "Lists every backend now.", LLM_NATIVE, LLM_CHAT, ONE(stage_sync) },
 	{ "POST", "/models/pull", "models.manage", "Pulls {name, backend}: a durable job.", LLM_NATIVE, LLM_CHAT, ONE(stage_pull) },

@@ -26,6 +26,7 @@ struct report {
 	size_t n, cap;
 	uint32_t *table;              /* of group numbers + 1 */
 	size_t table_cap;
+	struct str tenant;            /* only its rows; empty = all */
 	struct why *why;
 	bool failed;                  /* *why says it */
 };
@@ -133,6 +134,8 @@ static bool add_sums(void *arg, int64_t hour, int64_t dim_id, const struct sums 
 
 	if (!dim)
 		return !(r->failed = true);
+	if (r->tenant.n && !str_eq(r->tenant, dim->word[DIM_TENANT]))
+		return true;
 	sums_add(&group_of(r, dim, hour)->sums, s);
 	return true;
 }
@@ -144,6 +147,8 @@ static bool add_row(void *arg, const struct ledger_row *row)
 
 	if (!dim)
 		return !(r->failed = true);
+	if (r->tenant.n && !str_eq(r->tenant, dim->word[DIM_TENANT]))
+		return true;
 	ledger_row_sums(row, dim->word[DIM_STATUS], &group_of(r, dim, ledger_row_time_us(row) / HOUR_US)->sums, 1);
 	return true;
 }
@@ -217,7 +222,7 @@ static void report_fill(struct report *r, int64_t now_us, Corral__UsageReport *r
 
 bool usage_query(struct ledger *l, const Corral__UsageQuery *q, int64_t now_us, struct arena *mem, Corral__UsageReport *ret, struct why *why)
 {
-	struct report r = { .l = l, .mem = mem, .why = why };
+	struct report r = { .l = l, .mem = mem, .tenant = str_of(q->tenant), .why = why };
 	/* No end asked for: also what came in this very moment. A multiple of an hour keeps it one scan. */
 	int64_t to_us = q->to_us > 0 ? q->to_us : INT64_MAX / HOUR_US * HOUR_US, from_us = q->from_us > 0 ? q->from_us : 0;
 

@@ -9,7 +9,20 @@
 #include "services/gateway/stages/stages.h"
 #include "usage.pb-c.h"
 
-struct id_query { struct uuid id; char text[37]; };
+/* What a request was is for its tenant, and for those who see all tenants. */
+struct id_query {
+	struct uuid id;
+	char text[37];
+	Corral__Role role;
+	const char *tenant, *action;
+};
+
+static bool may_see(const struct id_query *q, const char *tenant)
+{
+	if (!*tenant)
+		tenant = "default";               /* from before there were tenants */
+	return strcmp(q->tenant, tenant) == 0 || role_reaches(q->role, str_of(q->action));
+}
 
 static bool read_id(struct req *r, struct uuid *ret)
 {
@@ -176,13 +189,20 @@ static enum step usage(struct req *r)
 {
 	struct ask *a = ask_new(r, usage_call);
 	struct usage_query *u = arena_new_of(a->mem, struct usage_query);
-	struct str text = STR(""), format = STR("");
+	struct why why = { 0 };
+	struct str text = STR(""), format = STR(""), tenant = STR("");
 
 	corral__usage_query__init(&u->q);
 	a->query = u;
 	http_query_get(r->x->head.query, "group_by", a->mem, &text);
 	http_query_get(r->x->head.query, "format", a->mem, &format);
-	if (format.n && !str_eqz(format, "json") && !str_eqz(format, "csv")) {
+	http_query_get(r->x->head.query, "tenant", a->mem, &tenant);
+	if (!tenant.n && !role_reaches(r->who.role, STR("usage.read")))
+		tenant = r->tenant;
+	u->q.tenant = arena_dup(a->mem, tenant.p ? tenant.p : "", tenant.n);
+	if (authorise(&r->who, STR("usage.read"), tenant, tenant, &why) != ERR_OK) {
+		req_fail_why(r, &why);
+	} else if (format.n && !str_eqz(format, "json") && !str_eqz(format, "csv")) {
 		req_fail(r, ERR_INVALID, "format is json or csv, not '" STR_FMT "'", STR_ARG(format));
 	} else if (read_groups(r, a, u, text) && ask_time(r, a, "from", &u->q.from_us) && ask_time(r, a, "to", &u->q.to_us)) {
 		u->csv = str_eqz(format, "csv");
@@ -241,7 +261,7 @@ static void attempts_reply(const Corral__AttemptsReply *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	if (!reply->n_attempts) {
+	if (!reply->n_attempts || !may_see(a->query, reply->attempts[0]->event->tenant)) {
 		err_set(&a->err, ERR_NOT_FOUND, "the ledger has no request %s; it may be younger than a moment, or was never sent to a backend",
 			((struct id_query *)a->query)->text);
 		ask_done(a);
@@ -279,6 +299,9 @@ static enum step ask_by_id(struct req *r, void (*call)(struct ask *))
 	q = arena_new_of(a->mem, struct id_query);
 	q->id = id;
 	uuid_format(id, q->text);
+	q->role = r->who.role;
+	q->tenant = arena_dup(a->mem, r->tenant.p, r->tenant.n);
+	q->action = r->route->action;
 	a->query = q;
 	return ask_send(a);
 }
@@ -297,7 +320,7 @@ static void explain_reply(const Corral__ExplainReply *reply, void *arg)
 		ask_failed(a, a->gw->selector, "selector");
 		return;
 	}
-	if (!reply->found) {
+	if (!reply->found || !reply->features || !may_see(q, reply->features->tenant)) {
 		err_set(&a->err, ERR_NOT_FOUND, "no decision is kept for request %s: auto decisions are kept for 14 days, those for a named model are "
 			"sampled (decision_sample)", q->text);
 		ask_done(a);

@@ -63,6 +63,15 @@ static void fill_features(struct req *r)
 	f->max_tokens = r->in.max_tokens > 0 && r->in.max_tokens < UINT32_MAX ? (uint32_t)r->in.max_tokens : 0;
 	f->needs = r->in.needs;
 	f->local_only = r->in.local_only;
+	f->tenant = z(r, r->tenant);
+	if (r->who.key) {
+		f->key_models = r->who.key->models;
+		f->n_key_models = r->who.key->n_models;
+	}
+	if (r->who.home) {
+		f->tenant_models = r->who.home->models;
+		f->n_tenant_models = r->who.home->n_models;
+	}
 	if (f->is_auto || r->in.dialect == LLM_NATIVE)
 		extract(r);
 	label(r);
@@ -110,6 +119,8 @@ static enum step enter(struct req *r)
 	if (first) {
 		fill_features(r);
 		r->model = r->features.is_auto ? -1 : catalogue_resolve(&r->world->cat, r->in.model, &r->alias);
+		if (r->model >= 0 && !authorise_model(&r->who, r->world->cat.models[r->model].name))
+			r->model = -1;            /* as if it was not there */
 		if (r->model < 0 && !r->features.is_auto) {
 			r->pick.err = ERR_MODEL_NOT_FOUND;
 			return refuse(r);

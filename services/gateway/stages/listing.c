@@ -56,8 +56,12 @@ static void view_model(struct view *v, const struct cat_model *m)
 		clock_rfc3339(pb->first_seen_us, 6, v->modified, sizeof(v->modified));
 }
 
-static void view_auto(struct view *v, const struct world *w)
+/* What the key and its tenant may see of it. */
+static bool lists(const struct req *r, const struct cat_model *m) { return m->n > 0 && authorise_model(&r->who, m->name); }
+
+static void view_auto(struct view *v, const struct req *r)
 {
+	const struct world *w = r->world;
 	int64_t first = w->made_at_us;
 
 	*v = (struct view){ .name = STR("auto"), .family = "auto", .parameters = "", .quantization = "", .format = "gguf", .architecture = "auto",
@@ -65,7 +69,7 @@ static void view_auto(struct view *v, const struct world *w)
 	for (uint16_t i = 0; i < w->cat.n_models; i++) {
 		const struct cat_model *m = &w->cat.models[i];
 
-		if (m->caps && !(m->caps & LLM_CAP_COMPLETION))
+		if ((m->caps && !(m->caps & LLM_CAP_COMPLETION)) || !authorise_model(&r->who, m->name))
 			continue;
 		v->caps |= m->caps & ~(uint32_t)LLM_CAP_EMBEDDING;
 		if (m->context > v->context)
@@ -135,19 +139,18 @@ static void openai_entry(struct json_out *jo, const struct view *v)
 
 typedef void entry_fn(struct json_out *, const struct view *);
 
-static bool lists(const struct cat_model *m) { return m->n > 0; }
-
-static void list_all(struct json_out *jo, const struct world *w, entry_fn *entry)
+static void list_all(struct json_out *jo, const struct req *r, entry_fn *entry)
 {
+	const struct world *w = r->world;
 	struct view v;
 
 	jw_arr(jo);
 	if (w) {
-		view_auto(&v, w);
+		view_auto(&v, r);
 		entry(jo, &v);
 	}
 	for (uint16_t i = 0; w && i < w->cat.n_models; i++) {
-		if (!lists(&w->cat.models[i]))
+		if (!lists(r, &w->cat.models[i]))
 			continue;
 		view_model(&v, &w->cat.models[i]);
 		entry(jo, &v);
@@ -160,7 +163,7 @@ static void openai_list(struct json_out *jo, struct req *r, const void *arg)
 	(void)arg;
 	jw_kv_strz(jo, "object", "list");
 	jw_key(jo, "data");
-	list_all(jo, r->world, openai_entry);
+	list_all(jo, r, openai_entry);
 }
 
 /* --- Anthropic, on OpenAI's paths --- */
@@ -182,14 +185,16 @@ static void anthropic_members(struct json_out *jo, const struct view *v)
 }
 
 /* All that is listed, in order: 0 is auto. False past the end. */
-static bool nth_view(const struct world *w, unsigned n, struct view *v)
+static bool nth_view(const struct req *r, unsigned n, struct view *v)
 {
+	const struct world *w = r->world;
+
 	if (n == 0) {
-		view_auto(v, w);
+		view_auto(v, r);
 		return true;
 	}
 	for (uint16_t i = 0; i < w->cat.n_models; i++)
-		if (lists(&w->cat.models[i]) && --n == 0) {
+		if (lists(r, &w->cat.models[i]) && --n == 0) {
 			view_model(v, &w->cat.models[i]);
 			return true;
 		}
@@ -199,14 +204,15 @@ static bool nth_view(const struct world *w, unsigned n, struct view *v)
 struct page { unsigned from, to, n; };        /* [from, to) of n */
 
 /* Where 'id' stands, or how many there are when it is not there. */
-static unsigned place_of(const struct world *w, struct str id)
+static unsigned place_of(const struct req *r, struct str id)
 {
+	const struct world *w = r->world;
 	unsigned n = 0;
 
 	if (str_eqz(id, "auto"))
 		return 0;
 	for (uint16_t i = 0; i < w->cat.n_models; i++) {
-		if (!lists(&w->cat.models[i]))
+		if (!lists(r, &w->cat.models[i]))
 			continue;
 		n++;
 		if (str_eq(w->cat.models[i].name, id))
@@ -230,9 +236,9 @@ static bool read_page(struct req *r, struct page *p)
 	}
 	if (!r->world)
 		return true;
-	p->n = place_of(r->world, STR(""));
-	p->from = after.n ? place_of(r->world, after) + 1 : 0;
-	p->to = before.n ? place_of(r->world, before) : p->n;
+	p->n = place_of(r, STR(""));
+	p->from = after.n ? place_of(r, after) + 1 : 0;
+	p->to = before.n ? place_of(r, before) : p->n;
 	p->from = p->from > p->to ? p->to : p->from;
 	if (before.n && !after.n && p->to - p->from > n)
 		p->from = p->to - (unsigned)n;
@@ -249,7 +255,7 @@ static void anthropic_list(struct json_out *jo, struct req *r, const void *arg)
 	bool before;
 
 	jw_key(jo, "data"), jw_arr(jo);
-	for (unsigned i = p->from; i < p->to && nth_view(r->world, i, &v); i++) {
+	for (unsigned i = p->from; i < p->to && nth_view(r, i, &v); i++) {
 		jw_obj(jo), anthropic_members(jo, &v), jw_end(jo);
 		if (i == p->from)
 			first = v.name;
@@ -286,11 +292,11 @@ static bool find_view(struct req *r, struct str name, struct view *v)
 	int m;
 
 	if (r->world && (str_ieq(name, STR("auto")) || str_ieq(name, STR("auto:latest")))) {
-		view_auto(v, r->world);
+		view_auto(v, r);
 		return true;
 	}
 	m = r->world ? catalogue_resolve(&r->world->cat, name, &alias) : -1;
-	if (m < 0) {
+	if (m < 0 || !authorise_model(&r->who, r->world->cat.models[m].name)) {
 		struct why why;
 
 		err_field(&why, ERR_MODEL_NOT_FOUND, "model", "model '" STR_FMT "' not found; GET /v1/models lists what is there", STR_ARG(name));
@@ -373,7 +379,7 @@ static void tag_list(struct json_out *jo, struct req *r, const void *arg)
 {
 	(void)arg;
 	jw_key(jo, "models");
-	list_all(jo, r->world, tag_entry);
+	list_all(jo, r, tag_entry);
 }
 
 static enum step ollama_tags(struct req *r) { return answer(r, 200, tag_list, NULL); }
@@ -404,7 +410,7 @@ static void ps_list(struct json_out *jo, struct req *r, const void *arg)
 	jw_key(jo, "models");
 	jw_arr(jo);
 	for (uint16_t i = 0; r->world && i < r->world->cat.n_replicas; i++)
-		if (r->world->cat.replicas[i].pb->loaded)
+		if (r->world->cat.replicas[i].pb->loaded && lists(r, &r->world->cat.models[r->world->cat.replicas[i].model]))
 			ps_entry(jo, r->world, &r->world->cat.replicas[i]);
 	jw_end(jo);
 }
@@ -543,28 +549,30 @@ static struct filter read_filter(struct req *r)
 	return f;
 }
 
-static bool passes(const struct filter *f, const struct world *w, const struct cat_model *m)
+static bool passes(const struct filter *f, const struct req *r, const struct cat_model *m)
 {
+	const struct world *w = r->world;
 	bool on = !f->backend.n;
 
 	for (uint16_t i = 0; i < m->n; i++)
 		on |= str_eq(w->cat.backends[w->cat.replicas[m->first + i].backend].name, f->backend);
-	return lists(m) && on && (!f->family.n || str_ieq(str_of(m->pb->family), f->family)) &&
+	return lists(r, m) && on && (!f->family.n || str_ieq(str_of(m->pb->family), f->family)) &&
 	       (!f->capability.n || (m->caps & llm_cap_parse(f->capability))) &&
 	       (!f->available.n || available(w, m) == (str_eqz(f->available, "true") || str_eqz(f->available, "1")));
 }
 
-static void both_lists(struct json_out *jo, const struct world *w, const struct filter *f, bool openai)
+static void both_lists(struct json_out *jo, const struct req *r, const struct filter *f, bool openai)
 {
+	const struct world *w = r->world;
 	bool filtered = f->available.n || f->backend.n || f->family.n || f->capability.n;
 	struct view v;
 
 	jw_arr(jo);
 	for (int i = filtered ? 0 : -1; w && i < w->cat.n_models; i++) {
-		if (i >= 0 && !passes(f, w, &w->cat.models[i]))
+		if (i >= 0 && !passes(f, r, &w->cat.models[i]))
 			continue;
 		if (i < 0)
-			view_auto(&v, w);
+			view_auto(&v, r);
 		else
 			view_model(&v, &w->cat.models[i]);
 		jw_obj(jo);
@@ -586,9 +594,9 @@ static void superset(struct json_out *jo, struct req *r, const void *arg)
 	(void)arg;
 	jw_kv_strz(jo, "object", "list");
 	jw_key(jo, "data");
-	both_lists(jo, r->world, &f, true);
+	both_lists(jo, r, &f, true);
 	jw_key(jo, "models");
-	both_lists(jo, r->world, &f, false);
+	both_lists(jo, r, &f, false);
 }
 
 static enum step models(struct req *r) { return answer(r, 200, superset, NULL); }
@@ -617,8 +625,9 @@ static const char *state_name(const Corral__Backend *b)
 	return b->state <= 3 ? names[b->state] : "unknown";
 }
 
-static void backend_load(struct json_out *jo, const struct world *w, uint16_t b)
+static void backend_load(struct json_out *jo, const struct req *r, uint16_t b)
 {
+	const struct world *w = r->world;
 	uint32_t in_use = 0, slots = 0;
 
 	jw_key(jo, "models");
@@ -630,6 +639,8 @@ static void backend_load(struct json_out *jo, const struct world *w, uint16_t b)
 			continue;
 		in_use += atomic_load(&w->states[i]->in_use);
 		slots += c->slots;
+		if (!authorise_model(&r->who, w->cat.models[c->model].name))
+			continue;
 		jw_obj(jo);
 		jw_kv_str(jo, "name", w->cat.models[c->model].name);
 		jw_kv_bool(jo, "loaded", c->pb->loaded);
@@ -644,8 +655,9 @@ static void backend_load(struct json_out *jo, const struct world *w, uint16_t b)
 	jw_kv_u64(jo, "in_use", in_use);
 }
 
-static void backend_entry(struct json_out *jo, const struct world *w, uint16_t i, bool full)
+static void backend_entry(struct json_out *jo, const struct req *r, uint16_t i, bool full)
 {
+	const struct world *w = r->world;
 	const Corral__Backend *b = w->cat.backends[i].pb;
 
 	jw_obj(jo);
@@ -659,24 +671,26 @@ static void backend_entry(struct json_out *jo, const struct world *w, uint16_t i
 	if (full) {
 		jw_kv_strz(jo, "version", *b->version ? b->version : NULL);
 		time_json(jo, "checked_at", b->checked_at_us);
-		backend_load(jo, w, i);
+		backend_load(jo, r, i);
 	}
 	jw_end(jo);
 }
 
-static void backend_list(struct json_out *jo, const struct world *w, bool full)
+static void backend_list(struct json_out *jo, const struct req *r, bool full)
 {
+	const struct world *w = r->world;
+
 	jw_key(jo, "backends");
 	jw_arr(jo);
 	for (uint16_t i = 0; w && i < w->cat.n_backends; i++)
-		backend_entry(jo, w, i, full);
+		backend_entry(jo, r, i, full);
 	jw_end(jo);
 }
 
 static void backends_full(struct json_out *jo, struct req *r, const void *arg)
 {
 	(void)arg;
-	backend_list(jo, r->world, true);
+	backend_list(jo, r, true);
 }
 
 static enum step backends(struct req *r) { return answer(r, 200, backends_full, NULL); }
@@ -695,7 +709,7 @@ static const char *health_word(const struct world *w)
 static void health_of(struct json_out *jo, struct req *r, const void *word)
 {
 	jw_kv_strz(jo, "status", word);
-	backend_list(jo, r->world, false);
+	backend_list(jo, r, false);
 	jw_kv_u64(jo, "models", r->world ? r->world->cat.n_models : 0);
 	jw_key(jo, "cloud");
 	jw_arr(jo);
