@@ -691,14 +691,12 @@ void json_get_many(const struct json *j, uint32_t object, const struct str *name
 	uint32_t end = j->tok[object].kind == JSON_OBJECT ? j->tok[object].next : 0;
 
 	memset(ret, 0, n * sizeof(*ret));
-	for (uint32_t k = object + 1; k < end; k = j->tok[k + 1].next) {
-		const struct json_tok *t = &j->tok[k];
-		bool escaped = t->flags & JSON_ESCAPED;
-
+	for (uint32_t k = object + 1; k < end; k = j->tok[k + 1].next)
 		for (unsigned i = 0; i < n; i++)
-			if ((escaped || t->len == names[i].n + 2) && string_is(j, t, names[i]))
+			if (string_is(j, &j->tok[k], names[i])) {
 				ret[i] = k + 1;
-	}
+				break;
+			}
 }
 
 static bool any_case_is(const struct json *j, const struct json_tok *t, struct str s)
