@@ -558,6 +558,41 @@ static void is_whole_after_kill_9(void **state)
 }
 
 /* The file does not grow for ever: a whole takes the place of what the deltas have outgrown. */
+static bool tells_whole(void *arg, struct snapshot_id id, struct str bytes)
+{
+	buf_printf(arg, "%d:%.*s", (int)id.version, (int)bytes.n, bytes.p);
+	return true;
+}
+
+static bool tells_delta(void *arg, struct snapshot_id id, struct str delta)
+{
+	buf_printf(arg, " %d:%.*s", (int)id.version, (int)delta.n, delta.p);
+	return true;
+}
+
+/* The whole was fetched while deltas 4 and 5 came: they are kept behind it. */
+static void keeps_deltas_behind_a_younger_whole(void **state)
+{
+	struct snapshot_log log;
+	struct buf file = { 0 }, told = { 0 };
+	const struct snapshot_reader reader = { tells_whole, tells_delta, &told };
+
+	(void)unlink(cache);
+	snapshot_log_init(&log, cache, "keys");
+	assert_true(snapshot_log_whole(&log, (struct snapshot_id){ 9, 1 }, str_of("a")));
+	for (uint64_t v = 2; v <= 5; v++)
+		assert_true(snapshot_log_delta(&log, (struct snapshot_id){ 9, v }, str_n("abcde" + v - 1, 1)));
+	assert_true(snapshot_log_compact(&log, (struct snapshot_id){ 9, 3 }, str_of("abc")));
+	assert_true(snapshot_log_delta(&log, (struct snapshot_id){ 9, 6 }, str_of("f")));
+	snapshot_log_close(&log);
+	assert_true(snapshot_file_open(cache, &file));
+	assert_true(snapshot_file_read(buf_as_str(&file), "keys", &reader));
+	assert_string_equal(buf_z(&told), "3:abc 4:d 5:e 6:f");
+	buf_free(&file);
+	buf_free(&told);
+	(void)unlink(cache);
+}
+
 static void replaces_a_file_that_has_outgrown_its_whole(void **state)
 {
 	struct loop *loop = loop_new();
@@ -685,6 +720,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(reads_a_file_up_to_where_it_is_good),
 		cmocka_unit_test(stops_at_a_delta_that_cannot_be_written),
 		cmocka_unit_test(is_whole_after_kill_9),
+		cmocka_unit_test(keeps_deltas_behind_a_younger_whole),
 		cmocka_unit_test(replaces_a_file_that_has_outgrown_its_whole),
 		cmocka_unit_test(carries_a_hundred_thousand_entries),
 		cmocka_unit_test(fetches_a_large_whole_that_keeps_changing),

@@ -150,6 +150,30 @@ bool snapshot_log_whole(struct snapshot_log *log, struct snapshot_id id, struct 
 	return log->fd >= 0;
 }
 
+struct tail { struct snapshot_log *log; uint64_t after; };
+
+static bool tail_whole(void *arg, struct snapshot_id id, struct str bytes) { (void)arg; (void)id; (void)bytes; return true; }
+
+static bool tail_delta(void *arg, struct snapshot_id id, struct str delta)
+{
+	struct tail *tail = arg;
+
+	return id.version <= tail->after || snapshot_log_delta(tail->log, id, delta);
+}
+
+bool snapshot_log_compact(struct snapshot_log *log, struct snapshot_id id, struct str bytes)
+{
+	struct tail tail = { log, id.version };
+	const struct snapshot_reader reader = { tail_whole, tail_delta, &tail };
+	struct buf old = { 0 };
+	bool had = snapshot_file_open(log->path, &old), good = snapshot_log_whole(log, id, bytes);
+
+	if (had && good)
+		(void)snapshot_file_read(buf_as_str(&old), log->name, &reader);
+	buf_free(&old);
+	return log->fd >= 0;
+}
+
 /* A delta that is written half would hide those behind it: then there are none behind it. */
 bool snapshot_log_delta(struct snapshot_log *log, struct snapshot_id id, struct str delta)
 {

@@ -33,6 +33,8 @@ struct snapshot_log {
 void snapshot_log_init(struct snapshot_log *, const char *path, const char *name);
 bool snapshot_log_whole(struct snapshot_log *, struct snapshot_id, struct str bytes);
 bool snapshot_log_delta(struct snapshot_log *, struct snapshot_id, struct str delta);
+/* The same file with a younger whole; deltas that it has behind that version stay. Of the same epoch only. */
+bool snapshot_log_compact(struct snapshot_log *, struct snapshot_id, struct str bytes);
 /* It wants a new whole: the deltas have outgrown the old one, or could not be written. */
 bool snapshot_log_outgrown(const struct snapshot_log *);
 void snapshot_log_close(struct snapshot_log *);

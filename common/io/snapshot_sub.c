@@ -295,6 +295,8 @@ static void sub_heard(struct snapshot_sub *sub, const Corral__SnapshotEnvelope *
 	if (e->heartbeat) {
 		if (sub_lacks(sub, (struct snapshot_id){ e->epoch, e->version }))
 			sub_ask(sub);
+		else
+			compact(sub);
 	} else if (e->after) {
 		news_deltas(sub, e);
 	} else {
@@ -345,8 +347,8 @@ static bool got_whole(struct snapshot_sub *sub, struct snapshot_id id)
 	sub->compacting = false;
 	if (sub_lacks(sub, id) && (id.epoch != sub->have.epoch || id.version >= sub->have.version))
 		alive = give_whole(sub, id, buf_as_str(&body), false);
-	else if (id.version == sub->have.version && sub->cache_path)
-		(void)snapshot_log_whole(&sub->log, id, buf_as_str(&body));
+	else if (id.epoch == sub->have.epoch && sub->cache_path)      /* deltas may have come while it was fetched */
+		(void)snapshot_log_compact(&sub->log, id, buf_as_str(&body));
 	buf_free(&body);
 	return alive;
 }
