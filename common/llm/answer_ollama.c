@@ -35,6 +35,12 @@ static void read_usage(const struct json *doc, struct llm_usage *u)
 	u->reported = u->prompt_tokens || u->completion_tokens || u->total_ns;
 }
 
+bool ollama_read_usage(const struct json *doc, struct llm_usage *u)
+{
+	read_usage(doc, u);
+	return u->reported;
+}
+
 static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
 {
 	if (!list || json_kind(doc, list) != JSON_ARRAY)

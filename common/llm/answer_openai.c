@@ -46,6 +46,11 @@ static bool read_usage(const struct json *doc, uint32_t usage, struct llm_usage 
 	return true;
 }
 
+bool openai_read_usage(const struct json *doc, struct llm_usage *u)
+{
+	return read_usage(doc, json_get(doc, 0, "usage"), u) && u->reported;
+}
+
 static int64_t milliseconds(const struct json *doc, uint32_t object, const char *key)
 {
 	double ms = 0;

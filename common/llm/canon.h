@@ -117,6 +117,9 @@ struct chunk {
 void openai_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
 void ollama_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
 void infill_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+/* Their counts alone. False: there are none, or zeros. */
+bool openai_read_usage(const struct json *, struct llm_usage *);
+bool ollama_read_usage(const struct json *, struct llm_usage *);
 void llamacpp_read_timings(const struct json *, uint32_t timings, struct llm_usage *);
 
 /* All but the calls, which n_calls counts: they are many bytes. */

@@ -1,4 +1,5 @@
 /* convert.c - an answer between dialects: one event read into a chunk, the chunk written for the client. */
+#include "common/llm/embed.h"
 #include "common/llm/relay.h"
 #include "common/llm/text.h"
 
@@ -46,11 +47,12 @@ enum verdict convert_payload(struct llm_relay *r, struct str payload, struct buf
 
 enum verdict convert_whole(struct llm_relay *r, struct str body, const struct llm_extra *extra, struct buf *out)
 {
+	struct json doc;
 	struct chunk c;
 
-	if (watch_whole(r, body, &c) == FAIL)
+	if (watch_whole(r, body, &doc, &c) == FAIL)
 		return FAIL;
-	if (!r->writer->whole(r, &c, extra, out)) {
+	if (!(r->embeds ? embed_write_answer(r, &doc, extra, out) : r->writer->whole(r, &c, extra, out))) {
 		r->done = false;
 		return FAIL;
 	}

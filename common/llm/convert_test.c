@@ -49,6 +49,11 @@ static const struct golden goldens[] = {
 	{ "anthropic-ollama-tools", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.tools-native-stream.ndjson", "sse", "" },
 	{ "anthropic-ollama-tool-result", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.tool-result.json", "json", "" },
 	{ "anthropic-ollama-think", LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "/api/chat", "ollama.think-native-stream.ndjson", "sse", "" },
+	{ "openai-ollama-embed", LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "/api/embed", "made.embed.json", "json", "" },
+	{ "openai-ollama-embed-base64", LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "/api/embed", "made.embed.json", "json", "" },
+	{ "ollama-llamacpp-embed", LLM_OLLAMA, LLM_EMBED, LLM_BACKEND_LLAMACPP, "/v1/embeddings", "made.embeddings.json", "json", "" },
+	{ "ollama-openai-embed", LLM_OLLAMA, LLM_EMBED, LLM_BACKEND_OPENAI, "/v1/embeddings", "made.embeddings.json", "json", "" },
+	{ "ollama-ollama-embeddings", LLM_OLLAMA, LLM_EMBED_OLD, LLM_BACKEND_OLLAMA, "/api/embed", "made.embed-one.json", "json", "" },
 	{ "native-openai", LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OPENAI, "/v1/chat/completions", "llamacpp.json-schema.json", "json", "" },
 };
 enum { GOLDENS = sizeof(goldens) / sizeof(goldens[0]) };
@@ -198,6 +203,20 @@ static void refuses_what_cannot_be_carried(void **state)
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"template\":\"{{ .Prompt }}\"}", "template", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"context\":[1,2]}", "context", ERR_UNSUPPORTED_FIELD },
 		{ LLM_OLLAMA, LLM_COMPLETE, LLM_BACKEND_LLAMACPP, GENERATE ",\"raw\":true,\"system\":\"x\"}", "system", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"input\":[1,2]}", "input", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"input\":[[1,2],[3]]}", "input", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "{\"model\":\"m\",\"input\":\"a\",\"dimension\":3}", "dimension", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":\"a\",\"dimensions\":3}", "dimensions", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":\"a\",\"encoding_format\":\"int8\"}", "encoding_format", ERR_INVALID },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\"}", "input", ERR_MALFORMED },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":[]}", "input", ERR_INVALID },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":\"\"}", "input", ERR_INVALID },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":3}", "input", ERR_MALFORMED },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":[\"a\",3]}", "input", ERR_MALFORMED },
+		{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":[\"a\",\"\"]}", "input", ERR_INVALID },
+		{ LLM_OLLAMA, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":[1]}", "input", ERR_MALFORMED },
+		{ LLM_OLLAMA, LLM_EMBED, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"input\":\"a\",\"dimensions\":3}", "dimensions", ERR_UNSUPPORTED_FIELD },
+		{ LLM_OLLAMA, LLM_EMBED_OLD, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"prompt\":[\"a\"]}", "prompt", ERR_MALFORMED },
 		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"temprature\":1}", "temprature", ERR_UNSUPPORTED_FIELD },
 		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, ANTHROPIC ",\"mcp_servers\":[{\"type\":\"url\"}]}", "mcp_servers", ERR_UNSUPPORTED_FIELD },
 		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OPENAI, ANTHROPIC ",\"top_k\":5}", "top_k", ERR_UNSUPPORTED_FIELD },
@@ -250,6 +269,8 @@ static const struct { enum llm_dialect d; enum llm_op op; bool same[3]; } form_o
 	[FORM_ANTHROPIC] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } }, [FORM_ANTHROPIC_MESSAGE] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } },
 	[FORM_ANTHROPIC_BLOCK] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } }, [FORM_ANTHROPIC_TOOL] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } },
 	[FORM_ANTHROPIC_THINKING] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } }, [FORM_ANTHROPIC_OUTPUT] = { LLM_ANTHROPIC, LLM_CHAT, { false, false, false } },
+	[FORM_OPENAI_EMBED] = { LLM_OPENAI, LLM_EMBED, { true, true, false } }, [FORM_OLLAMA_EMBED] = { LLM_OLLAMA, LLM_EMBED, { false, false, true } },
+	[FORM_OLLAMA_EMBED_OLD] = { LLM_OLLAMA, LLM_EMBED_OLD, { false, false, false } },
 };
 
 #define ANTHROPIC_FORMS (1u << FORM_ANTHROPIC | 1u << FORM_ANTHROPIC_MESSAGE | 1u << FORM_ANTHROPIC_BLOCK | 1u << FORM_ANTHROPIC_TOOL | \
@@ -286,7 +307,7 @@ static const char *sample(const struct field *f)
 	if (f->forms & ANTHROPIC_FORMS)
 		return anthropic_sample(f);
 	switch (f->id) {
-	case F_MODEL: case F_MESSAGES: case F_PROMPT: case F_STREAM: case F_STREAM_OPTIONS: case F_OPTIONS: case F_ROLE: case F_CONTENT: return NULL;
+	case F_EMBED_INPUT: case F_ENCODING: case F_MODEL: case F_MESSAGES: case F_PROMPT: case F_STREAM: case F_STREAM_OPTIONS: case F_OPTIONS: case F_ROLE: case F_CONTENT: return NULL;
 	case F_TOOLS: return "[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]";
 	case F_TOOL_CHOICE: return "\"none\"";
 	case F_RESPONSE_FORMAT: return "{\"type\":\"json_object\"}";
@@ -328,6 +349,8 @@ static struct str request_with(struct arena *mem, unsigned form, const struct fi
 	const char *tools = f->id == F_TOOL_CHOICE ? ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]" : "";
 	const char *role = f->id == F_CALL_ID || f->id == F_TOOL_NAME ? "tool" : "assistant";
 
+	if (form >= FORM_OPENAI_EMBED)
+		return arena_fmt(mem, "{\"model\":\"m\",\"%s\":\"x\"%s}", form == FORM_OLLAMA_EMBED_OLD ? "prompt" : "input", member);
 	if (form >= FORM_ANTHROPIC)
 		return anthropic_with(mem, form, f, member);
 	if (form == FORM_OPTIONS)
@@ -590,6 +613,89 @@ static void anthropic_thinking_goes_where_it_can(void **state)
 	}
 }
 
+#define EMBED "{\"model\":\"m\",\"input\":"
+
+/* Same dialect: the bytes pass, and are looked at. */
+static void embeddings_pass_and_are_counted(void **state)
+{
+	struct exchange x;
+	struct str vectors;
+
+	exchange_init(&x, LLM_BACKEND_LLAMACPP);
+	vectors = file_text(x.mem, "made.embeddings.json");
+	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_EMBED, STR(EMBED "[[1,2],[3]],\"encoding_format\":\"base64\",\"other\":1}"), ""), ERR_OK);
+	assert_int_equal(x.in.needs, LLM_CAP_EMBEDDING);
+	assert_int_equal(x.in.n_inputs, 2);
+	assert_int_equal(x.in.prompt_tokens_est, 2);
+	assert_int_equal(x.in.inputs_tokens_est, 3);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_true(x.plan.passthrough);
+	assert_string_equal(x.plan.path, "/v1/embeddings");
+	assert_text(plan_body(&x), STR("{\"model\":\"remote:1b\",\"input\":[[1,2],[3]],\"encoding_format\":\"base64\",\"other\":1}"));
+	answer(&x, 200, "application/json", vectors, 0, 7);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_text(buf_as_str(&x.out), vectors);
+	assert_true(llm_relay_usage(x.relay)->reported);
+	assert_int_equal(llm_relay_usage(x.relay)->prompt_tokens, 5);
+	assert_int_equal(llm_relay_usage(x.relay)->completion_tokens, 0);
+	assert_int_equal(llm_relay_deltas(x.relay), 0);
+	exchange_free(&x);
+
+	exchange_init(&x, LLM_BACKEND_OLLAMA);
+	assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_EMBED, STR(EMBED "[\"a\",\"b\"]}"), ""), ERR_OK);
+	assert_false(x.in.stream || x.in.load_only);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_true(x.plan.passthrough);
+	assert_text(plan_body(&x), STR("{\"truncate\":false,\"model\":\"remote:1b\",\"input\":[\"a\",\"b\"]}"));
+	answer(&x, 200, "application/json", file_text(x.mem, "made.embed.json"), 0, 0);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_int_equal(llm_relay_usage(x.relay)->prompt_tokens, 8);
+	exchange_free(&x);
+}
+
+static void embeddings_that_are_none_fail(void **state)
+{
+	static const struct { enum llm_backend b; const char *answer, *why; } all[] = {
+		{ LLM_BACKEND_LLAMACPP, "{\"data\":[{\"embedding\":[1]}]}", "the backend sent another number of embeddings than it was asked for" },
+		{ LLM_BACKEND_LLAMACPP, "{\"data\":[{\"embedding\":[1]},{\"embedding\":null}]}", "the backend sent an event that is none of its protocol: " },
+		{ LLM_BACKEND_LLAMACPP, "{\"data\":[{\"index\":1,\"embedding\":[1]},{\"index\":1,\"embedding\":[1]}]}", "the backend numbered its embeddings wrongly" },
+		{ LLM_BACKEND_LLAMACPP, "{\"data\":[{\"index\":0,\"embedding\":\"AAAA\"},{\"index\":1,\"embedding\":[1]}]}", "the backend sent an embedding that is no list of numbers" },
+		{ LLM_BACKEND_LLAMACPP, "{\"error\":{\"message\":\"too long\"}}", "the backend broke off its answer: too long" },
+		{ LLM_BACKEND_LLAMACPP, "{\"choices\":[]}", "the backend sent an event that is none of its protocol: " },
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct exchange x;
+
+		exchange_init(&x, all[i].b);
+		assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_EMBED, STR(EMBED "[\"a\",\"b\"]}"), ""), ERR_OK);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		answer(&x, 200, "application/json", str_of(all[i].answer), 0, 0);
+		assert_int_equal(x.step, LLM_FAILED);
+		if (!str_starts(str_of(x.why.text), str_of(all[i].why)))
+			fail_msg("%u: %s", i, x.why.text);
+		assert_int_equal(x.out.n, 0);
+		exchange_free(&x);
+	}
+}
+
+/* Base64 of numbers that are none. */
+static void base64_is_of_numbers(void **state)
+{
+	struct exchange x;
+
+	exchange_init(&x, LLM_BACKEND_OLLAMA);
+	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_EMBED, STR(EMBED "\"a\",\"encoding_format\":\"base64\"}"), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	answer(&x, 200, "application/json", STR("{\"embeddings\":[[1,\"x\"]]}"), 0, 0);
+	assert_int_equal(x.step, LLM_FAILED);
+	assert_int_equal(x.out.n, 0);
+	answer(&x, 200, "application/json", STR("{\"embeddings\":[[1]]}"), 0, 0);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_non_null(str_find(buf_as_str(&x.out), STR("\"embedding\":\"AACAPw==\"")));
+	exchange_free(&x);
+}
+
 static void anthropic_counts_what_it_would_send(void **state)
 {
 	struct exchange x;
@@ -690,6 +796,9 @@ int main(void)
 		cmocka_unit_test(anthropic_says_what_stopped_it),
 		cmocka_unit_test(anthropic_calls_are_whole_or_told),
 		cmocka_unit_test(anthropic_thinking_goes_where_it_can),
+		cmocka_unit_test(embeddings_pass_and_are_counted),
+		cmocka_unit_test(embeddings_that_are_none_fail),
+		cmocka_unit_test(base64_is_of_numbers),
 		cmocka_unit_test(anthropic_counts_what_it_would_send),
 		cmocka_unit_test(anthropic_knows_its_user),
 		cmocka_unit_test(replaces_broken_characters_when_converting),

@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
 #include "common/llm/canon.h"
+#include "common/llm/embed.h"
 #include "common/llm/text.h"
 
 static const struct { uint32_t bit; const char *name; } caps[] = {
@@ -38,11 +39,22 @@ const char *llm_dialect_name(enum llm_dialect d)
 
 /* Plans. */
 
+static bool wants_dimensions(const struct llm_in *in)
+{
+	uint32_t v = json_get(&in->doc, 0, "dimensions");
+
+	return v && json_kind(&in->doc, v) != JSON_NULL;
+}
+
 /* llama.cpp has OpenAI's completions, but not their suffix. */
 static bool agree(const struct llm_in *in, enum llm_backend b)
 {
 	if (in->op == LLM_COUNT)                  /* vLLM has Anthropic's own way to ask; what has not is estimated */
 		return b == LLM_BACKEND_OPENAI;
+	if (llm_embeds(in->op) && in->dialect == LLM_OPENAI)
+		return b == LLM_BACKEND_OPENAI || (b == LLM_BACKEND_LLAMACPP && !wants_dimensions(in));
+	if (in->op == LLM_EMBED_OLD)
+		return false;
 	if (in->dialect == LLM_OPENAI)
 		return b == LLM_BACKEND_OPENAI || (b == LLM_BACKEND_LLAMACPP && !(in->needs & LLM_CAP_INSERT));
 	return in->dialect == LLM_OLLAMA && b == LLM_BACKEND_OLLAMA;
@@ -52,6 +64,8 @@ static const char *same_path(const struct llm_in *in)
 {
 	if (in->op == LLM_COUNT)
 		return "/v1/messages/count_tokens";
+	if (in->op == LLM_EMBED)
+		return in->dialect == LLM_OPENAI ? "/v1/embeddings" : "/api/embed";
 	if (in->dialect == LLM_OPENAI)
 		return in->op == LLM_CHAT ? "/v1/chat/completions" : "/v1/completions";
 	return in->op == LLM_CHAT ? "/api/chat" : "/api/generate";
@@ -157,7 +171,9 @@ static enum err convert(struct llm_plan *p, const struct llm_in *in, const struc
 
 	str_copy(pl.ignored, sizeof(pl.ignored), in->ignored);
 	pl.ignored_len = strlen(pl.ignored);
-	if (in->dialect == LLM_OPENAI && t->kind == LLM_BACKEND_LLAMACPP)
+	if (llm_embeds(in->op))
+		e = embed_write_request(&pl, &body, &p->path);
+	else if (in->dialect == LLM_OPENAI && t->kind == LLM_BACKEND_LLAMACPP)
 		e = infill_from_openai(&pl, &body), p->path = "/infill";
 	else
 		e = write_canon(&pl, &body, &p->path);

@@ -24,10 +24,13 @@ enum llm_dialect { LLM_OPENAI, LLM_OLLAMA, LLM_NATIVE, LLM_ANTHROPIC };
 enum llm_op {
 	LLM_CHAT,                     /* /v1/chat/completions, /api/chat, /v1/messages, native */
 	LLM_COMPLETE,                 /* /v1/completions, /api/generate */
+	LLM_EMBED,                    /* /v1/embeddings, /api/embed */
+	LLM_EMBED_OLD,                /* /api/embeddings: one text, no counts */
 	LLM_COUNT                     /* /v1/messages/count_tokens: planned like the chat it counts, never relayed */
 };
 enum llm_backend { LLM_BACKEND_LLAMACPP, LLM_BACKEND_OPENAI, LLM_BACKEND_OLLAMA };
 
+bool llm_embeds(enum llm_op);                           /* one of the two */
 const char *llm_dialect_name(enum llm_dialect);         /* "openai" */
 
 /* What a client asked, read once. Views point into the body; decoded copies live in the arena. */
@@ -41,7 +44,9 @@ struct llm_in {
 	bool stream;
 	bool sse;                     /* a stream is one of events: Anthropic always, native with Accept: text/event-stream; OpenAI streams always, unsaid */
 	bool want_usage;              /* OpenAI: the client set stream_options.include_usage */
-	bool load_only;               /* Ollama: no prompt or messages: load or unload the model */
+	uint32_t n_inputs;            /* embeddings asked for; 0 = no such request */
+	uint32_t inputs_tokens_est;   /* of all inputs together, while prompt_tokens_est is that of the longest: a context holds one */
+	bool load_only;               /* Ollama: no prompt, messages or input: load or unload the model */
 	uint32_t needs;               /* LLM_CAP_* from content: images, tools, suffix */
 	bool has_schema;              /* structured output asked */
 	bool has_tools;

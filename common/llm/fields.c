@@ -8,6 +8,7 @@ enum {
 	NA = 1 << FORM_NATIVE, OP = 1 << FORM_OPTIONS, OM = 1 << FORM_OPENAI_MESSAGE, LM = 1 << FORM_OLLAMA_MESSAGE,
 	AN = 1 << FORM_ANTHROPIC, AM = 1 << FORM_ANTHROPIC_MESSAGE, AB = 1 << FORM_ANTHROPIC_BLOCK, AT = 1 << FORM_ANTHROPIC_TOOL,
 	AK = 1 << FORM_ANTHROPIC_THINKING, AO = 1 << FORM_ANTHROPIC_OUTPUT,
+	OE = 1 << FORM_OPENAI_EMBED, LE = 1 << FORM_OLLAMA_EMBED, LO = 1 << FORM_OLLAMA_EMBED_OLD,
 	OPENAI = OC | OT, OLLAMA = LC | LG,
 };
 enum {
@@ -23,7 +24,7 @@ enum {
 
 /* Columns: name, meaning to the code, forms, types, {llama.cpp, OpenAI-style, Ollama}, note. */
 static const struct field table[] = {
-	{ "model", F_MODEL, OPENAI | OLLAMA | NA | AN, TEXT, ALL("model"), "The backend's own name of the chosen model." },
+	{ "model", F_MODEL, OPENAI | OLLAMA | NA | AN | OE | LE | LO, TEXT, ALL("model"), "The backend's own name of the chosen model." },
 	{ "messages", F_MESSAGES, OC | LC, LIST, ALL("messages"), "Roles, text, images, tool calls, tool results and thinking are mapped; `developer` becomes `system` for Ollama." },
 	{ "messages", F_MESSAGES, AN, LIST, ALL("messages"), "Blocks become messages: results of tools first, then the rest of the turn; turns of one role that follow each other are joined. A last turn of the assistant is sent as it is, for the backend to continue." },
 	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there." },
@@ -149,6 +150,17 @@ static const struct field table[] = {
 	{ "audio", F_NONE, OM, OBJ, { "audio", "audio", NULL }, "" },
 	{ "function_call", F_NONE, OM, OBJ, { "function_call", "function_call", NULL }, "Deprecated; use `tool_calls`." },
 
+	/* Embeddings. */
+	{ "input", F_EMBED_INPUT, OE | LE, TEXT | LIST, ALL("input"), "A text or several. Token ids pass to llama.cpp and OpenAI-style servers and are refused for Ollama." },
+	{ "prompt", F_EMBED_INPUT, LO, TEXT, ALL("input"), "" },
+	{ "encoding_format", F_ENCODING, OE, TEXT, { "encoding_format", "encoding_format", "embeddings" }, "`base64` is made here where the backend has only numbers." },
+	{ "dimensions", F_NONE, OE | LE, NUM, { NULL, "dimensions", "dimensions" }, "llama.cpp takes no notice of it, so it is refused there for every client." },
+	{ "truncate", F_NONE, LE, BOOL, { IGNORED, IGNORED, "truncate" }, "Sent to Ollama as `false` unless the client set it: a text too long is an error, never cut in silence." },
+	{ "options", F_NONE, LE | LO, OBJ, { IGNORED, IGNORED, "options" }, "How a model is loaded." },
+	{ "keep_alive", F_NONE, LE | LO, NUM | TEXT, { IGNORED, IGNORED, "keep_alive" }, "" },
+	{ "user", F_NONE, OE, TEXT, NO_EFFECT, "" },
+	{ "metadata", F_NONE, OE, OBJ, NO_EFFECT, "" },
+
 	/* Anthropic's. */
 	{ "metadata", F_METADATA, AN, OBJ, NO_EFFECT, "`user_id` is the user of the ledger." },
 	{ "service_tier", F_NONE, AN, TEXT, NO_EFFECT, "" },
@@ -235,6 +247,8 @@ enum llm_form llm_form_of(enum llm_dialect dialect, enum llm_op op)
 		return FORM_NATIVE;
 	if (dialect == LLM_ANTHROPIC)
 		return FORM_ANTHROPIC;
+	if (op == LLM_EMBED || op == LLM_EMBED_OLD)
+		return op == LLM_EMBED_OLD ? FORM_OLLAMA_EMBED_OLD : dialect == LLM_OPENAI ? FORM_OPENAI_EMBED : FORM_OLLAMA_EMBED;
 	if (dialect == LLM_OPENAI)
 		return op == LLM_CHAT ? FORM_OPENAI_CHAT : FORM_OPENAI_COMPLETE;
 	return op == LLM_CHAT ? FORM_OLLAMA_CHAT : FORM_OLLAMA_GENERATE;
@@ -356,13 +370,16 @@ static const struct { const char *title; bool same[3]; } form_doc[FORM_COUNT] = 
 	{ "Tools of Anthropic requests", { false, false, false } },
 	{ "`thinking` of Anthropic requests", { false, false, false } },
 	{ "`output_config` of Anthropic requests", { false, false, false } },
+	{ "OpenAI `/v1/embeddings`", { true, true, false } },
+	{ "Ollama `/api/embed`", { false, false, true } },
+	{ "Ollama `/api/embeddings`", { false, false, false } },
 };
 
 static void dump_cell(struct buf *out, const struct field *f, unsigned form, unsigned backend)
 {
 	const char *as = f->as[backend];
 
-	if (form_doc[form].same[backend] && !(f->id == F_SUFFIX && backend == LLM_BACKEND_LLAMACPP))
+	if (form_doc[form].same[backend] && (as || backend != LLM_BACKEND_LLAMACPP) && !(f->id == F_SUFFIX && backend == LLM_BACKEND_LLAMACPP))
 		buf_addz(out, f->id == F_MODEL ? " replaced |" : " as it is |");
 	else if (!as)
 		buf_addz(out, " refused |");

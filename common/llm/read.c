@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "common/llm/embed.h"
 #include "common/llm/fields.h"
 #include "common/llm/text.h"
 
@@ -35,7 +36,7 @@ enum err llm_read(struct llm_in *in, enum llm_dialect dialect, enum llm_op op, s
 	memset(in, 0, sizeof(*in));
 	in->dialect = dialect, in->op = dialect == LLM_NATIVE ? LLM_CHAT : op, in->body = body;
 	in->max_tokens = -1;
-	in->stream = dialect == LLM_OLLAMA;
+	in->stream = dialect == LLM_OLLAMA && !llm_embeds(op);
 	in->sse = dialect == LLM_ANTHROPIC || (dialect == LLM_NATIVE && str_ifind(accept, STR("text/event-stream")));
 	if (str_trim(body).n == 0)
 		return err_set(why, ERR_MALFORMED, "missing request body");
@@ -117,6 +118,44 @@ static enum err read_prompt(struct reading *r, uint32_t v)
 	return ERR_OK;
 }
 
+/* Token ids count three bytes each: the estimate divides again. */
+static uint64_t input_bytes(const struct json *doc, uint32_t v)
+{
+	uint32_t first = json_kind(doc, v) == JSON_ARRAY ? json_first(doc, v) : 0;
+
+	return first && json_kind(doc, first) == JSON_NUMBER ? 3ull * json_count(doc, v) : text_bytes(doc, v);
+}
+
+static enum err read_input(struct reading *r, uint32_t v)
+{
+	struct json *doc = &r->in->doc;
+	uint64_t bytes = input_bytes(doc, v), longest = bytes;
+	enum err e;
+
+	if ((e = embed_check(doc, v, r->in->dialect, r->why)))
+		return e;
+	r->in->n_inputs = embed_inputs(doc, v);
+	if (r->in->n_inputs > 1)
+		longest = bytes = 0;
+	for (uint32_t i = r->in->n_inputs > 1 ? json_first(doc, v) : 0; i; i = json_next(doc, v, i)) {
+		uint64_t n = input_bytes(doc, i);
+
+		bytes += n;
+		longest = n > longest ? n : longest;
+	}
+	r->in->text_bytes = longest;
+	r->in->inputs_tokens_est = (uint32_t)((bytes + 2) / 3);
+	r->prompt = v;
+	return ERR_OK;
+}
+
+static enum err read_encoding(struct reading *r, uint32_t v)
+{
+	if (json_string_eq(&r->in->doc, v, "float") || json_string_eq(&r->in->doc, v, "base64"))
+		return ERR_OK;
+	return err_field(r->why, ERR_INVALID, "encoding_format", "encoding_format must be float or base64");
+}
+
 static enum err read_text_member(struct reading *r, uint32_t v, uint32_t *ret)
 {
 	*ret = v;
@@ -164,6 +203,8 @@ static enum err read_member(struct reading *r, const struct field *f, uint32_t v
 	case F_STREAM_OPTIONS: return read_stream_options(r, v);
 	case F_MESSAGES: return read_messages(r, v);
 	case F_PROMPT: return read_prompt(r, v);
+	case F_EMBED_INPUT: return read_input(r, v);
+	case F_ENCODING: return read_encoding(r, v);
 	case F_SYSTEM: return read_text_member(r, v, &r->system);
 	case F_CONTEXT_TEXT: return read_text_member(r, v, &r->context);
 	case F_SUFFIX: return read_text_member(r, v, &r->suffix);
@@ -299,6 +340,11 @@ static enum err check_content(struct reading *r)
 	if (r->form == FORM_OPENAI_CHAT || r->form == FORM_ANTHROPIC) {
 		if (!in->n_messages)
 			return err_field(r->why, ERR_MALFORMED, "messages", "messages must be an array with at least one message");
+	} else if (llm_embeds(in->op)) {
+		empty = !in->n_inputs || json_raw(&in->doc, r->prompt).n == 2;
+		in->load_only = empty && in->dialect == LLM_OLLAMA;
+		if (empty && in->dialect == LLM_OPENAI)
+			return err_field(r->why, r->prompt ? ERR_INVALID : ERR_MALFORMED, "input", "input is required and must not be empty");
 	} else if (r->form == FORM_OLLAMA_CHAT) {
 		in->load_only = in->n_messages == 0;
 	} else {
@@ -357,7 +403,9 @@ static enum err finish(struct reading *r)
 		in->needs |= LLM_CAP_VISION;
 	if (r->suffix && json_raw(&in->doc, r->suffix).n > 2)
 		in->needs |= LLM_CAP_INSERT;
-	if (r->prompt)
+	if (llm_embeds(in->op))
+		in->needs |= LLM_CAP_EMBEDDING;
+	else if (r->prompt)
 		in->n_messages = 1 + (r->system != 0);
 	in->prompt_tokens_est = (uint32_t)((in->text_bytes + 2) / 3 + 4ull * in->n_messages + (uint64_t)IMAGE_TOKENS * r->images);
 	in->system_tok = r->system, in->user_tok = r->prompt ? r->prompt : r->user, in->context_tok = r->context;

@@ -33,11 +33,12 @@ struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, cons
 	r->in = in, r->target = own, r->mem = mem;
 	r->pass = plan->passthrough;
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
+	r->embeds = llm_embeds(in->op);
 	r->from_infill = strcmp(plan->path, "/infill") == 0;
 	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
 	r->writer = writers[in->dialect];
 	r->frames.kind = r->from_ollama ? FRAME_LINE : FRAME_SSE;
-	r->usage.prompt_tokens = in->prompt_tokens_est;
+	r->usage.prompt_tokens = r->embeds ? in->inputs_tokens_est : in->prompt_tokens_est;
 	arena_defer(mem, release, r);
 	return r;
 }
@@ -217,11 +218,12 @@ static enum llm_step stream_end(struct llm_relay *r, const struct llm_extra *ext
 static enum llm_step whole_end(struct llm_relay *r, const struct llm_extra *extra, struct buf *out, struct why *why)
 {
 	static const struct llm_extra nothing;
+	struct json doc;
 	struct chunk c;
 
 	if (!r->pass)
 		return convert_whole(r, buf_as_str(&r->body), extra ? extra : &nothing, out) == FAIL ? failed(r, why) : LLM_DONE;
-	if (watch_whole(r, buf_as_str(&r->body), &c) == FAIL)
+	if (watch_whole(r, buf_as_str(&r->body), &doc, &c) == FAIL)
 		return failed(r, why);
 	if (!out->n) {
 		struct buf swap = *out;

@@ -15,6 +15,7 @@ struct llm_relay {
 	struct arena *mem;
 	struct arena *scratch;        /* of one event; made when first needed; 'mem' for a whole answer */
 	bool pass;                    /* bytes go on as they came */
+	bool embeds;                  /* vectors, see embed.c */
 	bool from_ollama, from_infill;        /* the backend's dialect; neither: OpenAI's */
 	bool hide_usage;              /* we asked for the usage chunk, the client did not */
 	enum reply reply;
@@ -85,7 +86,7 @@ enum verdict watch_payload(struct llm_relay *, struct str payload);
 /* The same and leaves what it said in *c; valid until the next call. */
 enum verdict watch_chunk(struct llm_relay *, struct str payload, struct chunk *c);
 /* A whole, unstreamed answer. */
-enum verdict watch_whole(struct llm_relay *, struct str body, struct chunk *c);
+enum verdict watch_whole(struct llm_relay *, struct str body, struct json *ret_doc, struct chunk *c);
 
 /* refusal.c: the code and sentence of a backend's error: 'error' is the body, or the JSON of an error member. */
 enum err refusal(struct llm_relay *, int status, struct str error, struct why *);

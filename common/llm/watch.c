@@ -1,6 +1,7 @@
 /* watch.c - looks into an answer as it passes: usage, finish reason, the end, errors inside a 200. */
 #include <stdio.h>
 
+#include "common/llm/embed.h"
 #include "common/llm/relay.h"
 #include "common/llm/text.h"
 
@@ -87,7 +88,9 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 {
 	bool usage_only;
 
-	if (r->from_ollama)
+	if (r->embeds)
+		embed_read_answer(r, doc, c, &r->usage);
+	else if (r->from_ollama)
 		ollama_read_chunk(doc, c, &r->usage, r->scratch);
 	else if (r->from_infill)
 		infill_read_chunk(doc, c, &r->usage, r->scratch);
@@ -150,16 +153,16 @@ enum verdict watch_payload(struct llm_relay *r, struct str payload)
 	return watch_chunk(r, payload, &c);
 }
 
-enum verdict watch_whole(struct llm_relay *r, struct str body, struct chunk *c)
+enum verdict watch_whole(struct llm_relay *r, struct str body, struct json *doc, struct chunk *c)
 {
-	struct json doc;
-
 	chunk_clear(c);
 	r->scratch = r->mem;              /* there is but this one event */
-	if (!parse(r, body, &doc, r->scratch))
+	if (!parse(r, body, doc, r->scratch))
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not a JSON object", body);
-	if (look(r, &doc, c) == FAIL)
+	if (look(r, doc, c) == FAIL)
 		return FAIL;
+	if (r->embeds && !embed_is_complete(r, doc))
+		return fail(r, ERR_BACKEND_FAILED, "the backend sent another number of embeddings than it was asked for", str_n("", 0));
 	if (r->from_ollama || r->from_infill ? !c->end : !r->finish[0])
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not finished", str_n("", 0));
 	r->done = true;

@@ -106,6 +106,10 @@ static double expected_seconds(const struct cat_replica *r, const struct cat_mod
 
 static bool is_chat(const struct cat_model *m) { return m->caps == 0 || (m->caps & LLM_CAP_COMPLETION); }
 
+/* A model asked by name may do more than is known of it, but a chat model does not embed. Only an OpenAI-style server never says
+ * which of the two its models are. */
+static bool tells_kind(const struct cat_backend *b) { return strcmp(b->pb->kind, "openai") != 0; }
+
 /* The first rule that a replica breaks, with its numbers. */
 static enum rule refuses(const Corral__DecisionFeatures *f, const struct catalogue *c, uint16_t i, const struct load *l, bool tried,
 			 struct rejected *why)
@@ -115,10 +119,11 @@ static enum rule refuses(const Corral__DecisionFeatures *f, const struct catalog
 	/* A model about which nothing is known may be able to; auto does not count on it. */
 	uint32_t missing = m->caps || f->is_auto ? f->needs & ~(m->caps | LLM_CAP_COMPLETION) : 0;
 	uint64_t tokens = (uint64_t)f->prompt_tokens + (f->is_auto && f->max_tokens ? f->max_tokens : 1);
+	bool embed = f->needs & LLM_CAP_EMBEDDING;
 
-	if (f->is_auto && !is_chat(m))
+	if (f->is_auto && !embed && !is_chat(m))
 		return RULE_NOT_CHAT;
-	if (missing && f->is_auto) {
+	if (missing && (f->is_auto || (embed && tells_kind(&c->backends[r->backend])))) {
 		why->need = f->needs;
 		why->have = missing;
 		return RULE_CAPABILITY;
@@ -347,6 +352,8 @@ static void no_model_text(const struct decision *d, const Corral__DecisionFeatur
 		err_field(why, d->err, "messages",
 			  "the request needs a context of about %u tokens; the longest available that fits otherwise has %u",
 			  f->prompt_tokens + f->max_tokens, best);
+	else if (missing && !f->is_auto)
+		err_field(why, d->err, "model", "model '%s' cannot do what the request needs: %s", f->requested_model, cap_words(missing, a));
 	else if (missing)
 		err_set(why, d->err, "no available model has what the request needs: %s", cap_words(missing, a));
 	else

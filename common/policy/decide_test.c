@@ -204,6 +204,44 @@ static void an_image_needs_vision(void **state)
 	assert_int_equal(rejection(x, &d, "small")->rule, RULE_CAPABILITY);
 }
 
+static void embeddings_need_a_model_for_them(void **state)
+{
+	static const struct spec two[] = {
+		{ "chatter", "c", 7, 4096, { "completion", "tools" }, "CHAT", 0.9, true, "gpu" },
+		{ "embedder", "e", 0.3, 512, { "embedding" }, "CHAT", 0.1, true, "gpu" },
+	};
+	struct fix *x = *state;
+	struct decision d;
+	struct why why;
+	bool alias;
+
+	arena_free(x->mem);
+	set_up_with(x, two, 2, false);
+	ask(x, "some text", 60, LLM_CAP_EMBEDDING);
+	d = run(x);
+	assert_string_equal(winner(x, &d), "embedder");
+	assert_int_equal(rejection(x, &d, "chatter")->rule, RULE_CAPABILITY);
+	ask(x, "some text", 60, 0);
+	d = run(x);
+	assert_string_equal(winner(x, &d), "chatter");
+	assert_int_equal(rejection(x, &d, "embedder")->rule, RULE_NOT_CHAT);
+
+	ask(x, "some text", 60, LLM_CAP_EMBEDDING);
+	x->f.is_auto = false;
+	x->f.requested_model = (char *)"chatter";
+	decide(&d, x->mem, &x->f, catalogue_resolve(&x->cat, STR("chatter"), &alias), false, &x->cat, &x->pol, x->load, NULL);
+	assert_int_equal(d.err, ERR_NO_MODEL_FITS);
+	decision_why(&d, &x->f, &x->cat, &why);
+	assert_string_equal(why.text, "model 'chatter' cannot do what the request needs: embedding");
+	arena_free(x->mem);
+	set_up_with(x, three, 3, false);
+	ask(x, "some text", 60, LLM_CAP_EMBEDDING);
+	d = run(x);
+	assert_int_equal(d.err, ERR_NO_MODEL_FITS);
+	decision_why(&d, &x->f, &x->cat, &why);
+	assert_string_equal(why.text, "no available model has what the request needs: embedding");
+}
+
 static void a_long_text_needs_a_long_context(void **state)
 {
 	struct fix *x = *state;
@@ -394,7 +432,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(code_goes_to_the_code_model), T(without_the_code_model_another_answers), T(a_greeting_goes_to_the_small_model),
-		T(an_image_needs_vision), T(a_long_text_needs_a_long_context), T(tools_need_a_model_with_tools),
+		T(an_image_needs_vision), T(embeddings_need_a_model_for_them), T(a_long_text_needs_a_long_context), T(tools_need_a_model_with_tools),
 		T(a_summary_goes_to_the_strong_summariser), T(load_and_breakers_change_the_pick), T(a_down_backend_is_left_out_and_named),
 		T(a_conversation_stays_unless_the_gain_is_large), T(a_named_model_is_asked_and_only_it),
 		T(nothing_that_fits_says_what_was_missing), T(what_may_not_be_seen_is_not_there), T(the_same_inputs_give_the_same_bits), T(every_loser_has_a_reason),

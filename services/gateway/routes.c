@@ -27,12 +27,17 @@ const struct route gateway_routes[] = {
 	OPENAI("GET", "/models", "models.read", "Models in OpenAI's shape.", LLM_CHAT, ONE(stage_openai_models)),
 	OPENAI("GET", "/models/", "models.read", "One model in OpenAI's shape; the name may hold '/' and ':'.", LLM_CHAT, ONE(stage_openai_model)),
 
+	OPENAI("POST", "/embeddings", "inference", "OpenAI embeddings; floats or base64.", LLM_EMBED, inference),
+	{ "POST", "/embeddings", "inference", "The same, for base URLs without /v1.", LLM_OPENAI, LLM_EMBED, inference },
+
 	ANTHROPIC("/messages", "Anthropic messages, streamed or not.", LLM_CHAT, inference),
 	ANTHROPIC("/messages/count_tokens", "Tokens of an Anthropic request, counted by the backend where it can.", LLM_COUNT, count),
 
 	{ "POST", "/api/chat", "inference", "Ollama chat; streams by default.", LLM_OLLAMA, LLM_CHAT, inference },
 	{ "POST", "/api/generate", "inference", "Ollama generate; streams by default.", LLM_OLLAMA, LLM_COMPLETE, inference },
 	{ "POST", "/generate", "inference", "The same.", LLM_OLLAMA, LLM_COMPLETE, inference },
+	{ "POST", "/api/embed", "inference", "Ollama embed: a text or several.", LLM_OLLAMA, LLM_EMBED, inference },
+	{ "POST", "/api/embeddings", "inference", "Ollama embeddings, its older form: one text.", LLM_OLLAMA, LLM_EMBED_OLD, inference },
 	{ "GET", "/", "health", "\"Ollama is running\", as clients of Ollama expect.", LLM_OLLAMA, LLM_CHAT, ONE(stage_alive) },
 	{ "GET", "/api/version", "health", "The version of Ollama's API that is spoken.", LLM_OLLAMA, LLM_CHAT, ONE(stage_version) },
 	{ "GET", "/api/tags", "models.read", "Models in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_tags) },

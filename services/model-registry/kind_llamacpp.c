@@ -9,6 +9,7 @@ static void start(struct visit *);
 static void on_health(struct visit *, const struct answer *);
 static void on_props(struct visit *, const struct answer *);
 static void on_models(struct visit *, const struct answer *);
+static void on_embeddings(struct visit *, const struct answer *);
 static void on_router_models(struct visit *, const struct answer *);
 static void ask_next_props(struct visit *);
 static void on_model_props(struct visit *, const struct answer *);
@@ -166,6 +167,18 @@ static void on_models(struct visit *visit, const struct answer *answer)
 	found->caps |= LLM_CAP_COMPLETION;
 	found->detailed = true;
 	read_meta(answer->json, json_get(answer->json, first, "meta"), found, mem);
+	visit_ask(visit, "POST", STR("/v1/embeddings"), STR("{}"), visit->timeout_ms, on_embeddings);
+}
+
+/* Nothing it lists says whether it was started for embeddings. A server that was complains of the missing input; one that was not
+ * says 501 before it looks, and so it costs neither anything. It could chat then too, badly. */
+static void on_embeddings(struct visit *visit, const struct answer *answer)
+{
+	struct found *found = &visit->found->models[0];
+	const struct found *before = listing_find(visit->held, str_of(found->remote_name));
+
+	if (answer->status == 400 || (answer->status == 0 && before && before->caps == LLM_CAP_EMBEDDING))
+		found->caps = LLM_CAP_EMBEDDING;
 	visit_done(visit, VISIT_GOOD);
 }
 

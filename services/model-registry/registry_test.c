@@ -340,6 +340,14 @@ static void reads_llamacpp(void **state)
 	assert_true(replica(&w, "tiny", "l")->loaded);
 	assert_int_equal(w.now->backends[0]->slots, 2);
 
+	says(&fake, "/v1/embeddings", 501, "{\"error\":{\"code\":501,\"message\":\"This server does not support embeddings.\"}}");
+	sync_now(&w);
+	assert_true(can(model(&w, "tiny"), "completion") && !can(model(&w, "tiny"), "embedding"));
+	says(&fake, "/v1/embeddings", 400, "{\"error\":{\"code\":400,\"message\":\"\\\"input\\\" or \\\"content\\\" must be provided\"}}");
+	sync_now(&w);
+	assert_true(!can(model(&w, "tiny"), "completion") && can(model(&w, "tiny"), "embedding"));
+	says(&fake, "/v1/embeddings", 501, "{}");
+
 	/* Started again with another model: the old name would be answered by the new one, so it goes at once. */
 	says(&fake, "/v1/models", 200, "{\"data\":[{\"id\":\"other\"}]}");
 	sync_now(&w);

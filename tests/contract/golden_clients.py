@@ -52,6 +52,13 @@ RECORDED = {
     "openai-llamacpp-infill": "llamacpp.completion-stream.sse",
     "ollama-llamacpp-infill": "llamacpp.completion.json",
 }
+VECTORS = {
+    "openai-ollama-embed": "made.embed.json",
+    "openai-ollama-embed-base64": "made.embed.json",
+    "ollama-llamacpp-embed": "made.embeddings.json",
+    "ollama-openai-embed": "made.embeddings.json",
+    "ollama-ollama-embeddings": "made.embed-one.json",
+}
 PIECES = (1, 7, 100, 1 << 20)
 
 
@@ -253,12 +260,32 @@ def check_answer(name):
 def check_request(name):
     """Ollama's own models of requests take what we wrote; every member is one they know."""
     body = json.loads((GOLDEN / f"{name}.upstream.txt").read_text().splitlines()[1])
-    kind = ollama._types.ChatRequest if "messages" in body else ollama._types.GenerateRequest
+    kind = (ollama._types.ChatRequest if "messages" in body else ollama._types.EmbedRequest if "input" in body else
+            ollama._types.GenerateRequest)
     made = kind.model_validate({k: v for k, v in body.items() if k != "truncate"})
     assert body["truncate"] is False
     unknown = set(body) - set(kind.model_fields) - {"truncate"}
     assert not unknown, f"unknown to the package: {unknown}"
     assert made.model == "remote:1b"
+
+
+def check_vectors(name):
+    """Embeddings that we wrote, as the package reads them, against the numbers that the backend sent."""
+    path = GOLDEN / f"{name}.client.json"
+    recorded = json.loads((GOLDEN / VECTORS[name]).read_text())
+    want = recorded.get("embeddings") or [d["embedding"] for d in sorted(recorded["data"], key=lambda d: d["index"])]
+    if name.startswith("openai"):
+        client = openai.OpenAI(api_key="k", base_url="http://corral/v1", max_retries=0, http_client=httpx.Client(transport=transport(path, 7)))
+        asked = {} if "base64" in name else {"encoding_format": "float"}
+        answer = client.embeddings.create(model="m", input=["a", "b"], **asked)
+        got = [d.embedding for d in answer.data]
+        assert [d.index for d in answer.data] == [0, 1] and answer.usage.prompt_tokens == answer.usage.total_tokens == 8
+        assert answer.model == "shown"
+    else:
+        client = ollama.Client(host="http://corral", transport=transport(path, 7))
+        got = [client.embeddings("m", "a").embedding] if name.endswith("embeddings") else client.embed("m", ["a", "b"]).embeddings
+    for g, w in zip(got, want, strict=True):
+        assert all(abs(x - y) <= 1e-6 * abs(y) + 1e-44 for x, y in zip(g, w, strict=True)), f"{g} is not {w}"
 
 
 def check_broken(name):
@@ -278,6 +305,7 @@ def checks():
     """(function, name of a golden file) of every check."""
     all_ = [(check_answer, n) for n in RECORDED]
     all_ += [(check_request, p.name.split(".")[0]) for p in sorted(GOLDEN.glob("*-ollama*.upstream.txt")) if not p.name.startswith("ollama-")]
+    all_ += [(check_vectors, n) for n in VECTORS]
     return all_ + [(check_broken, n) for n in ("broken-openai", "broken-ollama", "broken-anthropic")]
 
 

@@ -77,12 +77,12 @@ class Program:
             return self.handle.wait()
 
 
-def start_llama(folder, engine, model, alias="corral-tiny", slots=4, context=16384):
+def start_llama(folder, engine, model, alias="corral-tiny", slots=4, context=16384, options=()):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     program = Program("llama-server", [f"{engine}/bin/llama-server", "--model", model, "--alias", alias, "--host", "127.0.0.1",
                                        "--port", str(port), "--jinja", "--metrics", "--slots", "--parallel", str(slots),
-                                       "--ctx-size", str(context), "--cache-ram", "64"],
+                                       "--ctx-size", str(context), "--cache-ram", "64", *options],
                       Path(folder) / f"{alias}.log", f"{url}/health", {"LLAMA_ARG_THREADS": "1"}, 60)
     program.url = url
     return program
@@ -96,13 +96,17 @@ def start_ollama(folder, built, model, name="corral-tiny"):
         "HOME": str(folder), "OLLAMA_MODELS": f"{folder}/models", "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_NO_CLOUD": "1",
         "OLLAMA_CONTEXT_LENGTH": "4096", "LLAMA_ARG_THREADS": "1"}, 60)
     program.url = url
+    import_model(url, model, name)
+    return program
+
+
+def import_model(url, model, name):
     data = Path(model).read_bytes()
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     status, _, text = http(f"{url}/api/blobs/{digest}", data, "POST", timeout=60)
     assert status == 201, text
     status, _, text = http(f"{url}/api/create", {"model": name, "files": {"model.gguf": digest}, "stream": False}, timeout=120)
     assert status == 200 and "success" in text, text
-    return program
 
 
 class Corral:

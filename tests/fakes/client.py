@@ -187,7 +187,8 @@ class Client:
         for e in self.events():
             if e == "[DONE]":
                 return True
-            if isinstance(e, dict) and (e.get("done") is True or e.get("type") == "message_stop" or e.get("stop_reason") or (e.get("object") == "chat.completion" and e["choices"][0].get("finish_reason"))):
+            if isinstance(e, dict) and (e.get("done") is True or e.get("type") == "message_stop" or e.get("stop_reason") or "embeddings" in e or "embedding" in e or
+                                        (e.get("object") == "list" and e.get("data")) or (e.get("object") == "chat.completion" and e["choices"][0].get("finish_reason"))):
                 return True
         return False
 

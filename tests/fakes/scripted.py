@@ -109,6 +109,8 @@ class Call:
         self.load_finished = None            # of an Ollama load: True or False
 
     def prompt(self):
+        if "input" in self.json:
+            return self.json["input"] if isinstance(self.json["input"], str) else " ".join(map(str, self.json["input"]))
         if "messages" in self.json:
             said = [m for m in self.json["messages"] if m.get("role") == "user"]
             content = said[-1].get("content", "") if said else ""
@@ -199,7 +201,7 @@ class Conn:
 class Backend:
     """name, kind (llamacpp, ollama, openai), models: {name: {"ctx", "caps", "params", "size", "family"}}."""
 
-    INFERENCE = {"/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate"}
+    INFERENCE = {"/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/v1/embeddings", "/api/embed"}
 
     def __init__(self, name, kind, models, slots=4, loaded=True, behaviours=("answer 3",)):
         assert kind in ("llamacpp", "ollama", "openai"), kind
@@ -272,7 +274,7 @@ class Backend:
         try:
             while True:
                 method, path, headers, body = await conn.request()
-                if method == "POST" and path in self.INFERENCE:
+                if method == "POST" and path in self.INFERENCE and body != b"{}":       # "{}" asks whether it embeds
                     await self._infer(conn, Call(self, conn, method, path, headers, body))
                 else:
                     await self._list(conn, path, body)
@@ -342,7 +344,7 @@ class Backend:
 
     def _pieces(self, call, b):
         """(bytes, tokens in them) of the whole answer with its head."""
-        stream = call.json.get("stream", self.kind == "ollama")
+        stream = call.json.get("stream", self.kind == "ollama") and not path_embeds(call.path)
         if b.do == "status":
             return [(plain(b.code, self._error(b.code), f"Retry-After: {b.retry}\r\n" if b.retry is not None else ""), 0)]
         if b.do == "error200" or (b.do == "event-error" and not stream):
@@ -360,7 +362,9 @@ class Backend:
 
     def _whole(self, call, b):
         text = "".join(words(b))
-        if self.kind == "ollama":
+        if path_embeds(call.path):
+            last = embeddings(call, b)
+        elif self.kind == "ollama":
             last = {"model": call.model, "created_at": "2026-11-21T00:00:00Z", "done": True, "done_reason": "stop", **ollama_counts(b)}
             last.update({"message": {"role": "assistant", "content": text}} if call.path == "/api/chat" else {"response": text})
         else:
@@ -371,12 +375,14 @@ class Backend:
                 last["usage"] = openai_counts(b)
         if b.do == "unterminated":
             last.pop("done", None)
+            last.pop("data", None)
+            last.pop("embeddings", None)
             for choice in last.get("choices", []):
                 choice["finish_reason"] = None
         body = raw_json(last)
         if b.do == "badutf8":
             body = body.replace(b"\\udcff", b"\xff")
-        return [(plain(200, body, delta=b.delta if b.do == "length" else 0), b.tokens)]
+        return [(plain(200, body, delta=b.delta if b.do == "length" else 0), 0 if path_embeds(call.path) else b.tokens)]
 
     def _stream(self, call, b):
         kind = "application/x-ndjson" if self.kind == "ollama" else "text/event-stream"
@@ -403,6 +409,10 @@ class Backend:
         self.listed += 1
         if self.listing == "hang":
             await conn.sleep(3600)
+        if path == "/v1/embeddings":
+            embeds = any("embedding" in m.get("caps", ()) for m in self.models.values())
+            await conn.send(plain(400 if embeds else 501, self._error(400 if embeds else 501)))
+            return
         answer = self._listing(path.split("?")[0], body)
         await conn.send(plain(200, json.dumps(answer)) if answer is not None else plain(404, '{"error":"no such path"}'))
 
@@ -508,6 +518,21 @@ def openai_counts(b):
 
 def ollama_counts(b):
     return {"total_duration": 5_000_000, "prompt_eval_count": PROMPT_TOKENS, "eval_count": b.tokens} if b.usage else {}
+
+
+def path_embeds(path):
+    return path in ("/v1/embeddings", "/api/embed")
+
+
+def embeddings(call, b):
+    """A vector of three numbers for each input; PROMPT_TOKENS for all."""
+    asked = call.json.get("input", [])
+    vectors = [[i + 0.5, -1, 1e-3] for i in range(1 if isinstance(asked, str) else len(asked))]
+    if call.path == "/api/embed":
+        return {"model": call.model, "embeddings": vectors, **({"total_duration": 5_000_000, "prompt_eval_count": PROMPT_TOKENS} if b.usage else {})}
+    counts = {"usage": {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}} if b.usage else {}
+    return {"object": "list", "model": call.model, **counts,
+            "data": [{"object": "embedding", "index": i, "embedding": v} for i, v in reversed(list(enumerate(vectors)))]}
 
 
 def openai_events(call, b):

@@ -14,6 +14,7 @@ static const struct json_limits wide = { .max_depth = 200, .max_nodes = 1000000 
 static const struct { enum llm_dialect d; enum llm_op op; const char *accept; } forms[] = {
 	{ LLM_OPENAI, LLM_CHAT, "" }, { LLM_OPENAI, LLM_COMPLETE, "" }, { LLM_OLLAMA, LLM_CHAT, "" }, { LLM_OLLAMA, LLM_COMPLETE, "" },
 	{ LLM_NATIVE, LLM_CHAT, "" }, { LLM_NATIVE, LLM_CHAT, "text/event-stream" }, { LLM_ANTHROPIC, LLM_CHAT, "" }, { LLM_ANTHROPIC, LLM_COUNT, "" },
+	{ LLM_OPENAI, LLM_EMBED, "" }, { LLM_OLLAMA, LLM_EMBED, "" }, { LLM_OLLAMA, LLM_EMBED_OLD, "" },
 };
 enum { FORMS = sizeof(forms) / sizeof(forms[0]) };
 
@@ -69,7 +70,7 @@ static void fuzz_request(unsigned form, struct str body)
 		sent = joined(&plan, mem);
 		MUST(json_parse(&doc, mem, sent, &wide, &why) == ERR_OK && json_kind(&doc, 0) == JSON_OBJECT);
 		MUST(strcmp(plan.path, "/infill") == 0 || str_eq(json_string(&doc, json_get(&doc, 0, "model"), mem), in.model_tok && str_eq(in.model, t.remote_model) ? in.model : t.remote_model));
-		if (strcmp(plan.path, "/infill") == 0 || in.op == LLM_COUNT)
+		if (strcmp(plan.path, "/infill") == 0 || in.op == LLM_COUNT || llm_embeds(in.op))
 			continue;
 		op = strcmp(plan.path, "/v1/completions") == 0 || strcmp(plan.path, "/api/generate") == 0 ? LLM_COMPLETE : LLM_CHAT;
 		if (!plan.passthrough && llm_read(&again, kind == LLM_BACKEND_OLLAMA ? LLM_OLLAMA : LLM_OPENAI, op, sent, STR(""), mem, &why))
@@ -90,6 +91,9 @@ static const struct pairing { enum llm_dialect d; enum llm_op op; enum llm_backe
 	{ LLM_NATIVE, LLM_CHAT, LLM_BACKEND_OPENAI, "text/event-stream", "\"prompt\":\"x\"" },
 	{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, "", "\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]" },
 	{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_OLLAMA, "", "\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]" },
+	{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "", "\"input\":[\"x\",\"y\"],\"encoding_format\":\"base64\"" },
+	{ LLM_OLLAMA, LLM_EMBED, LLM_BACKEND_LLAMACPP, "", "\"input\":[\"x\",\"y\"]" },
+	{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OPENAI, "", "\"input\":\"x\"" },
 };
 enum { PAIRINGS = sizeof(pairings) / sizeof(pairings[0]) };
 
@@ -106,7 +110,7 @@ static struct outcome exchange(const struct pairing *p, bool stream, struct str 
 	struct llm_plan plan;
 	struct llm_relay *r;
 
-	MUST(llm_read(&in, p->d, p->op, arena_fmt(mem, "{\"model\":\"m\",\"stream\":%s,%s}", stream ? "true" : "false", p->body), str_of(p->accept), mem, &o.why) == ERR_OK);
+	MUST(llm_read(&in, p->d, p->op, arena_fmt(mem, "{\"model\":\"m\"%s,%s}", llm_embeds(p->op) ? "" : stream ? ",\"stream\":true" : ",\"stream\":false", p->body), str_of(p->accept), mem, &o.why) == ERR_OK);
 	MUST(llm_plan(&plan, &in, &t, mem, &o.why) == ERR_OK);
 	r = llm_relay_new(mem, &in, &plan, &t);
 	o.passed = plan.passthrough, o.sse = p->d == LLM_OPENAI || in.sse;
@@ -210,14 +214,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
+	const struct pairing *p;
 	char *copy;
 
 	if (n < 1 || n > 65536)
 		return 0;
 	copy = malloc(n);
 	memcpy(copy, data + 1, n - 1);
+	p = &pairings[(data[0] & 0x3f) % PAIRINGS];
 	if (data[0] & 0x80)
-		fuzz_answer(&pairings[(data[0] & 0x3f) % PAIRINGS], data[0] & 0x40, str_n(copy, n - 1));
+		fuzz_answer(p, (data[0] & 0x40) && !llm_embeds(p->op), str_n(copy, n - 1));
 	else
 		fuzz_request(data[0] % FORMS, str_n(copy, n - 1));
 	free(copy);

@@ -216,11 +216,13 @@ class Scenario:
             body["model"] = options["model"]
         if path.endswith("/completions") and "chat" not in path or path in ("/api/generate", "/generate", "/inference", "/api/ollama/inference", "/explain"):
             body["prompt"] = prompt
+        elif path.endswith("/embeddings") or path == "/api/embed":
+            body["prompt" if path == "/api/embeddings" else "input"] = prompt
         else:
             body["messages"] = [{"role": "user", "content": prompt}]
         if path.endswith("/messages"):
             body["max_tokens"] = 1000
-        if "stream" in plain or "whole" in plain:
+        if "input" not in body and ("stream" in plain or "whole" in plain):
             body["stream"] = "stream" in plain
         if "max_tokens" in options:
             body["max_tokens"] = int(options["max_tokens"])

@@ -11,6 +11,14 @@ static bool is_ollama(const struct req *r)
 	return r->world->backends[c->backend].kind == LLM_BACKEND_OLLAMA;
 }
 
+static void no_vectors(struct req *r, struct json_out *jo)
+{
+	if (r->in.op == LLM_EMBED)
+		jw_kv_str(jo, "model", r->in.model);
+	jw_key(jo, r->in.op == LLM_EMBED ? "embeddings" : "embedding"), jw_arr(jo), jw_end(jo);
+	jw_end(jo);
+}
+
 static enum step enter(struct req *r)
 {
 	struct buf b = { 0 };
@@ -23,6 +31,12 @@ static enum step enter(struct req *r)
 	clock_rfc3339(r->start_wall_us, 6, now, sizeof(now));
 	json_begin(&jo, &b);
 	jw_obj(&jo);
+	if (llm_embeds(r->in.op)) {
+		no_vectors(r, &jo);
+		s = req_reply_json(r, 200, &b);
+		buf_free(&b);
+		return s;
+	}
 	jw_kv_str(&jo, "model", r->in.model);
 	jw_kv_strz(&jo, "created_at", now);
 	if (r->in.op == LLM_CHAT) {
