@@ -1,0 +1,42 @@
+# podman.sh - podman for the tests of containers: storage and settings of its own, so that it neither sees nor touches the machine's. Sourced.
+#
+# The settings are what a restricted host needs (no systemd, no CAP_SYS_RESOURCE, cgroups in hybrid mode) and do no harm on others.
+# Base images are made from Debian's packages, because a registry is not everywhere; where the name is there already, that one is used.
+# shellcheck shell=bash
+
+CONTAINERS=$(corral_cache)/containers || exit 1
+
+podman_env() {
+	mkdir -p "$CONTAINERS"/{root,run} || return 1
+	cat >"$CONTAINERS/storage.conf" <<-END
+		[storage]
+		driver = "overlay"
+		runroot = "$CONTAINERS/run"
+		graphroot = "$CONTAINERS/root"
+	END
+	cat >"$CONTAINERS/containers.conf" <<-END
+		[containers]
+		default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+		[engine]
+		cgroup_manager = "cgroupfs"
+		events_logger = "file"
+		runtime = "runc"
+	END
+	export CONTAINERS_STORAGE_CONF=$CONTAINERS/storage.conf CONTAINERS_CONF=$CONTAINERS/containers.conf
+}
+
+# base_image SUITE: debian:SUITE-slim, from Debian's packages.
+base_image() {
+	local name=docker.io/library/debian:$1-slim
+	podman image exists "$name" && return 0
+	say "    making $name from Debian's packages" >&2
+	nice mmdebstrap --variant=minbase --mode=root --include=ca-certificates --aptopt='Acquire::Check-Valid-Until "false"' \
+		"$1" "$CONTAINERS/$1.tar" http://deb.debian.org/debian >"$CONTAINERS/$1.log" 2>&1 || { tail -5 "$CONTAINERS/$1.log" >&2; return 1; }
+	podman import -q "$CONTAINERS/$1.tar" "$name" >/dev/null && rm -f "$CONTAINERS/$1.tar"
+}
+
+# build_image TAG FILE ARG...
+build_image() {
+	local tag=$1 file=$2; shift 2
+	podman build -q --network=host --pull-never -t "$tag" -f "$file" "$@" "$ROOT" >"$CONTAINERS/build.log" 2>&1 || { tail -30 "$CONTAINERS/build.log" >&2; return 1; }
+}
