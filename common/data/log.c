@@ -26,7 +26,7 @@ struct line {
 	bool full;                    /* something did not fit */
 };
 
-enum log_level log_threshold = LOG_LEVEL_INFO;
+_Atomic(enum log_level) log_threshold = LOG_LEVEL_INFO;
 static enum log_format format = LOG_FORMAT_AUTO;
 static bool is_file;                      /* stderr never makes a writer wait */
 static _Atomic uint64_t dropped, written[LOG_LEVEL_ERROR + 1];

@@ -7,6 +7,7 @@
  * Control characters are escaped, so that no value can forge a line. Values of secrets are never given to it. */
 #ifndef CORRAL_DATA_LOG_H
 #define CORRAL_DATA_LOG_H
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -29,7 +30,7 @@ struct log_field {
 #define LOG_D(k, v) ((struct log_field){ .key = (k), .type = LOG_T_DOUBLE, .d = (v) })
 #define LOG_B(k, v) ((struct log_field){ .key = (k), .type = LOG_T_BOOL, .i = (v) })
 
-extern enum log_level log_threshold;      /* set once at start */
+extern _Atomic(enum log_level) log_threshold;     /* set at start and by SIGHUP */
 
 void log_init(enum log_level, enum log_format);
 bool log_level_parse(const char *, enum log_level *);
@@ -41,7 +42,7 @@ uint64_t log_written(enum log_level);             /* lines of that level so far,
 
 #define LOG_AT(level, msg, ...) \
 	do { \
-		if ((level) >= log_threshold) \
+		if ((level) >= atomic_load_explicit(&log_threshold, memory_order_relaxed)) \
 			log_write((level), (msg), (const struct log_field[]){ __VA_ARGS__ __VA_OPT__(,) { 0 } }); \
 	} while (0)
 #define LOG_DEBUG(...) LOG_AT(LOG_LEVEL_DEBUG, __VA_ARGS__)

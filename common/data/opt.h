@@ -42,6 +42,7 @@ struct opt {
 	 *   [{name: gpu1, kind: ollama, url: "http://h:1", slots: 4}]      {gpu1: {kind: ollama, url: "http://h:1", slots: 4}}
 	 * and {gpu1: text} is the item gpu1=text, with or without a shape. */
 	const char *shape;
+	bool live;                    /* a change takes effect on SIGHUP; else at the next start */
 };
 
 #define OPT(cfg, TYPE, member, dflt_, help_, ...) \
@@ -59,6 +60,9 @@ struct opt_set {
 
 /* Fills all configs (strings live in the arena). argv[0] is skipped; entries that are not options are kept, in order, in args. */
 enum err opt_load(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *, struct opt_list *ret_args, struct why *);
+/* Whether two configurations of one table have the same value; and a deep copy of one value. */
+bool opt_same(const struct opt *, const void *config, const void *other);
+void opt_copy(const struct opt *, const void *from, void *to, struct arena *);
 /* Sentences about CORRAL_ names in the environment that nothing reads: a warning, for the environment may be shared with other programs. */
 void opt_unknown_env(const struct opt_set *sets, size_t n, struct arena *, struct opt_list *ret);
 /* "--help" body: flags with type, default, help, wrapped to 100 columns. */

@@ -76,7 +76,8 @@ static void add_option(struct buf *b, struct arena *a, const struct opt *o)
 		buf_printf(b, "\n%*s", HELP_COLUMN, "");
 	else
 		buf_printf(b, "%*s", (int)(HELP_COLUMN - (b->n - start)), "");
-	help = dflt_of(o)[0] ? arena_fmt(a, "%s (default %s)", o->help, o->dflt) : str_of(o->help);
+	help = dflt_of(o)[0] ? arena_fmt(a, "%s (default %s%s)", o->help, o->dflt, o->live ? "" : "; restart") :
+		arena_fmt(a, "%s%s", o->help, o->live ? "" : " (restart)");
 	add_wrapped(b, help, HELP_COLUMN);
 }
 
@@ -162,7 +163,7 @@ static void add_row(struct buf *b, struct arena *a, const struct opt *o)
 	add_code(b, dflt_of(o));
 	buf_addz(b, " | ");
 	add_range(b, o);
-	buf_addz(b, " | ");
+	buf_printf(b, " | %s | ", o->live ? "SIGHUP" : "restart");
 	add_cell(b, o->help);
 	buf_addz(b, " |\n");
 }
@@ -174,7 +175,7 @@ void opt_dump(struct buf *b, const struct opt_set *sets, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		if (!any_shown(sets, i))
 			continue;
-		buf_printf(b, "\n## %s\n\n| option | environment | default | value | what it does |\n|---|---|---|---|---|\n", sets[i].owner);
+		buf_printf(b, "\n## %s\n\n| option | environment | default | value | change by | what it does |\n|---|---|---|---|---|---|\n", sets[i].owner);
 		for (const struct opt *o = sets[i].table; o->name; o++)
 			if (!shown_before(sets, i, o))
 				add_row(b, a, o);

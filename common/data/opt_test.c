@@ -20,7 +20,7 @@ struct other { const char *listen; };
 
 static const struct opt table[] = {
 	OPT(struct conf, STRING, listen, "127.0.0.1:8100", "Where clients connect.", .aliases = "OT_LISTEN, OT_HOST"),
-	OPT(struct conf, SECRET, key, "", "The key of the | upstream."),
+	OPT(struct conf, SECRET, key, "", "The key of the | upstream.", .live = true),
 	OPT(struct conf, ENUM, mode, "auto", "How.", .words = "auto json text"),
 	OPT(struct conf, BOOL, fast, "no", "Be fast."),
 	OPT(struct conf, INT, workers, "2", "Threads.", .min = 1, .max = 64),
@@ -265,16 +265,16 @@ static void prints_itself(void **state)
 	assert_null(strstr(b.p, "abc"));
 	buf_clear(&b);
 	opt_help(&b, sets, 2);
-	assert_non_null(strstr(buf_z(&b), "\nfirst:\n  --listen=TEXT               Where clients connect. (default 127.0.0.1:8100)\n"));
+	assert_non_null(strstr(buf_z(&b), "\nfirst:\n  --listen=TEXT               Where clients connect. (default 127.0.0.1:8100; restart)\n"));
 	assert_non_null(strstr(b.p, "  --drain=TIME                Time that answers in progress may take after SIGTERM before they are\n"
-				    "                              broken off. (default 5m)\n"));
+				    "                              broken off. (default 5m; restart)\n"));
 	assert_non_null(strstr(b.p, "  --[no-]fast                 Be fast."));
 	assert_non_null(strstr(b.p, "  --mode=auto|json|text       How."));
 	assert_null(strstr(b.p, "second"));
 	buf_clear(&b);
 	opt_dump(&b, sets, 2);
-	assert_non_null(strstr(buf_z(&b), "| `listen` | `CORRAL_LISTEN`, `OT_LISTEN`, `OT_HOST` | `127.0.0.1:8100` | text | Where clients connect. |\n"));
-	assert_non_null(strstr(b.p, "| `key` | `CORRAL_KEY`, `CORRAL_KEY_FILE` | – | secret | The key of the \\| upstream. |\n"));
+	assert_non_null(strstr(buf_z(&b), "| `listen` | `CORRAL_LISTEN`, `OT_LISTEN`, `OT_HOST` | `127.0.0.1:8100` | text | restart | Where clients connect. |\n"));
+	assert_non_null(strstr(b.p, "| `key` | `CORRAL_KEY`, `CORRAL_KEY_FILE` | – | secret | SIGHUP | The key of the \\| upstream. |\n"));
 	assert_non_null(strstr(b.p, "| `drain` | `CORRAL_DRAIN` | `5m` | duration, 0s to 1d |"));
 	buf_free(&b);
 }

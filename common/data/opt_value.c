@@ -151,6 +151,65 @@ static enum err parse_enum(const struct given *g, const char **ret, struct arena
 	return err_field(g->why, ERR_INVALID, g->opt->name, "%s: '%s' is not one of: %s", g->where, g->text, g->opt->words);
 }
 
+/* --- values as a whole --- */
+
+static const void *const_at(const void *config, const struct opt *o) { return (const char *)config + o->offset; }
+
+static bool same_list(const struct opt_list *a, const struct opt_list *b)
+{
+	for (size_t i = 0; a->n == b->n && i < a->n; i++)
+		if (strcmp(a->items[i], b->items[i]) != 0)
+			return false;
+	return a->n == b->n;
+}
+
+bool opt_same(const struct opt *o, const void *config, const void *other)
+{
+	const void *a = const_at(config, o), *b = const_at(other, o);
+	double x, y;
+
+	switch (o->type) {
+	case OPT_T_BOOL: return *(const bool *)a == *(const bool *)b;
+	case OPT_T_INT:
+	case OPT_T_DURATION:
+	case OPT_T_BYTES: return *(const int64_t *)a == *(const int64_t *)b;
+	case OPT_T_NUMBER:
+		x = *(const double *)a;
+		y = *(const double *)b;
+		return !(x < y) && !(x > y);
+	case OPT_T_LIST: return same_list(a, b);
+	case OPT_T_STRING:
+	case OPT_T_SECRET:
+	case OPT_T_ENUM: return strcmp(*(const char *const *)a, *(const char *const *)b) == 0;
+	}
+	return false;
+}
+
+static void copy_list(const struct opt_list *from, struct opt_list *to, struct arena *a)
+{
+	*to = (struct opt_list){ 0 };
+	for (size_t i = 0; i < from->n; i++)
+		opt_list_add(a, to, arena_dup(a, from->items[i], strlen(from->items[i])));
+}
+
+void opt_copy(const struct opt *o, const void *from, void *to, struct arena *a)
+{
+	const void *f = const_at(from, o);
+	void *t = opt_at(to, o);
+
+	switch (o->type) {
+	case OPT_T_BOOL: *(bool *)t = *(const bool *)f; return;
+	case OPT_T_INT:
+	case OPT_T_DURATION:
+	case OPT_T_BYTES: *(int64_t *)t = *(const int64_t *)f; return;
+	case OPT_T_NUMBER: *(double *)t = *(const double *)f; return;
+	case OPT_T_LIST: copy_list(f, t, a); return;
+	case OPT_T_STRING:
+	case OPT_T_SECRET:
+	case OPT_T_ENUM: *(const char **)t = arena_dup(a, *(const char *const *)f, strlen(*(const char *const *)f)); return;
+	}
+}
+
 /* --- lists --- */
 
 void opt_list_add(struct arena *a, struct opt_list *l, const char *item)

@@ -165,10 +165,12 @@ static void add_process(struct buf *b, const struct runtime *rt)
 	buf_printf(b, "process_start_time_seconds %.3f\n", (double)(wall_us() - (mono_us() - rt->started_us)) / 1e6);
 }
 
-static void add_own(struct buf *b)
+static void add_own(const struct runtime *rt, struct buf *b)
 {
 	metrics_print_head(b, "corral_build_info", "gauge", "Always 1; the labels say what runs.");
 	buf_printf(b, "corral_build_info{version=\"%s\"} 1\n", CORRAL_VERSION);
+	metrics_print_head(b, "corral_config_reloads_total", "counter", "Times the configuration was read again, by result: ok, failed.");
+	buf_printf(b, "corral_config_reloads_total{result=\"ok\"} %u\ncorral_config_reloads_total{result=\"failed\"} %u\n", rt->reloads, rt->reloads_failed);
 	metrics_print_head(b, "corral_log_lines_total", "counter", "Log lines by level.");
 	for (enum log_level l = LOG_LEVEL_DEBUG; l <= LOG_LEVEL_ERROR; l++)
 		buf_printf(b, "corral_log_lines_total{level=\"%s\"} %llu\n", log_level_name(l), (unsigned long long)log_written(l));
@@ -186,7 +188,7 @@ static int metrics(struct runtime *rt, struct buf *b)
 		names[i] = rt->svcs[i].def->name;
 	}
 	metrics_print(b, all, rt->n > 1 ? names : NULL, rt->n);
-	add_own(b);
+	add_own(rt, b);
 	add_process(b, rt);
 	free(all);
 	free(names);

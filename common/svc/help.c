@@ -36,6 +36,8 @@ static void help(const struct runtime *rt, const char *arg0, struct buf *b)
 		 "  --dump=config|metrics|routes|errors|fields|roles   Print a reference page (Markdown), and end.\n"
 		 "\nEnvironment: each option is read from CORRAL_<OPTION> too, for example CORRAL_ADMIN_LISTEN; --config names a YAML\n"
 		 "file with the same names (admin_listen: ...). A flag wins over the environment, the environment over the file.\n"
+		 "SIGHUP reads them again: what is changed takes effect at once, but for options marked \"restart\". A file with an error changes\n"
+		 "nothing, and the log says where it is.\n"
 		 "\nExamples:\n");
 	buf_printf(b, "  %s --log-level=debug\n", cmd.p);
 	buf_printf(b, "  %s --config corral.yaml --check-config\n", cmd.p);
@@ -51,6 +53,8 @@ static void dump_config(const struct runtime *rt, struct buf *b)
 		   "A later source wins: default, file (`--config FILE` or `CORRAL_CONFIG`, YAML, by option name), environment, flag\n"
 		   "(`--option=value`; `-` and `_` are equal). A variable that is set but empty counts as not set. `${NAME}` and\n"
 		   "`${NAME:-default}` in the file are replaced from the environment.\n"
+		   "`SIGHUP` reads all of it again. What can be changed by it takes effect at once; a changed option that needs a restart is named in the log and keeps\n"
+		   "its value; a file with an error changes nothing, and the log says where it is.\n"
 		   "Durations: `500ms`, `30s`, `5m`, `24h`, `7d`; a bare number is seconds. Sizes: `64k`, `8m`, `1g`, binary.\n", rt->name);
 	opt_dump(b, rt->sets, rt->n + 1);
 }
@@ -65,6 +69,7 @@ static void dump_metrics(const struct runtime *rt, struct buf *b)
 {
 	static const struct metric_def own[] = {
 		{ METRIC_GAUGE, "build_info", "Always 1; the labels say what runs.", "version", NULL },
+		{ METRIC_COUNTER, "config_reloads_total", "Times the configuration was read again, by result: ok, failed.", "result", NULL },
 		{ METRIC_COUNTER, "log_lines_total", "Log lines by level.", "level", NULL },
 		{ METRIC_COUNTER, "log_lines_dropped_total", "Log lines that nobody read in time.", "", NULL },
 		{ METRIC_COUNTER, "metric_series_folded_total", "Look-ups answered with label value \"other\", because the metric has 2,000 series.", "metric", NULL },

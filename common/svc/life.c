@@ -51,6 +51,8 @@ static void start_next(struct runtime *rt)
 			return;
 		}
 	rt->started = true;
+	if (rt->reload_again)
+		reload(rt);
 	LOG_INFO("started", LOG_S("version", CORRAL_VERSION), LOG_I("services", rt->n), LOG_S("admin", rt->config.admin_listen),
 		 LOG_I("admin_port", http_server_port(rt->admin)), LOG_I("after_ms", mono_ms() - rt->started_us / 1000));
 }
@@ -184,7 +186,15 @@ void svc_fail(struct svc *s, const struct why *why)
 
 static void on_hangup(void *arg, int signo)
 {
-	LOG_WARN("the configuration is not read again while running; restart to apply a change", LOG_S("signal", "SIGHUP"));
+	struct runtime *rt = arg;
+
+	(void)signo;
+	if (rt->ending)
+		LOG_WARN("the configuration is not read again while draining", LOG_S("signal", "SIGHUP"));
+	else if (rt->started)
+		reload(rt);
+	else
+		rt->reload_again = true;
 }
 
 /* --- the whole --- */

@@ -32,16 +32,23 @@ struct peer {
 	struct rpc_client *client;
 };
 
+struct generation {                   /* what one reading of the configuration gave */
+	struct arena *mem;
+	unsigned uses;                /* services that run on it */
+};
+
 struct svc {
 	struct runtime *rt;
 	const struct svc_def *def;
-	void *config;
+	void *config;                 /* the service's thread, once it runs */
 	struct metrics *metrics;
 	struct loop *loop;
 	pthread_t thread;
 
 	/* main thread */
 	enum svc_phase phase;
+	struct generation *generation, *before;       /* of its configuration; the one it still lets go of. NULL = the first, in runtime.mem */
+	void *in_force;               /* its configuration */
 
 	/* the service's thread */
 	struct arena *mem;
@@ -69,6 +76,11 @@ struct runtime {
 	struct runtime_config config;
 	struct opt_set *sets;         /* the services', then the runtime's: n + 1 */
 	const char *state_dir;
+	int argc;
+	char **argv;                  /* as read at the start, and again on SIGHUP */
+	unsigned reloading;           /* services that have not answered yet */
+	bool reload_again;
+	unsigned reloads, reloads_failed;
 
 	struct loop *loop;            /* the main thread's */
 	struct http_server *admin;
@@ -100,6 +112,9 @@ void thread_stop(struct svc *);                   /* returns when the thread has
 /* life.c */
 void life_run(struct runtime *);                  /* until the process should end; sets status */
 void life_drained(void *svc);                     /* on the main loop */
+/* reload.c */
+void reload(struct runtime *);                    /* on the main loop, while all services run */
+void reload_free(struct svc *);                   /* its thread has ended */
 /* admin.c */
 bool admin_open(struct runtime *, struct why *);
 bool svc_ready(struct svc *);

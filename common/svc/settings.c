@@ -11,9 +11,9 @@ static const struct opt common_options[] = {
 	RT(STRING, admin_listen, "", "Address of the admin port: /livez /readyz /startupz /metrics /version. It asks for no key: keep it on loopback."),
 	RT(STRING, rpc_listen, "", "Where the other services reach this one: tcp://HOST:PORT or ipc:///path. Snapshots go out on the port 100 above."),
 	RT(STRING, state_dir, "${XDG_STATE_HOME:-~/.local/state}/corral", "Directory for what must survive a restart; each service has its own below it."),
-	RT(DURATION, drain, "300s", "How long answers in progress may go on after SIGTERM; SIGINT and a second signal shorten it to 5 s.", .min = 0, .max = 86400000),
+	RT(DURATION, drain, "300s", "How long answers in progress may go on after SIGTERM; SIGINT and a second signal shorten it to 5 s.", .min = 0, .max = 86400000, .live = true),
 	RT(LIST, peer, "", "Where other services are, as name=url; those of the same process and those at their usual ports need no entry."),
-	RT(ENUM, log_level, "info", "What is logged: this and all that is worse.", .words = "debug info warn error"),
+	RT(ENUM, log_level, "info", "What is logged: this and all that is worse.", .words = "debug info warn error", .live = true),
 	RT(ENUM, log_format, "auto", "auto is text on a terminal, else JSON.", .words = "auto json text"),
 	OPT_END
 };
@@ -95,12 +95,27 @@ enum err settings_fill(struct runtime *rt, int argc, char **argv, struct why *wh
 	return err ? err : place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, why);
 }
 
+/* A check knows the option, the table knows the line of the file that it came from. */
+static enum err add_line(const struct opt_set *set, struct why *why)
+{
+	struct why said = *why;
+
+	for (const struct opt *o = set->table; o && o->name; o++) {
+		const char *source = set->sources[o - set->table];
+
+		if (strcmp(o->name, said.field) == 0 && strncmp(source, "--", 2) != 0 && strncmp(source, "environment ", 12) != 0 &&
+		    strcmp(source, "default") != 0 && !str_starts(str_of(said.text), str_of(source)))
+			return err_field(why, said.code, said.field, "%s: %s", source, said.text);
+	}
+	return said.code;
+}
+
 enum err settings_load(struct runtime *rt, int argc, char **argv, struct why *why)
 {
 	enum err err = settings_fill(rt, argc, argv, why);
 
 	for (unsigned i = 0; i < rt->n && err == ERR_OK; i++)
-		if (rt->svcs[i].def->check)
-			err = rt->svcs[i].def->check(rt->svcs[i].config, why);
+		if (rt->svcs[i].def->check && rt->svcs[i].def->check(rt->svcs[i].config, why) != ERR_OK)
+			err = add_line(&rt->sets[i], why);
 	return err;
 }

@@ -26,6 +26,7 @@ static void release(struct runtime *rt)
 		struct svc *s = &rt->svcs[i];
 		struct need *n;
 
+		reload_free(s);
 		while ((n = s->needs)) {
 			s->needs = n->next;
 			free(n);
@@ -35,6 +36,7 @@ static void release(struct runtime *rt)
 		arena_free(s->mem);
 		pthread_mutex_destroy(&s->lock);
 	}
+	free(rt->argv);
 	http_server_free(rt->admin);
 	loop_free(rt->loop);
 	arena_free(rt->mem);
@@ -142,7 +144,8 @@ static int run(struct runtime *rt, int argc, char **argv)
 	struct why why;
 	bool ok = settings_load(rt, argc, args, &why) == ERR_OK;
 
-	free(args);
+	rt->argc = argc;
+	rt->argv = args;
 	if (ok && (errand.probe || errand.wait))
 		return do_errand(rt, &errand);
 	if (ok) {

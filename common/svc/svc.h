@@ -40,6 +40,9 @@ struct svc_def {
 	/* Starts; false with *why ends the program with status 1, after freeing what it had made (stop() is not called then).
 	 * Must not wait for peers. */
 	bool (*start)(struct svc *, struct why *);
+	/* The configuration was read again: svc_config() is the new one, with old values where an option is not .live. On true the service calls
+	 * svc_reloaded() once nothing uses the one before; on false that stays in force, and svc_config() goes back. NULL = all its options need a restart. */
+	bool (*reload)(struct svc *, struct why *);
 	void (*drain)(struct svc *);  /* stop taking work; call svc_drained() when none is left; NULL = nothing to wait for */
 	/* Frees everything. The loop no longer turns; calls to peers have ended (closures ran with NULL) and new ones are refused;
 	 * peers and RPC server themselves go afterwards. */
@@ -72,6 +75,7 @@ void svc_drained(struct svc *);
 /* Something without which it must not run became known after start(): the program says the sentence, drains for 5 s at most, and ends with
  * status 1. Any thread. */
 void svc_fail(struct svc *, const struct why *);
+void svc_reloaded(struct svc *);
 struct rpc_server *svc_rpc_server(struct svc *);  /* add generated services to it in start(); NULL when rpc_port is 0 */
 /* A client of another service, by its name; made once, shared by the service's loop. Never NULL; it reconnects by itself. */
 struct rpc_client *svc_peer(struct svc *, const char *service);

@@ -41,7 +41,7 @@ static const struct opt options[] = {
 	OPT(struct config, BOOL, ask, "no", "The first asks the second."),
 	OPT(struct config, BOOL, mute, "no", "The second does not answer."),
 	OPT(struct config, BOOL, stick, "no", "Keep the loop from turning for two seconds."),
-	OPT(struct config, ENUM, color, "red", "A word.", .words = "red green"),
+	OPT(struct config, ENUM, color, "red", "A word.", .words = "red green", .live = true),
 	OPT_END
 };
 enum { STARTS, WORK_SECONDS };
@@ -160,6 +160,15 @@ static void drain(struct svc *s)
 	loop_timer_set(svc_loop(s), &st->timer, c->hang ? 10000 : c->work * 1000, look);
 }
 
+static bool reload(struct svc *s, struct why *why)
+{
+	const struct config *c = svc_config(s);
+
+	LOG_INFO("new color", LOG_S("color", c->color), LOG_I("work", c->work));
+	svc_reloaded(s);
+	return true;
+}
+
 static void stop(struct svc *s)
 {
 	struct state *st = svc_state(s);
@@ -173,7 +182,7 @@ static void stop(struct svc *s)
 
 static const struct svc_def first = {
 	.name = "first", .summary = "The first of the tests.", .options = options, .config_size = sizeof(struct config), .metrics = metrics, .n_metrics = 2,
-	.routes = routes, .public_port = 8303, .admin_port = PORT, .check = check, .start = start, .drain = drain, .stop = stop,
+	.routes = routes, .public_port = 8303, .admin_port = PORT, .check = check, .start = start, .reload = reload, .drain = drain, .stop = stop,
 };
 static const struct svc_def second = {
 	.name = "second", .summary = "The second.", .options = options, .config_size = sizeof(struct config), .metrics = metrics, .n_metrics = 2,
@@ -287,7 +296,7 @@ static void tells_about_itself(void **state)
 	assert_memory_equal(printed(), "The first of the tests.\n\nUsage: first prog [--option=value ...]\n\nfirst:\n  --work=TIME", 76);
 	assert_non_null(strstr(printed(), "\nevery program:\n"));
 	assert_non_null(strstr(printed(), "--admin-listen=TEXT"));
-	assert_non_null(strstr(printed(), "(default 127.0.0.1:8301)"));
+	assert_true(strstr(printed(), "(default 127.0.0.1:8301; restart)") || strstr(printed(), "(default 127.0.0.1:8301;\n"));
 	assert_null(strstr(printed(), "--rpc-listen"));
 	assert_int_equal(run_to_end(true, "--dump=config", NULL, NULL), 0);
 	assert_non_null(strstr(printed(), "# Options of pair\n"));
@@ -427,7 +436,7 @@ static void sigterm_drains(void **state)
 	launch(false, "--work=100s", "--drain=200s", NULL);
 	await("\"started\"");
 	kill(child, SIGHUP);
-	await("the configuration is not read again");
+	await("the configuration was read again");
 	kill(child, SIGTERM);
 	await("\"service drains\",\"left_s\":200");
 	assert_int_equal(get("/readyz", body, sizeof(body)), 503);
@@ -438,6 +447,52 @@ static void sigterm_drains(void **state)
 	assert_int_equal(waited(), 0);
 	assert_non_null(strstr(printed(), "work is done"));
 	assert_non_null(strstr(printed(), "\"stopped\""));
+}
+
+static void write_config(const char *text)
+{
+	char path[100];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/reload.yaml", dir);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+static void a_hangup_reads_the_configuration_again(void **state)
+{
+	char config[100], body[8000];
+
+	snprintf(config, sizeof(config), "--config=%s/reload.yaml", dir);
+	write_config("color: red\nwork: 0\n");
+	launch(true, config, NULL, NULL);
+	await("\"started\"");
+	write_config("color: green\nwork: 3s\nlog_level: debug\n");
+	kill(child, SIGHUP);
+	await("\"new color\",\"color\":\"green\",\"work\":0");       /* work needs a restart */
+	await("the configuration in force is the one read last");
+	assert_non_null(strstr(printed(), "keeps its value until a restart\",\"option\":\"work\",\"of\":\"first\""));
+	assert_non_null(strstr(printed(), "keeps its value until a restart\",\"option\":\"color\",\"of\":\"second\""));
+	assert_non_null(strstr(printed(), "\"option changed\",\"option\":\"log_level\""));
+	write_config("color: red\nwork: soon\n");
+	kill(child, SIGHUP);
+	await("\"the configuration was not read; the one in force stays\",\"field\":\"work\",\"error\":\"");
+	assert_non_null(strstr(printed(), "reload.yaml:2:7: work: 'soon' is not a duration"));
+	assert_null(strstr(printed(), "\"color\":\"red\""));
+	write_config("work: 1s\nhang: yes\n");           /* what check() says gets its line too */
+	kill(child, SIGHUP);
+	await("reload.yaml:2: hang and work exclude each other");
+	assert_int_equal(get("/metrics", body, sizeof(body)), 200);
+	assert_non_null(strstr(body, "corral_config_reloads_total{result=\"ok\"} 1\n"));
+	assert_non_null(strstr(body, "corral_config_reloads_total{result=\"failed\"} 2\n"));
+	write_config("color: red\nwork: 1s\n");
+	kill(child, SIGHUP);
+	await("\"new color\",\"color\":\"red\",\"work\":0");
+	for (int i = 0; i < 20; i++)
+		kill(child, SIGHUP);
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
 }
 
 static void drain_has_an_end(void **state)
@@ -630,7 +685,7 @@ int main(void)
 		RUN(tells_about_itself), RUN(checks_its_configuration), RUN(says_why_it_does_not_start),
 		RUN(answers_on_the_admin_port), RUN(metrics_please_promtool), RUN(a_need_that_is_not_met_is_told),
 		RUN(a_loop_that_stands_still_is_told),
-		RUN(sigterm_drains), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
+		RUN(sigterm_drains), RUN(a_hangup_reads_the_configuration_again), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
 		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order), RUN(services_ask_each_other), RUN(calls_end_before_the_service),
 		RUN(one_that_fails_stops_the_others), cmocka_unit_test(settings_are_seen_without_running),
 	};

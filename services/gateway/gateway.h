@@ -57,11 +57,12 @@ extern const struct metric_def gateway_metrics[M_COUNT];
 struct gateway {
 	struct svc *svc;
 	struct loop *loop;
-	const struct gateway_config *cfg;
+	const struct gateway_config *_Atomic cfg;     /* replaced by SIGHUP: not to be kept for the next turn of a loop */
 	struct metrics *metrics;
 	struct worker **workers;
 	unsigned n_workers;
 	unsigned draining;            /* workers still busy while draining */
+	unsigned settling;            /* that may still read the configuration before */
 	struct replica_table *replicas;
 	struct lease *lease;          /* how many slots of each are ours */
 	struct sticky *sticky;

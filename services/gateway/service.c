@@ -18,28 +18,28 @@
 static const struct opt options[] = {
 	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to. Who comes to an address other than loopback needs a key."),
 	OPT(C, INT, workers, "0", "Worker threads; 0 = one per CPU core, at most 8.", .max = 256),
-	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30),
+	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30, .live = true),
 	OPT(C, BYTES, hold_max, "1g", "Memory that bodies and unread or unfinished answers of all requests may hold together; what needs more gets 503. "
 				      "Buffers below 64 KiB are not counted, nor is what converting makes of a body.", .min = 1 << 20, .max = INT64_C(1) << 50),
 	OPT(C, INT, max_connections, "10000", "Client connections of one worker; further ones get 503.", .min = 1, .max = 1000000),
-	OPT(C, DURATION, request_timeout, "10m", "Longest time for a request, all attempts together.", .min = 100, .max = 86400000),
-	OPT(C, DURATION, connect_timeout, "2s", "Longest time to connect to a backend.", .min = 10, .max = 600000),
-	OPT(C, DURATION, first_byte_timeout, "5m", "Longest silence of a backend before its answer begins; loading a model counts.", .min = 10, .max = 86400000),
-	OPT(C, DURATION, idle_timeout, "60s", "Longest silence of a backend in the middle of an answer; then the engine counts as hung.", .min = 10, .max = 86400000),
-	OPT(C, INT, queue_max, "256", "Requests that may wait for a slot of one model; further ones get 429.", .max = 1000000),
-	OPT(C, DURATION, queue_timeout, "30s", "Longest wait for a slot; a request whose predicted wait is longer gets 429 at once.", .max = 86400000),
-	OPT(C, INT, attempts, "3", "Most replicas tried for one request, before the first byte to the client.", .min = 1, .max = 10),
-	OPT(C, INT, breaker_failures, "5", "Failures in a row that open the breaker of a (backend, model).", .min = 1, .max = 1000),
-	OPT(C, DURATION, breaker_open, "30s", "How long an open breaker rests before one request may try; doubles up to 5 minutes.", .min = 10, .max = 3600000),
-	OPT(C, ENUM, access_log, "all", "Which requests get a log line: all, errors (status 400 and above), off.", .words = "all errors off"),
+	OPT(C, DURATION, request_timeout, "10m", "Longest time for a request, all attempts together.", .min = 100, .max = 86400000, .live = true),
+	OPT(C, DURATION, connect_timeout, "2s", "Longest time to connect to a backend.", .min = 10, .max = 600000, .live = true),
+	OPT(C, DURATION, first_byte_timeout, "5m", "Longest silence of a backend before its answer begins; loading a model counts.", .min = 10, .max = 86400000, .live = true),
+	OPT(C, DURATION, idle_timeout, "60s", "Longest silence of a backend in the middle of an answer; then the engine counts as hung.", .min = 10, .max = 86400000, .live = true),
+	OPT(C, INT, queue_max, "256", "Requests that may wait for a slot of one model; further ones get 429.", .max = 1000000, .live = true),
+	OPT(C, DURATION, queue_timeout, "30s", "Longest wait for a slot; a request whose predicted wait is longer gets 429 at once.", .max = 86400000, .live = true),
+	OPT(C, INT, attempts, "3", "Most replicas tried for one request, before the first byte to the client.", .min = 1, .max = 10, .live = true),
+	OPT(C, INT, breaker_failures, "5", "Failures in a row that open the breaker of a (backend, model).", .min = 1, .max = 1000, .live = true),
+	OPT(C, DURATION, breaker_open, "30s", "How long an open breaker rests before one request may try; doubles up to 5 minutes.", .min = 10, .max = 3600000, .live = true),
+	OPT(C, ENUM, access_log, "all", "Which requests get a log line: all, errors (status 400 and above), off.", .words = "all errors off", .live = true),
 	OPT(C, BOOL, require_keys, "no", "Keys are needed on loopback too; without this, who comes there without one is the owner."),
 	OPT(C, LIST, anonymous, "", "Networks (10.0.0.0/8, fd00::/8) from which no key is needed; who comes from there without one has role user."),
-	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1),
-	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones."),
-	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal."),
+	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1, .live = true),
+	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones.", .live = true),
+	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal.", .live = true),
 	OPT(C, DURATION, heartbeat, "15s", "Silence after which a waiting event stream gets a comment line, so that proxies keep it open; 0 = never. "
-					   "Once one was sent the status is 200, and an error comes as an event.", .max = 3600000),
-	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000),
+					   "Once one was sent the status is 200, and an error comes as an event.", .max = 3600000, .live = true),
+	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000, .live = true),
 	OPT(C, BYTES, spool_segment, "16m", "Size of one file of the spool; room on disk is taken in this step, for each worker.", .min = 64 << 10, .max = 1 << 30),
 	OPT(C, BYTES, spool_max, "4g", "Most that may wait in a worker's spool for the ledger; then requests are refused with 503.", .min = 1 << 20, .max = INT64_C(1) << 50),
 	OPT_END
@@ -258,6 +258,31 @@ static bool start(struct svc *s, struct why *why)
 	return ok;
 }
 
+/* --- the configuration was read again --- */
+
+/* A worker reads the configuration through struct gateway, within one turn of its loop: when each has turned, nobody has the old one. */
+static void settled(void *arg)
+{
+	struct gateway *g = arg;
+
+	if (--g->settling == 0)
+		svc_reloaded(g->svc);
+}
+
+void gateway_worker_settled(struct gateway *g) { loop_post(g->loop, settled, g); }
+
+static bool reload(struct svc *s, struct why *why)
+{
+	struct gateway *g = svc_state(s);
+
+	(void)why;
+	g->cfg = svc_config(s);
+	g->settling = g->n_workers;
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_settle(g->workers[i]);
+	return true;
+}
+
 enum { LAST_MS = 1500 };
 
 /* --- drain: listeners close, requests end, facts ship --- */
@@ -319,6 +344,7 @@ const struct svc_def gateway_service = {
 	.admin_port = 8110,
 	.check = check,
 	.start = start,
+	.reload = reload,
 	.drain = drain,
 	.stop = stop,
 };

@@ -261,6 +261,10 @@ static void end_requests(void *arg)
 /* The drain's time is over: what still runs gets its dialect's error and its FINAL. */
 void worker_hurry(struct worker *w) { loop_post(w->loop, end_requests, w); }
 
+static void settle(void *arg) { gateway_worker_settled(((struct worker *)arg)->gw); }
+
+void worker_settle(struct worker *w) { loop_post(w->loop, settle, w); }
+
 static void stop_loop(void *arg) { loop_stop(((struct worker *)arg)->loop); }
 
 void worker_stop(struct worker *w)

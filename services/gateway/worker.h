@@ -50,8 +50,10 @@ void worker_set_world(struct worker *, struct world *);       /* from the contro
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
 void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
 void worker_hurry(struct worker *);
+void worker_settle(struct worker *);          /* answers with gateway_worker_settled() when it has turned its loop */
 void worker_stop(struct worker *);            /* ends its thread, then its requests; the spools stay open */
 void worker_free(struct worker *);            /* stops and frees; NULL is fine */
 struct http_pool *worker_pool(struct worker *, const struct http_url *);
-void gateway_worker_idle(struct gateway *);   /* gateway.c */
+void gateway_worker_idle(struct gateway *);   /* service.c */
+void gateway_worker_settled(struct gateway *);
 #endif

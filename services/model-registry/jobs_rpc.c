@@ -37,6 +37,8 @@ void jobs_endpoint_close(struct jobs_endpoint *e)
 		e->jobs = NULL;
 }
 
+void jobs_endpoint_open(struct jobs_endpoint *e, struct jobs *jobs) { e->jobs = jobs; }
+
 static struct jobs *jobs_of(Corral__ModelJobs_Service *service, void *data)
 {
 	struct jobs *jobs = ((struct jobs_endpoint *)(void *)service)->jobs;

@@ -7,5 +7,6 @@
 struct jobs_endpoint;
 /* The server owns it. */
 struct jobs_endpoint *jobs_endpoint_add(struct rpc_server *, struct jobs *);
+void jobs_endpoint_open(struct jobs_endpoint *, struct jobs *);       /* again, after a close */
 void jobs_endpoint_close(struct jobs_endpoint *);     /* before the jobs go; NULL is fine */
 #endif

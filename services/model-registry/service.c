@@ -2,6 +2,7 @@
 #include "services/model-registry/service.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "common/data/log.h"
 #include "common/io/snapshot_file.h"
@@ -10,6 +11,7 @@
 #include "services/model-registry/registry.h"
 
 static bool start(struct svc *, struct why *);
+static bool reload(struct svc *, struct why *);
 static void stop(struct svc *);
 
 const struct svc_def model_registry_service = {
@@ -19,7 +21,7 @@ const struct svc_def model_registry_service = {
 	.metrics = registry_metrics, .n_metrics = M_COUNT,
 	.admin_port = 8111, .rpc_port = 7111,
 	.check = settings_check,
-	.start = start, .stop = stop,
+	.start = start, .reload = reload, .stop = stop,
 };
 
 struct endpoint {
@@ -106,7 +108,10 @@ static bool start_jobs(struct keeper *keeper, struct why *why)
 	if (!keeper->jobs)
 		return false;
 	registry_changed(keeper->registry);       /* what is hidden or marked */
-	keeper->jobs_endpoint = jobs_endpoint_add(svc_rpc_server(keeper->svc), keeper->jobs);
+	if (keeper->jobs_endpoint)
+		jobs_endpoint_open(keeper->jobs_endpoint, keeper->jobs);
+	else
+		keeper->jobs_endpoint = jobs_endpoint_add(svc_rpc_server(keeper->svc), keeper->jobs);
 	return true;
 }
 
@@ -136,6 +141,85 @@ static bool start(struct svc *svc, struct why *why)
 	if (keeper->registry->last)
 		lender_set_totals(keeper->lender, keeper->registry->last);
 	svc_set_state(svc, keeper);
+	return true;
+}
+
+/* What was seen of a backend that stays where it was; one that is gone is up no more. */
+static void carry_over(struct registry *from, struct registry *to)
+{
+	for (size_t i = 0; i < from->n; i++) {
+		struct backend *old = &from->backends[i];
+
+		if (old->up)
+			series_set(old->up, 0);
+		for (size_t j = 0; j < to->n; j++) {
+			struct backend *new = &to->backends[j];
+
+			if (strcmp(old->name, new->name) != 0 || strcmp(old->url_text, new->url_text) != 0)
+				continue;
+			new->state = old->state;
+			new->checked_at_us = old->checked_at_us;
+			memcpy(new->reason, old->reason, sizeof(new->reason));
+			if (new->up)
+				series_set(new->up, old->state == CORRAL__BACKEND_STATE__BACKEND_UP);
+		}
+	}
+}
+
+static bool same_backends(const struct registry *registry, const struct registry_config *config)
+{
+	struct arena *mem = arena_new(0);
+	struct backend_setting *list;
+	struct why why;
+	size_t n;
+	bool same = settings_backends(config, mem, &list, &n, &why) == ERR_OK && n == registry->n;
+
+	for (size_t i = 0; same && i < n; i++)
+		same = strcmp(list[i].name, registry->backends[i].name) == 0 && strcmp(list[i].url_text, registry->backends[i].url_text) == 0 &&
+		       list[i].kind == registry->backends[i].configured;
+	arena_free(mem);
+	return same;
+}
+
+static bool reword(struct registry *registry, const struct registry_config *config, struct why *why)
+{
+	const struct families *families = families_load(registry->mem, config->families, why);
+
+	if (!families)
+		return false;
+	registry->families = families;
+	registry->config = config;
+	registry_changed(registry);
+	return true;
+}
+
+/* With other backends the registry is made anew from what this one holds, and its jobs are taken up again as at a start. */
+static bool replace(struct keeper *keeper, struct why *why)
+{
+	struct svc *svc = keeper->svc;
+	struct registry *next = registry_new(svc_loop(svc), svc_config(svc), svc_metrics(svc), buf_as_str(&keeper->registry->last_packed), on_snapshot,
+					     on_state, keeper, why), *before = keeper->registry;
+
+	if (!next)
+		return false;
+	carry_over(before, next);
+	jobs_endpoint_close(keeper->jobs_endpoint);
+	jobs_free(keeper->jobs);
+	keeper->jobs = before->jobs = NULL;
+	keeper->registry = next;
+	registry_free(before);
+	if (!start_jobs(keeper, why))
+		LOG_ERROR("jobs on models cannot go on", LOG_S("error", why->text));
+	return true;
+}
+
+static bool reload(struct svc *svc, struct why *why)
+{
+	struct keeper *keeper = svc_state(svc);
+
+	if (!(same_backends(keeper->registry, svc_config(svc)) ? reword(keeper->registry, svc_config(svc), why) : replace(keeper, why)))
+		return false;
+	svc_reloaded(svc);
 	return true;
 }
 

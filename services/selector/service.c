@@ -10,9 +10,9 @@
 #define C struct selector_config
 static const struct opt options[] = {
 	OPT(C, STRING, selector_db, "", "Database of kept decisions; empty = sqlite:<state_dir>/selector/decisions.db."),
-	OPT(C, DURATION, decision_keep, "14d", "How long decisions are kept for /explain.", .min = 60000, .max = 3650LL * 86400000),
-	OPT(C, DURATION, policy_every, "10s", "How often measured speeds are read from the ledger.", .min = 100, .max = 86400000),
-	OPT(C, NUMBER, switch_margin, "0.05", "How much higher another model has to score before a conversation leaves its model.", .max = 1),
+	OPT(C, DURATION, decision_keep, "14d", "How long decisions are kept for /explain.", .min = 60000, .max = 3650LL * 86400000, .live = true),
+	OPT(C, DURATION, policy_every, "10s", "How often measured speeds are read from the ledger.", .min = 100, .max = 86400000, .live = true),
+	OPT(C, NUMBER, switch_margin, "0.05", "How much higher another model has to score before a conversation leaves its model.", .max = 1, .live = true),
 	OPT_END
 };
 #undef C
@@ -112,6 +112,17 @@ static bool start(struct svc *svc, struct why *why)
 	return true;
 }
 
+static bool reload(struct svc *svc, struct why *why)
+{
+	struct selector *s = svc_state(svc);
+
+	(void)why;
+	s->cfg = svc_config(svc);
+	policy_refresh(s);
+	svc_reloaded(svc);
+	return true;
+}
+
 const struct svc_def selector_service = {
 	.name = "selector",
 	.summary = "Turns what is known into the routing policy; keeps decisions, explains and replays them.",
@@ -122,5 +133,6 @@ const struct svc_def selector_service = {
 	.admin_port = 8112,
 	.rpc_port = 7112,
 	.start = start,
+	.reload = reload,
 	.stop = stop,
 };
