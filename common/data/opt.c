@@ -57,6 +57,21 @@ static struct found find(const struct opt_set *sets, size_t n, struct str name)
 	return (struct found){ 0 };
 }
 
+/* "peer.selector": the keyed option 'peer', and the rest as *ret_key. */
+static const struct opt *find_keyed(const struct opt_set *sets, size_t n, struct str name, char separator, struct str *ret_key)
+{
+	for (size_t i = 0; i < n; i++)
+		for (const struct opt *o = sets[i].table; o && o->name; o++) {
+			size_t len = strlen(o->name);
+
+			if (!o->keyed || name.n <= len + 1 || name.p[len] != separator || !opt_name_eq(str_n(name.p, len), o->name))
+				continue;
+			*ret_key = str_from(name, len + 1);
+			return o;
+		}
+	return NULL;
+}
+
 static const char *nearest(const struct opt_set *sets, size_t n, struct str name)
 {
 	unsigned best = (unsigned)(name.n < 5 ? 2 : name.n / 3 + 1);
@@ -131,6 +146,26 @@ static enum err set_one(struct loader *l, struct opt_set *set, const struct opt 
 		opt_list_join(l->mem, &before, opt_at(set->config, o));
 	*old = source;
 	return ERR_OK;
+}
+
+/* Adds key=text to a keyed list; '_' of the environment is '-' in a key. */
+static void add_keyed(struct loader *l, const struct opt *o, struct str key, const char *text, const char *source)
+{
+	char *item = arena_printf(l->mem, STR_FMT "=%s", STR_ARG(key), text);
+
+	for (size_t i = 0; i < key.n; i++)
+		if (item[i] == '_')
+			item[i] = '-';
+	for (size_t i = 0; i < l->n; i++)
+		for (const struct opt *p = l->sets[i].table; p && p->name; p++)
+			if (strcmp(p->name, o->name) == 0) {
+				struct opt_list *list = opt_at(l->sets[i].config, p), all = { 0 };
+
+				opt_list_join(l->mem, list, &all);
+				opt_list_add(l->mem, &all, item);
+				*list = all;
+				l->sets[i].sources[p - l->sets[i].table] = source;
+			}
 }
 
 /* Sets 'name' in every table that has it. */
@@ -285,6 +320,32 @@ static enum err load_env(struct loader *l)
 	return err;
 }
 
+static struct str lower(struct arena *a, struct str s)
+{
+	char *p = arena_dup(a, s.p, s.n);
+
+	for (size_t i = 0; i < s.n; i++)
+		p[i] = (char)tolower((unsigned char)p[i]);
+	return str_n(p, s.n);
+}
+
+/* CORRAL_PEER_SELECTOR */
+static void load_keyed_env(struct loader *l)
+{
+	for (char **e = environ; e && *e; e++) {
+		const char *eq = strchr(*e, '=');
+		const struct opt *o;
+		struct str name, key;
+
+		if (!eq || !eq[1] || strncmp(*e, "CORRAL_", 7) != 0)
+			continue;
+		name = lower(l->mem, str_n(*e + 7, (size_t)(eq - *e) - 7));
+		if (find(l->sets, l->n, name).opt || !(o = find_keyed(l->sets, l->n, name, '_', &key)))
+			continue;
+		add_keyed(l, o, key, eq + 1, arena_printf(l->mem, "environment %.*s", (int)(eq - *e), *e));
+	}
+}
+
 static bool reserved(struct str name)
 {
 	static const char *const names[] = {
@@ -314,21 +375,14 @@ static bool is_alias(const struct opt_set *sets, size_t n, struct str name)
 	return false;
 }
 
-static struct str lower(struct arena *a, struct str s)
-{
-	char *p = arena_dup(a, s.p, s.n);
-
-	for (size_t i = 0; i < s.n; i++)
-		p[i] = (char)tolower((unsigned char)p[i]);
-	return str_n(p, s.n);
-}
-
 static void warn_about(const struct opt_set *sets, size_t n, struct str name, struct arena *a, struct opt_list *ret)
 {
 	struct str option = lower(a, str_from(name, 7));
 	const char *near;
 
-	if (reserved(name) || is_alias(sets, n, name) || find(sets, n, option).opt)
+	struct str key;
+
+	if (reserved(name) || is_alias(sets, n, name) || find(sets, n, option).opt || find_keyed(sets, n, option, '_', &key))
 		return;
 	near = nearest(sets, n, option);
 	if (near)
@@ -380,8 +434,33 @@ static struct found find_negated(struct loader *l, struct str name)
 	return f;
 }
 
+/* What follows "=", or is the next argument; NULL when there is none. */
+static const char *flag_value(struct args *args, const char *eq)
+{
+	if (eq)
+		return eq + 1;
+	return args->at < args->argc && strncmp(args->argv[args->at], "--", 2) != 0 ? args->argv[args->at++] : NULL;
+}
+
+/* --peer.selector=URL; false when it is no such flag. */
+static bool set_keyed_flag(struct loader *l, struct args *args, struct str name, const char *eq, enum err *ret)
+{
+	struct str key;
+	const struct opt *o = find_keyed(l->sets, l->n, name, '.', &key);
+	const char *value, *where = arena_printf(l->mem, "--" STR_FMT, STR_ARG(name));
+
+	if (!o)
+		return false;
+	value = flag_value(args, eq);
+	if (value)
+		add_keyed(l, o, key, value, where);
+	*ret = value ? ERR_OK : err_field(l->why, ERR_INVALID, o->name, "%s: a value is missing (write %s=VALUE)", where, where);
+	return true;
+}
+
 static enum err set_flag(struct loader *l, struct args *args)
 {
+	enum err err;
 	const char *arg = args->argv[args->at++], *eq = strchr(arg, '='), *value = eq ? eq + 1 : NULL, *where;
 	struct str name = str_from(eq ? str_n(arg, (size_t)(eq - arg)) : str_of(arg), 2);
 	struct found f = find(l->sets, l->n, name);
@@ -395,12 +474,14 @@ static enum err set_flag(struct loader *l, struct args *args)
 		args->at += !eq;
 		return ERR_OK;
 	}
+	if (!f.opt && set_keyed_flag(l, args, name, eq, &err))
+		return err;
 	if (!f.opt)
 		return unknown_flag(l, name, arg);
 	if (!value && f.opt->type == OPT_T_BOOL)
 		value = "true";
-	if (!value && args->at < args->argc && strncmp(args->argv[args->at], "--", 2) != 0)
-		value = args->argv[args->at++];
+	if (!value)
+		value = flag_value(args, NULL);
 	if (!value)
 		return err_field(l->why, ERR_INVALID, f.opt->name, "%s: a value is missing (write %s=VALUE)", where, where);
 	return set_all(l, f, value, where, where);
@@ -456,6 +537,8 @@ enum err opt_load(struct opt_set *sets, size_t n, int argc, char **argv, struct 
 		err = load_file(&l);
 	if (err == ERR_OK)
 		err = load_env(&l);
+	if (err == ERR_OK)
+		load_keyed_env(&l);
 	if (err == ERR_OK)
 		err = load_flags(&l, argc, argv, &args);
 	if (err == ERR_OK && ret_args)

@@ -43,6 +43,9 @@ struct opt {
 	 * and {gpu1: text} is the item gpu1=text, with or without a shape. */
 	const char *shape;
 	bool live;                    /* a change takes effect on SIGHUP; else at the next start */
+	/* LIST of name=text: an item may be given by its name alone too: --peer.NAME=text (commas belong to the text) and CORRAL_PEER_NAME
+	 * ('_' for '-'). Such an item is added to the list; who reads it takes the last of a name. */
+	bool keyed;
 };
 
 #define OPT(cfg, TYPE, member, dflt_, help_, ...) \

@@ -14,7 +14,7 @@ struct conf {
 	bool fast;
 	int64_t workers, drain, room;
 	double share;
-	struct opt_list backends, tags;
+	struct opt_list backends, tags, place;
 };
 struct other { const char *listen; };
 
@@ -29,6 +29,7 @@ static const struct opt table[] = {
 	OPT(struct conf, NUMBER, share, "0.5", "Share.", .min = 0, .max = 1),
 	OPT(struct conf, LIST, backends, "", "Model servers.", .shape = "name=kind+url;slots"),
 	OPT(struct conf, LIST, tags, "a, b", "Tags."),
+	OPT(struct conf, LIST, place, "", "Where they are.", .keyed = true),
 	OPT_END
 };
 static const struct opt other_table[] = { OPT(struct other, STRING, listen, "x", "Another."), OPT_END };
@@ -235,6 +236,29 @@ static void shapes_lists(void **state)
 	assert_string_equal(refused_yaml("tags: [{a: b}]\n"), ":1:8: tags: expected texts, not mappings");
 }
 
+/* The last of a name is the one that counts, so each source adds. */
+static void takes_items_by_name(void **state)
+{
+	setenv("CORRAL_PLACE_TWO_WORDS", "tcp://b:1,tcp://c:1", 1);
+	assert_int_equal(load_yaml("place: {one: a, two-words: b}"), ERR_OK);
+	assert_int_equal(c.place.n, 3);
+	assert_string_equal(c.place.items[0], "one=a");
+	assert_string_equal(c.place.items[2], "two-words=tcp://b:1,tcp://c:1");
+	assert_int_equal(load((char *)"--place.three=c,d", (char *)"--place.one"), ERR_INVALID);
+	assert_string_equal(why.text, "--place.one: a value is missing (write --place.one=VALUE)");
+	assert_int_equal(load((char *)"--place.three=c,d", (char *)"--place.one=e"), ERR_OK);
+	assert_int_equal(c.place.n, 3);
+	assert_string_equal(c.place.items[1], "three=c,d");
+	assert_string_equal(c.place.items[2], "one=e");
+	struct opt_list unread;
+
+	opt_unknown_env(sets, 2, mem, &unread);
+	assert_int_equal(unread.n, 0);
+	unsetenv("CORRAL_PLACE_TWO_WORDS");
+	assert_int_equal(load((char *)"--tags.x=1", NULL), ERR_INVALID);
+	assert_int_equal(load((char *)"--place.=1", NULL), ERR_INVALID);
+}
+
 static void reads_secrets_from_files(void **state)
 {
 	char path[] = "/tmp/opt_test.XXXXXX", arg[64];
@@ -312,7 +336,8 @@ int main(void)
 		cmocka_unit_test(has_defaults), cmocka_unit_test(later_sources_win), cmocka_unit_test(honours_aliases),
 		cmocka_unit_test(reads_flags), cmocka_unit_test(reads_units), cmocka_unit_test(refuses_values),
 		cmocka_unit_test(names_the_nearest), cmocka_unit_test(warns_of_unread_names), cmocka_unit_test(shapes_lists),
-		cmocka_unit_test(reads_secrets_from_files), cmocka_unit_test(prints_itself), cmocka_unit_test(prints_what_it_reads),
+		cmocka_unit_test(takes_items_by_name), cmocka_unit_test(reads_secrets_from_files), cmocka_unit_test(prints_itself),
+		cmocka_unit_test(prints_what_it_reads),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 #include "common/base/arena.h"
+#include "common/base/clock.h"
 #include "common/base/id.h"
 #include "common/io/mailbox.h"
 #include "common/io/rpc_envelope.h"
@@ -50,6 +51,10 @@ struct call {
 	ProtobufCClosure closure;
 	void *arg;
 	struct why refused;           /* code is not OK: never sent, fails at the next turn */
+	unsigned tries;               /* this one included */
+	bool again;                   /* cancelled by the loop, to be sent once more when it comes home */
+	nng_msg *copy;                /* of the request, while it may be sent again */
+	int64_t until_us;             /* mono: the deadline of all tries */
 };
 
 struct stub {
@@ -68,6 +73,7 @@ struct rpc_client {
 	unsigned n_calls;
 	struct stub *stubs;
 	int64_t deadline_ms;
+	unsigned tries;               /* of the next call; 0 = 1 */
 	struct why why;
 	bool closing;
 	char *url;
@@ -107,6 +113,7 @@ static bool client_open(struct rpc_client *);
 static void client_drop_calls(struct rpc_client *);
 static void call_finish(struct call *, ProtobufCMessage *reply);
 static void on_call_home(void *owner, struct list *mail);
+static void on_deadline(struct loop_timer *);
 static void stub_invoke(ProtobufCService *, unsigned method, const ProtobufCMessage *input, ProtobufCClosure, void *arg);
 static enum err server_open(struct rpc_server *, const char *url, struct why *);
 static void on_request(void *owner, struct list *mail);
@@ -214,9 +221,17 @@ ProtobufCService *rpc_stub(struct rpc_client *client, const ProtobufCServiceDesc
 	return &stub->base;
 }
 
-void rpc_deadline(struct rpc_client *client, int64_t ms)
+int64_t rpc_deadline(struct rpc_client *client, int64_t ms)
 {
+	int64_t before = client->deadline_ms;
+
 	client->deadline_ms = ms > 0 ? ms : 1;
+	return before;
+}
+
+void rpc_tries(struct rpc_client *client, unsigned tries)
+{
+	client->tries = tries;
 }
 
 const struct why *rpc_error(const struct rpc_client *client)
@@ -263,6 +278,7 @@ static void call_free(struct call *call)
 	if (call->aio)
 		nng_aio_free(call->aio);
 	nng_msg_free(call->reply);
+	nng_msg_free(call->copy);
 	free(call);
 }
 
@@ -348,7 +364,9 @@ static struct call *call_take(struct rpc_client *client)
 static void call_recycle(struct call *call)
 {
 	nng_msg_free(call->reply);
-	call->reply = NULL;
+	nng_msg_free(call->copy);
+	call->reply = call->copy = NULL;
+	call->again = false;
 	list_push(&call->client->idle, &call->link);
 }
 
@@ -364,11 +382,28 @@ static void call_finish(struct call *call, ProtobufCMessage *reply)
 		protobuf_c_message_free_unpacked(reply, NULL);
 }
 
+/* The share of one try. */
+static void deadline_set(struct call *call)
+{
+	int64_t left_us = call->until_us - mono_us();
+
+	loop_timer_set(call->client->loop, &call->deadline, left_us > 0 ? left_us / call->tries : 0, on_deadline);
+}
+
 static void on_deadline(struct loop_timer *timer)
 {
 	struct call *call = list_entry(timer, struct call, deadline);
 	struct rpc_client *client = call->client;
 
+	if (call->tries > 1 && !call->again) {
+		call->tries--;
+		deadline_set(call);
+		/* One that is still being sent waits for a connection, and needs no second one. */
+		call->again = atomic_load(&call->phase) == CALL_WAITING;
+		if (call->again)
+			nng_aio_cancel(call->aio);
+		return;
+	}
 	atomic_store(&call->over, true);
 	list_del(&call->link);
 	nng_aio_cancel(call->aio);
@@ -405,6 +440,21 @@ static enum err transport_error(const struct call *call, struct why *why)
 	return err_set(why, ERR_UNAVAILABLE, "the connection to %s broke: %s", call->client->url, nng_strerror(call->result));
 }
 
+static bool call_again(struct call *call)
+{
+	nng_msg *msg;
+
+	if (!call->result || call->result == NNG_EMSGSIZE || !call->copy || mono_us() >= call->until_us || (!call->again && call->tries < 2) ||
+	    nng_msg_dup(&msg, call->copy))
+		return false;
+	call->tries -= !call->again;
+	call->again = false;
+	atomic_store(&call->phase, CALL_SENDING);
+	nng_aio_set_msg(call->aio, msg);
+	nng_ctx_send(call->ctx, call->aio);
+	return true;
+}
+
 static void on_call_home(void *owner, struct list *mail)
 {
 	struct call *call = list_entry(mail, struct call, mail);
@@ -417,6 +467,8 @@ static void on_call_home(void *owner, struct list *mail)
 		call_recycle(call);
 		return;
 	}
+	if (call_again(call))
+		return;
 	loop_timer_del(&call->deadline);
 	list_del(&call->link);
 	if (call->result)
@@ -483,6 +535,9 @@ static void stub_invoke(ProtobufCService *service, unsigned method, const Protob
 	call->output = service->descriptor->methods[method].output;
 	call->closure = closure;
 	call->arg = arg;
+	call->tries = client->tries ? client->tries : 1;
+	call->until_us = mono_us() + client->deadline_ms * 1000;
+	client->tries = 0;
 	atomic_store(&call->over, false);
 	list_push(&client->pending, &call->link);
 	if (call->refused.code == ERR_OK)
@@ -492,7 +547,9 @@ static void stub_invoke(ProtobufCService *service, unsigned method, const Protob
 		return;
 	}
 	atomic_store(&call->phase, CALL_SENDING);
-	loop_timer_set(client->loop, &call->deadline, client->deadline_ms * 1000, on_deadline);
+	deadline_set(call);
+	if (call->tries > 1 && nng_msg_dup(&call->copy, msg))
+		call->copy = NULL;
 	nng_aio_set_msg(call->aio, msg);
 	nng_ctx_send(call->ctx, call->aio);
 }

@@ -8,7 +8,7 @@
  * A method's input is valid until the method returns; a reply until its closure returns. A closure may free the client.
  * A peer that is gone is ERR_UNAVAILABLE: at once when the connection breaks under the call, at the deadline when there is none.
  * Free clients and servers before their loop.
- * Endpoints: inproc://NAME, ipc://PATH, tcp://HOST:PORT. Messages above 16 MiB are refused.
+ * Endpoints: inproc://NAME, ipc://PATH, tcp://HOST:PORT, tls+tcp://HOST:PORT; a client may have several, with commas (wire.h). Messages above 16 MiB are refused.
  * nng's threads only move finished messages to the loop (queue and eventfd). */
 #ifndef CORRAL_IO_RPC_H
 #define CORRAL_IO_RPC_H
@@ -38,7 +38,10 @@ struct rpc_client *rpc_client_new(struct loop *, const char *url);
 void rpc_client_close(struct rpc_client *);
 void rpc_client_free(struct rpc_client *);        /* pending closures run with NULL (and make no new calls); NULL is fine */
 ProtobufCService *rpc_stub(struct rpc_client *, const ProtobufCServiceDescriptor *);   /* valid as long as the client */
-void rpc_deadline(struct rpc_client *, int64_t ms);      /* for the calls that follow; default 5000 */
+int64_t rpc_deadline(struct rpc_client *, int64_t ms);   /* for the calls that follow; default 5000; returns what was */
+/* For the next call only, and for methods that may run twice: it is sent again, with the same id, when the connection breaks under it
+ * or its share of the time passes; 'tries' times at most, all within the deadline. Of several addresses nng takes the next in turn, so most often another. */
+void rpc_tries(struct rpc_client *, unsigned tries);
 const struct why *rpc_error(const struct rpc_client *);  /* inside a closure that got NULL */
 bool rpc_connected(const struct rpc_client *);
 

@@ -50,6 +50,26 @@ static void echo_ingest(Corral__Facts_Service *service, const Corral__FactBatch 
 	kept[n_kept++] = (struct kept){ closure, data };
 }
 
+static struct kept muted[64];
+static unsigned n_muted;
+
+static void mute_cursor(Corral__Facts_Service *service, const Corral__FactCursor *input, Corral__FactAck_Closure closure, void *data)
+{
+	assert_true(n_muted < sizeof muted / sizeof *muted);
+	muted[n_muted++] = (struct kept){ closure, data };
+}
+
+/* Their server is gone: nothing happens, but each has to be ended. */
+static void end_muted(void)
+{
+	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
+
+	while (n_muted) {
+		n_muted--;
+		muted[n_muted].closure(&ack, muted[n_muted].data);
+	}
+}
+
 static Corral__Facts_Service echo = CORRAL__FACTS__INIT(echo_);
 
 /* --- what the caller sees --- */
@@ -172,6 +192,7 @@ static void answers_many_calls_at_once(void **state)
 		assert_true(rpc_connected(seen.client));
 		rpc_client_free(seen.client);
 		rpc_server_free(server);
+		end_muted();
 		loop_free(loop);
 	}
 }
@@ -269,6 +290,7 @@ static void survives_deadlines_that_race_with_answers(void **state)
 			assert_true(seen.why.code == ERR_DEADLINE || seen.why.code == ERR_UNAVAILABLE);
 		rpc_client_free(seen.client);
 		rpc_server_free(server);
+		end_muted();
 		loop_free(loop);
 	}
 }
@@ -312,6 +334,7 @@ static void finds_a_server_that_dies_and_comes_back(void **state)
 		assert_int_equal(seen.sum, 7);
 		rpc_client_free(seen.client);
 		rpc_server_free(server);
+		end_muted();
 		loop_free(loop);
 	}
 }
@@ -554,6 +577,70 @@ static void notices_a_killed_process_at_once(void **state)
 	loop_free(loop);
 }
 
+/* Of two addresses one keeps every call for ever: the other is asked, within the deadline. One call at a time, for nng gives turns. */
+static void asks_another_when_one_is_silent(void **state)
+{
+	struct loop *loop = loop_new();
+	struct rpc_server *silent = rpc_server_new(loop, "inproc://tries-silent", NULL), *good = serve(loop, "inproc://tries-good");
+	struct seen seen = caller(loop, "inproc://tries-silent,inproc://tries-good", 1);
+	Corral__Facts_Service mute = CORRAL__FACTS__INIT(echo_);
+
+	mute.cursor = mute_cursor;
+	rpc_server_add(silent, &mute.base);
+	(void)run_for(loop, 100);
+	(void)rpc_deadline(seen.client, 2000);
+	for (int i = 1; i <= 4; i++) {
+		seen.wanted = i;
+		rpc_tries(seen.client, 4);
+		ask(&seen, "t", 1);
+		assert_true(run_for(loop, 8000));
+		assert_int_equal(seen.answers, i);
+	}
+	assert_true(n_muted > 0);
+	rpc_client_free(seen.client);
+	rpc_server_free(silent);
+	rpc_server_free(good);
+	end_muted();
+	loop_free(loop);
+}
+
+struct server_end { struct loop_timer timer; struct rpc_server **server; const char *url; struct loop *loop; };
+
+static void replace_server(struct loop_timer *timer)
+{
+	struct server_end *end = list_entry(timer, struct server_end, timer);
+
+	rpc_server_free(*end->server);
+	*end->server = serve(end->loop, end->url);
+}
+
+/* The connection breaks under a call: it is sent again to the one that comes instead; without leave it is not. */
+static void sends_again_when_the_connection_breaks(void **state)
+{
+	for (unsigned tries = 1; tries <= 2; tries++) {
+		struct loop *loop = loop_new();
+		struct rpc_server *server = rpc_server_new(loop, urls[0], NULL);
+		struct seen seen = caller(loop, urls[0], 1);
+		struct server_end end = { .server = &server, .url = urls[0], .loop = loop };
+		Corral__Facts_Service mute = CORRAL__FACTS__INIT(echo_);
+
+		assert_non_null(server);
+		mute.cursor = mute_cursor;
+		rpc_server_add(server, &mute.base);
+		(void)run_for(loop, 100);
+		loop_timer_set(loop, &end.timer, 100 * 1000, replace_server);
+		rpc_tries(seen.client, tries);
+		ask(&seen, "t", 1);
+		assert_true(run_for(loop, 8000));
+		assert_int_equal(seen.answers, tries - 1);
+		assert_int_equal(seen.failures, 2 - tries);
+		rpc_client_free(seen.client);
+		rpc_server_free(server);
+		end_muted();
+		loop_free(loop);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -570,6 +657,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(answers_garbage_with_errors),
 		cmocka_unit_test(survives_a_server_that_answers_garbage),
 		cmocka_unit_test(says_why_it_cannot_listen),
+		cmocka_unit_test(asks_another_when_one_is_silent),
+		cmocka_unit_test(sends_again_when_the_connection_breaks),
 		cmocka_unit_test(notices_a_killed_process_at_once),
 	};
 

@@ -413,6 +413,7 @@ static void sub_ask(struct snapshot_sub *sub)
 		request.epoch = sub->have.epoch;
 		request.version = sub->have.version;
 	}
+	rpc_tries(sub->source, 2);
 	corral__snapshots__get(rpc_stub(sub->source, &corral__snapshots__descriptor), &request, on_answer, sub->ask);
 }
 

@@ -15,6 +15,7 @@
 #include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/key_pair.h"
 #include "common/io/resolve.h"
 #include "common/io/wire_tls.h"
 
@@ -381,19 +382,22 @@ static enum err read_pem(const char *what, const char *path, struct buf *ret, st
 	return ERR_OK;
 }
 
-static enum err tls_fill(nng_tls_config *config, const char *name, struct why *why)
+static enum err tls_fill(nng_tls_config *config, const struct wire_tls_files *of, const char *name, struct why *why)
 {
 	struct buf ca = { 0 }, cert = { 0 }, key = { 0 };
+	struct why pair;
 	enum err err;
 	int rv;
 
-	if ((err = read_pem("tls_ca", files.ca, &ca, why)) || (err = read_pem("tls_cert", files.cert, &cert, why)) ||
-	    (err = read_pem("tls_key", files.key, &key, why)))
+	if ((err = read_pem("tls_ca", of->ca, &ca, why)) || (err = read_pem("tls_cert", of->cert, &cert, why)) ||
+	    (err = read_pem("tls_key", of->key, &key, why)))
 		;
+	else if (key_pair_check(buf_as_str(&cert), buf_as_str(&key), &pair))
+		err = err_field(why, ERR_INVALID, "tls_cert", "tls_cert '%s' and tls_key '%s' cannot be used together: %s", of->cert, of->key, pair.text);
 	else if ((rv = nng_tls_config_ca_chain(config, buf_z(&ca), NULL)))
-		err = err_field(why, ERR_INVALID, "tls_ca", "tls_ca: '%s' has no usable certificate: %s", files.ca, nng_strerror(rv));
+		err = err_field(why, ERR_INVALID, "tls_ca", "tls_ca: '%s' has no usable certificate: %s", of->ca, nng_strerror(rv));
 	else if ((rv = nng_tls_config_own_cert(config, buf_z(&cert), buf_z(&key), NULL)))
-		err = err_field(why, ERR_INVALID, "tls_cert", "tls_cert '%s' and tls_key '%s' cannot be used together: %s", files.cert, files.key,
+		err = err_field(why, ERR_INVALID, "tls_cert", "tls_cert '%s' and tls_key '%s' cannot be used together: %s", of->cert, of->key,
 				nng_strerror(rv));
 	else if ((name && (rv = nng_tls_config_server_name(config, name))) || (rv = nng_tls_config_auth_mode(config, NNG_TLS_AUTH_MODE_REQUIRED)))
 		err = err_set(why, ERR_INTERNAL, "TLS cannot be set up: %s", nng_strerror(rv));
@@ -403,12 +407,14 @@ static enum err tls_fill(nng_tls_config *config, const char *name, struct why *w
 	return err;
 }
 
-static nng_tls_config *tls_config(enum nng_tls_mode mode, const char *name, struct why *why)
+static bool given(const struct wire_tls_files *f) { return f->cert && f->cert[0]; }
+
+static nng_tls_config *tls_config_of(const struct wire_tls_files *of, enum nng_tls_mode mode, const char *name, struct why *why)
 {
 	nng_tls_config *config;
 	int rv;
 
-	if (!files.cert || !files.cert[0]) {
+	if (!given(of)) {
 		err_field(why, ERR_INVALID, "tls_cert", "tls+tcp:// needs tls_ca, tls_cert and tls_key");
 		return NULL;
 	}
@@ -417,15 +423,17 @@ static nng_tls_config *tls_config(enum nng_tls_mode mode, const char *name, stru
 		err_set(why, ERR_NOT_IMPLEMENTED, "this libnng cannot do TLS: %s", nng_strerror(rv));
 		return NULL;
 	}
-	if (!tls_fill(config, name, why))
+	if (!tls_fill(config, of, name, why))
 		return config;
 	nng_tls_config_free(config);
 	return NULL;
 }
 
-enum err wire_tls_set(const struct wire_tls_files *given, struct why *why)
+static nng_tls_config *tls_config(enum nng_tls_mode mode, const char *name, struct why *why) { return tls_config_of(&files, mode, name, why); }
+
+enum err wire_tls_check(const struct wire_tls_files *of, struct why *why)
 {
-	const char *all[3] = { given->ca, given->cert, given->key };
+	const char *all[3] = { of->ca, of->cert, of->key };
 	static const char *const names[3] = { "tls_ca", "tls_cert", "tls_key" };
 	nng_tls_config *config;
 	unsigned n = 0;
@@ -435,17 +443,25 @@ enum err wire_tls_set(const struct wire_tls_files *given, struct why *why)
 	for (unsigned i = 0; n && i < 3; i++)
 		if (!all[i] || !all[i][0])
 			return err_field(why, ERR_INVALID, names[i], "%s is not given; TLS between services needs tls_ca, tls_cert and tls_key", names[i]);
-	files = *given;
 	if (!n)
 		return ERR_OK;
-	config = tls_config(NNG_TLS_MODE_SERVER, NULL, why);
+	config = tls_config_of(of, NNG_TLS_MODE_SERVER, NULL, why);
 	if (!config)
 		return why->code;
 	nng_tls_config_free(config);
 	return ERR_OK;
 }
 
-enum err wire_check_url(const char *url, struct why *why)
+enum err wire_tls_set(const struct wire_tls_files *of, struct why *why)
+{
+	enum err err = wire_tls_check(of, why);
+
+	if (!err)
+		files = *of;
+	return err;
+}
+
+enum err wire_check_url(const char *url, bool tls_given, struct why *why)
 {
 	const char *rest = strstr(url, "://"), *colon = strrchr(url, ':');
 	bool tls = strncmp(url, "tls+tcp://", 10) == 0;
@@ -457,7 +473,7 @@ enum err wire_check_url(const char *url, struct why *why)
 		return err_set(why, ERR_INVALID, "'%s' is not of the form tcp://HOST:PORT, tls+tcp://HOST:PORT, ipc:///path or inproc://name", url);
 	if (colon <= rest + 3 || !str_u64(str_of(colon + 1), &port) || port == 0 || port > 65435)
 		return err_set(why, ERR_INVALID, "'%s' needs a host and a port from 1 to 65435 (snapshots go out on the port 100 above)", url);
-	if (tls && (!files.cert || !files.cert[0]))
+	if (tls && !tls_given)
 		return err_field(why, ERR_INVALID, "tls_cert", "'%s' needs tls_ca, tls_cert and tls_key", url);
 	return ERR_OK;
 }

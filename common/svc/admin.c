@@ -26,7 +26,7 @@ bool svc_ready(struct svc *s)
 
 	pthread_mutex_lock(&s->lock);
 	for (const struct need *n = s->needs; n; n = n->next)
-		ok &= n->ok;
+		ok &= n->ok || n->wanted;
 	pthread_mutex_unlock(&s->lock);
 	return ok;
 }
@@ -45,12 +45,17 @@ static const char *status_of(struct runtime *rt)
 
 static void add_needs(struct json_out *j, struct svc *s)
 {
+	char since[32];
+
 	pthread_mutex_lock(&s->lock);
 	for (const struct need *n = s->needs; n; n = n->next) {
 		jw_obj(j);
 		jw_kv_strz(j, "service", s->def->name);
 		jw_kv_strz(j, "need", n->name);
 		jw_kv_bool(j, "ok", n->ok);
+		jw_kv_bool(j, "required", !n->wanted);
+		clock_rfc3339(n->since_us, 3, since, sizeof(since));
+		jw_kv_strz(j, "since", since);
 		jw_kv_strz(j, "text", n->text);
 		jw_end(j);
 	}
@@ -165,6 +170,18 @@ static void add_process(struct buf *b, const struct runtime *rt)
 	buf_printf(b, "process_start_time_seconds %.3f\n", (double)(wall_us() - (mono_us() - rt->started_us)) / 1e6);
 }
 
+/* What /readyz says, for alarms. */
+static void add_met(struct buf *b, struct runtime *rt)
+{
+	metrics_print_head(b, "corral_need_met", "gauge", "1 when what a service needs or wants is there, 0 when it is missed.");
+	for (unsigned i = 0; i < rt->n; i++) {
+		pthread_mutex_lock(&rt->svcs[i].lock);
+		for (const struct need *n = rt->svcs[i].needs; n; n = n->next)
+			buf_printf(b, "corral_need_met{service=\"%s\",need=\"%s\"} %d\n", rt->svcs[i].def->name, n->name, n->ok);
+		pthread_mutex_unlock(&rt->svcs[i].lock);
+	}
+}
+
 static void add_own(const struct runtime *rt, struct buf *b)
 {
 	metrics_print_head(b, "corral_build_info", "gauge", "Always 1; the labels say what runs.");
@@ -189,6 +206,7 @@ static int metrics(struct runtime *rt, struct buf *b)
 	}
 	metrics_print(b, all, rt->n > 1 ? names : NULL, rt->n);
 	add_own(rt, b);
+	add_met(b, rt);
 	add_process(b, rt);
 	free(all);
 	free(names);

@@ -14,9 +14,10 @@ static const struct { const char *service; uint16_t port; } known[] = {
 	{ "access", 7116 }, { "hardware-probe", 7117 }, { "cloud-fallback", 7118 },
 };
 
+/* The last one that names the service. */
 static const char *from_option(struct runtime *rt, struct arena *a, const char *service)
 {
-	for (size_t i = 0; i < rt->config.peer.n; i++) {
+	for (size_t i = rt->config.peer.n; i-- > 0;) {
 		struct str rest = str_of(rt->config.peer.items[i]), name;
 
 		if (str_split(&rest, '=', &name) && str_eqz(str_trim(name), service) && rest.n > 0)
@@ -43,15 +44,28 @@ const char *place_of(struct runtime *rt, struct arena *a, const char *service)
 	return arena_printf(a, "inproc://%s", service);
 }
 
-/* tcp: the port 100 above; else the address with ".pub". */
-const char *place_pub(struct arena *a, const char *rpc_url)
+static const char *pub_of_one(struct arena *a, const char *url)
 {
-	const char *colon = strrchr(rpc_url, ':');
+	const char *colon = strrchr(url, ':');
 	uint64_t port;
 
-	if (strncmp(rpc_url, "tcp://", 6) == 0 && colon > rpc_url + 4 && str_u64(str_of(colon + 1), &port) && port > 0 && port <= 65435)
-		return arena_printf(a, "%.*s:%u", (int)(colon - rpc_url), rpc_url, (unsigned)port + 100);
-	return arena_printf(a, "%s.pub", rpc_url);
+	if ((strncmp(url, "tcp://", 6) == 0 || strncmp(url, "tls+tcp://", 10) == 0) && str_u64(str_of(colon + 1), &port) && port > 0 && port <= 65435)
+		return arena_printf(a, "%.*s:%u", (int)(colon - url), url, (unsigned)port + 100);
+	return arena_printf(a, "%s.pub", url);
+}
+
+/* tcp: the port 100 above; else the address with ".pub". Of each, when there are several with commas. */
+const char *place_pub(struct arena *a, const char *rpc_urls)
+{
+	struct str rest = str_of(rpc_urls), one;
+	const char *all = NULL;
+
+	while (rest.n > 0 && str_split(&rest, ',', &one)) {
+		const char *pub = pub_of_one(a, arena_str(a, str_trim(one)).p);
+
+		all = all ? arena_printf(a, "%s,%s", all, pub) : pub;
+	}
+	return all ? all : "";
 }
 
 static const char *home(void)

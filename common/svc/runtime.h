@@ -11,9 +11,11 @@
 
 #include "common/io/http_server.h"
 #include "common/svc/svc.h"
+#include "rpc.pb-c.h"
 
 struct runtime_config {
 	const char *config, *listen, *admin_listen, *rpc_listen, *state_dir, *log_level, *log_format;
+	const char *tls_ca, *tls_cert, *tls_key;
 	int64_t drain;
 	struct opt_list peer;
 };
@@ -22,14 +24,19 @@ enum svc_phase { SVC_NEW, SVC_STARTING, SVC_RUNNING, SVC_DRAINING, SVC_DRAINED, 
 
 struct need {
 	struct need *next;
-	bool ok;
+	bool ok, wanted;              /* wanted: missed, but the service is ready without it */
+	int64_t since_us;             /* wall: when ok last changed */
 	char name[64], text[200];
 };
 
 struct peer {
 	struct peer *next;
-	const char *name;
+	struct svc *svc;
+	const char *name, *need;      /* "selector", "peer selector" */
 	struct rpc_client *client;
+	struct loop_timer timer;      /* the next ping */
+	unsigned missed;              /* pings in a row */
+	bool gone;                    /* the client is being freed */
 };
 
 struct generation {                   /* what one reading of the configuration gave */
@@ -55,6 +62,7 @@ struct svc {
 	void *state;
 	const char *state_dir;
 	struct rpc_server *rpc;
+	Corral__Peer_Service ping;
 	struct peer *peers;
 	struct why why;               /* of a failed start; read by main after it was told */
 	struct loop_timer beat;
@@ -105,6 +113,10 @@ const char *place_of(struct runtime *, struct arena *, const char *service);    
 const char *place_pub(struct arena *, const char *rpc_url);
 enum err place_state_dir(struct arena *, const char *given, const char **ret, struct why *);
 enum err place_make_dir(const char *path, struct why *);
+/* peers.c */
+void peers_serve(struct svc *);                   /* answers others' pings */
+void peers_end_calls(struct svc *);
+void peers_free(struct svc *);
 /* thread.c */
 void thread_start(struct svc *, void (*done)(void *svc));      /* done on the main loop; svc->why.code says how it went */
 void thread_drain(struct svc *);

@@ -1,6 +1,7 @@
 /* settings.c - the options that every program has, and the filling of all tables. */
 #include <stdio.h>
 
+#include "common/io/wire_tls.h"
 #include "common/svc/runtime.h"
 
 #define RT(...) OPT(struct runtime_config, __VA_ARGS__)
@@ -9,10 +10,14 @@ static const struct opt common_options[] = {
 	RT(STRING, config, "", "YAML file with options, by name: 'drain: 60s'. CORRAL_CONFIG names it too."),
 	RT(STRING, listen, "", "Address of the public port, HOST:PORT or unix:/path."),
 	RT(STRING, admin_listen, "", "Address of the admin port: /livez /readyz /startupz /metrics /version. It asks for no key: keep it on loopback."),
-	RT(STRING, rpc_listen, "", "Where the other services reach this one: tcp://HOST:PORT or ipc:///path. Snapshots go out on the port 100 above."),
+	RT(STRING, rpc_listen, "", "Where the other services reach this one: tcp://HOST:PORT, tls+tcp://HOST:PORT or ipc:///path. Snapshots go out on the port 100 above."),
 	RT(STRING, state_dir, "${XDG_STATE_HOME:-~/.local/state}/corral", "Directory for what must survive a restart; each service has its own below it."),
 	RT(DURATION, drain, "300s", "How long answers in progress may go on after SIGTERM; SIGINT and a second signal shorten it to 5 s.", .min = 0, .max = 86400000, .live = true),
-	RT(LIST, peer, "", "Where other services are, as name=url; those of the same process and those at their usual ports need no entry."),
+	RT(LIST, peer, "", "Where other services are, as name=url, or each as --peer.NAME=URL (CORRAL_PEER_NAME; several URLs with commas there); those "
+			   "of the same process and those at their usual ports need no entry. All addresses of a host name are used.", .keyed = true),
+	RT(STRING, tls_ca, "", "PEM file with the authority of all services' certificates, for tls+tcp:// between services."),
+	RT(STRING, tls_cert, "", "PEM file with this service's own certificate, as server and as client. A changed file is noticed within seconds."),
+	RT(STRING, tls_key, "", "PEM file with the key of tls_cert."),
 	RT(ENUM, log_level, "info", "What is logged: this and all that is worse.", .words = "debug info warn error", .live = true),
 	RT(ENUM, log_format, "auto", "auto is text on a terminal, else JSON.", .words = "auto json text"),
 	OPT_END
@@ -65,15 +70,43 @@ void settings_prepare(struct runtime *rt)
 	rt->sets[rt->n] = (struct opt_set){ .table = rt->options, .config = &rt->config, .owner = "every program" };
 }
 
+static enum err check_urls(const char *urls, bool tls, struct why *why)
+{
+	struct str rest = str_of(urls), part;
+	enum err err = ERR_OK;
+
+	while (err == ERR_OK && rest.n > 0 && str_split(&rest, ',', &part)) {
+		char url[512];
+
+		str_copy(url, sizeof(url), str_trim(part));
+		err = wire_check_url(url, tls, why);
+	}
+	return err;
+}
+
 static enum err check_peers(const struct runtime *rt, struct why *why)
 {
 	for (size_t i = 0; i < rt->config.peer.n; i++) {
-		const char *eq = strchr(rt->config.peer.items[i], '='), *url = eq ? eq + 1 : "";
+		const char *item = rt->config.peer.items[i], *eq = strchr(item, '=');
+		struct why url;
 
-		if (!eq || eq == rt->config.peer.items[i] || (strncmp(url, "tcp://", 6) != 0 && strncmp(url, "ipc://", 6) != 0))
-			return err_field(why, ERR_INVALID, "peer", "peer: '%s' is not of the form name=tcp://HOST:PORT or name=ipc:///path", rt->config.peer.items[i]);
+		if (!eq || eq == item || !eq[1])
+			return err_field(why, ERR_INVALID, "peer", "peer: '%s' is not of the form name=tcp://HOST:PORT or name=ipc:///path", item);
+		if (check_urls(eq + 1, rt->config.tls_cert[0], &url))
+			return err_field(why, ERR_INVALID, "peer", "peer %.*s: %s", (int)(eq - item), item, url.text);
 	}
 	return ERR_OK;
+}
+
+static enum err check_places(const struct runtime *rt, struct why *why)
+{
+	const struct wire_tls_files tls = { rt->config.tls_ca, rt->config.tls_cert, rt->config.tls_key };
+	struct why url;
+	enum err err = wire_tls_check(&tls, why);
+
+	if (err == ERR_OK && rt->config.rpc_listen && wire_check_url(rt->config.rpc_listen, tls.cert[0], &url))
+		err = err_field(why, ERR_INVALID, "rpc_listen", "rpc_listen: %s", url.text);
+	return err == ERR_OK ? check_peers(rt, why) : err;
 }
 
 static enum err check_args(const struct opt_list *args, struct why *why)
@@ -91,7 +124,7 @@ enum err settings_fill(struct runtime *rt, int argc, char **argv, struct why *wh
 	if (err == ERR_OK)
 		err = check_args(&args, why);
 	if (err == ERR_OK)
-		err = check_peers(rt, why);
+		err = check_places(rt, why);
 	return err ? err : place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, why);
 }
 

@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/wire_tls.h"
 #include "common/svc/runtime.h"
 
 static void prepare(struct runtime *rt, const char *name, const char *summary, const struct svc_def *const *defs, unsigned n)
@@ -73,10 +74,12 @@ static void open_log(struct runtime *rt)
 
 static bool open_all(struct runtime *rt, struct why *why)
 {
+	const struct wire_tls_files tls = { rt->config.tls_ca, rt->config.tls_cert, rt->config.tls_key };
+
 	signal(SIGPIPE, SIG_IGN);
 	umask(0077);
 	raise_descriptor_limit();
-	if (place_make_dir(rt->state_dir, why) != ERR_OK)
+	if (place_make_dir(rt->state_dir, why) != ERR_OK || wire_tls_set(&tls, why) != ERR_OK)
 		return false;
 	rt->loop = loop_new();
 	for (unsigned i = 0; i < rt->n; i++) {

@@ -83,4 +83,6 @@ struct rpc_client *svc_peer(struct svc *, const char *service);
 const char *svc_pub_url(struct svc *, const char *service);
 /* What /readyz says: a need by name ("model snapshot", "ledger") with ok and a sentence. Not ready while any is not ok. */
 void svc_need(struct svc *, const char *need, bool ok, const char *text);     /* any thread; both texts are copied */
+/* The same for what is missed, but not needed: named there, and ready all the same. Peers of other processes are such, by themselves. */
+void svc_want(struct svc *, const char *want, bool ok, const char *text);
 #endif

@@ -360,7 +360,8 @@ static void answers_on_the_admin_port(void **state)
 	assert_int_equal(get("/livez", body, sizeof(body)), 200);
 	assert_string_equal(body, "{\"status\":\"alive\"}");
 	assert_int_equal(get("/readyz", body, sizeof(body)), 200);
-	assert_string_equal(body, "{\"status\":\"ready\",\"needs\":[{\"service\":\"first\",\"need\":\"a thing\",\"ok\":true,\"text\":\"it is there\"}]}");
+	assert_non_null(strstr(body, "{\"status\":\"ready\",\"needs\":[{\"service\":\"first\",\"need\":\"a thing\",\"ok\":true,\"required\":true,\"since\":\"2"));
+	assert_non_null(strstr(body, "Z\",\"text\":\"it is there\"}]}"));
 	assert_int_equal(get("/startupz", body, sizeof(body)), 200);
 	assert_int_equal(get("/version", body, sizeof(body)), 200);
 	assert_non_null(strstr(body, "{\"name\":\"first\",\"version\":\"" CORRAL_VERSION "\",\"build\":\""));
@@ -404,11 +405,33 @@ static void a_need_that_is_not_met_is_told(void **state)
 	launch(false, "--unmet", NULL, NULL);
 	await("\"started\"");
 	assert_int_equal(get("/readyz", body, sizeof(body)), 503);
-	assert_string_equal(body, "{\"status\":\"not ready\",\"needs\":[{\"service\":\"first\",\"need\":\"a thing\",\"ok\":false,\"text\":\"the thing is away\"}]}");
+	assert_non_null(strstr(body, "{\"status\":\"not ready\",\"needs\":[{\"service\":\"first\",\"need\":\"a thing\",\"ok\":false,\"required\":true,"));
+	assert_non_null(strstr(body, "\"text\":\"the thing is away\"}]}"));
 	assert_int_equal(get("/startupz", body, sizeof(body)), 200);
 	kill(child, SIGTERM);
 	assert_int_equal(waited(), 0);
 	assert_non_null(strstr(printed(), "\"level\":\"info\",\"service\":\"first\",\"msg\":\"waits for a need\",\"need\":\"a thing\",\"text\":\"the thing is away\""));
+}
+
+/* "second" is asked for at a place where nobody is: named, and ready all the same. */
+static void a_peer_that_is_missing_is_named(void **state)
+{
+	char body[1000], peer[200];
+
+	snprintf(peer, sizeof(peer), "--peer.second=ipc://%s/nobody", dir);
+	launch(false, "--ask", peer, NULL);
+	await("\"started\"");
+	assert_int_equal(get("/readyz", body, sizeof(body)), 200);
+	assert_non_null(strstr(body, "\"need\":\"peer second\",\"ok\":false,\"required\":false,\"since\":\"2"));
+	assert_non_null(strstr(body, "/nobody\"}"));
+	kill(child, SIGTERM);
+	assert_int_equal(waited(), 0);
+	assert_int_equal(run_to_end(false, "--peer.second=http://here:1", NULL, NULL), 1);
+	assert_string_equal(printed(), "first: peer second: 'http://here:1' is not of the form tcp://HOST:PORT, tls+tcp://HOST:PORT, ipc:///path or inproc://name\n");
+	assert_int_equal(run_to_end(false, "--peer.second=tls+tcp://here:1", NULL, NULL), 1);
+	assert_string_equal(printed(), "first: peer second: 'tls+tcp://here:1' needs tls_ca, tls_cert and tls_key\n");
+	assert_int_equal(run_to_end(false, "--tls-cert=/nowhere", NULL, NULL), 1);
+	assert_string_equal(printed(), "first: tls_ca is not given; TLS between services needs tls_ca, tls_cert and tls_key\n");
 }
 
 static void a_loop_that_stands_still_is_told(void **state)
@@ -683,7 +706,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		RUN(tells_about_itself), RUN(checks_its_configuration), RUN(says_why_it_does_not_start),
-		RUN(answers_on_the_admin_port), RUN(metrics_please_promtool), RUN(a_need_that_is_not_met_is_told),
+		RUN(answers_on_the_admin_port), RUN(metrics_please_promtool), RUN(a_need_that_is_not_met_is_told), RUN(a_peer_that_is_missing_is_named),
 		RUN(a_loop_that_stands_still_is_told),
 		RUN(sigterm_drains), RUN(a_hangup_reads_the_configuration_again), RUN(drain_has_an_end), RUN(sigint_drains_for_five_seconds),
 		RUN(a_second_signal_hurries), RUN(a_third_signal_ends_at_once), RUN(two_drain_in_order), RUN(services_ask_each_other), RUN(calls_end_before_the_service),

@@ -27,6 +27,8 @@ static bool open_places(struct svc *s)
 	if (s->def->rpc_port == 0)
 		return true;
 	s->rpc = rpc_server_new(s->loop, place_of(s->rt, s->mem, s->def->name), &s->why);
+	if (s->rpc)
+		peers_serve(s);
 	return s->rpc != NULL;
 }
 
@@ -42,22 +44,9 @@ static bool start(struct svc *s)
 	return true;
 }
 
-/* Answers that will not come end now, while the service still has what they are about. */
-static void end_calls(struct svc *s)
-{
-	for (struct peer *p = s->peers; p; p = p->next)
-		rpc_client_close(p->client);
-}
-
 static void close_places(struct svc *s)
 {
-	struct peer *p;
-
-	while ((p = s->peers)) {
-		s->peers = p->next;
-		rpc_client_free(p->client);
-		free(p);
-	}
+	peers_free(s);
 	rpc_server_free(s->rpc);
 	s->rpc = NULL;
 }
@@ -75,7 +64,7 @@ static void *run(void *arg)
 	if (ok) {
 		loop_run(s->loop);
 		loop_timer_del(&s->beat);
-		end_calls(s);
+		peers_end_calls(s);
 		s->def->stop(s);
 	}
 	close_places(s);
@@ -146,19 +135,6 @@ int64_t svc_drain_ms(struct svc *s)
 	return left_us > 0 ? left_us / 1000 : 0;
 }
 
-struct rpc_client *svc_peer(struct svc *s, const char *service)
-{
-	struct peer *p;
-
-	for (p = s->peers; p; p = p->next)
-		if (strcmp(p->name, service) == 0)
-			return p->client;
-	p = x_malloc(sizeof(*p));
-	*p = (struct peer){ s->peers, arena_dup(s->mem, service, strlen(service)), rpc_client_new(s->loop, place_of(s->rt, s->mem, service)) };
-	s->peers = p;
-	return p->client;
-}
-
 const char *svc_pub_url(struct svc *s, const char *service) { return place_pub(s->mem, place_of(s->rt, s->mem, service)); }
 
 /* Not having heard of others yet is how every program starts; losing one later is news. */
@@ -172,7 +148,7 @@ static void tell_need(const char *need, bool born, bool ok, const char *text)
 		LOG_WARN("need is not met", LOG_S("need", need), LOG_S("text", text));
 }
 
-void svc_need(struct svc *s, const char *need, bool ok, const char *text)
+static void note_need(struct svc *s, const char *need, bool ok, const char *text, bool wanted)
 {
 	struct need **at, *n;
 	bool born, changed;
@@ -188,8 +164,15 @@ void svc_need(struct svc *s, const char *need, bool ok, const char *text)
 	}
 	n = *at;
 	n->ok = ok;
+	n->wanted = wanted;
+	if (changed)
+		n->since_us = wall_us();
 	str_copy(n->text, sizeof(n->text), str_of(text ? text : ""));
 	pthread_mutex_unlock(&s->lock);
 	if (changed)
 		tell_need(need, born, ok, text);
 }
+
+void svc_need(struct svc *s, const char *need, bool ok, const char *text) { note_need(s, need, ok, text, false); }
+
+void svc_want(struct svc *s, const char *want, bool ok, const char *text) { note_need(s, want, ok, text, true); }
