@@ -34,13 +34,13 @@ def test_bad_requests_of_one_do_not_take_the_model_from_all(front):
             status, _, text = http(front.url + path, {"model": MODEL, "stream": False, **body}, "POST")
             assert 400 <= status < 500, (path, body, status, text)
     _, _, backends = front.get("/backends")
-    assert [m["breaker"] for m in backends["backends"][0]["models"]] == ["closed"]
+    assert {m["breaker"] for m in backends["backends"][0]["models"]} == {"closed"}
     status, _, text = http(front.url + "/v1/chat/completions", {"model": MODEL, "messages": HELLO}, "POST")
     assert status == 200 and "Welcome" in text
 
 
 @pytest.mark.parametrize("method, path, status", [
-    ("POST", "/v1/embeddings", 404), ("POST", "/v1/responses", 404), ("POST", "/v1//v1/chat/completions/", 404), ("GET", "/v1/chat/completions", 405)])
+    ("POST", "/v1/moderations", 404), ("POST", "/v1/responses", 404), ("POST", "/v1//v1/chat/completions/", 404), ("GET", "/v1/chat/completions", 405)])
 def test_refusals_in_openais_shape(front, method, path, status):
     got, headers, text = http(front.url + path, {} if method == "POST" else None, method)
     error = json.loads(text)["error"]
@@ -48,7 +48,7 @@ def test_refusals_in_openais_shape(front, method, path, status):
     assert headers["X-Request-Id"] and (status != 405 or headers["Allow"] == "POST")
 
 
-@pytest.mark.parametrize("path", ["/api/embed", "/api/pull", "/api/create"])
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/chat/completions"])
 def test_refusals_in_ollamas_shape(front, path):
     status, _, text = http(front.url + path, {}, "POST")
     assert status == 404 and list(json.loads(text)) == ["error"] and path in text
