@@ -84,11 +84,20 @@ static struct json_edit ask_for_usage(const struct llm_in *in, struct arena *mem
 	             : json_edit_insert(&in->doc, options, "include_usage", STR("true"), mem);
 }
 
+static struct str without_latest(struct str name) { return str_ends(name, STR(":latest")) ? str_n(name.p, name.n - 7) : name; }
+
+/* To Ollama "x" is "x:latest", and its answers say what the request said: the client's spelling. */
+static bool says_the_model(const struct llm_in *in, const struct llm_target *t)
+{
+	return str_eq(in->model, t->remote_model) ||
+	       (t->kind == LLM_BACKEND_OLLAMA && str_eq(without_latest(in->model), without_latest(t->remote_model)));
+}
+
 static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_target *t, struct json_edit *edits, struct arena *mem)
 {
 	unsigned n = 0;
 
-	if (in->model_tok && !str_eq(in->model, t->remote_model))
+	if (in->model_tok && !says_the_model(in, t))
 		edits[n++] = json_edit_value(&in->doc, in->model_tok, text_quote(t->remote_model, mem));
 	if (in->dialect == LLM_OPENAI && in->stream && !in->want_usage)
 		edits[n++] = ask_for_usage(in, mem);

@@ -77,7 +77,7 @@ struct llm_texts llm_read_texts(const struct llm_in *, struct arena *);
 struct llm_target {
 	enum llm_backend kind;
 	struct str remote_model;      /* the name that backend knows */
-	struct str shown_model;       /* our name for it, where an answer is written by us */
+	struct str shown_model;       /* what it is called where an answer is written by us: our name for it, or the client's spelling of that */
 	uint32_t context_length;      /* in force there; 0 = unknown */
 	uint32_t caps;                /* LLM_CAP_* of the model; 0 = unknown */
 	struct str request_id;        /* ours, 36 characters */

@@ -35,6 +35,51 @@ static void reads_what_policy_needs(void **state)
 	exchange_free(&x);
 }
 
+/* To Ollama "x" and "x:latest" are one, and its answers repeat what was asked. */
+static void asks_ollama_in_the_clients_spelling(void **state)
+{
+	static const struct { const char *asked, *remote, *sent; } cases[] = {
+		{ "x", "x:latest", "\"model\":\"x\"" }, { "x:latest", "x", "\"model\":\"x:latest\"" }, { "y", "x:latest", "\"model\":\"x:latest\"" },
+		{ "x:1b", "x", "\"model\":\"x\"" },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct exchange x;
+		struct buf body = { 0 };
+
+		buf_printf(&body, "{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}", cases[i].asked);
+		exchange_init(&x, LLM_BACKEND_OLLAMA);
+		x.target.remote_model = str_of(cases[i].remote);
+		assert_int_equal(read_request(&x, LLM_OLLAMA, LLM_CHAT, buf_as_str(&body), ""), ERR_OK);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		assert_non_null(str_find(plan_body(&x), str_of(cases[i].sent)));
+		buf_free(&body);
+		exchange_free(&x);
+	}
+}
+
+/* A server may write an event as several data lines. However many there are, the request's arena does not grow with them. */
+static void many_lined_events_cost_no_memory(void **state)
+{
+	struct exchange x;
+	struct buf body = { 0 };
+	size_t before;
+
+	read_and_plan(&x, LLM_BACKEND_OPENAI, LLM_OPENAI, LLM_CHAT, CHAT ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+	for (int i = 0; i < 3000; i++)
+		buf_printf(&body, "data: {\"object\":\"chat.completion.chunk\",\ndata: \"choices\":[{\"index\":0,\"delta\":{\"content\":\"w%d\"},\n"
+			   "data: \"finish_reason\":%s}]}\n\n", i, i == 2999 ? "\"stop\"" : "null");
+	buf_addz(&body, "data: [DONE]\n\n");
+	before = arena_used(x.mem);
+	answer(&x, 200, SSE, buf_as_str(&body), 0, 1000);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_int_equal(llm_relay_deltas(x.relay), 3000);
+	assert_text(buf_as_str(&x.out), buf_as_str(&body));
+	assert_true(arena_used(x.mem) - before < 64 * 1024);
+	buf_free(&body);
+	exchange_free(&x);
+}
+
 static void caps_long_texts_at_characters(void **state)
 {
 	struct exchange x;
@@ -435,7 +480,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_what_policy_needs),
-		cmocka_unit_test(caps_long_texts_at_characters),
+		cmocka_unit_test(caps_long_texts_at_characters), cmocka_unit_test(asks_ollama_in_the_clients_spelling),
+		cmocka_unit_test(many_lined_events_cost_no_memory),
 		cmocka_unit_test(refuses_what_it_cannot_read),
 		cmocka_unit_test(native_requests_default_to_auto),
 		cmocka_unit_test(knows_load_requests),

@@ -3,7 +3,11 @@
 
 #include <string.h>
 
-void frames_free(struct frames *f) { buf_free(&f->held); }
+void frames_free(struct frames *f)
+{
+	buf_free(&f->held);
+	buf_free(&f->joined);
+}
 
 bool frames_too_long(const struct frames *f) { return f->held.n > FRAME_MAX; }
 
@@ -94,31 +98,30 @@ static struct str data_of(struct str line)
 	return line.n && line.p[0] == ' ' ? str_from(line, 1) : line;
 }
 
-static struct str join_data(struct str rest, struct arena *scratch)
+/* One buffer for the whole stream, as large as its largest event: a stream may be long. */
+static struct str join_data(struct str rest, struct buf *out)
 {
-	char *out = arena_alloc(scratch, rest.n + 1), *p = out;
 	struct str line, data;
 
+	buf_clear(out);
 	while (str_split(&rest, '\n', &line)) {
 		data = data_of(without_line_end(line));
 		if (!data.p)
 			continue;
-		if (p > out)
-			*p++ = '\n';
-		if (data.n)
-			memcpy(p, data.p, data.n);
-		p += data.n;
+		if (out->n)
+			buf_char(out, '\n');
+		buf_str(out, data);
 	}
-	return str_n(out, (size_t)(p - out));
+	return buf_as_str(out);
 }
 
-struct str frame_payload(enum frame_kind kind, struct str frame, struct arena *scratch)
+struct str frame_payload(struct frames *f, struct str frame)
 {
 	struct str body = without_line_end(frame);
 
-	if (kind == FRAME_LINE)
+	if (f->kind == FRAME_LINE)
 		return str_trim(body);
 	if (!body.n || memchr(body.p, '\n', body.n))
-		return body.n ? join_data(body, scratch) : body;
+		return body.n ? join_data(body, &f->joined) : body;
 	return data_of(body);
 }

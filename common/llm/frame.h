@@ -6,7 +6,6 @@
 #define CORRAL_LLM_FRAME_H
 #include <stdbool.h>
 
-#include "common/base/arena.h"
 #include "common/base/buf.h"
 #include "common/base/str.h"
 
@@ -18,6 +17,7 @@ struct frames {
 	enum frame_kind kind;
 	struct buf held;          /* the start of a frame whose end has not come */
 	bool held_is_out;         /* held was given out as a frame: to be cleared by the next call */
+	struct buf joined;        /* the payload of an event of several data lines */
 };
 
 void frames_free(struct frames *);
@@ -31,6 +31,7 @@ bool frames_too_long(const struct frames *);
 /* At the end of the stream: what is held and never got its end. */
 struct str frames_rest(struct frames *);
 
-/* The JSON of a frame: joined data lines of an SSE event, or the line without its end. Empty: a comment, an empty line. */
-struct str frame_payload(enum frame_kind, struct str frame, struct arena *scratch);
+/* The JSON of a frame: joined data lines of an SSE event, or the line without its end. Empty: a comment, an empty line.
+ * Points into the frame, or into 'joined': valid until the next call of either. */
+struct str frame_payload(struct frames *, struct str frame);
 #endif

@@ -110,7 +110,7 @@ static enum llm_step pass_frames(struct llm_relay *r, struct str in, struct buf 
 	struct str frame, run = { NULL, 0 };
 
 	while (frames_next(&r->frames, &in, &frame)) {
-		enum verdict v = watch_payload(r, frame_payload(r->frames.kind, frame, r->mem));
+		enum verdict v = watch_payload(r, frame_payload(&r->frames, frame));
 
 		if (v == KEEP || v == END) {
 			if (run.n && run.p + run.n == frame.p) {
@@ -138,7 +138,7 @@ static enum llm_step convert_frames(struct llm_relay *r, struct str in, struct b
 	struct str frame;
 
 	while (frames_next(&r->frames, &in, &frame)) {
-		struct str payload = frame_payload(r->frames.kind, frame, r->mem);
+		struct str payload = frame_payload(&r->frames, frame);
 		enum verdict v = payload.n ? convert_payload(r, payload, out) : KEEP;
 
 		if (v == FAIL)
@@ -185,7 +185,7 @@ enum llm_step llm_relay_data(struct llm_relay *r, struct str in, struct buf *out
 /* A last line without its line end, or an event without its empty line: taken when it says that the answer ends or broke. */
 static enum verdict last_words(struct llm_relay *r, struct buf *out)
 {
-	struct str rest = frames_rest(&r->frames), payload = frame_payload(r->frames.kind, rest, r->mem);
+	struct str rest = frames_rest(&r->frames), payload = frame_payload(&r->frames, rest);
 	enum verdict v;
 
 	if (!payload.n || (payload.p[payload.n - 1] != '}' && !str_eqz(payload, "[DONE]")))
