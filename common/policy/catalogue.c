@@ -1,6 +1,9 @@
 /* catalogue.c - see catalogue.h. */
 #include "common/policy/catalogue.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "common/policy/caps.h"
 
 static struct str plain_name(struct str name)
@@ -48,6 +51,67 @@ int catalogue_resolve(const struct catalogue *c, struct str name, bool *ret_alia
 			return catalogue_model(c, str_of(c->snapshot->aliases[i]->model));
 		}
 	return -1;
+}
+
+/* --- did you mean --- */
+
+enum { NEAR = 3 };
+
+/* Without who made it: people leave that out, or write another. */
+static struct str bare_name(struct str name)
+{
+	const char *slash = NULL;
+
+	for (size_t i = 0; i < name.n; i++)
+		slash = name.p[i] == '/' ? name.p + i : slash;
+	return plain_name(slash ? str_from(name, (size_t)(slash + 1 - name.p)) : name);
+}
+
+static struct str family_of(struct str name)
+{
+	for (size_t i = 0; i < name.n; i++)
+		if (name.p[i] == ':')
+			return str_n(name.p, i);
+	return name;
+}
+
+/* 0 = not meant; else the smaller the nearer. The same name with another tag is near whatever the tag is. */
+static unsigned farness(struct str asked, struct str known)
+{
+	unsigned d = str_distance(asked, known), most = asked.n < 6 ? 1 : (unsigned)(asked.n / 4);
+
+	if (str_ieq(family_of(asked), family_of(known)))
+		return 1 + d;
+	return d <= most ? 20 + d : str_distance(family_of(asked), family_of(known)) <= (family_of(asked).n < 6 ? 1u : 2u) ? 40 + d : 0;
+}
+
+struct near { unsigned far; struct str name; };
+
+static void near_add(struct near *best, struct str name, unsigned far)
+{
+	unsigned at = NEAR;
+
+	while (at > 0 && (!best[at - 1].far || far < best[at - 1].far))
+		at--;
+	if (at == NEAR || !far)
+		return;
+	memmove(best + at + 1, best + at, (NEAR - 1 - at) * sizeof(*best));
+	best[at] = (struct near){ far, name };
+}
+
+enum err catalogue_not_found(const struct catalogue *c, struct str name, catalogue_sees *sees, const void *asker, struct why *why)
+{
+	struct near best[NEAR] = { 0 };
+	char meant[3 * 100] = "";
+	int at = 0;
+
+	for (uint16_t m = 0; c && m < c->n_models; m++)
+		if (c->models[m].n && (!sees || sees(asker, c->models[m].name)))
+			near_add(best, c->models[m].name, farness(bare_name(name), bare_name(c->models[m].name)));
+	for (unsigned i = 0; i < NEAR && best[i].far && best[i].name.n < 64; i++)
+		at += snprintf(meant + at, sizeof(meant) - (size_t)at, "%s'" STR_FMT "'", i ? " or " : "; did you mean ", STR_ARG(best[i].name));
+	return err_field(why, ERR_MODEL_NOT_FOUND, "model", "model '%.*s' is not on any backend%s; GET /v1/models lists what is there",
+			 (int)(name.n < 96 ? name.n : 96), name.p, *meant ? meant : "");
 }
 
 static void free_snapshot(void *p) { corral__model_snapshot__free_unpacked(p, NULL); }

@@ -51,4 +51,8 @@ enum err catalogue_build(struct catalogue *, struct arena *, uint64_t epoch, uin
 int catalogue_model(const struct catalogue *, struct str name);
 /* Follows one alias; *ret_alias tells whether one was used. -1 = unknown. */
 int catalogue_resolve(const struct catalogue *, struct str name, bool *ret_alias);
+/* MODEL_NOT_FOUND with up to three names that were perhaps meant, of those that the asker may see; 'sees' NULL: all. The catalogue may be
+ * NULL: nothing is known yet. */
+typedef bool catalogue_sees(const void *asker, struct str model);
+enum err catalogue_not_found(const struct catalogue *, struct str name, catalogue_sees *sees, const void *asker, struct why *);
 #endif

@@ -227,8 +227,10 @@ static double confidence_of(const struct decision *d, const struct catalogue *c)
 }
 
 /* What a key or its tenant may not see is as if it was not there: not ranked, not rejected, not counted. */
-static bool visible(const Corral__DecisionFeatures *f, struct str model)
+static bool visible(const void *asker, struct str model)
 {
+	const Corral__DecisionFeatures *f = asker;
+
 	return models_allow(f->key_models, f->n_key_models, model) && models_allow(f->tenant_models, f->n_tenant_models, model);
 }
 
@@ -369,7 +371,7 @@ void decision_why(const struct decision *d, const Corral__DecisionFeatures *f, c
 	else if (d->err == ERR_MODEL_NOT_FOUND && f->is_auto)
 		err_field(why, d->err, "model", "no model is there that this key may use; GET /models lists those that it may");
 	else if (d->err == ERR_MODEL_NOT_FOUND)
-		err_field(why, d->err, "model", "model '%s' is not on any backend; GET /models lists what is there", f->requested_model);
+		catalogue_not_found(c, str_of(f->requested_model), visible, f, why);
 	else if (d->err != ERR_UNAVAILABLE)
 		no_model_text(d, f, a, c, why);
 	else if (!d->n_rejected)

@@ -372,6 +372,16 @@ static void what_may_not_be_seen_is_not_there(void **state)
 	assert_int_equal(d.n_ranked + d.n_rejected, 0);
 	decision_why(&d, &x->f, &x->cat, &why);
 	assert_int_equal(why.code, ERR_MODEL_NOT_FOUND);
+
+	x->f.is_auto = false;                     /* nor by asking for a name much like it */
+	x->f.requested_model = (char *)"coder:8b";
+	x->f.n_tenant_models = 0;
+	d = (struct decision){ .err = ERR_MODEL_NOT_FOUND };
+	decision_why(&d, &x->f, &x->cat, &why);
+	assert_null(strstr(why.text, "did you mean"));
+	x->f.requested_model = (char *)"smal";
+	decision_why(&d, &x->f, &x->cat, &why);
+	assert_non_null(strstr(why.text, "did you mean 'small'"));
 }
 
 static void nothing_that_fits_says_what_was_missing(void **state)
@@ -427,6 +437,40 @@ static void every_loser_has_a_reason(void **state)
 	assert_true(strlen(o.rejected[0]->text) > 10);
 }
 
+static void suggests(const char *asked, const char *want)
+{
+	static const struct spec library[] = {
+		{ "org/qwen2.5-coder:7b", "q", 7, 4096, { "completion" }, "CHAT", 0.5, true, "gpu" },
+		{ "qwen2.5:3b", "q", 3, 4096, { "completion" }, "CHAT", 0.5, true, "gpu" },
+		{ "qwen2.5:7b", "q", 7, 4096, { "completion" }, "CHAT", 0.5, true, "gpu" },
+		{ "mistral:latest", "m", 7, 4096, { "completion" }, "CHAT", 0.5, true, "gpu" },
+	};
+	struct fix x;
+	struct why why;
+
+	set_up_with(&x, library, 4, false);
+	assert_int_equal(catalogue_not_found(&x.cat, str_of(asked), NULL, NULL, &why), ERR_MODEL_NOT_FOUND);
+	assert_string_equal(why.field, "model");
+	if (*want ? !strstr(why.text, want) : strstr(why.text, "did you mean") != NULL)
+		fail_msg("%s", why.text);
+	arena_free(x.mem);
+}
+
+static void names_what_was_perhaps_meant(void **state)
+{
+	struct why why;
+
+	suggests("qwen2.5-coder", "did you mean 'org/qwen2.5-coder:7b'");
+	suggests("other/qwen2.5-coder:7b", "did you mean 'org/qwen2.5-coder:7b'");
+	suggests("qwen2.5:8b", "did you mean 'qwen2.5:3b' or 'qwen2.5:7b'");
+	suggests("Mistal", "did you mean 'mistral:latest'");
+	suggests("mistrl:7b", "did you mean 'mistral:latest'");
+	suggests("gpt-4o", "");
+	suggests("", "");
+	suggests("llama3.2:1b", "");
+	assert_int_equal(catalogue_not_found(NULL, STR("m"), NULL, NULL, &why), ERR_MODEL_NOT_FOUND);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -436,6 +480,7 @@ int main(void)
 		T(a_summary_goes_to_the_strong_summariser), T(load_and_breakers_change_the_pick), T(a_down_backend_is_left_out_and_named),
 		T(a_conversation_stays_unless_the_gain_is_large), T(a_named_model_is_asked_and_only_it),
 		T(nothing_that_fits_says_what_was_missing), T(what_may_not_be_seen_is_not_there), T(the_same_inputs_give_the_same_bits), T(every_loser_has_a_reason),
+		T(names_what_was_perhaps_meant),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
