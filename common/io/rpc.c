@@ -19,6 +19,7 @@
 #include "common/base/arena.h"
 #include "common/base/clock.h"
 #include "common/base/id.h"
+#include "common/data/log.h"
 #include "common/io/mailbox.h"
 #include "common/io/rpc_envelope.h"
 #include "common/io/wire.h"
@@ -29,6 +30,7 @@ enum {
 	SEATS_FIRST = 8,
 	SEATS_MAX = 1024,
 	SERVICES_MAX = 16,
+	REQUEST_ID_MAX = 36,
 	REPLY_SEND_MS = 10000         /* a peer that does not read must not keep a seat */
 };
 
@@ -74,6 +76,7 @@ struct rpc_client {
 	struct stub *stubs;
 	int64_t deadline_ms;
 	unsigned tries;               /* of the next call; 0 = 1 */
+	char request_id[REQUEST_ID_MAX + 1];
 	struct why why;
 	bool closing;
 	char *url;
@@ -95,6 +98,7 @@ struct asked {
 	struct rpc_server *server;
 	struct seat *seat;
 	uint64_t call_id;
+	char request_id[REQUEST_ID_MAX + 1];
 };
 
 struct rpc_server {
@@ -219,6 +223,11 @@ ProtobufCService *rpc_stub(struct rpc_client *client, const ProtobufCServiceDesc
 	stub->next = client->stubs;
 	client->stubs = stub;
 	return &stub->base;
+}
+
+void rpc_asked_for(struct rpc_client *client, const char *request_id)
+{
+	(void)str_copy(client->request_id, sizeof(client->request_id), str_of(request_id));
 }
 
 int64_t rpc_deadline(struct rpc_client *client, int64_t ms)
@@ -496,6 +505,7 @@ static nng_msg *request_pack(const struct call *call, const ProtobufCServiceDesc
 	request.service = (char *)service->name;
 	request.method = method;
 	request.deadline_ms = call->client->deadline_ms;
+	request.request_id = call->client->request_id;
 	request.body.data = x_malloc(inner + 1);
 	request.body.len = protobuf_c_message_pack(input, request.body.data);
 	size = corral__rpc_request__get_packed_size(&request);
@@ -612,9 +622,13 @@ void rpc_server_free(struct rpc_server *server)
 	free(server);
 }
 
+const char *rpc_request_id(const void *closure_data) { return ((const struct asked *)closure_data)->request_id; }
+
 void rpc_fail(void *closure_data, enum err code, const char *text)
 {
 	Corral__RpcReply reply = CORRAL__RPC_REPLY__INIT;
+
+	LOG_DEBUG("a question was refused", LOG_S("request_id", rpc_request_id(closure_data)), LOG_S("code", err_name(code)), LOG_S("error", text));
 
 	reply.error = code;
 	reply.text = (char *)text;
@@ -767,6 +781,7 @@ static void on_request(void *owner, struct list *mail)
 	nng_msg_free(seat->request);
 	seat->request = NULL;
 	asked->call_id = opened.call_id;
+	str_copy(asked->request_id, sizeof(asked->request_id), opened.request_id);
 	if (err)
 		rpc_fail(asked, err, why.text);
 	else          /* the method may free the server: only the input is ours afterwards */

@@ -31,6 +31,8 @@ void rpc_server_free(struct rpc_server *);        /* closures kept by methods be
 						     destroy function are destroyed; NULL is fine */
 /* For a method that fails: call instead of the closure; 'closure_data' is the method's. */
 void rpc_fail(void *closure_data, enum err code, const char *text);
+/* The id that the caller gave with rpc_asked_for(); "" = none. Valid as long as the method's closure. */
+const char *rpc_request_id(const void *closure_data);
 
 struct rpc_client *rpc_client_new(struct loop *, const char *url);
 /* The first half of rpc_client_free(), for when what closures use goes away before the client: pending closures run with NULL now,
@@ -42,6 +44,8 @@ int64_t rpc_deadline(struct rpc_client *, int64_t ms);   /* for the calls that f
 /* For the next call only, and for methods that may run twice: it is sent again, with the same id, when the connection breaks under it
  * or its share of the time passes; 'tries' times at most, all within the deadline. Of several addresses nng takes the next in turn, so most often another. */
 void rpc_tries(struct rpc_client *, unsigned tries);
+/* On whose behalf the calls that follow are: the id of a client's request, at most 36 characters; "" = nobody's, as at first. */
+void rpc_asked_for(struct rpc_client *, const char *request_id);
 const struct why *rpc_error(const struct rpc_client *);  /* inside a closure that got NULL */
 bool rpc_connected(const struct rpc_client *);
 

@@ -15,7 +15,7 @@ enum err rpc_open_request(struct arena *mem, struct str bytes, ProtobufCService 
 	ProtobufCAllocator alloc = { arena_of, keep_in_arena, mem };
 	Corral__RpcRequest *request = NULL;
 
-	*ret = (struct rpc_opened){ 0 };
+	*ret = (struct rpc_opened){ .request_id = STR("") };
 	if (bytes.n > RPC_MAX_BYTES)
 		return err_set(why, ERR_TOO_LARGE, "the request has %zu bytes, the limit is %u", bytes.n, RPC_MAX_BYTES);
 	request = corral__rpc_request__unpack(&alloc, bytes.n, (const uint8_t *)bytes.p);
@@ -24,6 +24,7 @@ enum err rpc_open_request(struct arena *mem, struct str bytes, ProtobufCService 
 
 	ret->call_id = request->call_id;
 	ret->deadline_ms = request->deadline_ms;
+	ret->request_id = str_of(request->request_id);
 	return open_inner(&alloc, request, services, n, ret, why);
 }
 

@@ -17,6 +17,7 @@
 struct rpc_opened {
 	uint64_t call_id;             /* set whenever the envelope itself could be read */
 	int64_t deadline_ms;
+	struct str request_id;        /* in the caller's arena */
 	ProtobufCService *service;
 	unsigned method;
 	const ProtobufCMessageDescriptor *output;

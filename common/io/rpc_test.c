@@ -23,12 +23,14 @@
 struct kept { Corral__FactAck_Closure closure; void *data; };
 
 static struct kept kept[64];
+static char asked_for[64];
 static unsigned n_kept;
 
 static void echo_cursor(Corral__Facts_Service *service, const Corral__FactCursor *input, Corral__FactAck_Closure closure, void *data)
 {
 	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
 
+	(void)str_copy(asked_for, sizeof(asked_for), str_of(rpc_request_id(data)));
 	if (!strcmp(input->topic, "fail")) {
 		rpc_fail(data, ERR_CONFLICT, "as you wish");
 		return;
@@ -195,6 +197,26 @@ static void answers_many_calls_at_once(void **state)
 		end_muted();
 		loop_free(loop);
 	}
+}
+
+static void carries_whose_request_it_is(void **state)
+{
+	struct loop *loop = loop_new();
+	struct rpc_server *server = serve(loop, urls[0]);
+	struct seen seen = caller(loop, urls[0], 1);
+	static const char *const ids[] = { "", "01a1fe13-37df-71b7-b437-cc3d29a2af23", "" };
+
+	for (size_t i = 0; i < 3; i++) {
+		rpc_asked_for(seen.client, ids[i]);
+		(void)snprintf(asked_for, sizeof asked_for, "not asked");
+		seen.answers = 0;
+		ask(&seen, "t", 1);
+		assert_true(run_for(loop, 10000));
+		assert_string_equal(asked_for, ids[i]);
+	}
+	rpc_client_free(seen.client);
+	rpc_server_free(server);
+	loop_free(loop);
 }
 
 static void keeps_closures_beyond_the_first_seats(void **state)
@@ -645,6 +667,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(answers_many_calls_at_once),
+		cmocka_unit_test(carries_whose_request_it_is),
 		cmocka_unit_test(keeps_closures_beyond_the_first_seats),
 		cmocka_unit_test(tells_what_the_method_refused),
 		cmocka_unit_test(ends_calls_at_their_deadline),

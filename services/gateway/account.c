@@ -180,7 +180,10 @@ static void fill_usage(struct req *r, Corral__UsageEvent *e)
 		return;
 	e->prompt_tokens = u->prompt_tokens;
 	e->completion_tokens = u->completion_tokens;
-	e->tokens_source = u->reported ? CORRAL__TOKENS_SOURCE__TOKENS_REPORTED : CORRAL__TOKENS_SOURCE__TOKENS_COUNTED;
+	/* Not reported: pieces of a stream are counted, a whole answer and every prompt are judged by their length. */
+	e->tokens_source = u->reported ? CORRAL__TOKENS_SOURCE__TOKENS_REPORTED :
+		r->in.stream ? CORRAL__TOKENS_SOURCE__TOKENS_COUNTED : CORRAL__TOKENS_SOURCE__TOKENS_ESTIMATED;
+	e->prompt_tokens_source = u->reported ? CORRAL__TOKENS_SOURCE__TOKENS_REPORTED : CORRAL__TOKENS_SOURCE__TOKENS_ESTIMATED;
 	r->used = *u;
 }
 
@@ -368,7 +371,8 @@ static bool close_one(struct spool *s, struct open_start *o, struct why *why)
 	if (o->checkpoint) {
 		e.prompt_tokens = o->checkpoint->prompt_tokens;
 		e.completion_tokens = o->checkpoint->completion_tokens;
-		e.tokens_source = CORRAL__TOKENS_SOURCE__TOKENS_COUNTED;
+		e.tokens_source = o->checkpoint->tokens_source;
+		e.prompt_tokens_source = o->checkpoint->prompt_tokens_source;
 		e.response_bytes = o->checkpoint->response_bytes;
 	}
 	n = corral__usage_event__get_packed_size(&e);

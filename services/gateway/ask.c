@@ -5,6 +5,16 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "services/gateway/door.h"
+
+static void release(struct ask *a)
+{
+	pthread_mutex_lock(&a->gw->asks_lock);
+	list_del(&a->node);
+	pthread_mutex_unlock(&a->gw->asks_lock);
+	buf_free(&a->body);
+	arena_free(a->mem);
+}
 
 struct ask *ask_new(struct req *r, void (*call)(struct ask *))
 {
@@ -17,13 +27,17 @@ struct ask *ask_new(struct req *r, void (*call)(struct ask *))
 	a->req = r;
 	a->call = call;
 	r->ask = a;
+	memcpy(a->request_id, r->id_text, sizeof(a->request_id));
+	pthread_mutex_lock(&a->gw->asks_lock);
+	list_push(&a->gw->asks, &a->node);
+	pthread_mutex_unlock(&a->gw->asks_lock);
 	return a;
 }
 
 void ask_drop(struct ask *a)
 {
 	a->req->ask = NULL;
-	arena_free(a->mem);
+	release(a);
 }
 
 static void answer(void *arg)
@@ -38,11 +52,69 @@ static void answer(void *arg)
 		else
 			req_resume(r, req_reply(r, a->status, a->content_type ? a->content_type : "application/json", buf_as_str(&a->body)));
 	}
-	buf_free(&a->body);
-	arena_free(a->mem);
+	release(a);
+}
+
+void ask_forget_all(struct gateway *g)
+{
+	list_each_safe(it, &g->asks)
+		release(list_entry(it, struct ask, node));
 }
 
 void ask_done(struct ask *a) { loop_post(a->worker->loop, answer, a); }
+
+/* --- behind a model snapshot --- */
+
+enum { BEHIND_US = 5000000 };
+
+static void passed(void *arg)
+{
+	struct ask *a = arg;
+
+	if (atomic_fetch_sub(&a->unseen, 1) == 1)
+		ask_done(a);
+}
+
+/* Posts keep their order: behind the handing over of the world. */
+static void pass_through_workers(struct ask *a)
+{
+	unsigned n = a->gw->n_workers;
+
+	atomic_store(&a->unseen, n);
+	for (unsigned i = 0; i < n; i++)
+		loop_post(a->gw->workers[i]->loop, passed, a);
+}
+
+static bool has_models(const struct gateway *g, struct snapshot_id id)
+{
+	return g->models_id.epoch == id.epoch ? g->models_id.version >= id.version : g->models_id.epoch > id.epoch;
+}
+
+void ask_done_with_models(struct ask *a, struct snapshot_id id)
+{
+	a->needs = id;
+	a->patience_us = loop_now_us(a->gw->loop) + BEHIND_US;
+	a->behind = a->gw->behind;
+	a->gw->behind = a;
+	ask_models_came(a->gw);
+}
+
+void ask_models_came(struct gateway *g)
+{
+	for (struct ask **at = &g->behind, *a; (a = *at);) {
+		bool late = loop_now_us(g->loop) >= a->patience_us;
+
+		if (!has_models(g, a->needs) && !late) {
+			at = &a->behind;
+			continue;
+		}
+		*at = a->behind;
+		if (!has_models(g, a->needs))
+			err_set(&a->err, ERR_UNAVAILABLE, "the backends were listed, but the new list has not come from the model-registry within %d s",
+				BEHIND_US / 1000000);
+		pass_through_workers(a);
+	}
+}
 
 /* What it says of files and addresses is for the log. */
 static void cannot_answer(struct ask *a, const char *service, const char *error)
@@ -81,11 +153,22 @@ bool ask_time(struct req *r, struct ask *a, const char *name, int64_t *ret)
 	return false;
 }
 
+static void name_caller(struct gateway *g, const char *request_id)
+{
+	rpc_asked_for(g->registry, request_id);
+	rpc_asked_for(g->selector, request_id);
+	rpc_asked_for(g->ledger, request_id);
+	rpc_asked_for(g->hardware, request_id);
+	rpc_asked_for(g->door->access, request_id);
+}
+
 static void start(void *arg)
 {
 	struct ask *a = arg;
 
+	name_caller(a->gw, a->request_id);
 	a->call(a);
+	name_caller(a->gw, "");
 }
 
 enum step ask_send(struct ask *a)

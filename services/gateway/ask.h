@@ -6,6 +6,7 @@
 #include "services/gateway/worker.h"
 
 struct ask {
+	struct list node;             /* on the gateway's list, under its lock */
 	struct gateway *gw;
 	struct worker *worker;
 	struct req *req;              /* NULL: it ended. The worker's */
@@ -17,13 +18,23 @@ struct ask {
 	struct why err;
 	/* what the question needs, in mem */
 	void *query;
+	char request_id[37];          /* for the other service's log */
+	struct ask *behind;           /* the next on the gateway's list of those that wait for a model snapshot */
+	struct snapshot_id needs;
+	int64_t patience_us;          /* loop clock */
+	_Atomic unsigned unseen;      /* workers that may not have it yet */
 };
 
 struct ask *ask_new(struct req *, void (*call)(struct ask *));
 enum step ask_send(struct ask *);     /* STEP_WAIT */
 void ask_drop(struct ask *);          /* was never sent */
 void ask_done(struct ask *);          /* status and body are set, or err */
+/* The same, when every worker has a model snapshot that is at least this one: the client's next request must see what it was told. */
+void ask_done_with_models(struct ask *, struct snapshot_id);
+void ask_models_came(struct gateway *);       /* looks at those that wait for one */
 void ask_failed(struct ask *, struct rpc_client *, const char *service);
 /* A time of the query: RFC 3339, a day, or seconds; absent leaves *ret. False: the request has failed. */
 bool ask_time(struct req *, struct ask *, const char *name, int64_t *ret);
+/* When the peers are closed and the workers stopped: what was on its way between threads then will never arrive. */
+void ask_forget_all(struct gateway *);
 #endif

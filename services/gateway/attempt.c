@@ -380,12 +380,18 @@ static struct str call_headers(struct req *r)
 	return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
 }
 
+/* Who asks for "x" and has "x:latest" answering is told "x"; auto and aliases are told which model it was. */
+static struct str spelled(const struct req *r, uint16_t model)
+{
+	return r->model == model && !r->alias ? r->in.model : r->world->cat.models[model].name;
+}
+
 static struct llm_target target_of(struct req *r, uint16_t replica)
 {
 	const struct cat_replica *cr = &r->world->cat.replicas[replica];
 
 	return (struct llm_target){ .kind = r->world->backends[cr->backend].kind, .remote_model = str_of(cr->pb->remote_name),
-		.shown_model = r->world->cat.models[cr->model].name, .context_length = cr->context, .caps = r->world->cat.models[cr->model].caps,
+		.shown_model = spelled(r, cr->model), .context_length = cr->context, .caps = r->world->cat.models[cr->model].caps,
 		.request_id = str_n(r->id_text, 36), .created_us = r->start_wall_us };
 }
 

@@ -6,11 +6,13 @@
  *   handed over whole: the world, what is known at one moment, immutable, counted                  struct world */
 #ifndef CORRAL_GATEWAY_GATEWAY_H
 #define CORRAL_GATEWAY_GATEWAY_H
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "common/base/arena.h"
 #include "common/base/budget.h"
+#include "common/base/list.h"
 #include "common/data/metrics.h"
 #include "common/data/opt.h"
 #include "common/io/http_client.h"
@@ -41,7 +43,7 @@ struct gateway_config {
 	struct opt_list anonymous;
 	double decision_sample;
 	const char *ollama_version;
-	struct opt_list allowed_hosts;
+	struct opt_list allowed_hosts, cors_origins;
 	int64_t checkpoint, heartbeat;
 	int64_t spool_segment, spool_max;
 };
@@ -73,6 +75,9 @@ struct gateway {
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
 	struct outbox *outbox;        /* shippers of every spool found on disk */
+	pthread_mutex_t asks_lock;
+	struct list asks;             /* under way, see ask.h */
+	struct ask *behind;           /* those that wait for a model snapshot */
 	struct loop_timer sweep;
 	struct loop_timer hurry;
 	int drain_ticks;

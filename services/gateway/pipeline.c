@@ -9,6 +9,7 @@
 #include "services/gateway/admission.h"
 #include "services/gateway/ask.h"
 #include "services/gateway/attempt.h"
+#include "services/gateway/cors.h"
 #include "services/gateway/routes.h"
 
 enum { OUT_KEPT = 16 * 1024 };        /* an output buffer up to this size waits for the next request */
@@ -171,7 +172,7 @@ struct str req_headers(struct req *r, const char *content_type)
 	}
 	buf_addz(&b, r->in.stream ? "\r\n" STREAM_LINES : "\r\nCache-Control: no-store\r\n");
 	lines = buf_as_str(&b);
-	return extra.n ? arena_fmt(r->mem, STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(extra)) : lines;
+	return extra.n || r->cors.n ? arena_fmt(r->mem, STR_FMT STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(r->cors), STR_ARG(extra)) : lines;
 }
 
 enum step req_reply(struct req *r, int status, const char *content_type, struct str body)
@@ -282,7 +283,8 @@ void req_heartbeat(struct req *r, int64_t now_us)
 		return;
 	r->alive_us = now_us;
 	if (!r->head_sent) {
-		struct str lines = arena_fmt(r->mem, "X-Request-Id: %s\r\nContent-Type: text/event-stream\r\n" STREAM_LINES, r->id_text);
+		struct str lines = arena_fmt(r->mem, "X-Request-Id: %s\r\nContent-Type: text/event-stream\r\n" STREAM_LINES STR_FMT, r->id_text,
+					     STR_ARG(r->cors));
 
 		http_reply_start(r->x, 200, lines, -1);
 		r->head_sent = true;
@@ -441,6 +443,18 @@ static void drained_output(struct http_xchg *x)
 	}
 }
 
+/* What a path takes. False: it is no path of ours. */
+static bool options(struct req *r)
+{
+	struct str allow = route_allow(r->x->path, r->mem);
+
+	if (!allow.n)
+		return false;
+	r->extra_headers = cors_options(&r->worker->gw->cfg->cors_origins, &r->x->head, allow, r->mem);
+	req_reply(r, 204, NULL, STR(""));
+	return true;
+}
+
 static bool turned_away(struct req *r, const struct admission *a)
 {
 	if (a->refused != REFUSED_NOT) {
@@ -449,7 +463,7 @@ static bool turned_away(struct req *r, const struct admission *a)
 		req_fail_why(r, &a->why);
 	} else if (!r->route || a->no_route.code) {
 		if (r->route)
-			r->extra_headers = arena_fmt(r->mem, "Allow: %s\r\n", strcmp(r->route->method, "GET") == 0 ? "GET, HEAD" : r->route->method);
+			r->extra_headers = arena_fmt(r->mem, "Allow: " STR_FMT "\r\n", STR_ARG(route_allow(r->x->path, r->mem)));
 		req_fail_why(r, &a->no_route);
 	} else {
 		return false;
@@ -468,7 +482,13 @@ void req_start(struct worker *w, struct http_xchg *x)
 	x->on_drain = drained_output;
 	r->deadline_us = r->start_us + w->gw->cfg->request_timeout * 1000;
 	read_trace(r);
+	if (w->gw->cfg->cors_origins.n)
+		r->cors = cors_lines(&w->gw->cfg->cors_origins, &x->head, r->mem);
 	admission_apply(r, a);
+	if (str_eqz(x->head.method, "OPTIONS") && options(r)) {
+		req_end(r);
+		return;
+	}
 	r->route = a->route;
 	r->param = a->param;
 	if (!turned_away(r, a)) {

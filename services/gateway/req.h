@@ -103,6 +103,7 @@ struct req {
 	bool paused;
 	bool orphan;                  /* the client left while the backend loads the model: let the load finish */
 	struct str extra_headers;     /* for the answer */
+	struct str cors;              /* more of them, see cors.h; "" = none */
 	struct why err;               /* set by req_fail */
 	int status;                   /* told to the client; 499 when it left */
 	int64_t retry_after_s;

@@ -124,6 +124,19 @@ const struct route *route_find(const struct http_head *head, struct str path, st
 	return other;
 }
 
+struct str route_allow(struct str path, struct arena *mem)
+{
+	struct str allow = STR(""), param;
+
+	for (const struct route *r = gateway_routes; r->method; r++) {
+		const char *methods = strcmp(r->method, "GET") == 0 ? "GET, HEAD" : r->method;
+
+		if ((str_eqz(path, "*") || path_matches(r, path, &param)) && !str_find(allow, str_of(methods)))
+			allow = arena_fmt(mem, STR_FMT "%s, ", STR_ARG(allow), methods);
+	}
+	return allow.n ? arena_fmt(mem, STR_FMT "OPTIONS", STR_ARG(allow)) : allow;
+}
+
 enum llm_dialect route_dialect(struct str path)
 {
 	static const struct { const char *begin; enum llm_dialect dialect; } whose[] = {

@@ -7,8 +7,9 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
-#include "services/gateway/lease.h"
+#include "services/gateway/ask.h"
 #include "services/gateway/door.h"
+#include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/sticky.h"
@@ -37,6 +38,8 @@ static const struct opt options[] = {
 	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1, .live = true),
 	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones.", .live = true),
 	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal.", .live = true),
+	OPT(C, LIST, cors_origins, "", "Origins of web pages that may read answers: https://chat.example.org; * stands for anything. By default none.",
+	    .aliases = "OLLAMA_ORIGINS", .live = true),
 	OPT(C, DURATION, heartbeat, "15s", "Silence after which a waiting event stream gets a comment line, so that proxies keep it open; 0 = never. "
 					   "Once one was sent the status is 200, and an error comes as an event.", .max = 3600000, .live = true),
 	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000, .live = true),
@@ -106,6 +109,7 @@ static void rebuild(struct gateway *g)
 	lease_renew(g->lease);            /* there may be replicas that nothing is lent of yet */
 	svc_need(g->svc, "model snapshot", true, w->cat.n_models ? "" : "no backend has a model yet");
 	world_unref(w);
+	ask_models_came(g);
 }
 
 static void keep(struct buf *b, struct str bytes)
@@ -154,6 +158,7 @@ static void sweep(struct loop_timer *t)
 	loop_timer_set(g->loop, t, 1000000, sweep);
 	replica_table_sweep(g->replicas, mono_us());
 	door_sweep(g->door, mono_us());
+	ask_models_came(g);               /* for those that have waited too long */
 	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(index, sizeof(index), "%u", i);
@@ -209,6 +214,8 @@ static void stop(struct svc *s)
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
 		if (g->workers[i])
 			worker_stop(g->workers[i]);
+	ask_forget_all(g);
+	pthread_mutex_destroy(&g->asks_lock);
 	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
@@ -233,6 +240,8 @@ static bool start(struct svc *s, struct why *why)
 	g->cfg = svc_config(s);
 	g->metrics = svc_metrics(s);
 	g->held.max = g->cfg->hold_max;
+	pthread_mutex_init(&g->asks_lock, NULL);
+	list_init(&g->asks);
 	g->replicas = replica_table_new(g->metrics);
 	g->sticky = sticky_new();
 	g->registry = svc_peer(s, "model-registry");

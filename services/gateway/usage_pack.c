@@ -60,7 +60,7 @@ static uint8_t *put_subject(const Corral__UsageEvent *e, uint8_t *p)
 	return put_number(p, 19, e->cached);
 }
 
-/* 20 to 37: how it ended, what it took, why it went there. */
+/* 20 to 38: how it ended, what it took, why it went there. */
 static uint8_t *put_outcome(const Corral__UsageEvent *e, uint8_t *p)
 {
 	p = put_string(p, 20, e->status);
@@ -80,7 +80,8 @@ static uint8_t *put_outcome(const Corral__UsageEvent *e, uint8_t *p)
 	p = put_string(p, 34, e->reason);
 	p = put_string(p, 35, e->requested_model);
 	p = put_number(p, 36, e->http_status);
-	return put_number(p, 37, e->response_bytes);
+	p = put_number(p, 37, e->response_bytes);
+	return put_number(p, 38, e->prompt_tokens_source);
 }
 
 size_t usage_pack(const Corral__UsageEvent *e, uint8_t *out)

@@ -38,9 +38,11 @@ struct keeper {
 	struct jobs *jobs;
 	struct jobs_endpoint *jobs_endpoint;
 	char *path;                   /* of the kept snapshot */
+	struct snapshot_id id;        /* published last */
 };
 
 struct waiting {
+	struct keeper *keeper;
 	Corral__SyncReply_Closure closure;
 	void *closure_data;
 };
@@ -50,11 +52,10 @@ static void registry_rpc_sync(Corral__ModelRegistry_Service *, const Corral__Syn
 static void on_snapshot(void *arg, struct str packed)
 {
 	struct keeper *keeper = arg;
-	struct snapshot_id id;
 
 	lender_set_totals(keeper->lender, keeper->registry->last);
-	id = (struct snapshot_id){ snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
-	if (!snapshot_file_save(keeper->path, "models", id, packed))
+	keeper->id = (struct snapshot_id){ snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
+	if (!snapshot_file_save(keeper->path, "models", keeper->id, packed))
 		LOG_WARN("the list of models cannot be kept for the next start", LOG_S("path", keeper->path));
 }
 
@@ -231,11 +232,16 @@ static void stop(struct svc *svc)
 static void on_synced(void *arg, const Corral__SyncReply *reply)
 {
 	struct waiting *waiting = arg;
+	Corral__SyncReply told;
 
-	if (reply)
-		waiting->closure(reply, waiting->closure_data);
-	else
+	if (reply) {
+		told = *reply;
+		told.epoch = waiting->keeper->id.epoch;
+		told.version = waiting->keeper->id.version;
+		waiting->closure(&told, waiting->closure_data);
+	} else {
 		rpc_fail(waiting->closure_data, ERR_UNAVAILABLE, "the registry is shutting down");
+	}
 	free(waiting);
 }
 
@@ -251,7 +257,7 @@ static void registry_rpc_sync(Corral__ModelRegistry_Service *service, const Corr
 		return;
 	}
 	waiting = x_calloc(1, sizeof *waiting);
-	*waiting = (struct waiting){ closure, closure_data };
+	*waiting = (struct waiting){ keeper, closure, closure_data };
 	if (registry_sync(keeper->registry, str_of(request->backend), on_synced, waiting, &why)) {
 		rpc_fail(closure_data, why.code, why.text);
 		free(waiting);

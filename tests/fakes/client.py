@@ -96,7 +96,7 @@ class Client:
         self.progress.set()
 
     async def _read_body(self):
-        if self.method == "HEAD":
+        if self.method == "HEAD" or self.status == 204:
             return
         if "content-length" in self.answer_headers:
             left = int(self.answer_headers["content-length"])

@@ -17,12 +17,12 @@ The language, a line each (words in quotes may hold blanks; # begins a comment):
     post PATH [model=M] [stream|whole] [prompt=P] [max_tokens=N] [json={...}] [header="A: b"] [times=N] [as NAME]
                                                       sent, and waited for
     open PATH ... [reading=no] [rate=N]               sent only
-    get PATH [as NAME]
+    get PATH [as NAME]      options PATH [header="A: b | C: d"] [as NAME]
     wait NAME [N bytes]                               to its end, or until that much of its body has come
     leave NAME [reset]      read NAME                 closes the connection; reads on
     now BACKEND : BEHAVIOUR | ...                     tests/fakes/scripted.py has the behaviours
     listing BACKEND hang|answer                       of its questions other than inference
-    forget BACKEND MODEL ...                          it has them no more
+    forget BACKEND MODEL ...  learn BACKEND MODEL ... it has them no more; it has them, like its first one
     advance 30s             pause 100ms               of virtual time; of real time
     signal TERM   kill   restart   stop
     lock-ledger   unlock-ledger                       somebody else holds the ledger's database
@@ -242,7 +242,7 @@ class Scenario:
         body = self._body(path, plain, options) if method == "POST" else None
         opened = []
         for _ in range(int(options.get("times", 1))):
-            client = Client(self.corral.address, method, path, body, [options["header"]] if "header" in options else [],
+            client = Client(self.corral.address, method, path, body, options["header"].split(" | ") if "header" in options else [],
                             reading=options.get("reading") != "no", rate=int(options["rate"]) if "rate" in options else None,
                             receive_buffer=4096 if options.get("reading") == "no" or "rate" in options else None).start()
             opened.append(client)
@@ -266,6 +266,10 @@ class Scenario:
     async def verb_get(self, words):
         for client in self._open(words, "GET"):
             await client.wait()
+
+    async def verb_options(self, words):
+        for client in self._open(words, "OPTIONS"):
+            await asyncio.wait_for(client.done.wait(), 30)
 
     async def verb_wait(self, words):
         for client in self.group(words[0]):
@@ -295,6 +299,11 @@ class Scenario:
         """The backend has these models no more."""
         for model in words[1:]:
             del self.backends[words[0]].models[model]
+
+    async def verb_learn(self, words):
+        models = self.backends[words[0]].models
+        for model in words[1:]:
+            models[model] = dict(next(iter(models.values())))
 
     async def verb_advance(self, words):
         await self.corral.advance(seconds(words[0]))

@@ -89,7 +89,7 @@ static void usage_row(struct json_out *jo, const Corral__UsageQuery *q, const Co
 {
 	jw_obj(jo);
 	for (size_t i = 0; i < q->n_group_by && i < row->n_groups; i++)
-		jw_kv_strz(jo, q->group_by[i], row->groups[i]);
+		jw_kv_strz(jo, q->group_by[i], *row->groups[i] ? row->groups[i] : NULL);      /* refused before a model was chosen: none */
 	jw_kv_u64(jo, "requests", row->requests);
 	jw_kv_u64(jo, "attempts", row->attempts);
 	jw_kv_u64(jo, "errors", row->errors);
@@ -239,7 +239,8 @@ static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 	jw_kv_bool(jo, "cached", e->cached);
 	jw_kv_u64(jo, "prompt_tokens", e->prompt_tokens);
 	jw_kv_u64(jo, "completion_tokens", e->completion_tokens);
-	jw_kv_strz(jo, "tokens_source", e->tokens_source <= 3 ? sources[e->tokens_source] : "unknown");
+	jw_kv_strz(jo, "prompt_tokens_source", sources[e->prompt_tokens_source <= 3 ? e->prompt_tokens_source : 0]);
+	jw_kv_strz(jo, "tokens_source", sources[e->tokens_source <= 3 ? e->tokens_source : 0]);
 	jw_kv_u64(jo, "http_status", e->http_status);
 	jw_kv_i64(jo, "queue_us", e->queue_us);
 	jw_kv_i64(jo, "ttft_us", e->ttft_us);
@@ -383,7 +384,8 @@ static void sync_reply(const Corral__SyncReply *reply, void *arg)
 	}
 	jw_end(&jo);
 	jw_end(&jo);
-	finish_json(a, 200);
+	a->status = 200;
+	ask_done_with_models(a, (struct snapshot_id){ reply->epoch, reply->version });
 }
 
 static void sync_call(struct ask *a)

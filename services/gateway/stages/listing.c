@@ -16,6 +16,7 @@ struct view {
 	uint64_t size;
 	uint32_t context, caps, embedding_length;
 	char digest[65], modified[40];
+	struct str spelled;           /* as the client wrote it */
 	const char *family, *parameters, *quantization, *format, *architecture;
 	uint64_t parameter_count;
 	int64_t created_s;
@@ -285,6 +286,8 @@ static enum step openai_models(struct req *r)
 	return read_page(r, &p) ? answer(r, 200, anthropic_list, &p) : STEP_FAIL;
 }
 
+static bool is_for(const void *req, struct str model) { return authorise_model(&((const struct req *)req)->who, model); }
+
 /* auto, a model or an alias. False with the request failed. */
 static bool find_view(struct req *r, struct str name, struct view *v)
 {
@@ -293,17 +296,19 @@ static bool find_view(struct req *r, struct str name, struct view *v)
 
 	if (r->world && (str_ieq(name, STR("auto")) || str_ieq(name, STR("auto:latest")))) {
 		view_auto(v, r);
+		v->spelled = name;
 		return true;
 	}
 	m = r->world ? catalogue_resolve(&r->world->cat, name, &alias) : -1;
 	if (m < 0 || !authorise_model(&r->who, r->world->cat.models[m].name)) {
 		struct why why;
 
-		err_field(&why, ERR_MODEL_NOT_FOUND, "model", "model '" STR_FMT "' not found; GET /v1/models lists what is there", STR_ARG(name));
+		catalogue_not_found(r->world ? &r->world->cat : NULL, name, is_for, r, &why);
 		req_fail_why(r, &why);
 		return false;
 	}
 	view_model(v, &r->world->cat.models[m]);
+	v->spelled = alias ? v->name : name;
 	return true;
 }
 
@@ -417,20 +422,39 @@ static void ps_list(struct json_out *jo, struct req *r, const void *arg)
 
 static enum step ollama_ps(struct req *r) { return answer(r, 200, ps_list, NULL); }
 
+/* "qwen2.5-coder" of "org/qwen2.5-coder:7b" and of "qwen2.5-coder.gguf": the name without who, size and file. */
+static struct str basename_of(struct str name)
+{
+	for (size_t i = 0; i < name.n; i++)
+		if (name.p[i] == '/')
+			return basename_of(str_from(name, i + 1));
+	for (size_t i = name.n; i > 0; i--)
+		if (name.p[i - 1] == ':')
+			name.n = i - 1;
+	return str_ends(name, STR(".gguf")) ? str_n(name.p, name.n - 5) : name;
+}
+
+/* What the registry knows, under the names of a GGUF file's metadata, where Ollama has them from. What it does not know is not there. */
 static void model_info(struct json_out *jo, const struct view *v, struct req *r)
 {
+	uint32_t own = v->m && v->m->pb->context_length ? v->m->pb->context_length : v->context;
+
 	jw_key(jo, "model_info");
 	jw_obj(jo);
 	jw_kv_strz(jo, "general.architecture", v->architecture);
-	jw_kv_str(jo, "general.basename", v->name);
+	jw_kv_str(jo, "general.basename", basename_of(v->name));
 	if (v->parameter_count)
 		jw_kv_u64(jo, "general.parameter_count", v->parameter_count);
-	jw_key_str(jo, arena_fmt(r->mem, "%s.context_length", v->architecture));
-	jw_u64(jo, v->context);
+	if (own) {
+		jw_key_str(jo, arena_fmt(r->mem, "%s.context_length", v->architecture));
+		jw_u64(jo, own);
+	}
 	if (v->embedding_length) {
 		jw_key_str(jo, arena_fmt(r->mem, "%s.embedding_length", v->architecture));
 		jw_u64(jo, v->embedding_length);
 	}
+	if (*v->parameters)
+		jw_kv_strz(jo, "general.size_label", v->parameters);
 	jw_end(jo);
 }
 
@@ -448,7 +472,7 @@ static void show_one(struct json_out *jo, struct req *r, const void *arg)
 {
 	const struct view *v = arg;
 
-	jw_kv_str(jo, "modelfile", arena_fmt(r->mem, "# served by corral\nFROM " STR_FMT "\n", STR_ARG(v->name)));
+	jw_kv_str(jo, "modelfile", arena_fmt(r->mem, "# served by corral\nFROM " STR_FMT "\n", STR_ARG(v->spelled)));
 	jw_kv_str(jo, "parameters", v->context ? arena_fmt(r->mem, "num_ctx                        %u", v->context) : STR(""));
 	jw_kv_str(jo, "template", template_of(v, r));
 	details(jo, v, false);

@@ -1,0 +1,417 @@
+/* gateway_test.h - a gateway in one thread, for the tests beside its sources: real worker, spool and HTTP on both sides, no other service.
+ *
+ * The house has one loop. Behind it stands one server that plays every backend; what it does with a request is said by house.does (for
+ * the backend "a") and house.does_b (for "b"), which are two names for it. Model "m" is on both, "only" on a alone. */
+#ifndef CORRAL_GATEWAY_TEST_H
+#define CORRAL_GATEWAY_TEST_H
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/svc/runtime.h"
+#include "events.pb-c.h"
+#include "services/gateway/account.h"
+#include "services/gateway/ask.h"
+#include "services/gateway/door.h"
+#include "services/gateway/service.h"
+#include "services/gateway/sticky.h"
+
+#define CHUNK(text) "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"" \
+	text "\"},\"finish_reason\":null}]}\n\n"
+#define LAST_CHUNKS "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{}," \
+	"\"finish_reason\":\"stop\"}]}\n\ndata: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[]," \
+	"\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2,\"total_tokens\":9}}\n\ndata: [DONE]\n\n"
+#define WHOLE_ANSWER "{\"id\":\"c\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\"," \
+	"\"content\":\"w0 w1\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2,\"total_tokens\":9}}"
+
+enum does { ANSWERS, HANGS, CUTS /* the connection, before a byte */, FAILS /* 500 */, IS_BUSY /* 429, Retry-After 7 */, REFUSES /* 400 */,
+	    STREAMS_AND_CUTS /* one piece, then nothing any more */, STREAMS_AND_HANGS };
+
+struct reply {
+	bool done;
+	int status;
+	const char *error;            /* of the connection; NULL = none */
+	struct buf body;
+	struct http_call *call;
+	struct str headers;           /* complete lines, as received */
+	struct arena *mem;
+};
+
+struct house {
+	char dir[64];
+	struct arena *mem;
+	struct loop *loop;
+	struct svc svc;
+	struct gateway gw;
+	struct gateway_config cfg;
+	struct worker *workers[1], *w;
+	struct door keyless;          /* who comes is the owner */
+	struct http_server *backend;
+	struct http_pool *door;
+	enum does does, does_b;
+	int calls, calls_b, left;     /* requests at a and b; connections that were closed under the backend */
+	char last_body[4096];
+	struct loop_timer tick;
+	bool (*until)(void);
+	int64_t give_up_us;
+};
+
+static struct house h;
+static struct reply reply;
+
+/* --- the loop --- */
+
+static inline void house_tick(struct loop_timer *t)
+{
+	if ((h.until && h.until()) || mono_us() > h.give_up_us)
+		loop_stop(h.loop);
+	else
+		loop_timer_set(h.loop, t, 500, house_tick);
+}
+
+/* Fails the test after 20 s. */
+static inline void run_until(bool (*done)(void))
+{
+	h.until = done;
+	h.give_up_us = mono_us() + 20000000;
+	loop_timer_set(h.loop, &h.tick, 0, house_tick);
+	loop_run(h.loop);
+	loop_timer_del(&h.tick);
+	assert_true(done());
+}
+
+/* What is posted and due is done. */
+static inline void turn(void)
+{
+	h.until = NULL;
+	h.give_up_us = mono_us() + 3000;
+	loop_timer_set(h.loop, &h.tick, 0, house_tick);
+	loop_run(h.loop);
+	loop_timer_del(&h.tick);
+}
+
+/* --- the backend --- */
+
+static inline void backend_left(struct http_xchg *x, const char *why) { h.left++; }
+
+static inline void backend_streams(struct http_xchg *x, enum does does)
+{
+	http_reply_start(x, 200, STR("Content-Type: text/event-stream\r\n"), -1);
+	http_reply_data(x, STR(CHUNK("w0 ")));
+	if (does == STREAMS_AND_CUTS) {
+		http_reply_abort(x);
+	} else if (does == ANSWERS) {
+		http_reply_data(x, STR(CHUNK("w1") LAST_CHUNKS));
+		http_reply_end(x);
+	}
+}
+
+static inline void backend_request(struct http_xchg *x, void *arg)
+{
+	bool b = str_starts(x->path, STR("/b/"));
+	enum does does = b ? h.does_b : h.does;
+
+	x->on_gone = backend_left;
+	++*(b ? &h.calls_b : &h.calls);
+	str_copy(h.last_body, sizeof(h.last_body), x->body);
+	if (does == HANGS)
+		return;
+	if (does == CUTS)
+		http_reply_abort(x);
+	else if (does == FAILS)
+		http_reply(x, 500, STR("Content-Type: application/json\r\n"), STR("{\"error\":{\"message\":\"it broke\"}}"));
+	else if (does == REFUSES)
+		http_reply(x, 400, STR("Content-Type: application/json\r\n"), STR("{\"error\":{\"message\":\"not like this\"}}"));
+	else if (does == IS_BUSY)
+		http_reply(x, 429, STR("Retry-After: 7\r\nContent-Type: application/json\r\n"), STR("{\"error\":{\"message\":\"busy\"}}"));
+	else if (str_find(x->body, STR("\"stream\":true")))
+		backend_streams(x, does);
+	else
+		http_reply(x, 200, STR("Content-Type: application/json\r\n"), STR(WHOLE_ANSWER));
+}
+
+/* --- the world --- */
+
+static inline void add_model(Corral__ModelSnapshot *s, const char *name, const char *const *backends, size_t n)
+{
+	static const char *const caps[] = { "completion", "tools" };
+	Corral__Model *m = s->models[s->n_models++] = arena_new_of(h.mem, Corral__Model);
+
+	corral__model__init(m);
+	m->name = (char *)name;
+	m->family = (char *)"f";
+	m->context_length = 4096;
+	m->capabilities = (char **)(uintptr_t)caps;
+	m->n_capabilities = 2;
+	for (size_t i = 0; i < n; i++) {
+		Corral__Replica *r = s->replicas[s->n_replicas++] = arena_new_of(h.mem, Corral__Replica);
+
+		corral__replica__init(r);
+		r->model = r->remote_name = (char *)name;
+		r->backend = (char *)backends[i];
+		r->slots = 1;
+		r->loaded = true;
+	}
+}
+
+static inline void add_backend(Corral__ModelSnapshot *s, const char *name, const char *base)
+{
+	Corral__Backend *b = s->backends[s->n_backends++] = arena_new_of(h.mem, Corral__Backend);
+
+	corral__backend__init(b);
+	b->name = (char *)name;
+	b->kind = (char *)"openai";
+	b->url = (char *)arena_fmt(h.mem, "http://127.0.0.1:%u%s", http_server_port(h.backend), base).p;
+	b->state = CORRAL__BACKEND_STATE__BACKEND_UP;
+}
+
+static inline void set_world(void)
+{
+	static const char *const both[] = { "a", "b" };
+	Corral__ModelSnapshot s = CORRAL__MODEL_SNAPSHOT__INIT;
+	struct why why = { 0 };
+	struct world *world;
+
+	s.backends = arena_array(h.mem, Corral__Backend *, 2);
+	s.models = arena_array(h.mem, Corral__Model *, 2);
+	s.replicas = arena_array(h.mem, Corral__Replica *, 3);
+	add_backend(&s, "a", "/a");
+	add_backend(&s, "b", "/b");
+	add_model(&s, "m", both, 2);
+	add_model(&s, "only", both, 1);
+	buf_clear(&h.gw.models_bytes);
+	buf_reserve(&h.gw.models_bytes, corral__model_snapshot__get_packed_size(&s));
+	h.gw.models_bytes.n = corral__model_snapshot__pack(&s, (uint8_t *)h.gw.models_bytes.p);
+	h.gw.models_id = (struct snapshot_id){ 1, h.gw.models_id.version + 1 };
+	world = world_new(&h.gw, &why);
+	if (!world)
+		fail_msg("%s", why.text);
+	worker_set_world(h.w, world);
+}
+
+static inline void house_config(void)
+{
+	char *argv[] = { (char *)"test", NULL };
+	struct opt_set set = { .table = gateway_service.options, .config = &h.cfg, .owner = "gateway" };
+	struct opt_list args;
+	struct why why = { 0 };
+
+	if (opt_load(&set, 1, 1, argv, h.mem, &args, &why) != ERR_OK)
+		fail_msg("%s", why.text);
+	h.cfg.access_log = "off";
+	h.cfg.spool_segment = 64 << 10;
+	h.cfg.spool_max = 1 << 20;
+}
+
+static inline void open_worker(void)
+{
+	struct why why = { 0 };
+	struct http_url url;
+
+	h.w = h.workers[0] = worker_new(&h.gw, 0, "127.0.0.1:0", &why);
+	if (!h.w)
+		fail_msg("%s", why.text);
+	h.loop = h.gw.loop = h.w->loop;
+	assert_true(http_url_parse(&url, arena_fmt(h.mem, "http://127.0.0.1:%u", http_server_port(h.w->server)), &why));
+	h.door = http_pool_new(h.loop, &url, NULL);
+}
+
+static inline int house_open(void **state)
+{
+	static const struct http_handler plays = { NULL, backend_request, NULL, NULL };
+	struct why why = { 0 };
+
+	h = (struct house){ .dir = "/tmp/gateway-test-XXXXXX", .mem = arena_new(0) };
+	reply = (struct reply){ 0 };
+	assert_non_null(mkdtemp(h.dir));
+	house_config();
+	h.svc.state_dir = h.dir;
+	h.gw.svc = &h.svc;
+	h.gw.cfg = &h.cfg;
+	h.gw.metrics = metrics_new(gateway_metrics, M_COUNT);
+	h.gw.replicas = replica_table_new(h.gw.metrics);
+	h.gw.sticky = sticky_new();
+	h.gw.n_workers = 1;
+	h.gw.workers = h.workers;
+	h.gw.held.max = 1 << 20;
+	h.keyless = (struct door){ .gw = &h.gw, .scopes = scope_table_new(), .keyless_owner = true };
+	h.gw.door = &h.keyless;
+	pthread_mutex_init(&h.gw.asks_lock, NULL);
+	list_init(&h.gw.asks);
+	open_worker();
+	h.gw.registry = rpc_client_new(h.loop, "inproc://gateway-test-registry");
+	h.gw.selector = rpc_client_new(h.loop, "inproc://gateway-test-selector");
+	h.gw.ledger = rpc_client_new(h.loop, "inproc://gateway-test-ledger");
+	h.gw.hardware = rpc_client_new(h.loop, "inproc://gateway-test-hardware");
+	h.keyless.access = rpc_client_new(h.loop, "inproc://gateway-test-access");
+	h.backend = http_server_new(h.loop, ":0", &plays, NULL, &why);
+	assert_non_null(h.backend);
+	set_world();
+	return 0;
+}
+
+static inline int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
+
+static inline void reply_free(void)
+{
+	if (reply.call)
+		http_call_cancel(reply.call);
+	buf_free(&reply.body);
+	if (reply.mem)
+		arena_free(reply.mem);
+	reply = (struct reply){ 0 };
+}
+
+static inline int house_close(void **state)
+{
+	struct rpc_client *peers[] = { h.gw.registry, h.gw.selector, h.gw.ledger, h.gw.hardware, h.keyless.access };
+
+	reply_free();
+	http_pool_free(h.door);
+	http_server_free(h.backend);
+	turn();
+	for (size_t i = 0; i < sizeof(peers) / sizeof(*peers); i++)       /* in the order of the runtime */
+		rpc_client_close(peers[i]);
+	worker_stop(h.w);
+	ask_forget_all(&h.gw);
+	assert_true(list_empty(&h.gw.asks));
+	for (size_t i = 0; i < sizeof(peers) / sizeof(*peers); i++)
+		rpc_client_free(peers[i]);
+	worker_free(h.w);
+	scope_table_free(h.keyless.scopes);
+	replica_table_free(h.gw.replicas);
+	sticky_free(h.gw.sticky);
+	metrics_free(h.gw.metrics);
+	buf_free(&h.gw.models_bytes);
+	buf_free(&h.gw.policy_bytes);
+	pthread_mutex_destroy(&h.gw.asks_lock);
+	nftw(h.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	arena_free(h.mem);
+	return 0;
+}
+
+/* --- the client: one request at a time --- */
+
+static inline void on_reply_head(struct http_call *call, const struct http_head *head, void *arg)
+{
+	reply.status = head->status;
+	for (uint32_t i = 0; i < head->n_headers; i++)
+		reply.headers = arena_fmt(reply.mem, STR_FMT STR_FMT ": " STR_FMT "\n", STR_ARG(reply.headers), STR_ARG(head->headers[i].name),
+					  STR_ARG(head->headers[i].value));
+}
+
+static inline void on_reply_data(struct http_call *call, struct str data, void *arg) { buf_str(&reply.body, data); }
+
+static inline void on_reply_end(struct http_call *call, void *arg)
+{
+	reply.call = NULL;
+	reply.done = true;
+}
+
+static inline void on_reply_error(struct http_call *call, enum http_call_error e, const char *text, void *arg)
+{
+	reply.error = http_call_error_name(e);
+	on_reply_end(call, arg);
+}
+
+static inline void send_to(const char *method, const char *path, const char *headers, const char *body)
+{
+	static const struct http_call_ops ops = { on_reply_head, on_reply_data, on_reply_end, on_reply_error };
+	static struct str part;
+	struct http_call_opts opts = { .head_request = strcmp(method, "HEAD") == 0 };
+
+	reply_free();
+	reply.mem = arena_new(0);
+	reply.headers = STR("");
+	part = arena_str(reply.mem, str_of(body));
+	reply.call = http_call_start(h.door, http_call_head(reply.mem, h.door, method, str_of(path), str_of(headers), part.n > 0, part.n), &part,
+				     part.n > 0, &opts, &ops, NULL);
+}
+
+static inline bool replied(void) { return reply.done; }
+static inline bool has_body(const char *z) { return str_find(buf_as_str(&reply.body), str_of(z)) != NULL; }
+static inline bool has_header(const char *z) { return str_ifind(reply.headers, str_of(z)) != NULL; }
+static inline bool in_backend(void) { return h.calls + h.calls_b > 0; }
+static inline bool backend_was_left(void) { return h.left > 0; }
+static inline bool no_requests(void) { return h.w->n_requests == 0; }
+
+static inline void ask_for(const char *method, const char *path, const char *body)
+{
+	send_to(method, path, "", body);
+	run_until(replied);
+	run_until(no_requests);
+}
+
+#define CHAT(model, more) "{\"model\":\"" model "\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]" more "}"
+
+static inline void send_chat(const char *body) { send_to("POST", "/v1/chat/completions", "", body); }
+
+static inline void chat(const char *body)
+{
+	send_chat(body);
+	run_until(replied);
+	run_until(no_requests);
+}
+
+static inline struct replica_state *replica(const char *model, const char *backend)
+{
+	return replica_state_get(h.gw.replicas, str_of(backend), str_of(model), 1);
+}
+
+/* --- the books --- */
+
+struct booked { unsigned begun, started, checkpoints, finals; char status[16], code[32], model[32]; uint64_t prompt, completion; uint32_t attempt; int tokens, prompt_source; };
+
+static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent *e)
+{
+	b->begun += type == REC_BEGUN;
+	b->started += type == REC_START;
+	b->checkpoints += type == REC_CHECKPOINT;
+	if (type != REC_FINAL)
+		return;
+	b->finals++;
+	b->attempt = e->attempt;
+	b->prompt = e->prompt_tokens;
+	b->completion = e->completion_tokens;
+	b->tokens = (int)e->tokens_source;
+	b->prompt_source = (int)e->prompt_tokens_source;
+	str_copy(b->status, sizeof(b->status), str_of(e->status));
+	str_copy(b->code, sizeof(b->code), str_of(e->error_code));
+	str_copy(b->model, sizeof(b->model), str_of(e->model));
+}
+
+/* What the worker's usage spool holds; of the FINALs the last one's words. */
+static inline struct booked books(void)
+{
+	struct booked b = { 0 };
+	struct why why;
+	struct spool_reader *r = spool_reader_open(h.w->usage_dir, 0, &why);
+	struct str payload;
+	uint64_t position, next;
+	uint8_t type;
+
+	assert_non_null(r);
+	while (spool_read(r, &type, &payload, &position, &next, &why) > 0) {
+		Corral__UsageEvent *e = corral__usage_event__unpack(NULL, payload.n, (const uint8_t *)payload.p);
+
+		assert_non_null(e);
+		book(&b, type, e);
+		corral__usage_event__free_unpacked(e, NULL);
+	}
+	spool_reader_close(r);
+	return b;
+}
+
+#define HOUSE(f) cmocka_unit_test_setup_teardown(f, house_open, house_close)
+#endif
