@@ -11,6 +11,7 @@ static char asked_for[64];
 static unsigned asked;
 static struct rpc_server *ledger, *registry;
 static uint64_t synced_version;
+static void *unanswered;              /* the closure's data of a question that SAY_NOTHING holds */
 
 static void query(Corral__UsageTracker_Service *service, const Corral__UsageQuery *q, Corral__UsageReport_Closure closure, void *data)
 {
@@ -24,6 +25,8 @@ static void query(Corral__UsageTracker_Service *service, const Corral__UsageQuer
 		rpc_fail(data, ERR_INVALID, "no such day");
 	else if (ledger_does == SAY_BROKEN)
 		rpc_fail(data, ERR_STORE_FAILED, "/var/secret/ledger.db: disk I/O error");
+	if (ledger_does == SAY_NOTHING)
+		unanswered = data;
 	if (ledger_does != SAY_ROWS)
 		return;
 	none.groups = no_model, one.groups = model;
@@ -75,6 +78,9 @@ static int close_all(void **state)
 {
 	rpc_server_free(ledger);
 	rpc_server_free(registry);
+	if (unanswered)                   /* goes nowhere, and is freed */
+		rpc_fail(unanswered, ERR_UNAVAILABLE, "the end");
+	unanswered = NULL;
 	return house_close(state);
 }
 
