@@ -34,6 +34,7 @@ struct exchange {
 	struct buf body;              /* a body that came in pieces */
 	struct http_chunked chunked;
 	uint64_t body_left;           /* of HTTP_LENGTH */
+	uint64_t streamed;            /* bytes given to on_body */
 	size_t body_allowed;
 	size_t charged;               /* of opts.held, for 'body' */
 	struct http_xchg x;           /* last: cut off after the headers that are used */

@@ -646,6 +646,23 @@ static bool no_room(struct conn *c)
 	return true;
 }
 
+/* A piece of the body: kept, or the handler's. False: refused. */
+static bool body_piece(struct conn *c, struct str data)
+{
+	struct exchange *e = c->xc;
+	struct why why = { 0 };
+
+	if (!e->x.on_body) {
+		buf_add(&e->body, data.p, data.n);
+		return !no_room(c);
+	}
+	e->streamed += data.n;
+	if (!data.n || e->x.on_body(&e->x, data, &why))
+		return true;
+	refuse(c, &why);
+	return false;
+}
+
 /* Takes body bytes out of 'in'; true when the body is complete or refused, the rest of 'in' is then what follows it. */
 static bool body_add_chunked(struct conn *c, struct str *in)
 {
@@ -660,10 +677,7 @@ static bool body_add_chunked(struct conn *c, struct str *in)
 			refuse(c, &why);
 			return true;
 		}
-		if (too_large(c, e->body.n + data.n))
-			return true;
-		buf_add(&e->body, data.p, data.n);
-		if (no_room(c))
+		if (too_large(c, e->streamed + e->body.n + data.n) || !body_piece(c, data))
 			return true;
 	} while (r == HTTP_MORE && in->n);
 	return r == HTTP_DONE;
@@ -682,12 +696,10 @@ static bool body_add_length(struct conn *c, struct str *in)
 	struct exchange *e = c->xc;
 	size_t n = in->n < e->body_left ? in->n : (size_t)e->body_left;
 
-	if (n) {
+	if (n && !e->x.on_body)
 		body_room(e);
-		buf_add(&e->body, in->p, n);
-		if (no_room(c))
-			return true;
-	}
+	if (n && !body_piece(c, str_n(in->p, n)))
+		return true;
 	e->body_left -= n;
 	*in = str_from(*in, n);
 	return e->body_left == 0;
@@ -710,7 +722,7 @@ static void body_start(struct conn *c, struct str in)
 {
 	struct exchange *e = c->xc;
 
-	if (e->taken) {               /* what came lies where it stays */
+	if (e->taken && !e->x.on_body) {      /* what came lies where it stays */
 		e->body = (struct buf){ .p = e->taken + e->x.head.head_len, .n = in.n, .cap = (size_t)e->x.head.content_length };
 		in.n = 0;
 	}
@@ -773,6 +785,11 @@ static void request_start(struct conn *c, struct str in)
 		return;
 	}
 	e->x.body = str_n(e->x.body.p, (size_t)body);
+	if (e->x.on_body) {
+		if (!body_piece(c, e->x.body))
+			return;
+		e->x.body = STR("");
+	}
 	keep_early(c, in);
 	dispatch(c);
 }
@@ -836,7 +853,7 @@ static char *read_room(struct conn *c, size_t *ret_n)
 {
 	struct exchange *e = c->xc;
 
-	if (c->state != CONN_BODY || e->x.head.framing != HTTP_LENGTH) {
+	if (c->state != CONN_BODY || e->x.head.framing != HTTP_LENGTH || e->x.on_body) {
 		*ret_n = LOOP_SCRATCH_BYTES;
 		return loop_scratch(c->srv->loop);
 	}
@@ -951,7 +968,7 @@ static void body_check(struct conn *c, int64_t now_us)
 	int64_t over_us = now_us - e->x.start_us - c->srv->opts.head_ms * 1000;
 	struct why why;
 
-	if (over_us <= 0 || (double)e->body.n >= (double)c->srv->opts.min_body_rate * (double)over_us / 1e6)
+	if (over_us <= 0 || (double)(e->body.n + e->streamed) >= (double)c->srv->opts.min_body_rate * (double)over_us / 1e6)
 		return;
 	err_set(&why, ERR_REQUEST_TIMEOUT, "the body came slower than %u bytes a second", c->srv->opts.min_body_rate);
 	refuse(c, &why);

@@ -29,6 +29,9 @@ struct http_xchg {
 	const char *peer;             /* "127.0.0.1:5123" */
 	int64_t start_us;             /* loop clock when the head was complete */
 	void *user;                   /* the handler's */
+	/* Set by the handler in on_head for a body that is too large to be held: each piece as it comes, before on_request, which then finds x->body
+	 * empty; on_gone, when set, tells of a client that leaves meanwhile. False with *why: the request is refused (on_refused). */
+	bool (*on_body)(struct http_xchg *, struct str data, struct why *);
 	void (*on_gone)(struct http_xchg *, const char *why);   /* set by the handler in on_request; may be NULL */
 	void (*on_drain)(struct http_xchg *);  /* queued output fell below half of the high-water mark; may be NULL */
 	struct http_head head;        /* views stable for the whole exchange. Only n_headers headers are there: do not copy it by value */

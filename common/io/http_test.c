@@ -38,6 +38,8 @@ struct world {
 	int heads, requests, gone, refused, drained;
 	enum err refused_code;
 	char refused_path[32];
+	struct buf pieces;            /* /pieces: what was handed over */
+	size_t n_streamed;
 	struct str big;
 	size_t fed, high;             /* /feed: bytes given, most bytes queued */
 };
@@ -78,9 +80,29 @@ static void run_ms(int64_t ms)
 	loop_timer_del(&w.tick);
 }
 
+static void h_gone(struct http_xchg *x, const char *why);
+
+static bool h_body(struct http_xchg *x, struct str data, struct why *why)
+{
+	w.n_streamed += data.n;
+	if (w.pieces.n < 1000)
+		buf_str(&w.pieces, data);
+	if (!str_find(buf_as_str(&w.pieces), STR("bad")))
+		return true;
+	err_set(why, ERR_STORE_FAILED, "no room for it");
+	return false;
+}
+
 static size_t h_head(struct http_xchg *x, void *arg)
 {
 	w.heads++;
+	if (str_eqz(x->path, "/pieces")) {
+		buf_clear(&w.pieces);
+		w.n_streamed = 0;
+		x->on_body = h_body;
+		x->on_gone = h_gone;
+		return 32 << 20;
+	}
 	if (str_eqz(x->path, "/forbidden"))
 		http_reply(x, 403, STR(""), STR("no\n"));
 	if (str_eqz(x->path, "/small"))
@@ -131,6 +153,9 @@ static void h_request(struct http_xchg *x, void *arg)
 			http_reply_start(x, 200, STR(""), -1);
 	} else if (str_eqz(x->path, "/chunked")) {
 		echo_chunked(x);
+	} else if (str_eqz(x->path, "/pieces")) {
+		assert_int_equal(x->body.n, 0);
+		http_reply(x, 200, STR(""), buf_as_str(&w.pieces));
 	} else if (str_eqz(x->path, "/big")) {
 		http_reply(x, 200, STR(""), w.big);
 	} else if (str_eqz(x->path, "/feed")) {
@@ -463,6 +488,30 @@ static void invites_the_body(void **state)
 	expect(fd, "403");
 	assert_null(str_find(buf_as_str(&raw.got), STR("100 Continue")));
 	raw_done(fd);
+}
+
+static void a_body_is_handed_over_as_it_comes(void **state)
+{
+	int fd;
+
+	request_in_pieces("POST /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", "\r\n\r\nhello");
+	request_in_pieces("POST /pieces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nhel\r\n2\r\nlo\r\n0\r\nX: y\r\n\r\n", "\r\n\r\nhello");
+	w.refused = 0;
+	refused("POST /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbad", "503", ERR_STORE_FAILED);
+	refused("POST /pieces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbad\r\n", "503", ERR_STORE_FAILED);
+	refused("POST /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 40000000\r\n\r\n", "413", ERR_TOO_LARGE);
+	fd = dial();
+	say(fd, "POST /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n");
+	expect(fd, "/next");
+	raw_done(fd);
+	w.gone = 0;
+	fd = dial();
+	say(fd, "POST /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhel");
+	run_ms(20);
+	raw_done(fd);
+	run_until(no_conns);
+	assert_int_equal(w.gone, 1);
+	buf_free(&w.pieces);
 }
 
 static void a_slow_head_is_refused(void **state)
@@ -925,6 +974,30 @@ static void a_chunked_body_is_counted(void **state)
 	expect(fd, "HTTP/1.1 503 ");
 	raw_done(fd);
 	run_until(nothing_held);
+}
+
+static bool all_is_here(void) { return w.n_streamed == 8 << 20; }
+
+/* What is handed over as it comes is held by nobody here. */
+static void a_body_that_is_handed_over_is_not_counted(void **state)
+{
+	int fd = dial();
+
+	held_budget.max = 100000;
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	say(fd, "POST /pieces HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n");
+	for (size_t left = 8 << 20; left;) {
+		static char zeros[65536];
+		ssize_t n = send(fd, zeros, left < sizeof(zeros) ? left : sizeof(zeros), MSG_NOSIGNAL);
+
+		left -= n > 0 ? (size_t)n : 0;
+		run_ms(1);
+	}
+	run_until(all_is_here);
+	expect(fd, "200 OK");
+	raw_done(fd);
+	run_until(nothing_held);
+	buf_free(&w.pieces);
 }
 
 static bool queue_is_counted(void) { return budget_used(&held_budget) > 1 << 20; }
@@ -1581,7 +1654,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(answers_and_keeps_alive), T(speaks_http_1_0), T(answers_head_without_body), T(answers_pipelined_requests_in_order),
 		T(takes_a_request_split_anywhere), T(takes_a_request_byte_by_byte), T(refuses_at_the_head), T(refuses_what_is_wrong),
-		T(invites_the_body), T(a_slow_head_is_refused), T(a_slow_body_is_refused), T(an_idle_connection_is_closed),
+		T(invites_the_body), T(a_body_is_handed_over_as_it_comes), T(a_slow_head_is_refused), T(a_slow_body_is_refused), T(an_idle_connection_is_closed),
 		T(notices_a_client_that_leaves), T(a_client_that_leaves_early_costs_nothing), T(request_and_end_at_once_is_answered),
 		T(a_reset_right_behind_the_request_is_seen),
 		T(an_aborted_answer_looks_incomplete), T(a_slow_reader_bounds_memory), T(a_reader_that_stopped_is_gone), T(drains),
@@ -1595,7 +1668,7 @@ int main(void)
 		F(an_idle_connection_is_not_kept_for_long), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
 		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes), F(a_caller_that_tries_again_at_once_does_not_stop_the_loop),
 		T(fetches), cmocka_unit_test(parses_urls), T(survives_without_descriptors),
-		B(bodies_share_a_budget), B(a_chunked_body_is_counted), B(an_answer_nobody_reads_is_counted),
+		B(bodies_share_a_budget), B(a_chunked_body_is_counted), B(a_body_that_is_handed_over_is_not_counted), B(an_answer_nobody_reads_is_counted),
 	};
 	int rc;
 

@@ -49,6 +49,8 @@ static void answer(void *arg)
 		r->ask = NULL;
 		if (a->err.code)
 			req_resume(r, req_fail_why(r, &a->err));
+		else if (a->then)
+			req_resume(r, a->then(r, a));
 		else
 			req_resume(r, req_reply(r, a->status, a->content_type ? a->content_type : "application/json", buf_as_str(&a->body)));
 	}

@@ -12,6 +12,7 @@ struct ask {
 	struct req *req;              /* NULL: it ended. The worker's */
 	struct arena *mem;            /* the ask's own; freed with it */
 	void (*call)(struct ask *);   /* on the control thread: starts the RPC; its closure calls ask_done() */
+	enum step (*then)(struct req *, struct ask *);    /* on the worker: goes on with what came, instead of answering with 'body' */
 	struct buf body;              /* the answer */
 	const char *content_type;     /* NULL = application/json */
 	int status;

@@ -32,7 +32,8 @@ struct req;
 struct gateway_config {
 	const char *listen;
 	int64_t workers;
-	int64_t max_body, hold_max;
+	int64_t max_body, max_blob, hold_max;
+	int64_t admin_timeout;
 	int64_t max_connections;
 	int64_t request_timeout, first_byte_timeout, idle_timeout, connect_timeout;
 	int64_t queue_max, queue_timeout;

@@ -10,7 +10,9 @@
 #include "services/gateway/ask.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/cors.h"
+#include "services/gateway/passage.h"
 #include "services/gateway/routes.h"
+#include "services/gateway/upload.h"
 
 enum { OUT_KEPT = 16 * 1024 };        /* an output buffer up to this size waits for the next request */
 
@@ -361,6 +363,8 @@ static void req_end(struct req *r)
 	if (r->err.code && r->x)
 		send_error(r);
 	attempt_close(r);
+	passage_free(r->passage);
+	upload_free(r->upload);
 	/* What failed before a backend was asked stands alone in the ledger; what never was an inference request does not. */
 	if (r->parsed && r->in.op != LLM_COUNT && !r->try.number && r->err.code) {
 		series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, err_name(r->err.code)));
@@ -437,6 +441,8 @@ static void drained_output(struct http_xchg *x)
 {
 	struct req *r = x->user;
 
+	if (r->paused && passage_resume(r->passage))
+		r->paused = false;
 	if (r->paused && r->try.call) {
 		r->paused = false;
 		http_call_resume(r->try.call);
@@ -477,6 +483,7 @@ void req_start(struct worker *w, struct http_xchg *x)
 	const struct admission *a = admission_of(w, x);
 	struct req *r = req_new(w, x);
 
+	r->upload = upload_take(x);
 	x->user = r;
 	x->on_gone = req_gone;
 	x->on_drain = drained_output;

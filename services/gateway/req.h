@@ -94,6 +94,9 @@ struct req {
 	int64_t queue_since_us, queue_us, queue_deadline_us;
 	struct attempt try;           /* set by dispatch; the current one */
 
+	struct upload *upload;        /* a blob that came with it */
+	struct str upload_bytes;      /* its bytes, when they are what their digest says */
+	struct passage *passage;      /* an answer handed on, or a job told of (passage.h) */
 	struct ask *ask;              /* a question to another service that is under way */
 	struct http_fetch *fetch;     /* a question to a backend that is no attempt: it takes no slot and stands in no book */
 	struct buf out;               /* bytes for the client on their way through the relay */

@@ -43,6 +43,13 @@ const struct route gateway_routes[] = {
 	{ "GET", "/api/tags", "models.read", "Models in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_tags) },
 	{ "GET", "/api/ps", "models.read", "Loaded models in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_ps) },
 	{ "POST", "/api/show", "models.read", "One model in Ollama's shape.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_show) },
+	{ "POST", "/api/pull", "models.manage", "Ollama pull, told as it goes: joined to the job of the same model.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_pull) },
+	{ "DELETE", "/api/delete", "models.manage", "Ollama delete: the model leaves the disk after the grace time.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_delete) },
+	{ "POST", "/api/create", "models.manage", "Ollama create, passed on to an Ollama (backend=NAME).", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_create) },
+	{ "POST", "/api/copy", "models.manage", "Ollama copy, passed on.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_copy) },
+	{ "POST", "/api/push", "models.manage", "Ollama push, passed on; only to registries of push_to.", LLM_OLLAMA, LLM_CHAT, ONE(stage_ollama_push) },
+	{ "HEAD", "/api/blobs/", "models.manage", "Whether an Ollama has a file.", LLM_OLLAMA, LLM_CHAT, ONE(stage_blob_head) },
+	{ "POST", "/api/blobs/", "models.manage", "A file for an Ollama; passed on when it is what its digest says.", LLM_OLLAMA, LLM_CHAT, ONE(stage_blob_put) },
 
 	{ "POST", "/api/ollama/inference", "inference", "Native inference.", LLM_NATIVE, LLM_CHAT, inference },
 	{ "POST", "/inference", "inference", "The same.", LLM_NATIVE, LLM_CHAT, inference },

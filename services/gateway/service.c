@@ -22,6 +22,8 @@ static const struct opt options[] = {
 	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30, .live = true),
 	OPT(C, BYTES, hold_max, "1g", "Memory that bodies and unread or unfinished answers of all requests may hold together; what needs more gets 503. "
 				      "Buffers below 64 KiB are not counted, nor is what converting makes of a body.", .min = 1 << 20, .max = INT64_C(1) << 50),
+	OPT(C, BYTES, max_blob, "64g", "Largest file that POST /api/blobs takes for an Ollama; it passes through the state directory.", .min = 1024, .max = INT64_C(1) << 50, .live = true),
+	OPT(C, DURATION, admin_timeout, "30m", "Longest silence of an Ollama while it creates, copies or pushes a model.", .min = 1000, .max = 86400000, .live = true),
 	OPT(C, INT, max_connections, "10000", "Client connections of one worker; further ones get 503.", .min = 1, .max = 1000000),
 	OPT(C, DURATION, request_timeout, "10m", "Longest time for a request, all attempts together.", .min = 100, .max = 86400000, .live = true),
 	OPT(C, DURATION, connect_timeout, "2s", "Longest time to connect to a backend.", .min = 10, .max = 600000, .live = true),

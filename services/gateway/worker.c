@@ -10,6 +10,7 @@
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/routes.h"
+#include "services/gateway/upload.h"
 
 enum { SWEEP_US = 100 * 1000 };
 
@@ -57,6 +58,7 @@ static size_t on_head(struct http_xchg *x, void *arg)
 {
 	struct worker *w = arg;
 	struct why why;
+	size_t allowed;
 
 	if (x->head.host.n && !host_allowed(w->gw->cfg, x->head.host)) {
 		err_field(&why, ERR_FORBIDDEN, "Host", "host '" STR_FMT "' is not allowed here; add it to CORRAL_ALLOWED_HOSTS if it is this gateway's name",
@@ -70,12 +72,19 @@ static size_t on_head(struct http_xchg *x, void *arg)
 	} else if (x->head.framing != HTTP_NO_BODY && budget_is_full(&w->gw->held)) {
 		err_set(&why, ERR_UNAVAILABLE, "bodies and answers fill the memory that is set aside for them (CORRAL_HOLD_MAX); try again");
 		plain_error(x, &why);
+	} else if (upload_begin(w->gw, x, &allowed)) {
+		return allowed;
 	}
 	return (size_t)w->gw->cfg->max_body;
 }
 
 static void on_request(struct http_xchg *x, void *arg) { req_start(arg, x); }
-static void on_refused(struct http_xchg *x, const struct why *why, void *arg) { plain_error(x, why); }
+static void on_refused(struct http_xchg *x, const struct why *why, void *arg)
+{
+	upload_free(upload_take(x));
+	x->on_gone = NULL;
+	plain_error(x, why);
+}
 
 /* --- calls to backends --- */
 

@@ -315,16 +315,28 @@ static bool has_mark(const struct act *a, bool pinned)
 static struct job *protect(struct act *a) { return mark(a, JOB_PROTECT, true, has_mark(a, true)); }
 static struct job *unpin(struct act *a) { return mark(a, JOB_UNPIN, has_mark(a, false), false); }
 
+/* By something else than the mark. */
+static bool stays_protected(const struct act *a, const char **ret_why)
+{
+	struct mark *m = mark_of(a->jobs, a->model);
+	bool was = m && m->is_protected, stays;
+
+	if (m)
+		m->is_protected = false;
+	stays = jobs_protected(a->jobs->registry, a->model, ret_why);
+	if (m)
+		m->is_protected = was;
+	return stays;
+}
+
 static struct job *unprotect(struct act *a)
 {
-	struct job *j = mark(a, JOB_UNPROTECT, false, has_mark(a, true));
 	const char *text;
 
-	if (j && jobs_protected(a->jobs->registry, a->model, &text)) {
-		err_set(a->why, ERR_CONFLICT, "model '" STR_FMT "' stays protected: %s", STR_ARG(a->model), text);
-		return NULL;
-	}
-	return j;
+	if (!stays_protected(a, &text))
+		return mark(a, JOB_UNPROTECT, false, has_mark(a, true));
+	err_set(a->why, ERR_CONFLICT, "model '" STR_FMT "' stays protected: %s", STR_ARG(a->model), text);
+	return NULL;
 }
 
 static struct job *pin(struct act *a)
@@ -438,7 +450,8 @@ enum err jobs_check(struct jobs *jobs, const Corral__AdminCheck *q, struct arena
 		return fail(why);
 	if (q->model[0] && bad_name(&a, a.model))
 		return fail(why);
-	if (makes && held_model(b, a.model) && refuse_protected(&a, a.model, "replaced"))
+	/* what is protected by its name is not made anew either: it may be there since the last listing */
+	if (makes && (held_model(b, a.model) || jobs_protected_by_name(jobs->registry, a.model, NULL)) && refuse_protected(&a, a.model, "replaced"))
 		return fail(why);
 	if (q->source[0] && (bad_name(&a, str_of(q->source)) || check_source(&a, b, str_of(q->source), mem, ret)))
 		return fail(why);

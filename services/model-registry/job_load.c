@@ -98,13 +98,20 @@ static const char *router_state(struct str body, const char *remote_name, struct
 }
 
 static void poll_router(struct loop_timer *);
+static void router_unloaded(struct job *, struct backend *, struct found *);
+
+/* A load is for one backend; unloading goes from one to the next. */
+static struct backend *at_backend(const struct job *j)
+{
+	return j->kind == JOB_UNLOAD ? &j->jobs->registry->backends[j->at] : jobs_backend(j->jobs, j->backend);
+}
 
 static void poll_later(struct job *j) { loop_timer_set(j->jobs->loop, &j->timer, POLL_US, poll_router); }
 
 static void on_router_models(void *arg, int status, struct str body, const char *error)
 {
 	struct job *j = arg;
-	struct backend *b = jobs_backend(j->jobs, j->backend);
+	struct backend *b = at_backend(j);
 	struct found *f = held_model(b, str_of(j->model));
 	struct arena *mem = arena_new(0);
 	bool failed = false, loading = j->kind == JOB_PRELOAD;
@@ -117,8 +124,8 @@ static void on_router_models(void *arg, int status, struct str body, const char 
 		loaded(j, b, f);
 	else if (loading && failed && !strcmp(state, "unloaded"))
 		job_failed(j, ERR_BACKEND_FAILED, "backend '%s' failed to load '%s'; its log says why", b->name, j->model);
-	else if (!loading && !strcmp(state, "unloaded"))
-		loaded(j, b, NULL);
+	else if (!loading && (!f || !strcmp(state, "unloaded")))
+		router_unloaded(j, b, f);
 	else if (mono_us() - j->began_us > j->jobs->registry->config->load_timeout * 1000)
 		job_failed(j, ERR_DEADLINE, "backend '%s' did not %s '%s' in time", b->name, loading ? "load" : "unload", j->model);
 	else
@@ -129,7 +136,7 @@ static void on_router_models(void *arg, int status, struct str body, const char 
 static void poll_router(struct loop_timer *t)
 {
 	struct job *j = list_entry(t, struct job, timer);
-	struct backend *b = jobs_backend(j->jobs, j->backend);
+	struct backend *b = at_backend(j);
 
 	j->fetch = http_fetch(b->pool, "GET", STR("/models"), STR(""), STR(""), ASK_MS, ANSWER_MAX, on_router_models, j);
 }
@@ -138,7 +145,7 @@ static void poll_router(struct loop_timer *t)
 static void on_router_told(void *arg, int status, struct str body, const char *error)
 {
 	struct job *j = arg;
-	struct backend *b = jobs_backend(j->jobs, j->backend);
+	struct backend *b = at_backend(j);
 
 	j->fetch = NULL;
 	if (status == 200 || (status == 400 && (str_find(body, STR("already")) || str_find(body, STR("not running")))))
@@ -190,13 +197,13 @@ static void on_ollama_unloaded(void *arg, int status, struct str body, const cha
 	unload_next(j);
 }
 
-static void on_router_unload(void *arg, int status, struct str body, const char *error)
+static void router_unloaded(struct job *j, struct backend *b, struct found *f)
 {
-	struct job *j = arg;
-	struct backend *b = &j->jobs->registry->backends[j->at];
-
-	(void)str_copy(j->backend, sizeof(j->backend), str_of(b->name));
-	on_router_told(arg, status, body, error);
+	if (f)
+		f->loaded = false;
+	registry_look(j->jobs->registry, b);
+	j->at++;
+	unload_next(j);
 }
 
 static void unload_next(struct job *j)
@@ -214,7 +221,7 @@ static void unload_next(struct job *j)
 			return;
 		}
 		if (is_router(b)) {
-			ask_model(j, b, "/models/unload", f, NULL, false, ASK_MS, on_router_unload);
+			ask_model(j, b, "/models/unload", f, NULL, false, ASK_MS, on_router_told);
 			return;
 		}
 	}

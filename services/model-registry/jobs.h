@@ -97,6 +97,7 @@ bool jobs_hide(const struct jobs *, const char *backend, struct str model);     
 bool jobs_pinned(const struct jobs *, struct str model);
 /* By the configuration, by a mark, or because its files lie in a protected directory; *why_text (may be NULL) says which. */
 bool jobs_protected(const struct registry *, struct str model, const char **why_text);
+bool jobs_protected_by_name(const struct registry *, struct str model, const char **why_text);    /* the same without the directories */
 
 void job_pb(const struct job *, struct arena *, Corral__Job *);
 const char *job_kind_name(enum job_kind);

@@ -425,6 +425,70 @@ static void nobody_deletes_what_is_protected(void **state)
 	arena_free(mem);
 }
 
+static enum err check(struct world *w, const char *action, const char *model, const char *source)
+{
+	Corral__AdminCheck q = CORRAL__ADMIN_CHECK__INIT;
+	Corral__AdminTarget target;
+	struct arena *mem = arena_new(0);
+	enum err err;
+
+	q.action = (char *)(uintptr_t)action;
+	q.model = (char *)(uintptr_t)model;
+	q.source = (char *)(uintptr_t)source;
+	err = jobs_check(w->jobs, &q, mem, &target, &last);
+	arena_free(mem);
+	return err;
+}
+
+static unsigned n_jobs(const struct world *w)
+{
+	unsigned n = 0;
+
+	list_each(it, &w->jobs->all)
+		n++;
+	return n;
+}
+
+/* Taking the mark off what the configuration protects too would change nothing but look as if it had. */
+static void what_the_configuration_protects_stays_so(void **state)
+{
+	static const char *names[1] = { "TINY" };
+	struct world *w = world_up(state);
+	const char *text;
+
+	until(w, listed(w));
+	assert_non_null(act(w, "protect", "tiny"));
+	w->config.protected = (struct opt_list){ names, 1 };
+	refused(w, "unprotect", "tiny", ERR_CONFLICT);
+	assert_int_equal(n_jobs(w), 1);
+	w->config.protected.n = 0;
+	assert_true(jobs_protected(w->registry, STR("tiny"), &text));
+	assert_non_null(act(w, "unprotect", "tiny"));
+	assert_false(jobs_protected(w->registry, STR("tiny"), &text));
+}
+
+static void nothing_is_made_over_what_is_protected(void **state)
+{
+	static const char *names[2] = { "TINY", "not-here" };
+	struct world *w = world_up(state);
+
+	until(w, listed(w));
+	assert_int_equal(check(w, "create", "new", "tiny"), ERR_OK);
+	assert_int_equal(check(w, "copy", "new", "tiny"), ERR_OK);
+	assert_int_equal(check(w, "create", "tiny", ""), ERR_OK);
+	w->config.protected = (struct opt_list){ names, 2 };
+	assert_int_equal(check(w, "create", "tiny", ""), ERR_FORBIDDEN);
+	assert_int_equal(check(w, "copy", "Tiny:latest", "tiny"), ERR_FORBIDDEN);
+	/* it may have come since the last listing; a pull is how it comes for the first time */
+	assert_int_equal(check(w, "create", "Not-Here", ""), ERR_FORBIDDEN);
+	assert_non_null(act(w, "pull", "not-here"));
+	assert_int_equal(check(w, "create", "new", "nowhere"), ERR_MODEL_NOT_FOUND);
+	assert_int_equal(check(w, "create", "../new", ""), ERR_INVALID);
+	assert_int_equal(check(w, "push", "tiny", ""), ERR_FORBIDDEN);
+	assert_int_equal(check(w, "blob", "", ""), ERR_OK);
+	w->config.protected.n = 0;
+}
+
 static void protected_during_the_grace_time_it_stays(void **state)
 {
 	static const char *names[1] = { "tiny" };
@@ -468,6 +532,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_deletion_waits_hides_and_can_be_undone, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_loaded_leaves_memory_before_the_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(nobody_deletes_what_is_protected, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_the_configuration_protects_stays_so, setup, teardown),
+		cmocka_unit_test_setup_teardown(nothing_is_made_over_what_is_protected, setup, teardown),
 		cmocka_unit_test_setup_teardown(protected_during_the_grace_time_it_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_pinned_is_loaded_again, setup, teardown),
 	};

@@ -120,7 +120,7 @@ static bool in_directory(const char *dir, struct str model, const char **why_tex
 	return yes;
 }
 
-bool jobs_protected(const struct registry *registry, struct str model, const char **why_text)
+bool jobs_protected_by_name(const struct registry *registry, struct str model, const char **why_text)
 {
 	const struct registry_config *config = registry->config;
 	const char *unused;
@@ -134,6 +134,17 @@ bool jobs_protected(const struct registry *registry, struct str model, const cha
 	for (const struct mark *m = registry->jobs ? registry->jobs->marks : NULL; m; m = m->next)
 		if (m->is_protected && name_same(str_of(m->model), model))
 			return true;
+	return false;
+}
+
+bool jobs_protected(const struct registry *registry, struct str model, const char **why_text)
+{
+	const struct registry_config *config = registry->config;
+	const char *unused;
+
+	why_text = why_text ? why_text : &unused;
+	if (jobs_protected_by_name(registry, model, why_text))
+		return true;
 	for (size_t i = 0; i < config->protected_dirs.n; i++)
 		if (in_directory(config->protected_dirs.items[i], model, why_text))
 			return true;

@@ -16,6 +16,9 @@ extern const struct stage stage_explain_only; /* answers with the decision inste
 extern const struct stage stage_alive, stage_version, stage_openai_models, stage_openai_model, stage_ollama_tags, stage_ollama_ps,
 	stage_ollama_show, stage_models, stage_model, stage_backends, stage_health;
 
+/* Ollama's administration (admin.c) */
+extern const struct stage stage_ollama_pull, stage_ollama_delete, stage_ollama_copy, stage_ollama_create, stage_ollama_push, stage_blob_head, stage_blob_put;
+
 /* durable work on models (jobs.c) */
 extern const struct stage stage_pull, stage_remove_model, stage_change_model, stage_jobs, stage_job, stage_job_cancel;
 
