@@ -45,7 +45,7 @@ def test_refusals_in_openais_shape(front, method, path, status):
     got, headers, text = http(front.url + path, {} if method == "POST" else None, method)
     error = json.loads(text)["error"]
     assert got == status and path.replace("//", "/").rstrip("/") in error["message"] and set(error) == {"message", "type", "param", "code"}
-    assert headers["X-Request-Id"] and (status != 405 or headers["Allow"] == "POST")
+    assert headers["X-Request-Id"] and (status != 405 or headers["Allow"].startswith("POST"))
 
 
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/chat/completions"])
