@@ -56,6 +56,7 @@ struct conn {
 	uint64_t reply_left;          /* of REPLY_LENGTH */
 	uint32_t requests;
 	int64_t deadline_us;          /* of the state; 0 = none */
+	int undelivered;              /* CONN_LINGER while draining: bytes in the kernel when it was looked at last */
 	size_t seen;                  /* of 'in', for http_parse_request() */
 	struct buf in;                /* part of a head, or requests that came early */
 	char *out;                    /* NULL when nothing is queued */

@@ -9,11 +9,14 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -444,6 +447,31 @@ static void drop_exchange(struct conn *c)
 	c->framing = REPLY_NONE;
 }
 
+/* Bytes of answers that the kernel has and the client's has not. */
+static int undelivered(const struct conn *c)
+{
+	int n = 0;
+
+	return ioctl(c->io.fd, SIOCOUTQ, &n) == 0 ? n : 0;
+}
+
+/* No request is to come. Where the program ends soon it stays until the client has its answer: the network of a container ends with its
+ * program, and what the kernel still held is lost. */
+static void conn_finish(struct conn *c)
+{
+	bool last = c->srv->draining && undelivered(c);
+
+	if ((!c->unread && !last) || c->hup || shutdown(c->io.fd, SHUT_WR) < 0) {
+		conn_close(c);
+		return;
+	}
+	buf_free(&c->in);
+	c->state = CONN_LINGER;
+	c->undelivered = INT_MAX;
+	c->deadline_us = loop_now_us(c->srv->loop) + (last ? c->srv->opts.stall_ms * 1000 : LINGER_US);
+	loop_io_again(&c->io, LOOP_READ);
+}
+
 /* The answer has left. */
 static void exchange_done(struct conn *c)
 {
@@ -451,14 +479,7 @@ static void exchange_done(struct conn *c)
 
 	drop_exchange(c);
 	if (!c->keep || c->hup) {
-		if (!c->unread || c->hup || shutdown(c->io.fd, SHUT_WR) < 0) {
-			conn_close(c);
-			return;
-		}
-		buf_free(&c->in);
-		c->state = CONN_LINGER;
-		c->deadline_us = loop_now_us(c->srv->loop) + LINGER_US;
-		loop_io_again(&c->io, LOOP_READ);
+		conn_finish(c);
 		return;
 	}
 	c->state = CONN_IDLE;
@@ -938,7 +959,7 @@ static void read_all(struct conn *c, bool hup)
 	if (hup && c->state != CONN_DEAD)
 		ended(c, "client closed the connection");
 	else if (c->srv->draining && c->state == CONN_IDLE)
-		conn_close(c);
+		conn_finish(c);
 }
 
 static void on_ready(struct loop_io *io, unsigned ready)
@@ -974,6 +995,17 @@ static void body_check(struct conn *c, int64_t now_us)
 	refuse(c, &why);
 }
 
+static void linger_check(struct conn *c, int64_t now_us)
+{
+	int n = c->srv->draining ? undelivered(c) : 0;
+
+	if (n && n < c->undelivered)
+		c->deadline_us = now_us + c->srv->opts.stall_ms * 1000;
+	c->undelivered = n;
+	if (now_us >= c->deadline_us || (!n && !c->unread))
+		conn_close(c);
+}
+
 static void conn_check(struct conn *c, int64_t now_us)
 {
 	if (c->suspect && c->state == CONN_BUSY) {
@@ -985,11 +1017,13 @@ static void conn_check(struct conn *c, int64_t now_us)
 	}
 	if (c->state == CONN_BODY)
 		body_check(c, now_us);
+	else if (c->state == CONN_LINGER)
+		linger_check(c, now_us);
 	else if (!c->deadline_us || now_us < c->deadline_us)
 		return;
 	else if (c->state == CONN_HEAD)
 		head_late(c);
-	else if (c->state == CONN_IDLE || c->state == CONN_LINGER)
+	else if (c->state == CONN_IDLE)
 		conn_close(c);
 	else
 		conn_gone(c, "client does not read its answer");

@@ -69,7 +69,8 @@ struct http_server_opts {
 struct http_server *http_server_new(struct loop *, const char *listen, const struct http_handler *, const struct http_server_opts *,
 				    struct why *);
 uint16_t http_server_port(const struct http_server *);
-/* Stops listening at once; answers in progress go on, each with Connection: close; idle connections close.
+/* Stops listening at once; answers in progress go on, each with Connection: close; idle connections close. A connection is gone when its
+ * client has received all of its answer, or takes nothing of it for stall_ms.
  * on_idle(arg) is called once when the last connection is gone (possibly from inside this call). */
 void http_server_drain(struct http_server *, void (*on_idle)(void *arg), void *arg);
 void http_server_free(struct http_server *);      /* breaks what is open (on_gone is called) ; NULL is fine */

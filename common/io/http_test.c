@@ -734,6 +734,48 @@ static void drain_serves_what_the_kernel_has(void **state)
 	raw_done(fd);
 }
 
+static bool fed_all(void) { return w.fed >= w.big.n; }
+
+/* One whose answer is with the kernel as a whole, and who has read nothing of it. */
+static int dial_slow_reader(void)
+{
+	int fd = dial(), small = 4096;
+
+	big_set(64 << 10);
+	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	say(fd, "GET /feed HTTP/1.1\r\nHost: x\r\n\r\n");
+	run_until(fed_all);
+	run_ms(20);
+	was_idle = false;
+	http_server_drain(w.srv, on_idle, NULL);
+	return fd;
+}
+
+static void drain_waits_until_answers_arrived(void **state)
+{
+	int fd = dial_slow_reader();
+
+	run_ms(1500);
+	assert_false(was_idle);
+	raw_use(fd);
+	run_until(feed_all);
+	run_until(idle);
+	raw_done(fd);
+	big_free();
+}
+
+static void drain_does_not_wait_for_who_reads_nothing(void **state)
+{
+	int fd = dial_slow_reader();
+
+	run_ms(300);
+	assert_false(was_idle);
+	pass_ms(61000);
+	run_until(idle);
+	raw_done(fd);
+	big_free();
+}
+
 static void http_server_free_breaks_what_is_open(void **state)
 {
 	int fd = dial(), sending = dial();
@@ -1658,7 +1700,8 @@ int main(void)
 		T(notices_a_client_that_leaves), T(a_client_that_leaves_early_costs_nothing), T(request_and_end_at_once_is_answered),
 		T(a_reset_right_behind_the_request_is_seen),
 		T(an_aborted_answer_looks_incomplete), T(a_slow_reader_bounds_memory), T(a_reader_that_stopped_is_gone), T(drains),
-		T(drain_of_an_idle_server_is_immediate), T(drain_serves_what_the_kernel_has), T(http_server_free_breaks_what_is_open),
+		T(drain_of_an_idle_server_is_immediate), T(drain_serves_what_the_kernel_has),
+		T(drain_waits_until_answers_arrived), T(drain_does_not_wait_for_who_reads_nothing), T(http_server_free_breaks_what_is_open),
 		T(may_be_freed_when_drained), T(holds_early_requests_back), T(listens_on_v6_and_unix), T(says_who_has_the_port), T(limits_connections),
 		T(calls_and_reuses), T(carries_8_mib_both_ways), T(a_cancelled_call_is_seen_by_the_server), T(a_pause_holds_the_server_back),
 		T(server_death_reaches_the_call), T(pool_free_cancels), T(finds_a_name_without_blocking),
