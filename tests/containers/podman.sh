@@ -25,14 +25,24 @@ podman_env() {
 	export CONTAINERS_STORAGE_CONF=$CONTAINERS/storage.conf CONTAINERS_CONF=$CONTAINERS/containers.conf
 }
 
+# podman_works: podman_env; where no container runs here, the reason in $why.
+podman_works() {
+	local program said
+	for program in podman runc mmdebstrap netavark; do
+		have "$program" || [ -x "/usr/lib/podman/$program" ] || { why="no $program here ('scripts/setup containers' installs what this needs)"; return 1; }
+	done
+	[ "$(id -u)" -eq 0 ] || { why="only tried as root; base images are made with chroot"; return 1; }
+	podman_env && said=$(podman info 2>&1 >/dev/null) || { why="podman does not work here: $(tail -n 1 <<<"${said:-}")"; return 1; }
+}
+
 # base_image SUITE: debian:SUITE-slim, from Debian's packages.
 base_image() {
 	local name=docker.io/library/debian:$1-slim
 	podman image exists "$name" && return 0
 	say "    making $name from Debian's packages" >&2
 	nice mmdebstrap --variant=minbase --mode=root --include=ca-certificates --aptopt='Acquire::Check-Valid-Until "false"' \
-		"$1" "$CONTAINERS/$1.tar" http://deb.debian.org/debian >"$CONTAINERS/$1.log" 2>&1 || { tail -5 "$CONTAINERS/$1.log" >&2; return 1; }
-	podman import -q "$CONTAINERS/$1.tar" "$name" >/dev/null && rm -f "$CONTAINERS/$1.tar"
+		"$1" "$CONTAINERS/$1.tar" http://deb.debian.org/debian >"$CONTAINERS/debootstrap.log" 2>&1 || return 1
+	podman import -q "$CONTAINERS/$1.tar" "$name" >/dev/null 2>>"$CONTAINERS/debootstrap.log" && rm -f "$CONTAINERS/$1.tar"
 }
 
 # build_image TAG FILE ARG...
