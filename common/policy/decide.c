@@ -275,37 +275,53 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 	d->confidence = confidence_of(d, c);
 }
 
-static void put(struct buf *b, const void *p, size_t n) { buf_add(b, p, n); }       /* little-endian hosts; asserted below */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the decision log is written in host order");
+
+/* err, reason with its end, confidence, how many were left out; how many are ranked, rejected */
+enum { RANKED_BYTES = 2 + 5 * 8, REJECTED_BYTES = 2 + 1 + 2 * 4 };
+
+size_t decision_packed_size(const struct decision *d)
+{
+	return 1 + strlen(d->reason) + 1 + 8 + 2 + 2 + (size_t)d->n_ranked * RANKED_BYTES + 2 + (size_t)d->n_rejected * REJECTED_BYTES;
+}
+
+static char *put(char *p, const void *from, size_t n) { return (char *)memcpy(p, from, n) + n; }
+
+static char *put_ranked(char *p, const struct ranked *r)
+{
+	p = put(p, &r->replica, 2);
+	p = put(p, &r->score, 8);
+	p = put(p, &r->quality, 8);
+	p = put(p, &r->latency, 8);
+	p = put(p, &r->cost, 8);
+	return put(p, &r->expected_s, 8);
+}
+
+static char *put_rejected(char *p, const struct rejected *r)
+{
+	p = put(p, &r->replica, 2);
+	p = put(p, &r->rule, 1);
+	p = put(p, &r->need, 4);
+	return put(p, &r->have, 4);
+}
 
 void decision_pack(const struct decision *d, struct buf *out)
 {
 	uint8_t e = (uint8_t)d->err;
+	char *p;
 
-	put(out, &e, 1);
-	put(out, d->reason, strlen(d->reason) + 1);
-	put(out, &d->confidence, 8);
-	put(out, &d->n_left_out, 2);
-	put(out, &d->n_ranked, 2);
-	for (uint16_t i = 0; i < d->n_ranked; i++) {
-		const struct ranked *r = &d->ranked[i];
-
-		put(out, &r->replica, 2);
-		put(out, &r->score, 8);
-		put(out, &r->quality, 8);
-		put(out, &r->latency, 8);
-		put(out, &r->cost, 8);
-		put(out, &r->expected_s, 8);
-	}
-	put(out, &d->n_rejected, 2);
-	for (uint16_t i = 0; i < d->n_rejected; i++) {
-		const struct rejected *r = &d->rejected[i];
-
-		put(out, &r->replica, 2);
-		put(out, &r->rule, 1);
-		put(out, &r->need, 4);
-		put(out, &r->have, 4);
-	}
+	buf_reserve(out, decision_packed_size(d));
+	p = put(out->p + out->n, &e, 1);
+	p = put(p, d->reason, strlen(d->reason) + 1);
+	p = put(p, &d->confidence, 8);
+	p = put(p, &d->n_left_out, 2);
+	p = put(p, &d->n_ranked, 2);
+	for (uint16_t i = 0; i < d->n_ranked; i++)
+		p = put_ranked(p, &d->ranked[i]);
+	p = put(p, &d->n_rejected, 2);
+	for (uint16_t i = 0; i < d->n_rejected; i++)
+		p = put_rejected(p, &d->rejected[i]);
+	out->n = (size_t)(p - out->p);
 }
 
 static const char *cap_words(uint32_t bits, struct arena *a)

@@ -53,6 +53,7 @@ void decide(struct decision *ret, struct arena *, const Corral__DecisionFeatures
 
 /* Every number of the decision in a fixed order, little-endian: what is logged and what a replay must reproduce bit for bit. */
 void decision_pack(const struct decision *, struct buf *out);
+size_t decision_packed_size(const struct decision *);
 /* In words: why it failed (a sentence for the client), and for each rejected or lower-ranked replica why it lost. */
 void decision_why(const struct decision *, const Corral__DecisionFeatures *, const struct catalogue *, struct why *);
 void decision_explain(const struct decision *, const Corral__DecisionFeatures *, const struct catalogue *, struct arena *, Corral__DecisionOutcome *ret);

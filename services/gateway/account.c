@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "events.pb-c.h"
+#include "services/gateway/decision_pack.h"
 #include "services/gateway/usage_pack.h"
 
 static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryData){ sizeof(u->b), u->b }; }
@@ -254,22 +255,22 @@ static void attach_snapshots(struct req *r, Corral__DecisionEvent *e)
 
 static int64_t append_decision(struct worker *w, const Corral__DecisionEvent *e, struct why *why)
 {
-	uint8_t *at = reserve(w, w->decisions, (uint32_t)corral__decision_event__get_packed_size(e), why);
+	uint8_t *at = reserve(w, w->decisions, (uint32_t)decision_event_room(e), why);
 
-	return at ? spool_commit(w->decisions, REC_DECISION, (uint32_t)corral__decision_event__pack(e, at)) : -1;
+	return at ? spool_commit(w->decisions, REC_DECISION, (uint32_t)decision_event_pack(e, at)) : -1;
 }
 
 void account_decision(struct req *r)
 {
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
 	struct world *world = r->world;
-	size_t n = corral__decision_features__get_packed_size(&r->features);
 	uint16_t n_replicas = world->cat.n_replicas;
-	struct buf outcome = { 0 };
+	struct buf outcome = { .cap = decision_packed_size(&r->pick) };
 	struct why why;
 
-	e.features.data = arena_alloc(r->mem, n);
-	e.features.len = corral__decision_features__pack(&r->features, e.features.data);
+	e.features.data = arena_alloc(r->mem, features_room(&r->features));
+	e.features.len = features_pack(&r->features, e.features.data);
+	outcome.p = arena_alloc(r->mem, outcome.cap);     /* as long as it gets: it never grows out of the arena */
 	e.load.len = sizeof(struct load) * n_replicas;
 	e.load.data = (uint8_t *)r->pick_load;
 	decision_pack(&r->pick, &outcome);
@@ -285,7 +286,6 @@ void account_decision(struct req *r)
 	attach_snapshots(r, &e);
 	if (append_decision(r->worker, &e, &why) < 0)
 		r->worker->logged_models = r->worker->logged_policy = (struct snapshot_id){ 0 };
-	buf_free(&outcome);
 }
 
 /* --- recovery --- */

@@ -3,21 +3,21 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/data/pbwire.h"
+#include "services/selector/blocks.h"
 #include "services/selector/selector.h"
 
-enum { Q_CURSOR, Q_CURSOR_INSERT, Q_CURSOR_MOVE, Q_DECISION, Q_DECISION_GET, Q_VERSION, Q_VERSION_GET, Q_DEAD, Q_CLEAN, Q_CLEAN_VERSIONS };
+enum { Q_CURSOR = Q_BLOCKS, Q_CURSOR_INSERT, Q_CURSOR_MOVE, Q_VERSION, Q_VERSION_GET, Q_DEAD, Q_CLEAN_VERSIONS };
 
 const char *const selector_statements[] = {
+	BLOCK_STATEMENTS,
 	[Q_CURSOR] = "SELECT position, epoch FROM cursors WHERE source = ?1",
 	[Q_CURSOR_INSERT] = "INSERT INTO cursors (source, position, epoch) VALUES (?1, 0, ?2) ON CONFLICT (source) DO NOTHING",
 	[Q_CURSOR_MOVE] = "UPDATE cursors SET position = ?2, epoch = ?3 WHERE source = ?1 AND position = ?4 AND epoch <= ?3",
-	[Q_DECISION] = "INSERT INTO decisions (request_id, occurred_at_us, event) VALUES (?1, ?2, ?3) ON CONFLICT (request_id) DO NOTHING",
-	[Q_DECISION_GET] = "SELECT event FROM decisions WHERE request_id = ?1",
 	[Q_VERSION] = "INSERT INTO versions (kind, epoch, version, noted_at_us, bytes) VALUES (?1, ?2, ?3, ?4, ?5) "
 		      "ON CONFLICT (kind, epoch, version) DO UPDATE SET noted_at_us = excluded.noted_at_us",
 	[Q_VERSION_GET] = "SELECT bytes FROM versions WHERE kind = ?1 AND epoch = ?2 AND version = ?3",
 	[Q_DEAD] = "INSERT INTO dead_letters (source, noted_at_us, reason, bytes) VALUES (?1, ?2, ?3, ?4)",
-	[Q_CLEAN] = "DELETE FROM decisions WHERE request_id < ?1",
 	[Q_CLEAN_VERSIONS] = "DELETE FROM versions WHERE noted_at_us < ?1",
 };
 const unsigned selector_n_statements = sizeof(selector_statements) / sizeof(*selector_statements);
@@ -31,6 +31,12 @@ const struct db_migration selector_migrations[] = {
 	     "CREATE TABLE dead_letters (source TEXT NOT NULL, noted_at_us BIGINT NOT NULL, reason TEXT NOT NULL, bytes BLOB NOT NULL);" },
 	/* a request's id begins with its time: the rows lie in its order already */
 	{ 2, "DROP INDEX decisions_by_time" },
+	/* many to a row: see blocks.h */
+	{ 3, "CREATE TABLE decision_blocks (id INTEGER PRIMARY KEY, first_id BLOB NOT NULL, last_id BLOB NOT NULL, n BIGINT NOT NULL,"
+	     " ids BLOB NOT NULL, events BLOB NOT NULL);"
+	     "CREATE INDEX decision_blocks_by_id ON decision_blocks (last_id, first_id);"
+	     "INSERT INTO decision_blocks (first_id, last_id, n, ids, events) SELECT request_id, request_id, 1, x'', event FROM decisions ORDER BY request_id;"
+	     "DROP TABLE decisions" },
 	{ 0 },
 };
 
@@ -53,11 +59,15 @@ void versions_free(struct version_ring *r)
 		free((void *)r->v[i].bytes.p);
 }
 
+/* The newest first: most decisions are made on it. */
 static struct version *find_version(struct version_ring *r, uint64_t epoch, uint64_t version)
 {
-	for (unsigned i = 0; i < VERSIONS_KEPT; i++)
-		if (r->v[i].bytes.p && r->v[i].id.epoch == epoch && r->v[i].id.version == version)
-			return &r->v[i];
+	for (unsigned i = 1; i <= VERSIONS_KEPT; i++) {
+		struct version *v = &r->v[(r->next - i) % VERSIONS_KEPT];
+
+		if (v->bytes.p && v->id.epoch == epoch && v->id.version == version)
+			return v;
+	}
 	return NULL;
 }
 
@@ -76,12 +86,12 @@ static bool write_version(struct selector *s, const char *kind, uint64_t epoch, 
 
 /* A version that a decision refers to is written, as the gateway sent it with the first decision on it or as we heard it, and noted once
  * more after each cleaning, so that it lives as long as they do. */
-static bool store_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, ProtobufCBinaryData sent, struct why *why)
+static bool store_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, struct str sent, struct why *why)
 {
 	struct version *v = find_version(r, epoch, version);
 
-	if (sent.len)
-		return write_version(s, r->kind, epoch, version, str_n((const char *)sent.data, sent.len), why);
+	if (sent.n)
+		return write_version(s, r->kind, epoch, version, sent, why);
 	if (!v || v->stored)
 		return true;
 	return v->stored = write_version(s, r->kind, epoch, version, v->bytes, why);
@@ -157,50 +167,106 @@ static bool bury(struct selector *s, const char *source, struct str bytes, struc
 		      NULL, why);
 }
 
-/* The row without the snapshots that came with it: they are rows of their own. */
-static bool write_decision(struct selector *s, Corral__DecisionEvent *e, struct str bytes, struct why *why)
-{
-	ProtobufCBinaryData models = e->models_snapshot, policy = e->policy_snapshot;
-	struct db_value p[] = { DB_B(str_n((const char *)e->request_id.data, 16)), DB_I(e->occurred_at_us), DB_B(bytes) };
-	uint8_t *packed = NULL;
-	bool ok;
+/* What is read of an event before it is kept. */
+struct noted {
+	struct str request_id, models_snapshot, policy_snapshot;
+	uint64_t models_epoch, models_version, policy_epoch, policy_version;
+	struct str event;             /* without the snapshots that came with it: they are rows of their own */
+};
 
-	if (models.len || policy.len) {
-		e->models_snapshot = e->policy_snapshot = (ProtobufCBinaryData){ 0 };
-		packed = x_malloc(corral__decision_event__get_packed_size(e));
-		p[2] = DB_B(str_n((char *)packed, corral__decision_event__pack(e, packed)));
-		e->models_snapshot = models;
-		e->policy_snapshot = policy;
+static bool note_number(struct noted *e, unsigned field, uint64_t v)
+{
+	switch (field) {
+	case 4: e->models_epoch = v; break;
+	case 5: e->models_version = v; break;
+	case 6: e->policy_epoch = v; break;
+	case 7: e->policy_version = v; break;
+	default: return field <= 13;
 	}
-	ok = db_run(s->db, Q_DECISION, p, 3, NULL, NULL, NULL, why);
-	free(packed);
-	return ok;
+	return true;
+}
+
+static bool note_bytes(struct noted *e, unsigned field, struct str bytes)
+{
+	switch (field) {
+	case 1: e->request_id = bytes; break;
+	case 12: e->models_snapshot = bytes; break;
+	case 13: e->policy_snapshot = bytes; break;
+	default: return field <= 13;
+	}
+	return true;
+}
+
+/* Fields in the order of their numbers, as gateways write them: the snapshots are the last. False when it is not so. */
+static bool note_ordered(struct noted *e, struct str bytes)
+{
+	struct pb_reader r = { (const uint8_t *)bytes.p, (const uint8_t *)bytes.p + bytes.n };
+	unsigned field, last = 0;
+	enum pb_wire wire;
+	const uint8_t *at;
+	uint64_t v;
+
+	*e = (struct noted){ .event = bytes };
+	for (const uint8_t *began = r.p; r.p < r.end; last = field, began = r.p) {
+		if (!pb_take_field(&r, &field, &wire, &v, &at) || field <= last)
+			return false;
+		if (!(wire == PB_VARINT ? note_number(e, field, v) : note_bytes(e, field, str_n((const char *)at, v))))
+			return false;
+		if (last < 12 && field >= 12)
+			e->event.n = (size_t)(began - (const uint8_t *)bytes.p);
+	}
+	return true;
 }
 
 static void *arena_of(void *arena, size_t n) { return arena_alloc(arena, n); }
 static void keep_in_arena(void *arena, void *p) { (void)arena, (void)p; }
 
-static bool keep_one(struct selector *s, struct arena *mem, const char *source, ProtobufCBinaryData rec, struct why *why)
+/* In any order, as the general decoder has it. */
+static bool note_any(struct noted *e, struct arena *mem, struct str bytes)
 {
 	ProtobufCAllocator alloc = { arena_of, keep_in_arena, mem };
-	Corral__DecisionEvent *e = corral__decision_event__unpack(&alloc, rec.len, rec.data);
-	struct str bytes = str_n((const char *)rec.data, rec.len);
+	Corral__DecisionEvent *m = corral__decision_event__unpack(&alloc, bytes.n, (const uint8_t *)bytes.p);
+	uint8_t *packed;
 
-	if (!e || e->request_id.len != 16)
+	if (!m)
+		return false;
+	*e = (struct noted){
+		.request_id = str_n((char *)m->request_id.data, m->request_id.len),
+		.models_snapshot = str_n((char *)m->models_snapshot.data, m->models_snapshot.len),
+		.policy_snapshot = str_n((char *)m->policy_snapshot.data, m->policy_snapshot.len),
+		.models_epoch = m->models_epoch, .models_version = m->models_version, .policy_epoch = m->policy_epoch, .policy_version = m->policy_version,
+	};
+	m->models_snapshot = m->policy_snapshot = (ProtobufCBinaryData){ 0 };
+	packed = arena_alloc(mem, corral__decision_event__get_packed_size(m));
+	e->event = str_n((char *)packed, corral__decision_event__pack(m, packed));
+	return true;
+}
+
+static bool keep_one(struct selector *s, struct block *block, struct arena *mem, const char *source, ProtobufCBinaryData rec, struct why *why)
+{
+	struct str bytes = str_n((const char *)rec.data, rec.len);
+	struct noted e;
+
+	if ((!note_ordered(&e, bytes) && !note_any(&e, mem, bytes)) || e.request_id.n != 16)
 		return bury(s, source, bytes, why);
-	return store_version(s, &s->models, e->models_epoch, e->models_version, e->models_snapshot, why) &&
-	       store_version(s, &s->policies, e->policy_epoch, e->policy_version, e->policy_snapshot, why) && write_decision(s, e, bytes, why);
+	return store_version(s, &s->models, e.models_epoch, e.models_version, e.models_snapshot, why) &&
+	       store_version(s, &s->policies, e.policy_epoch, e.policy_version, e.policy_snapshot, why) &&
+	       block_add(block, s->db, (const uint8_t *)e.request_id.p, e.event, why);
 }
 
 static bool keep_all(struct selector *s, const Corral__FactBatch *b, struct why *why)
 {
 	struct arena *mem = arena_new(0);
+	struct block block = { 0 };
 	size_t i;
+	bool ok;
 
-	for (i = 0; i < b->n_records && keep_one(s, mem, b->source, b->records[i], why); i++)
+	for (i = 0; i < b->n_records && keep_one(s, &block, mem, b->source, b->records[i], why); i++)
 		arena_reset(mem);
+	ok = i == b->n_records && block_write(&block, s->db, why);
+	block_free(&block);
 	arena_free(mem);
-	return i == b->n_records;
+	return ok;
 }
 
 /* The cursor moves in the same transaction as the rows, from exactly where the batch says it starts: nothing twice, nothing between. */
@@ -311,45 +377,33 @@ static void answer(struct selector *s, Corral__DecisionEvent *e, Corral__Explain
 static void on_explain(Corral__Selector_Service *rpc, const Corral__ExplainRequest *q, Corral__ExplainReply_Closure closure, void *data)
 {
 	struct selector *s = selector_of_rpc(rpc);
-	struct found f = { .mem = arena_new(4096) };
+	struct arena *mem = arena_new(4096);
+	struct str event = { 0 };
 	Corral__ExplainReply nothing = CORRAL__EXPLAIN_REPLY__INIT;
 	Corral__DecisionEvent *e = NULL;
 	struct why why;
 
-	if (!db_run(s->db, Q_DECISION_GET, (struct db_value[]){ DB_B(str_n((const char *)q->request_id.data, q->request_id.len)) }, 1, take_bytes,
-		    &f, NULL, &why)) {
+	if (q->request_id.len == 16 && !block_find(s->db, q->request_id.data, mem, &event, &why)) {
 		rpc_fail(data, why.code, why.text);
-	} else if (!f.found || !(e = corral__decision_event__unpack(NULL, f.bytes.n, (const uint8_t *)f.bytes.p))) {
+	} else if (!event.p || !(e = corral__decision_event__unpack(NULL, event.n, (const uint8_t *)event.p))) {
 		closure(&nothing, data);
 	} else {
 		answer(s, e, closure, data);
 		corral__decision_event__free_unpacked(e, NULL);
 	}
-	arena_free(f.mem);
-}
-
-/* The lowest id of a request of that time. */
-static struct str id_at(int64_t us, uint8_t id[16])
-{
-	uint64_t ms = us > 0 ? (uint64_t)us / 1000 : 0;
-
-	memset(id, 0, 16);
-	for (int i = 0; i < 6; i++)
-		id[i] = (uint8_t)(ms >> (40 - 8 * i));
-	return str_n((const char *)id, 16);
+	arena_free(mem);
 }
 
 void decisions_clean(struct selector *s, int64_t before_us)
 {
 	struct why why;
 	int64_t gone = 0;
-	uint8_t id[16];
 
-	if (!db_run(s->db, Q_CLEAN, (struct db_value[]){ DB_B(id_at(before_us, id)) }, 1, NULL, NULL, &gone, &why) ||
+	if (!block_clean(s->db, before_us, &gone, &why) ||
 	    !db_run(s->db, Q_CLEAN_VERSIONS, (struct db_value[]){ DB_I(before_us - 86400 * (int64_t)1000000) }, 1, NULL, NULL, NULL, &why))
 		LOG_WARN("old decisions could not be removed", LOG_S("error", why.text));
 	else if (gone)
-		LOG_INFO("old decisions removed", LOG_I("decisions", gone));
+		LOG_INFO("old decisions removed", LOG_I("blocks", gone));
 	forget_stored(s);
 }
 

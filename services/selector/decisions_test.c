@@ -59,32 +59,58 @@ static void on_ack(const Corral__FactAck *ack, void *data)
 	free(data);
 }
 
+static bool send(uint64_t first, ProtobufCBinaryData *records, size_t n)
+{
+	Corral__FactBatch b = CORRAL__FACT_BATCH__INIT;
+
+	b.topic = "decision.v1", b.source = "gateway/decisions-0";
+	b.epoch = 1, b.first = first, b.next = first + 10;
+	b.records = records, b.n_records = n;
+	acked = 0;
+	/* Zeros are a question whose server is gone: rpc_fail() only frees it. */
+	s.facts.ingest(&s.facts, &b, on_ack, x_calloc(1, 256));
+	return acked == first + 10;
+}
+
+/* The id of request 'number' of that time. */
+static void id_of(uint8_t id[16], int64_t age_us, uint8_t number)
+{
+	uint64_t ms = (uint64_t)(wall_us() - age_us) / 1000;
+
+	memset(id, 0, 16);
+	for (int i = 0; i < 6; i++)
+		id[i] = (uint8_t)(ms >> (40 - 8 * i));
+	id[6] = 0x70;
+	id[15] = number;
+}
+
+static ProtobufCBinaryData packed(const Corral__DecisionEvent *e)
+{
+	ProtobufCBinaryData record = { .len = corral__decision_event__get_packed_size(e) };
+
+	record.data = x_malloc(record.len);
+	corral__decision_event__pack(e, record.data);
+	return record;
+}
+
 /* Keeps one decision of the model snapshot 1.1, 'age_us' old, with n bytes of outcome. False when it was refused. */
 static bool ingest(uint64_t first, int64_t age_us, size_t n)
 {
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
-	Corral__FactBatch b = CORRAL__FACT_BATCH__INIT;
 	ProtobufCBinaryData record;
-	uint64_t ms = (uint64_t)(wall_us() - age_us) / 1000;
-	uint8_t id[16] = { (uint8_t)(ms >> 40), (uint8_t)(ms >> 32), (uint8_t)(ms >> 24), (uint8_t)(ms >> 16), (uint8_t)(ms >> 8), (uint8_t)ms, 0x70 };
+	uint8_t id[16];
+	bool ok;
 
-	id[15] = (uint8_t)first;
+	id_of(id, age_us, (uint8_t)first);
 	e.request_id = (ProtobufCBinaryData){ 16, id };
 	e.occurred_at_us = wall_us() - age_us;
 	e.models_epoch = e.models_version = 1;
 	e.outcome = (ProtobufCBinaryData){ n, x_calloc(1, n + 1) };
-	record.len = corral__decision_event__get_packed_size(&e);
-	record.data = x_malloc(record.len);
-	corral__decision_event__pack(&e, record.data);
-	b.topic = "decision.v1", b.source = "gateway/decisions-0";
-	b.epoch = 1, b.first = first, b.next = first + 10;
-	b.records = &record, b.n_records = 1;
-	acked = 0;
-	/* Zeros are a question whose server is gone: rpc_fail() only frees it. */
-	s.facts.ingest(&s.facts, &b, on_ack, x_calloc(1, 256));
+	record = packed(&e);
+	ok = send(first, &record, 1);
 	free(record.data);
 	free(e.outcome.data);
-	return acked == first + 10;
+	return ok;
 }
 
 static bool take_count(void *arg, const struct db_row *row)
@@ -111,7 +137,7 @@ static void a_version_of_a_batch_that_failed_is_written_with_the_next(void **sta
 	number("PRAGMA max_page_count = 100000");
 	assert_true(ingest(0, 0, 1 << 20));
 	assert_int_equal(number("SELECT count(*) FROM versions"), 1);
-	assert_int_equal(number("SELECT count(*) FROM decisions"), 1);
+	assert_int_equal(number("SELECT coalesce(sum(n), 0) FROM decision_blocks"), 1);
 }
 
 static void a_version_lives_as_long_as_decisions_refer_to_it(void **state)
@@ -124,7 +150,7 @@ static void a_version_lives_as_long_as_decisions_refer_to_it(void **state)
 	decisions_clean(&s, wall_us() - 30 * day);
 	assert_true(ingest(10, 0, 10));           /* the same snapshot, still in force */
 	decisions_clean(&s, wall_us() - 14 * day);
-	assert_int_equal(number("SELECT count(*) FROM decisions"), 1);
+	assert_int_equal(number("SELECT coalesce(sum(n), 0) FROM decision_blocks"), 1);
 	assert_int_equal(number("SELECT count(*) FROM versions"), 1);
 }
 
@@ -132,7 +158,132 @@ static void a_batch_is_kept_once(void **state)
 {
 	assert_true(ingest(0, 0, 10));
 	assert_true(ingest(0, 0, 10));    /* the answer says where we are */
-	assert_int_equal(number("SELECT count(*) FROM decisions"), 1);
+	assert_int_equal(number("SELECT coalesce(sum(n), 0) FROM decision_blocks"), 1);
+}
+
+/* --- what is asked for comes back --- */
+
+static Corral__DecisionEvent *explained;
+
+static void on_explained(const Corral__ExplainReply *reply, void *data)
+{
+	ProtobufCBinaryData copy;
+
+	free(data);
+	explained = NULL;
+	if (!reply->found)
+		return;
+	copy = packed(reply->decision);
+	explained = corral__decision_event__unpack(NULL, copy.len, copy.data);
+	free(copy.data);
+}
+
+static bool explain(uint8_t id[16], int64_t want_us)
+{
+	Corral__ExplainRequest q = CORRAL__EXPLAIN_REQUEST__INIT;
+	bool right;
+
+	q.request_id = (ProtobufCBinaryData){ 16, id };
+	s.rpc.explain(&s.rpc, &q, on_explained, x_calloc(1, 256));
+	if (!explained)
+		return false;
+	right = explained->occurred_at_us == want_us && memcmp(explained->request_id.data, id, 16) == 0 && explained->models_snapshot.len == 0;
+	corral__decision_event__free_unpacked(explained, NULL);
+	return right;
+}
+
+enum { MANY = 100 };
+
+/* Requests end in another order than they begin, and a spool may hold some of yesterday. */
+static int64_t age_of(int i) { return i % 10 == 0 ? 86400 * (int64_t)1000000 : (i * 7919 % 97) * (int64_t)1000; }
+
+static void each_of_many_is_found(void **state)
+{
+	ProtobufCBinaryData records[MANY];
+	uint8_t id[MANY][16], other[16];
+
+	for (int i = 0; i < MANY; i++) {
+		Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
+
+		id_of(id[i], age_of(i), (uint8_t)i);
+		e.request_id = (ProtobufCBinaryData){ 16, id[i] };
+		e.occurred_at_us = i + 1;
+		e.models_epoch = 1, e.models_version = 5;
+		if (i == 50)
+			e.models_snapshot = (ProtobufCBinaryData){ 4, (uint8_t *)"snap" };
+		records[i] = packed(&e);
+	}
+	assert_true(send(0, records, MANY));
+	for (int i = 0; i < MANY; i++) {
+		assert_true(explain(id[i], i + 1));
+		free(records[i].data);
+	}
+	id_of(other, 0, 200);
+	assert_false(explain(other, 1));
+	assert_int_equal(number("SELECT sum(n) FROM decision_blocks"), MANY);
+	assert_true(number("SELECT count(*) FROM decision_blocks") < MANY);
+	assert_int_equal(number("SELECT length(bytes) FROM versions WHERE version = 5"), 4);
+}
+
+/* The same message with its last fields first: what another encoder may do. */
+static void fields_may_come_in_any_order(void **state)
+{
+	Corral__DecisionEvent front = CORRAL__DECISION_EVENT__INIT, back = CORRAL__DECISION_EVENT__INIT;
+	ProtobufCBinaryData record, a, b;
+	uint8_t id[16];
+
+	id_of(id, 0, 1);
+	front.models_snapshot = (ProtobufCBinaryData){ 4, (uint8_t *)"snap" };
+	back.request_id = (ProtobufCBinaryData){ 16, id };
+	back.occurred_at_us = 77;
+	back.models_epoch = 1, back.models_version = 6;
+	a = packed(&front);
+	b = packed(&back);
+	record.len = a.len + b.len;
+	record.data = x_malloc(record.len);
+	memcpy(record.data, a.data, a.len);
+	memcpy(record.data + a.len, b.data, b.len);
+	assert_true(send(0, &record, 1));
+	assert_true(explain(id, 77));
+	assert_int_equal(number("SELECT length(bytes) FROM versions WHERE version = 6"), 4);
+	free(a.data);
+	free(b.data);
+	free(record.data);
+}
+
+static void what_is_no_decision_is_buried(void **state)
+{
+	ProtobufCBinaryData record = { 3, (uint8_t *)"\x0a\x10x" };
+
+	assert_true(send(0, &record, 1));
+	assert_int_equal(number("SELECT count(*) FROM dead_letters"), 1);
+	assert_int_equal(number("SELECT count(*) FROM decision_blocks"), 0);
+}
+
+static void decisions_of_the_old_table_are_found(void **state)
+{
+	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
+	struct db_migration before[] = { selector_migrations[0], selector_migrations[1], { 0 } };
+	ProtobufCBinaryData record;
+	char old[160];
+	uint8_t id[16];
+	struct why why;
+
+	id_of(id, 0, 9);
+	e.request_id = (ProtobufCBinaryData){ 16, id };
+	e.occurred_at_us = 99;
+	record = packed(&e);
+	db_close(s.db);
+	snprintf(old, sizeof(old), "sqlite:%s/old.db", dir);
+	s.db = db_open(old, NULL, 0, before, &why);
+	assert_non_null(s.db);
+	assert_true(db_query(s.db, "INSERT INTO decisions (request_id, occurred_at_us, event) VALUES (?1, 99, ?2)",
+			     (struct db_value[]){ DB_B(str_n((char *)id, 16)), DB_B(str_n((char *)record.data, record.len)) }, 2, NULL, NULL, &why));
+	db_close(s.db);
+	s.db = db_open(old, selector_statements, selector_n_statements, selector_migrations, &why);
+	assert_non_null(s.db);
+	assert_true(explain(id, 99));
+	free(record.data);
 }
 
 int main(void)
@@ -140,7 +291,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(a_version_of_a_batch_that_failed_is_written_with_the_next), T(a_version_lives_as_long_as_decisions_refer_to_it),
-		T(a_batch_is_kept_once),
+		T(a_batch_is_kept_once), T(each_of_many_is_found), T(fields_may_come_in_any_order), T(what_is_no_decision_is_buried),
+		T(decisions_of_the_old_table_are_found),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

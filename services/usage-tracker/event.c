@@ -2,37 +2,19 @@
  * What is not as expected (a field this version does not know, another wire type) is left to that decoder. */
 #include "services/usage-tracker/event.h"
 
-#include <string.h>
-
-enum wire { WIRE_VARINT = 0, WIRE_BYTES = 2 };
+#include "common/data/pbwire.h"
 
 /* The packed bytes, copied: strings are ended in place, once the tag behind them has been read. */
-struct wire_reader {
-	uint8_t *p, *end;
+struct copy {
+	struct pb_reader r;
 	uint8_t *stop;                /* where the last string is to be ended; NULL = nowhere */
 };
 
-static bool read_varint(struct wire_reader *r, uint64_t *ret)
+static void end_string(struct copy *c)
 {
-	uint64_t v = 0;
-
-	for (unsigned shift = 0; r->p < r->end && shift < 64; shift += 7) {
-		uint8_t byte = *r->p++;
-
-		v |= (uint64_t)(byte & 0x7f) << shift;
-		if (!(byte & 0x80)) {
-			*ret = v;
-			return true;
-		}
-	}
-	return false;
-}
-
-static void end_string(struct wire_reader *r)
-{
-	if (r->stop)
-		*r->stop = '\0';
-	r->stop = NULL;
+	if (c->stop)
+		*c->stop = '\0';
+	c->stop = NULL;
 }
 
 static bool put_number(void *at, ProtobufCType type, uint64_t v)
@@ -55,40 +37,47 @@ static bool put_number(void *at, ProtobufCType type, uint64_t v)
 	}
 }
 
-static bool put_bytes(struct wire_reader *r, void *at, ProtobufCType type, uint64_t n)
+static bool put_bytes(struct copy *c, void *at, ProtobufCType type, const uint8_t *from, uint64_t n)
 {
-	if (n > (uint64_t)(r->end - r->p))
-		return false;
+	uint8_t *bytes = (uint8_t *)(uintptr_t)from;      /* our own copy */
+
 	if (type == PROTOBUF_C_TYPE_STRING) {
-		*(char **)at = (char *)r->p;
-		r->stop = r->p + n;
+		*(char **)at = (char *)bytes;
+		c->stop = bytes + n;
 	} else if (type == PROTOBUF_C_TYPE_BYTES) {
-		*(ProtobufCBinaryData *)at = (ProtobufCBinaryData){ n, n ? r->p : NULL };
+		*(ProtobufCBinaryData *)at = (ProtobufCBinaryData){ n, n ? bytes : NULL };
 	} else {
 		return false;
 	}
-	r->p += n;
 	return true;
 }
 
-static bool read_field(struct wire_reader *r, Corral__UsageEvent *e)
+/* The fields' numbers are 1 and on without a gap, as far as this says so. */
+static const ProtobufCFieldDescriptor *field_of(unsigned number)
+{
+	const ProtobufCMessageDescriptor *d = &corral__usage_event__descriptor;
+
+	if (number - 1 < d->n_fields && d->fields[number - 1].id == number)
+		return &d->fields[number - 1];
+	return protobuf_c_message_descriptor_get_field(d, number);
+}
+
+static bool read_field(struct copy *c, Corral__UsageEvent *e)
 {
 	const ProtobufCFieldDescriptor *f;
-	uint64_t tag, v;
-	void *at;
+	const uint8_t *from;
+	enum pb_wire wire;
+	unsigned number;
+	uint64_t v;
+	bool whole = pb_take_field(&c->r, &number, &wire, &v, &from);
 
-	if (!read_varint(r, &tag) || tag > UINT32_MAX)
+	end_string(c);
+	f = whole ? field_of(number) : NULL;
+	if (!f || f->label != PROTOBUF_C_LABEL_NONE)
 		return false;
-	end_string(r);
-	f = protobuf_c_message_descriptor_get_field(&corral__usage_event__descriptor, (unsigned)(tag >> 3));
-	if (!f || f->label != PROTOBUF_C_LABEL_NONE || !read_varint(r, &v))
-		return false;
-	at = (char *)e + f->offset;
-	switch (tag & 7) {
-	case WIRE_VARINT: return put_number(at, f->type, v);
-	case WIRE_BYTES: return put_bytes(r, at, f->type, v);
-	default: return false;
-	}
+	if (wire == PB_VARINT)
+		return put_number((char *)e + f->offset, f->type, v);
+	return put_bytes(c, (char *)e + f->offset, f->type, from, v);
 }
 
 static void *arena_of(void *arena, size_t n) { return arena_alloc(arena, n); }
@@ -105,13 +94,13 @@ Corral__UsageEvent *event_read(struct arena *mem, struct str bytes)
 {
 	Corral__UsageEvent *e = arena_alloc(mem, sizeof(*e));
 	uint8_t *copy = (uint8_t *)arena_dup(mem, bytes.p, bytes.n);
-	struct wire_reader r = { copy, copy + bytes.n, NULL };
+	struct copy c = { { copy, copy + bytes.n }, NULL };
 
 	corral__usage_event__init(e);
-	while (r.p < r.end)
-		if (!read_field(&r, e))
+	while (c.r.p < c.r.end)
+		if (!read_field(&c, e))
 			return read_any(mem, bytes);
-	end_string(&r);
+	end_string(&c);
 	return e;
 }
 

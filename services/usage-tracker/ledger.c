@@ -1,9 +1,13 @@
 /* ledger.c - applies batches of facts to the ledger, each in one transaction; see ledger.h.
  *
- * A batch is first sorted into cases, one per attempt: a START, a FINAL, or both. The usual case, both in one batch, is one insert.
+ * A batch is first sorted into cases, one per attempt: a START, a FINAL, or both. The usual case is a new row, and new rows go in many at
+ * once, in the order of their ids. When one of them is there already, the whole batch is begun again, row by row.
  * A START whose FINAL comes later leaves a copy in 'open', so that the FINAL is one update without a read. Everything else (duplicates,
  * a FINAL before its START, a restart in between) takes the slow way: read the row, change it, write it back. */
 #include "services/usage-tracker/ledger.h"
+
+#include <endian.h>
+#include <stdlib.h>
 
 #include "common/base/clock.h"
 #include "services/usage-tracker/book.h"
@@ -42,6 +46,9 @@ struct facts_case {
 
 struct finished { const struct dim *dim; const Corral__UsageEvent *event; };
 
+/* A row to be added; 'order' is the first half of its id. */
+struct fresh { uint64_t order; struct ledger_row row; };
+
 /* A batch on its way through. */
 struct work {
 	struct ledger *l;
@@ -53,12 +60,16 @@ struct work {
 	size_t table_cap;
 	struct finished *finished;
 	size_t n_finished;
+	struct fresh *fresh;          /* added together at the end; NULL = row by row */
+	size_t n_fresh;
+	bool met;                     /* one of them was there */
 	int64_t corrections_waiting;
 	struct why *why;
 };
 
 static bool facts_sort(struct work *);
 static bool case_apply(struct work *, struct facts_case *);
+static bool rows_add(struct work *);
 static bool cursor_move(struct work *, uint64_t *ret_position, enum ledger_outcome *ret);
 
 /* --- open and close --- */
@@ -134,7 +145,19 @@ static enum ledger_outcome batch_apply(struct work *w, uint64_t *ret_position)
 	for (size_t i = 0; i < w->n_cases; i++)
 		if (!case_apply(w, &w->cases[i]))
 			return LEDGER_FAILED;
-	return book_write(w->l->book, w->why) && db_commit(w->l->db, w->why) ? LEDGER_APPLIED : LEDGER_FAILED;
+	return rows_add(w) && book_write(w->l->book, w->why) && db_commit(w->l->db, w->why) ? LEDGER_APPLIED : LEDGER_FAILED;
+}
+
+/* What was done is undone; the same batch once more, in smaller steps. */
+static enum ledger_outcome batch_again(struct work *w, uint64_t *ret_position)
+{
+	struct ledger *l = w->l;
+
+	db_rollback(l->db);
+	forget_all(l);
+	arena_reset(l->mem);
+	*w = (struct work){ .l = l, .batch = w->batch, .why = w->why, .corrections_waiting = l->corrections_waiting };
+	return batch_apply(w, ret_position);
 }
 
 enum ledger_outcome ledger_ingest(struct ledger *l, const struct ledger_batch *b, uint64_t *ret_position, struct ledger_counts *ret_counts,
@@ -145,7 +168,11 @@ enum ledger_outcome ledger_ingest(struct ledger *l, const struct ledger_batch *b
 
 	if (dims_count(l->dims) > MAX_DIMS_KEPT)
 		dims_forget(l->dims);
+	if (b->n >= L_ROWS_ADD_N)
+		w.fresh = arena_alloc(l->mem, b->n * sizeof(*w.fresh));
 	outcome = batch_apply(&w, ret_position);
+	if (outcome == LEDGER_FAILED && w.met)
+		outcome = batch_again(&w, ret_position);
 	if (outcome == LEDGER_APPLIED) {
 		l->corrections_waiting = w.corrections_waiting;
 		for (size_t i = 0; i < w.n_finished && l->on_finished; i++)
@@ -594,21 +621,80 @@ static bool case_slow(struct work *w, struct facts_case *c)
 	return !changed || (row_write(w, L_ROW_SET, &s.row, NULL) && row_book(w, &old, -1) && row_book(w, &s.row, 1));
 }
 
+static void added(struct work *w, const struct ledger_row *r)
+{
+	w->counts.starts += (r->state & ROW_STARTED) != 0;
+	w->counts.finals += (r->state & ROW_FINISHED) != 0;
+	if (r->state == ROW_STARTED)
+		open_rows_add(w->l->open, r);
+}
+
+static int by_order(const void *a, const void *b)
+{
+	uint64_t x = ((const struct fresh *)a)->order, y = ((const struct fresh *)b)->order;
+
+	return x < y ? -1 : x > y;
+}
+
+static bool rows_met(struct work *w)
+{
+	w->met = true;
+	return err_set(w->why, ERR_CONFLICT, "a row is in the ledger already") == ERR_OK;
+}
+
+static bool rows_add_many(struct work *w, const struct fresh *f)
+{
+	struct db_value p[L_ROWS_ADD_N * ROW_COLUMNS];
+	int64_t changed = 0;
+
+	for (int i = 0; i < L_ROWS_ADD_N; i++)
+		row_params(&f[i].row, p + i * ROW_COLUMNS);
+	return db_run(w->l->db, L_ROWS_ADD, p, L_ROWS_ADD_N * ROW_COLUMNS, NULL, NULL, &changed, w->why) && (changed == L_ROWS_ADD_N || rows_met(w));
+}
+
+/* In the order of the table, each insert begins where the one before it ended. */
+static bool rows_add(struct work *w)
+{
+	size_t i = 0;
+
+	qsort(w->fresh, w->n_fresh, sizeof(*w->fresh), by_order);
+	for (; i + L_ROWS_ADD_N <= w->n_fresh; i += L_ROWS_ADD_N)
+		if (!rows_add_many(w, &w->fresh[i]))
+			return false;
+	for (; i < w->n_fresh; i++) {
+		int64_t changed = 0;
+
+		if (!row_write(w, L_ROW_ADD, &w->fresh[i].row, &changed) || (changed == 0 && !rows_met(w)))
+			return false;
+	}
+	return true;
+}
+
+static bool row_add_later(struct work *w, const struct ledger_row *r)
+{
+	struct fresh *f = &w->fresh[w->n_fresh++];
+
+	f->row = *r;
+	memcpy(&f->order, r->request_id, 8);
+	f->order = be64toh(f->order);
+	added(w, r);
+	return row_book(w, r, 1);
+}
+
 /* Adds a row that should be new; 'slow' when it was not. */
 static bool row_add(struct work *w, struct facts_case *c, struct ledger_row *r)
 {
 	int64_t changed = 0;
 
+	if (w->fresh && !c->corrections)          /* corrections look for the row at once */
+		return row_add_later(w, r);
 	if (!row_write(w, L_ROW_ADD, r, &changed))
 		return false;
 	if (changed == 0) {
 		w->n_finished -= (r->state & ROW_FINISHED) != 0;
 		return case_slow(w, c);
 	}
-	w->counts.starts += (r->state & ROW_STARTED) != 0;
-	w->counts.finals += (r->state & ROW_FINISHED) != 0;
-	if (r->state == ROW_STARTED)
-		open_rows_add(w->l->open, r);
+	added(w, r);
 	return row_book(w, r, 1);
 }
 

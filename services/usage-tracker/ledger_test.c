@@ -497,6 +497,31 @@ static void any_order_gives_the_same(void **state)
 	check_all(f);
 }
 
+/* Many at once, and some of them were there: each counts once, whichever batch it comes with. */
+static void many_finals_of_which_some_were_there(void **state)
+{
+	struct fixture *f = *state;
+	struct str r[100];
+	struct ledger_counts c;
+
+	for (unsigned i = 0; i < 100; i++)
+		r[i] = FINAL((i * 37) % 100, 1);          /* they end in another order than they begin */
+	c = send(f, r, 40);
+	assert_true(c.finals == 40 && c.duplicates == 0);
+	c = send(f, r, 100);
+	assert_true(c.finals == 60 && c.duplicates == 40 && c.dead == 0);
+	c = send(f, r, 100);
+	assert_true(c.finals == 0 && c.duplicates == 100);
+	assert_int_equal(query(f, "", 0, 0).totals->attempts, 100);
+	assert_int_equal(query(f, "", 0, 0).totals->prompt_tokens, 100 * 10 + 99 * 50);
+	for (unsigned i = 0; i < 100; i++) {
+		Corral__AttemptsReply a = attempts(f, i);
+
+		assert_int_equal(a.n_attempts, 1);
+		assert_int_equal(a.attempts[0]->event->prompt_tokens, 10 + i);
+	}
+}
+
 /* --- kill -9 --- */
 
 /* The child sends all facts in batches from the ledger's cursor and dies at the n-th write of the database. */
@@ -742,7 +767,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(both_in_one_batch), T(a_request_without_a_backend_is_no_attempt), T(start_then_final), T(start_then_restart_then_final), T(final_before_its_start), T(duplicates_change_nothing),
 		T(corrections_add_once), T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
-		T(any_order_gives_the_same), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
+		T(any_order_gives_the_same), T(many_finals_of_which_some_were_there), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
 		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive), T(refuses_unknown_groups), T(costs_little),
 	};
 
