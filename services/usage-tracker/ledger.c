@@ -657,7 +657,8 @@ static bool rows_add(struct work *w)
 {
 	size_t i = 0;
 
-	qsort(w->fresh, w->n_fresh, sizeof(*w->fresh), by_order);
+	if (w->n_fresh)
+		qsort(w->fresh, w->n_fresh, sizeof(*w->fresh), by_order);
 	for (; i + L_ROWS_ADD_N <= w->n_fresh; i += L_ROWS_ADD_N)
 		if (!rows_add_many(w, &w->fresh[i]))
 			return false;
