@@ -1,7 +1,7 @@
 /* gateway_test.h - a gateway in one thread, for the tests beside its sources: real worker, spool and HTTP on both sides, no other service.
  *
  * The house has one loop. Behind it stands one server that plays every backend; what it does with a request is said by house.does (for
- * the backend "a") and house.does_b (for "b"), which are two names for it. Model "m" is on both, "only" on a alone. */
+ * the backend "a") and house.does_b (for "b"), which are two names for it. Model "m" is on both, "only" on a alone; each has one slot. */
 #ifndef CORRAL_GATEWAY_TEST_H
 #define CORRAL_GATEWAY_TEST_H
 #include <setjmp.h>
@@ -36,7 +36,9 @@
 	"\"content\":\"w0 w1\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2,\"total_tokens\":9}}"
 
 enum does { ANSWERS, HANGS, CUTS /* the connection, before a byte */, FAILS /* 500 */, IS_BUSY /* 429, Retry-After 7 */, REFUSES /* 400 */,
-	    STREAMS_AND_CUTS /* one piece, then nothing any more */, STREAMS_AND_HANGS };
+	    STREAMS_AND_CUTS /* one piece, then nothing any more */, STREAMS_AND_HANGS, CUTS_HALF /* an unstreamed answer */,
+	    ANSWERS_AT_LENGTH /* LONG_BYTES, unstreamed */, IS_AWAY /* nobody listens */ };
+enum { LONG_BYTES = 700000 };
 
 struct reply {
 	bool done;
@@ -61,7 +63,11 @@ struct house {
 	struct http_pool *door;
 	enum does does, does_b;
 	int calls, calls_b, left;     /* requests at a and b; connections that were closed under the backend */
-	char last_body[4096];
+	struct http_xchg *hanging;    /* the request that a backend left without an answer last; NULL when its peer left */
+	const char *kind;             /* of the backends; NULL = "openai". For set_world(), as the next */
+	bool unloaded;                /* no backend has its model in memory */
+	char last_body[4096], last_traceparent[64], last_path[64];
+	uint16_t closed_port;         /* where nobody listens */
 	struct loop_timer tick;
 	bool (*until)(void);
 	int64_t give_up_us;
@@ -103,7 +109,12 @@ static inline void turn(void)
 
 /* --- the backend --- */
 
-static inline void backend_left(struct http_xchg *x, const char *why) { h.left++; }
+static inline void backend_left(struct http_xchg *x, const char *why)
+{
+	h.left++;
+	if (h.hanging == x)
+		h.hanging = NULL;
+}
 
 static inline void backend_streams(struct http_xchg *x, enum does does)
 {
@@ -117,6 +128,34 @@ static inline void backend_streams(struct http_xchg *x, enum does does)
 	}
 }
 
+/* Whole answers that are none. */
+static inline void backend_answers_badly(struct http_xchg *x, enum does does)
+{
+	static char filling[LONG_BYTES + 1];
+
+	http_reply_start(x, 200, STR("Content-Type: application/json\r\n"), -1);
+	if (does == CUTS_HALF) {
+		http_reply_data(x, str_n(WHOLE_ANSWER, sizeof(WHOLE_ANSWER) / 2));
+		http_reply_abort(x);
+		return;
+	}
+	memset(filling, 'x', LONG_BYTES);
+	http_reply_data(x, STR("{\"id\":\"c\",\"object\":\"chat.completion\",\"model\":\"m\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\",\"message\":"
+			       "{\"role\":\"assistant\",\"content\":\""));
+	http_reply_data(x, str_n(filling, LONG_BYTES));
+	http_reply_data(x, STR("\"}}]}"));
+	http_reply_end(x);
+}
+
+static inline void note_request(const struct http_xchg *x)
+{
+	const struct http_header *trace = http_find(&x->head, "traceparent");
+
+	str_copy(h.last_body, sizeof(h.last_body), x->body);
+	str_copy(h.last_path, sizeof(h.last_path), x->path);
+	str_copy(h.last_traceparent, sizeof(h.last_traceparent), trace ? trace->value : STR(""));
+}
+
 static inline void backend_request(struct http_xchg *x, void *arg)
 {
 	bool b = str_starts(x->path, STR("/b/"));
@@ -124,9 +163,11 @@ static inline void backend_request(struct http_xchg *x, void *arg)
 
 	x->on_gone = backend_left;
 	++*(b ? &h.calls_b : &h.calls);
-	str_copy(h.last_body, sizeof(h.last_body), x->body);
-	if (does == HANGS)
+	note_request(x);
+	if (does == HANGS) {
+		h.hanging = x;
 		return;
+	}
 	if (does == CUTS)
 		http_reply_abort(x);
 	else if (does == FAILS)
@@ -135,6 +176,8 @@ static inline void backend_request(struct http_xchg *x, void *arg)
 		http_reply(x, 400, STR("Content-Type: application/json\r\n"), STR("{\"error\":{\"message\":\"not like this\"}}"));
 	else if (does == IS_BUSY)
 		http_reply(x, 429, STR("Retry-After: 7\r\nContent-Type: application/json\r\n"), STR("{\"error\":{\"message\":\"busy\"}}"));
+	else if (does == CUTS_HALF || does == ANSWERS_AT_LENGTH)
+		backend_answers_badly(x, does);
 	else if (str_find(x->body, STR("\"stream\":true")))
 		backend_streams(x, does);
 	else
@@ -161,18 +204,18 @@ static inline void add_model(Corral__ModelSnapshot *s, const char *name, const c
 		r->model = r->remote_name = (char *)name;
 		r->backend = (char *)backends[i];
 		r->slots = 1;
-		r->loaded = true;
+		r->loaded = !h.unloaded;
 	}
 }
 
-static inline void add_backend(Corral__ModelSnapshot *s, const char *name, const char *base)
+static inline void add_backend(Corral__ModelSnapshot *s, const char *name, const char *base, bool away)
 {
 	Corral__Backend *b = s->backends[s->n_backends++] = arena_new_of(h.mem, Corral__Backend);
 
 	corral__backend__init(b);
 	b->name = (char *)name;
-	b->kind = (char *)"openai";
-	b->url = (char *)arena_fmt(h.mem, "http://127.0.0.1:%u%s", http_server_port(h.backend), base).p;
+	b->kind = (char *)(h.kind ? h.kind : "openai");
+	b->url = (char *)arena_fmt(h.mem, "http://127.0.0.1:%u%s", away ? h.closed_port : http_server_port(h.backend), base).p;
 	b->state = CORRAL__BACKEND_STATE__BACKEND_UP;
 }
 
@@ -186,8 +229,8 @@ static inline void set_world(void)
 	s.backends = arena_array(h.mem, Corral__Backend *, 2);
 	s.models = arena_array(h.mem, Corral__Model *, 2);
 	s.replicas = arena_array(h.mem, Corral__Replica *, 3);
-	add_backend(&s, "a", "/a");
-	add_backend(&s, "b", "/b");
+	add_backend(&s, "a", "/a", h.does == IS_AWAY);
+	add_backend(&s, "b", "/b", h.does_b == IS_AWAY);
 	add_model(&s, "m", both, 2);
 	add_model(&s, "only", both, 1);
 	buf_clear(&h.gw.models_bytes);
@@ -227,6 +270,17 @@ static inline void open_worker(void)
 	h.door = http_pool_new(h.loop, &url, NULL);
 }
 
+static inline void find_closed_port(void)
+{
+	static const struct http_handler nobody;
+	struct why why;
+	struct http_server *s = http_server_new(h.loop, ":0", &nobody, NULL, &why);
+
+	assert_non_null(s);
+	h.closed_port = http_server_port(s);
+	http_server_free(s);
+}
+
 static inline int house_open(void **state)
 {
 	static const struct http_handler plays = { NULL, backend_request, NULL, NULL };
@@ -257,6 +311,7 @@ static inline int house_open(void **state)
 	h.keyless.access = rpc_client_new(h.loop, "inproc://gateway-test-access");
 	h.backend = http_server_new(h.loop, ":0", &plays, NULL, &why);
 	assert_non_null(h.backend);
+	find_closed_port();
 	set_world();
 	return 0;
 }
@@ -371,7 +426,15 @@ static inline struct replica_state *replica(const char *model, const char *backe
 
 /* --- the books --- */
 
-struct booked { unsigned begun, started, checkpoints, finals; char status[16], code[32], model[32]; uint64_t prompt, completion; uint32_t attempt; int tokens, prompt_source; };
+struct booked {
+	unsigned begun, started, checkpoints, finals, closed; /* closed: FINALs of attempts, not of requests that had none */
+	/* of the last FINAL */
+	char status[16], code[32], model[32], backend[16], task[24];
+	uint64_t prompt, completion, bytes;
+	uint32_t attempt, http_status;
+	int tokens, prompt_source;
+	char story[64];               /* each FINAL's attempt, status and backend: "1error@a 2ok@b " */
+};
 
 static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent *e)
 {
@@ -381,6 +444,12 @@ static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent
 	if (type != REC_FINAL)
 		return;
 	b->finals++;
+	b->closed += e->attempt != 0;
+	snprintf(b->story + strlen(b->story), sizeof(b->story) - strlen(b->story), "%u%s%s%s ", e->attempt, e->status, *e->backend ? "@" : "", e->backend);
+	b->bytes = e->response_bytes;
+	b->http_status = e->http_status;
+	str_copy(b->backend, sizeof(b->backend), str_of(e->backend));
+	str_copy(b->task, sizeof(b->task), str_of(e->task_type));
 	b->attempt = e->attempt;
 	b->prompt = e->prompt_tokens;
 	b->completion = e->completion_tokens;
