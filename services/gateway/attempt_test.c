@@ -262,20 +262,13 @@ static void a_load_that_fails_after_its_client_left_is_booked_too(void **state)
 
 static void what_cannot_be_booked_is_not_sent(void **state)
 {
-	static char filling[8000];
-	struct why why;
-
-	while (spool_append(h.w->usage, REC_CHECKPOINT, str_n(filling, sizeof(filling)), &why) >= 0)
-		;
-	while (spool_append(h.w->usage, REC_CHECKPOINT, str_n(filling, 16), &why) >= 0)
-		;
+	disk_fill();
 	chat(CHAT("m", ""));
 	assert_int_equal(reply.status, 503);
 	assert_true(has_body("booked"));
 	assert_int_equal(h.calls + h.calls_b, 0);
 	assert_int_equal(atomic_load(&replica("m", "a")->in_use), 0);
-	spool_release(h.w->usage, spool_end(h.w->usage));
-	usleep(120000);                           /* the spool asks for room every 100 ms */
+	disk_free();
 	chat(CHAT("m", ""));
 	assert_int_equal(reply.status, 200);
 }

@@ -460,6 +460,26 @@ static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent
 	str_copy(b->model, sizeof(b->model), str_of(e->model));
 }
 
+enum { FILLING = 9 };                 /* a record type of nobody */
+
+/* No record fits into the usage spool any more, until disk_free(). */
+static inline void disk_fill(void)
+{
+	static char filling[8000];
+	struct why why;
+
+	while (spool_append(h.w->usage, FILLING, str_n(filling, sizeof(filling)), &why) >= 0)
+		;
+	while (spool_append(h.w->usage, FILLING, str_n(filling, 8), &why) >= 0)
+		;
+}
+
+static inline void disk_free(void)
+{
+	spool_release(h.w->usage, spool_end(h.w->usage));
+	usleep(120000);               /* a full spool asks for room every 100 ms */
+}
+
 /* What the worker's usage spool holds; of the FINALs the last one's words. */
 static inline struct booked books(void)
 {
@@ -472,8 +492,10 @@ static inline struct booked books(void)
 
 	assert_non_null(r);
 	while (spool_read(r, &type, &payload, &position, &next, &why) > 0) {
-		Corral__UsageEvent *e = corral__usage_event__unpack(NULL, payload.n, (const uint8_t *)payload.p);
+		Corral__UsageEvent *e = type == FILLING ? NULL : corral__usage_event__unpack(NULL, payload.n, (const uint8_t *)payload.p);
 
+		if (type == FILLING)
+			continue;
 		assert_non_null(e);
 		book(&b, type, e);
 		corral__usage_event__free_unpacked(e, NULL);
