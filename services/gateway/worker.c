@@ -115,12 +115,8 @@ static void queue_tick(struct req *r, int64_t now)
 	req_resume(r, STEP_FAIL);
 }
 
-static void sweep(struct loop_timer *t)
+void worker_sweep(struct worker *w, int64_t now)
 {
-	struct worker *w = (struct worker *)(void *)((char *)t - offsetof(struct worker, sweep));
-	int64_t now = loop_now_us(w->loop);
-
-	loop_timer_set(w->loop, t, SWEEP_US, sweep);
 	list_each_safe(it, &w->requests) {
 		struct req *r = list_entry(it, struct req, node);
 
@@ -133,6 +129,14 @@ static void sweep(struct loop_timer *t)
 		w->draining = false;
 		gateway_worker_idle(w->gw);
 	}
+}
+
+static void sweep(struct loop_timer *t)
+{
+	struct worker *w = (struct worker *)(void *)((char *)t - offsetof(struct worker, sweep));
+
+	loop_timer_set(w->loop, t, SWEEP_US, sweep);
+	worker_sweep(w, loop_now_us(w->loop));
 }
 
 /* --- life --- */

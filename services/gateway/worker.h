@@ -48,6 +48,7 @@ struct worker *worker_new(struct gateway *, unsigned index, const char *listen, 
 bool worker_run(struct worker *, struct why *);       /* starts the thread */
 void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
+void worker_sweep(struct worker *, int64_t now_us);   /* what time brings: ten times a second on its own thread */
 void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
 void worker_hurry(struct worker *);
 void worker_settle(struct worker *);          /* answers with gateway_worker_settled() when it has turned its loop */
