@@ -92,7 +92,7 @@ static void describe(struct req *r, Corral__UsageEvent *e)
 	e->context_size = r->in.prompt_tokens_est;
 	e->reason = r->picked_reason;
 	e->requested_model = r->features.requested_model;
-	e->policy_version = r->world->policy_version;
+	e->policy_version = r->world ? r->world->policy_version : (char *)"";    /* no list of models yet */
 	e->queue_us = r->queue_us;
 }
 

@@ -380,18 +380,28 @@ static inline void on_reply_error(struct http_call *call, enum http_call_error e
 	on_reply_end(call, arg);
 }
 
-static inline void send_to(const char *method, const char *path, const char *headers, const char *body)
+/* A head as it is, the empty line too. */
+static inline void send_raw(struct str head, const char *body)
 {
 	static const struct http_call_ops ops = { on_reply_head, on_reply_data, on_reply_end, on_reply_error };
 	static struct str part;
-	struct http_call_opts opts = { .head_request = strcmp(method, "HEAD") == 0 };
+	struct http_call_opts opts = { .head_request = str_starts(head, STR("HEAD ")) };
 
+	part = arena_str(reply.mem, str_of(body));
+	reply.call = http_call_start(h.door, head, &part, part.n > 0, &opts, &ops, NULL);
+}
+
+static inline void reply_begin(void)
+{
 	reply_free();
 	reply.mem = arena_new(0);
 	reply.headers = STR("");
-	part = arena_str(reply.mem, str_of(body));
-	reply.call = http_call_start(h.door, http_call_head(reply.mem, h.door, method, str_of(path), str_of(headers), part.n > 0, part.n), &part,
-				     part.n > 0, &opts, &ops, NULL);
+}
+
+static inline void send_to(const char *method, const char *path, const char *headers, const char *body)
+{
+	reply_begin();
+	send_raw(http_call_head(reply.mem, h.door, method, str_of(path), str_of(headers), *body, strlen(body)), body);
 }
 
 static inline bool replied(void) { return reply.done; }
