@@ -1,0 +1,358 @@
+{{/* One service of Corral: all that it needs, from the one shape that values.yaml gives each.
+   Used as   {{ include "corral.service" (list . "gateway") }}   */}}
+
+{{/* Ports by program, as the programs have them by default. */}}
+{{- define "corral.ports" -}}
+gateway: {public: 8100, admin: 8110}
+model-registry: {admin: 8111, rpc: 7111}
+selector: {admin: 8112, rpc: 7112}
+usage-tracker: {admin: 8115, rpc: 7115}
+access: {admin: 8116, rpc: 7116}
+hardware-probe: {admin: 8117, rpc: 7117}
+{{- end }}
+
+{{- define "corral.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "corral.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "corral.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "corral.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* What finds the pods of a service; it can never be changed, so no version is in it. */}}
+{{- define "corral.selector" -}}
+{{- $ := index . 0 -}}
+app.kubernetes.io/name: {{ include "corral.name" $ }}
+app.kubernetes.io/instance: {{ $.Release.Name }}
+{{- with index . 1 }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "corral.labels" -}}
+{{- $ := index . 0 -}}
+{{ include "corral.selector" . }}
+app.kubernetes.io/part-of: corral
+app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version }}
+{{- end }}
+
+{{- define "corral.metadata" -}}
+{{- $ := index . 0 -}}
+name: {{ include "corral.fullname" $ }}-{{ index . 1 }}
+namespace: {{ $.Release.Namespace }}
+labels:
+  {{- include "corral.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "corral.image" -}}
+{{- with .Values.image -}}
+{{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The file of options: what follows from the chart, over it what the values say for every program and for this one. */}}
+{{- define "corral.config" -}}
+{{- $ := index . 0 }}
+{{- $name := index . 1 }}
+{{- $service := index $.Values.services $name }}
+{{- $ports := include "corral.ports" $ | fromYaml }}
+{{- $mine := index $ports $name }}
+{{- $full := include "corral.fullname" $ }}
+{{- $tls := $.Values.tls.secretName }}
+{{- $scheme := ternary "tls+tcp" "tcp" (ne $tls "") }}
+{{- $peers := list }}
+{{- range $peer, $port := $ports }}
+{{- if and $port.rpc (ne $peer $name) (index $.Values.services $peer).enabled }}
+{{- $peers = append $peers (printf "%s=%s://%s-%s:%v" $peer $scheme $full $peer $port.rpc) }}
+{{- end }}
+{{- end }}
+{{- $config := mergeOverwrite (dict "log_format" "json") (deepCopy $.Values.config) (deepCopy $service.config) }}
+{{- $_ := set $config "state_dir" "/var/lib/corral" }}
+{{- $_ := set $config "drain" (printf "%vs" $service.drainSeconds) }}
+{{- $_ := set $config "admin_listen" (printf "%s:%v" (ternary "0.0.0.0" "127.0.0.1" $.Values.adminOnPod) $mine.admin) }}
+{{- $_ := set $config "peer" $peers }}
+{{- with $mine.public }}
+{{- $_ := set $config "listen" (printf "0.0.0.0:%v" .) }}
+{{- $host := printf "%s-%s" $full $name }}
+{{- $hosts := list $host (printf "%s.%s" $host $.Release.Namespace) (printf "%s.%s.svc" $host $.Release.Namespace) }}
+{{- $_ := set $config "allowed_hosts" (concat $hosts (default list $config.allowed_hosts)) }}
+{{- end }}
+{{- with $mine.rpc }}
+{{- $_ := set $config "rpc_listen" (printf "%s://0.0.0.0:%v" $scheme .) }}
+{{- end }}
+{{- if eq $name "access" }}
+{{- $_ := set $config "bootstrap_key_file" "/etc/corral/first-key/key" }}
+{{- end }}
+{{- if $tls }}
+{{- $_ := set $config "tls_ca" "/etc/corral/tls/ca.crt" }}
+{{- $_ := set $config "tls_cert" "/etc/corral/tls/tls.crt" }}
+{{- $_ := set $config "tls_key" "/etc/corral/tls/tls.key" }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{- define "corral.probe" -}}
+{{- $ := index . 0 -}}
+{{- if $.Values.adminOnPod -}}
+httpGet: {path: /{{ index . 2 }}, port: admin}
+{{- else -}}
+exec: {command: [{{ index . 1 }}, --probe={{ index . 2 }}]}
+{{- end }}
+{{- end }}
+
+{{- define "corral.pod" -}}
+{{- $ := index . 0 }}
+{{- $name := index . 1 }}
+{{- $service := index $.Values.services $name }}
+{{- $ports := index (include "corral.ports" $ | fromYaml) $name -}}
+metadata:
+  labels:
+    {{- include "corral.labels" . | nindent 4 }}
+  annotations:
+    checksum/config: {{ include "corral.config" . | sha256sum }}
+    {{- with $service.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "corral.fullname" $ }}-{{ $name }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ add $service.preStopSeconds $service.drainSeconds 15 }}
+  {{- with $.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml $.Values.podSecurityContext | nindent 4 }}
+  {{- with $service.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with $service.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- with $service.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $service.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $service.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if gt (int $service.replicas) 1 }}
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          {{- include "corral.selector" . | nindent 10 }}
+  {{- end }}
+  containers:
+    - name: {{ $name }}
+      image: {{ include "corral.image" $ }}
+      imagePullPolicy: {{ $.Values.image.pullPolicy }}
+      command: [{{ $name }}]
+      env:
+        - {name: CORRAL_CONFIG, value: /etc/corral/config/corral.yaml}
+      ports:
+        {{- with $ports.public }}
+        - {name: http, containerPort: {{ . }}}
+        {{- end }}
+        {{- with $ports.rpc }}
+        - {name: rpc, containerPort: {{ . }}}
+        - {name: news, containerPort: {{ add . 100 }}}
+        {{- end }}
+        {{- if $.Values.adminOnPod }}
+        - {name: admin, containerPort: {{ $ports.admin }}}
+        {{- end }}
+      startupProbe:
+        {{- include "corral.probe" (list $ $name "startupz") | nindent 8 }}
+        periodSeconds: 1
+        failureThreshold: 60
+        timeoutSeconds: 5
+      livenessProbe:
+        {{- include "corral.probe" (list $ $name "livez") | nindent 8 }}
+        periodSeconds: 10
+        failureThreshold: 6
+        timeoutSeconds: 5
+      readinessProbe:
+        {{- include "corral.probe" (list $ $name "readyz") | nindent 8 }}
+        periodSeconds: 5
+        failureThreshold: 2
+        timeoutSeconds: 5
+      {{- if $service.preStopSeconds }}
+      lifecycle:
+        preStop:
+          exec: {command: [{{ $name }}, --wait={{ $service.preStopSeconds }}s]}
+      {{- end }}
+      securityContext:
+        {{- toYaml $.Values.securityContext | nindent 8 }}
+      resources:
+        {{- toYaml $service.resources | nindent 8 }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      volumeMounts:
+        - {name: config, mountPath: /etc/corral/config, readOnly: true}
+        - {name: state, mountPath: /var/lib/corral}
+        {{- if eq $name "access" }}
+        - {name: first-key, mountPath: /etc/corral/first-key, readOnly: true}
+        {{- end }}
+        {{- if $.Values.tls.secretName }}
+        - {name: tls, mountPath: /etc/corral/tls, readOnly: true}
+        {{- end }}
+  volumes:
+    - name: config
+      configMap: {name: {{ include "corral.fullname" $ }}-{{ $name }}}
+    {{- if not $service.storage.size }}
+    - name: state
+      emptyDir: {}
+    {{- end }}
+    {{- if eq $name "access" }}
+    - name: first-key
+      secret:
+        secretName: {{ $.Values.firstKey.secretName }}
+        defaultMode: 0440
+        items: [{key: {{ $.Values.firstKey.key }}, path: key}]
+    {{- end }}
+    {{- with $.Values.tls.secretName }}
+    - name: tls
+      secret: {secretName: {{ . }}, defaultMode: 0440}
+    {{- end }}
+{{- end }}
+
+{{- define "corral.network" -}}
+{{- $ := index . 0 }}
+{{- $ports := index (include "corral.ports" $ | fromYaml) (index . 1) -}}
+podSelector:
+  matchLabels:
+    {{- include "corral.selector" . | nindent 4 }}
+policyTypes: [Ingress]
+ingress:
+  {{- if $ports.public }}
+  - ports:
+      - {port: http}
+  {{- end }}
+  {{- if $ports.rpc }}
+  - from:
+      - podSelector:
+          matchLabels:
+            {{- include "corral.selector" (list $ "") | nindent 12 }}
+    ports:
+      - {port: rpc}
+      - {port: news}
+  {{- end }}
+  {{- if and $.Values.adminOnPod $.Values.networkPolicy.adminFrom }}
+  - from:
+      {{- toYaml $.Values.networkPolicy.adminFrom | nindent 6 }}
+    ports:
+      - {port: admin}
+  {{- end }}
+{{- end }}
+
+{{- define "corral.service" -}}
+{{- $ := index . 0 }}
+{{- $name := index . 1 }}
+{{- $service := index $.Values.services $name }}
+{{- $ports := index (include "corral.ports" $ | fromYaml) $name }}
+{{- if $service.enabled -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  {{- include "corral.metadata" . | nindent 2 }}
+automountServiceAccountToken: false
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  {{- include "corral.metadata" . | nindent 2 }}
+data:
+  corral.yaml: |
+    {{- include "corral.config" . | nindent 4 }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  {{- include "corral.metadata" . | nindent 2 }}
+  {{- with $service.service.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  type: {{ $service.service.type | default "ClusterIP" }}
+  {{- if $ports.rpc }}
+  publishNotReadyAddresses: true        # the others tell by themselves what state it is in
+  {{- end }}
+  selector:
+    {{- include "corral.selector" . | nindent 4 }}
+  ports:
+    {{- if $ports.public }}
+    - {name: http, port: {{ $service.service.port }}, targetPort: http, appProtocol: http}
+    {{- end }}
+    {{- with $ports.rpc }}
+    - {name: rpc, port: {{ . }}, targetPort: rpc}
+    - {name: news, port: {{ add . 100 }}, targetPort: news}
+    {{- end }}
+---
+{{- if $.Values.networkPolicy.enabled }}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  {{- include "corral.metadata" . | nindent 2 }}
+spec:
+  {{- include "corral.network" . | nindent 2 }}
+---
+{{- end }}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "corral.metadata" . | nindent 2 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels:
+      {{- include "corral.selector" . | nindent 6 }}
+---
+apiVersion: apps/v1
+kind: {{ ternary "StatefulSet" "Deployment" (not (not $service.storage.size)) }}
+metadata:
+  {{- include "corral.metadata" . | nindent 2 }}
+spec:
+  replicas: {{ $service.replicas }}
+  selector:
+    matchLabels:
+      {{- include "corral.selector" . | nindent 6 }}
+  {{- if $service.storage.size }}
+  serviceName: {{ include "corral.fullname" $ }}-{{ $name }}
+  podManagementPolicy: Parallel
+  updateStrategy: {type: RollingUpdate}
+  {{- else }}
+  strategy: {type: Recreate}
+  {{- end }}
+  template:
+    {{- include "corral.pod" . | nindent 4 }}
+  {{- with $service.storage }}
+  {{- if .size }}
+  volumeClaimTemplates:
+    - metadata:
+        name: state
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with .storageClass }}
+        storageClassName: {{ . }}
+        {{- end }}
+        resources: {requests: {storage: {{ .size }}}}
+  {{- end }}
+  {{- end }}
+{{- end }}
+{{- end }}
