@@ -1,73 +1,70 @@
-/* rate_limit.c - see rate_limit.h.
- *
- *   now                 full_at            now + 60 s
- *    |----- taken --------|------ free -------|          taking n moves full_at by n * unit_ns to the right, at most to the end */
+/* rate_limit.c - see rate_limit.h. A ring of slots; slot s lies at s % RATE_SLOTS and is over when slot s + RATE_SLOTS begins. */
 #include "common/policy/rate_limit.h"
 
-static const double minute_ns = 60e9, longest_unit_ns = 3.2e17;
+#include <string.h>
 
-void rate_limit_set(struct rate_limit *l, double per_minute)
+static int64_t slot_of(int64_t us) { return us / RATE_SLOT_US; }
+
+/* Empties the slots that are over. */
+static void advance(struct rate_window *w, int64_t now_us)
 {
-	double unit = per_minute > 0 ? minute_ns / per_minute : 0;
+	int64_t now = slot_of(now_us);
 
-	atomic_store_explicit(&l->unit_ns, unit > longest_unit_ns ? longest_unit_ns : unit, memory_order_relaxed);
+	if (now - w->newest >= RATE_SLOTS) {
+		memset(w->slots, 0, sizeof(w->slots));
+		w->sum = 0;
+		w->newest = now;
+	}
+	while (w->newest < now) {
+		uint32_t *slot = &w->slots[++w->newest % RATE_SLOTS];
+
+		w->sum -= *slot;
+		*slot = 0;
+	}
 }
 
-/* Far below what 64 bits hold, however absurd the numbers. */
-static int64_t cost_ns(double unit, double n)
+uint64_t rate_used(struct rate_window *w, int64_t now_us)
 {
-	double cost = unit * n;
-
-	return cost > 4e18 ? (int64_t)4e18 : cost < -4e18 ? -(int64_t)4e18 : (int64_t)cost;
+	advance(w, now_us);
+	return w->sum;
 }
 
-bool rate_limit_take(struct rate_limit *l, int64_t now_us, uint64_t n, int64_t *ret_wait_us)
+void rate_add(struct rate_window *w, int64_t now_us, uint64_t n)
 {
-	double unit = atomic_load_explicit(&l->unit_ns, memory_order_relaxed);
-	int64_t now = now_us * 1000, was, begin, cost;
+	uint32_t *slot;
 
-	if (unit == 0)
-		return true;
-	cost = cost_ns(unit, (double)n);
-	was = atomic_load_explicit(&l->full_at_ns, memory_order_relaxed);
-	do {
-		int64_t room;
-
-		begin = was > now ? was : now;
-		room = (int64_t)minute_ns - (begin - now);
-		/* a thousandth of a unit is forgiven: the unit's time is not a whole number */
-		if (cost > room + (int64_t)(unit / 1000) && begin > now) {
-			int64_t enough = cost < (int64_t)minute_ns ? cost : (int64_t)minute_ns;
-
-			*ret_wait_us = (enough - room) / 1000 + 1;
-			return false;
-		}
-	} while (!atomic_compare_exchange_weak_explicit(&l->full_at_ns, &was, begin + cost, memory_order_relaxed, memory_order_relaxed));
-	return true;
+	advance(w, now_us);
+	slot = &w->slots[w->newest % RATE_SLOTS];
+	if (n > UINT32_MAX - *slot)
+		n = UINT32_MAX - *slot;
+	*slot += (uint32_t)n;
+	w->sum += n;
 }
 
-void rate_limit_settle(struct rate_limit *l, int64_t now_us, int64_t more)
+void rate_give_back(struct rate_window *w, int64_t now_us, int64_t taken_us, uint64_t n)
 {
-	double unit = atomic_load_explicit(&l->unit_ns, memory_order_relaxed);
-	int64_t now = now_us * 1000, was = atomic_load_explicit(&l->full_at_ns, memory_order_relaxed), then;
+	int64_t at = slot_of(taken_us);
+	uint32_t *slot;
 
-	if (unit == 0 || more == 0)
+	advance(w, now_us);
+	if (at > w->newest || at <= w->newest - RATE_SLOTS)
 		return;
-	do {
-		if (__builtin_add_overflow(was > now ? was : now, cost_ns(unit, (double)more), &then))
-			then = INT64_MAX;
-	} while (!atomic_compare_exchange_weak_explicit(&l->full_at_ns, &was, then, memory_order_relaxed, memory_order_relaxed));
+	slot = &w->slots[at % RATE_SLOTS];
+	if (n > *slot)
+		n = *slot;
+	*slot -= (uint32_t)n;
+	w->sum -= n;
 }
 
-struct rate_state rate_limit_state(const struct rate_limit *l, int64_t now_us)
+int64_t rate_wait_us(struct rate_window *w, int64_t now_us, uint64_t most)
 {
-	double unit = atomic_load_explicit(&l->unit_ns, memory_order_relaxed), room;
-	int64_t taken = atomic_load_explicit(&l->full_at_ns, memory_order_relaxed) - now_us * 1000;
+	uint64_t left = rate_used(w, now_us);
+	int64_t s = w->newest - RATE_SLOTS;
 
-	if (unit == 0)
-		return (struct rate_state){ 0 };
-	taken = taken < 0 ? 0 : taken;
-	room = minute_ns - (double)taken;
-	return (struct rate_state){ .limit = (uint64_t)(minute_ns / unit + 0.5), .remaining = room > 0 ? (uint64_t)(room / unit + 0.001) : 0,
-		.reset_us = taken / 1000 };
+	if (left <= most)
+		return 0;
+	while (left > most && s < w->newest)
+		if (++s >= 0)
+			left -= w->slots[s % RATE_SLOTS];
+	return (s + RATE_SLOTS) * RATE_SLOT_US - now_us;
 }

@@ -1,30 +1,26 @@
-/* rate_limit.h - so many units a minute, exact however many threads take them.
+/* rate_limit.h - how much was used in the last minute, so that no minute ever has more than its limit.
  *
- * A bucket that holds a minute's worth and fills steadily, kept as one number: the time at which it will be full again (the generic cell
- * rate algorithm). Any thread; one compare-and-swap a taking. The clock is a parameter, in microseconds, and never goes back.
- * Zero-initialised is "no limit". */
+ * Time is cut into slots of two seconds, and each slot remembers what was taken in it. What was taken counts for at least 60 and for
+ * less than 62 seconds: a limit of N can be used up at once, and then nothing is left before the first of it is a minute old. There is
+ * no minute, wherever it begins, in which more than N were taken.
+ * Pure: the clock is a parameter, in microseconds, and may stand still but not go back. One thread, or a lock around it.
+ * Zero-initialised is "nothing used". */
 #ifndef CORRAL_POLICY_RATE_LIMIT_H
 #define CORRAL_POLICY_RATE_LIMIT_H
-#include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 
-struct rate_limit {
-	_Atomic int64_t full_at_ns;
-	_Atomic double unit_ns;               /* a unit's time to grow back; 0 = no limit */
+enum { RATE_SLOTS = 31, RATE_SLOT_US = 2000000 };
+
+struct rate_window {
+	int64_t newest;                       /* number of the slot that was written last */
+	uint64_t sum;
+	uint32_t slots[RATE_SLOTS];           /* a slot that would hold more counts as full */
 };
 
-/* 0 = no limit. What was taken stays taken. A limit that is too small to ever be reached counts as its smallest: one in ten years. */
-void rate_limit_set(struct rate_limit *, double per_minute);
-/* Takes n units, or none: then *ret_wait_us says when it will have them. More than a whole bucket is given when the bucket is full: the
- * debt then keeps everybody waiting who comes after. */
-bool rate_limit_take(struct rate_limit *, int64_t now_us, uint64_t n, int64_t *ret_wait_us);
-/* What was taken turned out to be so many more (fewer: negative). */
-void rate_limit_settle(struct rate_limit *, int64_t now_us, int64_t more);
-
-struct rate_state {
-	uint64_t limit, remaining;            /* a minute; limit 0 = none */
-	int64_t reset_us;                     /* until it is full */
-};
-struct rate_state rate_limit_state(const struct rate_limit *, int64_t now_us);
+uint64_t rate_used(struct rate_window *, int64_t now_us);
+void rate_add(struct rate_window *, int64_t now_us, uint64_t n);
+/* Of what was taken at that time so much was not needed. What has run out meanwhile stays out. */
+void rate_give_back(struct rate_window *, int64_t now_us, int64_t taken_us, uint64_t n);
+/* Until no more than 'most' of what is used now is left. */
+int64_t rate_wait_us(struct rate_window *, int64_t now_us, uint64_t most);
 #endif

@@ -1,147 +1,111 @@
-/* rate_limit_test.c - exact with many threads, steady over time, settled afterwards. */
+/* rate_limit_test.c - no minute has more than was allowed in it; what is given back; how long to wait. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <pthread.h>
 
+#include "common/base/id.h"
 #include "common/policy/rate_limit.h"
 
-static const int64_t second = 1000000, start = 5000 * (int64_t)1000000;
+enum { S = 1000000 };
 
-static uint64_t take_all(struct rate_limit *l, int64_t now, uint64_t most)
+static void nothing_is_used_at_first(void **state)
 {
-	uint64_t n = 0;
-	int64_t wait;
+	struct rate_window w = { 0 };
 
-	while (n < most && rate_limit_take(l, now, 1, &wait))
-		n++;
-	return n;
+	assert_int_equal(rate_used(&w, 5 * S), 0);
+	assert_int_equal(rate_wait_us(&w, 5 * S, 0), 0);
 }
 
-static void no_limit_gives_everything(void **state)
+static void what_is_taken_counts_for_a_minute(void **state)
 {
-	struct rate_limit l = { 0 };
-	int64_t wait;
+	for (int64_t at = 0; at < 4 * S; at += 333333) {
+		struct rate_window w = { 0 };
 
-	assert_true(rate_limit_take(&l, start, UINT64_MAX, &wait));
-	assert_int_equal(rate_limit_state(&l, start).limit, 0);
-}
-
-static void a_minute_gives_what_was_set(void **state)
-{
-	static const uint64_t limits[] = { 1, 3, 7, 60, 600, 1000, 12345 };
-
-	for (size_t i = 0; i < sizeof(limits) / sizeof(*limits); i++) {
-		struct rate_limit l = { 0 };
-		uint64_t later = 0;
-
-		rate_limit_set(&l, (double)limits[i]);
-		assert_int_equal(rate_limit_state(&l, start).remaining, limits[i]);
-		assert_int_equal(take_all(&l, start, UINT64_MAX), limits[i]);
-		assert_int_equal(rate_limit_state(&l, start).remaining, 0);
-		for (int s = 1; s <= 600; s++)
-			later += take_all(&l, start + s * second, UINT64_MAX);
-		assert_in_range(later, 10 * limits[i] - 1, 10 * limits[i]);
+		rate_add(&w, 1000 * S + at, 7);
+		assert_int_equal(rate_used(&w, 1000 * S + at + 60 * S - 1), 7);
+		assert_int_equal(rate_used(&w, 1000 * S + at + 62 * S), 0);
 	}
 }
 
-static void the_wait_is_as_long_as_it_says(void **state)
+/* Against every taking kept in a list. */
+static void no_minute_has_more_than_the_limit(void **state)
 {
-	struct rate_limit l = { 0 };
-	int64_t wait = 0, again;
+	enum { N = 4000, LIMIT = 40 };
+	static int64_t taken[N];
+	struct rate_window w = { 0 };
+	int64_t now = 77 * S;
+	unsigned n = 0, from = 0;
 
-	rate_limit_set(&l, 6);
-	take_all(&l, start, 6);
-	assert_false(rate_limit_take(&l, start, 1, &wait));
-	assert_in_range(wait, 9900000, 10000001);
-	assert_false(rate_limit_take(&l, start + wait - 20000, 1, &again));
-	assert_true(rate_limit_take(&l, start + wait, 1, &again));
-	assert_in_range(rate_limit_state(&l, start + wait).reset_us, 59 * second, 61 * second);
+	for (int i = 0; i < 20000 && n < N; i++) {
+		now += rand_u64() % 5 ? (int64_t)(rand_u64() % 400000) : (int64_t)(rand_u64() % (70 * S)) * (rand_u64() % 40 == 0);
+		if (rate_used(&w, now) >= LIMIT)
+			continue;
+		rate_add(&w, now, 1);
+		taken[n++] = now;
+		while (taken[from] <= now - 60 * S)
+			from++;
+		assert_in_range(n - from, 1, LIMIT);
+	}
+	assert_true(n > 500);
 }
 
-static void more_than_a_bucket_needs_a_full_one(void **state)
+static void the_wait_is_long_enough_and_not_longer(void **state)
 {
-	struct rate_limit l = { 0 };
-	int64_t wait = 0;
+	struct rate_window w = { 0 };
+	int64_t now = 100 * S, wait;
 
-	rate_limit_set(&l, 1000);
-	assert_true(rate_limit_take(&l, start, 1, &wait));
-	assert_false(rate_limit_take(&l, start, 5000, &wait));
-	assert_in_range(wait, 59000, 61000);
-	assert_true(rate_limit_take(&l, start + wait, 5000, &wait));
-	assert_false(rate_limit_take(&l, start + 230 * second, 1, &wait));      /* four minutes of debt */
-	assert_true(rate_limit_take(&l, start + 242 * second, 1, &wait));
+	for (int i = 0; i < 20; i++)
+		rate_add(&w, now + i * S, 1);
+	now += 30 * S;
+	for (uint64_t most = 0; most < 20; most++) {
+		struct rate_window copy = w;
+
+		wait = rate_wait_us(&copy, now, most);
+		assert_true(rate_used(&copy, now + wait - 1) > most);
+		assert_true(rate_used(&copy, now + wait) <= most);
+	}
 }
 
-static void it_is_settled_afterwards(void **state)
+static void what_was_not_needed_comes_back(void **state)
 {
-	struct rate_limit l = { 0 };
-	int64_t wait;
+	struct rate_window w = { 0 };
 
-	rate_limit_set(&l, 1000);
-	assert_true(rate_limit_take(&l, start, 600, &wait));
-	rate_limit_settle(&l, start, -500);
-	assert_in_range(rate_limit_state(&l, start).remaining, 899, 900);
-	rate_limit_settle(&l, start, 1900);
-	assert_int_equal(rate_limit_state(&l, start).remaining, 0);
-	assert_false(rate_limit_take(&l, start + 59 * second, 1, &wait));
-	assert_true(rate_limit_take(&l, start + 61 * second, 1, &wait));
+	rate_add(&w, 10 * S, 100);
+	rate_add(&w, 30 * S, 50);
+	rate_give_back(&w, 31 * S, 10 * S, 60);
+	assert_int_equal(rate_used(&w, 31 * S), 90);
+	rate_give_back(&w, 31 * S, 10 * S, 1000);         /* no more than was taken then */
+	assert_int_equal(rate_used(&w, 31 * S), 50);
+	rate_add(&w, 80 * S, 5);
+	rate_give_back(&w, 100 * S, 30 * S, 50);          /* it has run out: nobody else's is given back for it */
+	assert_int_equal(rate_used(&w, 100 * S), 5);
+	rate_give_back(&w, 100 * S, 500 * S, 5);
+	assert_int_equal(rate_used(&w, 100 * S), 5);
 }
 
 static void absurd_numbers_do_no_harm(void **state)
 {
-	struct rate_limit l = { 0 };
-	int64_t wait;
+	struct rate_window w = { 0 };
 
-	rate_limit_set(&l, 1e-30);
-	assert_true(rate_limit_take(&l, start, UINT64_MAX, &wait));
-	assert_false(rate_limit_take(&l, start, UINT64_MAX, &wait));
-	assert_true(wait > 0);
-	rate_limit_settle(&l, start, INT64_MIN);
-	rate_limit_set(&l, 1e18);
-	assert_true(take_all(&l, start + second, 1000) == 1000);
-}
-
-enum { THREADS = 8, EACH = 20000, LIMIT = 50000 };
-struct taker { pthread_t thread; struct rate_limit *l; uint64_t got; };
-
-static void *run(void *arg)
-{
-	struct taker *t = arg;
-
-	for (int i = 0; i < EACH; i++)
-		t->got += take_all(t->l, start, 1);
-	return NULL;
-}
-
-static void threads_together_take_exactly_the_limit(void **state)
-{
-	struct rate_limit l = { 0 };
-	struct taker t[THREADS] = { 0 };
-	uint64_t sum = 0;
-
-	rate_limit_set(&l, LIMIT);
-	for (int i = 0; i < THREADS; i++) {
-		t[i].l = &l;
-		assert_int_equal(pthread_create(&t[i].thread, NULL, run, &t[i]), 0);
-	}
-	for (int i = 0; i < THREADS; i++) {
-		pthread_join(t[i].thread, NULL);
-		sum += t[i].got;
-	}
-	assert_int_equal(sum, LIMIT);
+	rate_add(&w, 0, UINT64_MAX);
+	rate_add(&w, 0, UINT64_MAX);
+	assert_int_equal(rate_used(&w, 1 * S), UINT32_MAX);
+	assert_true(rate_wait_us(&w, 1 * S, 0) > 60 * (int64_t)S);
+	assert_int_equal(rate_used(&w, INT64_MAX / 2), 0);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(no_limit_gives_everything), cmocka_unit_test(a_minute_gives_what_was_set),
-		cmocka_unit_test(the_wait_is_as_long_as_it_says), cmocka_unit_test(more_than_a_bucket_needs_a_full_one),
-		cmocka_unit_test(it_is_settled_afterwards), cmocka_unit_test(absurd_numbers_do_no_harm),
-		cmocka_unit_test(threads_together_take_exactly_the_limit),
+		cmocka_unit_test(nothing_is_used_at_first),
+		cmocka_unit_test(what_is_taken_counts_for_a_minute),
+		cmocka_unit_test(no_minute_has_more_than_the_limit),
+		cmocka_unit_test(the_wait_is_long_enough_and_not_longer),
+		cmocka_unit_test(what_was_not_needed_comes_back),
+		cmocka_unit_test(absurd_numbers_do_no_harm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

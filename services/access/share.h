@@ -1,25 +1,24 @@
-/* share.h - limits between gateways: who may use which part of a key's or tenant's limits for the next seconds.
+/* share.h - limits between gateways: how much of a key's or tenant's limit each may use until it asks again.
  *
- * Each gateway tells every second what it needs of each scope ("key:ID", "tenant:NAME") and gets a share of the scope's limits, 0 to 1,
- * in the proportion of the needs, valid for 3 s from when it asked. The shares of a scope that are valid at the same time never add up
- * to more than 1: what one has been given is taken from the others until it asks again or its time is over. What a gateway did
- * not name it may use up to the floor, which is kept back from the others for it; one gateway alone has all.
- * A gateway that begins asks once before it takes work (with no scopes), so that the others have made room within a second.
+ * A gateway alone has all limits whole. Several tell, a few times a second, what they have used of each scope ("key:ID", "tenant:NAME") in
+ * the last minute and what they need next, and are given what the others neither used nor hold: what all may use together is never
+ * more than the limit. A gateway holds what it was given until its next ask shows that it heard less; what one had that is gone counts as
+ * used for a minute.
  *
- * Requests under way cannot be taken back: while a gateway has more of them than its share allows, the others get less.
- * Pure: the clock is a parameter. One thread. */
+ * Nothing new is given while another gateway still acts as if it was alone, and not in the first seconds after a start, before all had time
+ * to say what they hold. Pure: the clock is a parameter. One thread. */
 #ifndef CORRAL_ACCESS_SHARE_H
 #define CORRAL_ACCESS_SHARE_H
 #include "access.pb-c.h"
 #include "common/base/arena.h"
 #include "common/base/err.h"
 
-enum { SHARE_VALID_MS = 3000, SHARE_MOST_SCOPES = 20000, SHARE_MOST_GATEWAYS = 256 };
+enum { SHARE_VALID_MS = 3000, SHARE_KEPT_MS = 62000, SHARE_MOST_SCOPES = 100000, SHARE_MOST_GATEWAYS = 256 };
 
 struct shares;
 
-/* 'concurrency' tells how many requests a scope may have under way, 0 = no limit; may be NULL. */
-struct shares *shares_new(uint32_t (*concurrency)(void *arg, const char *scope), void *arg);
+/* 'quiet_until_us': until then others may live whose words were not heard yet; 0 = that cannot be. */
+struct shares *shares_new(int64_t quiet_until_us);
 void shares_free(struct shares *);
 enum err shares_ask(struct shares *, const Corral__ShareRequest *, int64_t now_us, struct arena *, Corral__ShareReply *ret, struct why *);
 unsigned shares_gateways(struct shares *, int64_t now_us);       /* heard within the time */

@@ -220,6 +220,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.error_code = code == ERR_OK ? (char *)"" : (char *)err_name(code);
 	e.http_status = (uint32_t)r->status;
 	fill_usage(r, &e);
+	r->spent_tokens += e.prompt_tokens + e.completion_tokens;
 	e.response_bytes = t->bytes;
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;

@@ -40,7 +40,9 @@ struct str cors_lines(const struct opt_list *origins, const struct http_head *h,
 	if (!cors_allows(origins, origin) || !http_value_ok(origin))
 		return STR("Vary: Origin\r\n");
 	return arena_fmt(mem, "Vary: Origin\r\nAccess-Control-Allow-Origin: " STR_FMT "\r\nAccess-Control-Expose-Headers: X-Request-Id, Retry-After, "
-			 "X-Corral-Model, X-Corral-Backend, X-Corral-Reason, X-Corral-Attempts, X-Corral-Ignored\r\n", STR_ARG(origin));
+			 "X-Corral-Model, X-Corral-Backend, X-Corral-Reason, X-Corral-Attempts, X-Corral-Ignored, "
+			 "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+			 "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens\r\n", STR_ARG(origin));
 }
 
 struct str cors_options(const struct opt_list *origins, const struct http_head *h, struct str allow, struct arena *mem)

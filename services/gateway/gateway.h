@@ -25,6 +25,7 @@
 
 struct gateway;
 struct door;
+struct limit_share;
 struct worker;
 struct world;
 struct req;
@@ -52,7 +53,7 @@ struct gateway_config {
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
-	M_HELD, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_COUNT
+	M_HELD, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -75,6 +76,7 @@ struct gateway {
 	struct buf models_bytes, policy_bytes;
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
+	struct limit_share *limit_share;        /* which part of the limits is ours */
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	pthread_mutex_t asks_lock;
 	struct list asks;             /* under way, see ask.h */

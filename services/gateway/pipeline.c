@@ -11,6 +11,7 @@
 #include "services/gateway/attempt.h"
 #include "services/gateway/cors.h"
 #include "services/gateway/passage.h"
+#include "services/gateway/limits.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
@@ -174,7 +175,8 @@ struct str req_headers(struct req *r, const char *content_type)
 	}
 	buf_addz(&b, r->in.stream ? "\r\n" STREAM_LINES : "\r\nCache-Control: no-store\r\n");
 	lines = buf_as_str(&b);
-	return extra.n || r->cors.n ? arena_fmt(r->mem, STR_FMT STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(r->cors), STR_ARG(extra)) : lines;
+	return extra.n || r->cors.n || r->limit_headers.n
+		? arena_fmt(r->mem, STR_FMT STR_FMT STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(r->limit_headers), STR_ARG(r->cors), STR_ARG(extra)) : lines;
 }
 
 enum step req_reply(struct req *r, int status, const char *content_type, struct str body)
@@ -285,8 +287,8 @@ void req_heartbeat(struct req *r, int64_t now_us)
 		return;
 	r->alive_us = now_us;
 	if (!r->head_sent) {
-		struct str lines = arena_fmt(r->mem, "X-Request-Id: %s\r\nContent-Type: text/event-stream\r\n" STREAM_LINES STR_FMT, r->id_text,
-					     STR_ARG(r->cors));
+		struct str lines = arena_fmt(r->mem, "X-Request-Id: %s\r\nContent-Type: text/event-stream\r\n" STREAM_LINES STR_FMT STR_FMT, r->id_text,
+					     STR_ARG(r->limit_headers), STR_ARG(r->cors));
 
 		http_reply_start(r->x, 200, lines, -1);
 		r->head_sent = true;
@@ -365,6 +367,7 @@ static void req_end(struct req *r)
 	attempt_close(r);
 	passage_free(r->passage);
 	upload_free(r->upload);
+	limits_end(r);
 	/* What failed before a backend was asked stands alone in the ledger; what never was an inference request does not. */
 	if (r->parsed && r->in.op != LLM_COUNT && !r->try.number && r->err.code) {
 		series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, err_name(r->err.code)));

@@ -75,7 +75,11 @@ struct req {
 	struct keyring *ring;         /* set by the driver, as all of these; one reference, for 'who' points into it */
 	struct subject who;
 	struct str tenant, key_id;    /* who's: "default" and "" without a key */
-	struct scope *scopes[2];      /* the key's and the tenant's limits; NULL = none */
+	struct limit_hold limits;     /* of the key and of the tenant; set by the stage 'limits' */
+	struct list limit_node;       /* among the worker's that wait for a part of a limit */
+	int64_t limit_until_us;       /* until when it waits; 0 = it does not */
+	uint64_t spent_tokens;        /* of all attempts, as the ledger has them */
+	struct str limit_headers;     /* for the answer */
 	char user_hash[17];           /* set by parse */
 
 	Corral__DecisionFeatures features;    /* set by decide */

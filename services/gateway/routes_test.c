@@ -57,6 +57,28 @@ static void errors_speak_the_protocol_of_the_path(void **state)
 	assert_int_equal(route_dialect(STR("")), LLM_NATIVE);
 }
 
+static bool has_stage(const struct route *r, const char *name, const char *before)
+{
+	for (const struct stage *const *s = r->stages; *s && strcmp((*s)->name, before) != 0; s++)
+		if (strcmp((*s)->name, name) == 0)
+			return true;
+	return false;
+}
+
+/* What asks a model for an answer is counted first. */
+static void nothing_is_dispatched_without_its_limits(void **state)
+{
+	int n = 0;
+
+	for (const struct route *r = gateway_routes; r->method; r++) {
+		if (!has_stage(r, "dispatch", "") && !has_stage(r, "count_tokens", ""))
+			continue;
+		assert_true(has_stage(r, "limits", "decide"));
+		n++;
+	}
+	assert_true(n > 10);
+}
+
 static void every_route_has_an_action_and_stages(void **state)
 {
 	size_t i;
@@ -110,7 +132,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(finds_by_path_and_method), cmocka_unit_test(names_may_hold_slashes_and_colons),
-		cmocka_unit_test(errors_speak_the_protocol_of_the_path), cmocka_unit_test(every_route_has_an_action_and_stages),
+		cmocka_unit_test(errors_speak_the_protocol_of_the_path), cmocka_unit_test(every_route_has_an_action_and_stages), cmocka_unit_test(nothing_is_dispatched_without_its_limits),
 		cmocka_unit_test(every_action_is_one_that_roles_know),
 	};
 

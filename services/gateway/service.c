@@ -12,6 +12,7 @@
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
+#include "services/gateway/limit_share.h"
 #include "services/gateway/sticky.h"
 #include "services/gateway/worker.h"
 
@@ -72,6 +73,9 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_KEYS] = { METRIC_GAUGE, "keys", "API keys that are known.", "" },
 	[M_KEYS_AGE] = { METRIC_GAUGE, "keys_age_seconds", "Since the access service was last heard; -1 = not since the start. The last keys stay in force.", "" },
 	[M_CLIENT_GONE] = { METRIC_COUNTER, "client_gone_total", "Clients that left before their answer was complete.", "" },
+	[M_LIMITED] = { METRIC_COUNTER, "limited_total", "Requests refused for a limit, by what was limited (requests, tokens, concurrency) and whose it was (key, tenant).", "limit,of" },
+	[M_LIMIT_WAITS] = { METRIC_COUNTER, "limit_waits_total", "Requests that waited until this gateway had more of a limit that several gateways share.", "" },
+	[M_LIMIT_GATEWAYS] = { METRIC_GAUGE, "limit_gateways", "Gateways that share the limits, as the access service said last.", "" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 
@@ -209,6 +213,7 @@ static void stop(struct svc *s)
 	loop_timer_del(&g->sweep);
 	loop_timer_del(&g->hurry);
 	lease_free(g->lease);
+	limit_share_free(g->limit_share);
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
 	if (g->door)
@@ -257,6 +262,7 @@ static bool start(struct svc *s, struct why *why)
 	ok = make_workers(g, why);
 	if (ok) {
 		door_open(g->door);
+		g->limit_share = limit_share_new(g->door);
 		g->outbox = outbox_new(g);
 		g->lease = lease_new(g);
 		subscribe(g);
@@ -338,6 +344,7 @@ static void drain(struct svc *s)
 
 	g->draining = g->n_workers;
 	lease_leave(g->lease);
+	limit_share_leave(g->limit_share);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_drain(g->workers[i]);
 	watch_drain(&g->hurry);

@@ -9,6 +9,7 @@
 #include "common/data/log.h"
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
+#include "services/gateway/limits.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
@@ -124,6 +125,7 @@ void worker_sweep(struct worker *w, int64_t now)
 		req_heartbeat(r, now);
 		queue_tick(r, now);
 	}
+	limits_news(w);
 	(void)account_flush(w);
 	if (w->draining && w->server_idle && w->n_requests == 0) {
 		w->draining = false;
@@ -165,6 +167,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, const char *listen,
 	list_init(&w->open);
 	list_init(&w->owed);
 	list_init(&w->requests);
+	list_init(&w->limit_waiters);
 	atomic_store(&w->oldest_open, UINT64_MAX);
 	w->loop = loop_new();
 	w->m_gone = metrics_series(g->metrics, M_CLIENT_GONE);
@@ -245,6 +248,14 @@ void worker_set_ring(struct worker *w, struct keyring *ring)
 		loop_post(w->loop, take_ring, h);
 	else
 		take_ring(h);
+}
+
+static void limits_here(void *arg) { limits_news(arg); }
+
+void worker_limits_news(struct worker *w)
+{
+	if (atomic_load(&w->n_limit_waiters))
+		loop_post(w->loop, limits_here, w);
 }
 
 static void server_idle(void *arg) { ((struct worker *)arg)->server_idle = true; }

@@ -30,6 +30,8 @@ struct worker {
 	struct list owed;             /* FINALs that the spool could not take, oldest first (account.c) */
 	_Atomic uint64_t oldest_open; /* position below which the usage spool is no longer needed for recovery; UINT64_MAX = none open */
 	struct list requests;         /* under way */
+	struct list limit_waiters;    /* of them: those that wait for a part of a limit */
+	_Atomic unsigned n_limit_waiters;
 	uint32_t n_requests;
 	struct arena *spare[64];      /* reset arenas */
 	unsigned n_spare;
@@ -49,6 +51,7 @@ bool worker_run(struct worker *, struct why *);       /* starts the thread */
 void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
 void worker_sweep(struct worker *, int64_t now_us);   /* what time brings: ten times a second on its own thread */
+void worker_limits_news(struct worker *);     /* from the control thread: there may be more of the limits now */
 void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
 void worker_hurry(struct worker *);
 void worker_settle(struct worker *);          /* answers with gateway_worker_settled() when it has turned its loop */

@@ -223,8 +223,8 @@ void admission_apply(struct req *r, const struct admission *a)
 	r->who = subject_of(a);
 	r->tenant = r->who.tenant;
 	r->key_id = r->who.key_id;
-	r->scopes[0] = a->key ? a->key->scope : NULL;
-	r->scopes[1] = a->home ? a->home->scope : NULL;
+	r->limits.scopes[0] = a->key ? a->key->scope : NULL;
+	r->limits.scopes[1] = a->home ? a->home->scope : NULL;
 }
 
 struct str admission_challenge(const struct admission *a)
