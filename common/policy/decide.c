@@ -324,6 +324,64 @@ void decision_pack(const struct decision *d, struct buf *out)
 	out->n = (size_t)(p - out->p);
 }
 
+static bool take(struct str *from, void *to, size_t n)
+{
+	if (from->n < n)
+		return false;
+	memcpy(to, from->p, n);
+	*from = str_from(*from, n);
+	return true;
+}
+
+static bool take_text(struct str *from, struct arena *a, const char **ret)
+{
+	const char *end = from->n ? memchr(from->p, 0, from->n) : NULL;
+
+	if (!end)
+		return false;
+	*ret = arena_dup(a, from->p, (size_t)(end - from->p));
+	*from = str_from(*from, (size_t)(end - from->p) + 1);
+	return true;
+}
+
+static bool take_ranked(struct str *from, struct ranked *r, uint16_t n_replicas)
+{
+	return take(from, &r->replica, 2) && take(from, &r->score, 8) && take(from, &r->quality, 8) && take(from, &r->latency, 8) &&
+	       take(from, &r->cost, 8) && take(from, &r->expected_s, 8) && r->replica < n_replicas;
+}
+
+static bool take_rejected(struct str *from, struct rejected *r, uint16_t n_replicas)
+{
+	return take(from, &r->replica, 2) && take(from, &r->rule, 1) && take(from, &r->need, 4) && take(from, &r->have, 4) &&
+	       r->replica < n_replicas && r->rule < RULE_COUNT;
+}
+
+/* Nothing fits, or there is somewhere to go: one of the two. */
+static bool makes_sense(const struct decision *d) { return (d->err == ERR_OK) == (d->n_ranked > 0); }
+
+bool decision_unpack(struct decision *d, struct arena *a, struct str from, uint16_t n_replicas)
+{
+	uint8_t e;
+	bool ok;
+
+	*d = (struct decision){ 0 };
+	ok = take(&from, &e, 1) && e < ERR_COUNT && take_text(&from, a, &d->reason) && take(&from, &d->confidence, 8) && take(&from, &d->n_left_out, 2) &&
+	     take(&from, &d->n_ranked, 2) && d->n_ranked <= DECIDE_MAX;
+	if (!ok)
+		return false;
+	d->err = (enum err)e;
+	d->ranked = arena_array(a, struct ranked, d->n_ranked + 1u);
+	for (uint16_t i = 0; ok && i < d->n_ranked; i++)
+		ok = take_ranked(&from, &d->ranked[i], n_replicas);
+	ok = ok && take(&from, &d->n_rejected, 2) && d->n_rejected <= DECIDE_MAX;
+	if (!ok)
+		return false;
+	d->rejected = arena_array(a, struct rejected, d->n_rejected + 1u);
+	for (uint16_t i = 0; ok && i < d->n_rejected; i++)
+		ok = take_rejected(&from, &d->rejected[i], n_replicas);
+	return ok && from.n == 0 && makes_sense(d);
+}
+
 static const char *cap_words(uint32_t bits, struct arena *a)
 {
 	struct str words = STR("");

@@ -54,6 +54,8 @@ void decide(struct decision *ret, struct arena *, const Corral__DecisionFeatures
 /* Every number of the decision in a fixed order, little-endian: what is logged and what a replay must reproduce bit for bit. */
 void decision_pack(const struct decision *, struct buf *out);
 size_t decision_packed_size(const struct decision *);
+/* The same back, in the arena. False for bytes that are no decision over that many replicas. */
+bool decision_unpack(struct decision *, struct arena *, struct str packed, uint16_t n_replicas);
 /* In words: why it failed (a sentence for the client), and for each rejected or lower-ranked replica why it lost. */
 void decision_why(const struct decision *, const Corral__DecisionFeatures *, const struct catalogue *, struct why *);
 void decision_explain(const struct decision *, const Corral__DecisionFeatures *, const struct catalogue *, struct arena *, Corral__DecisionOutcome *ret);

@@ -422,6 +422,29 @@ static void the_same_inputs_give_the_same_bits(void **state)
 	buf_free(&b);
 }
 
+/* What travels from the selector is the decision, to the bit, or is refused. */
+static void comes_back_from_its_bytes(void **state)
+{
+	struct fix *x = *state;
+	struct buf a = { 0 }, b = { 0 };
+	struct decision d, back;
+
+	ask(x, "Write a function that sorts", 5000, LLM_CAP_TOOLS);
+	d = run(x);
+	decision_pack(&d, &a);
+	assert_true(decision_unpack(&back, x->mem, buf_as_str(&a), 3));
+	decision_pack(&back, &b);
+	assert_int_equal(a.n, b.n);
+	assert_memory_equal(a.p, b.p, a.n);
+	for (size_t n = 0; n < a.n; n++)
+		assert_false(decision_unpack(&back, x->mem, str_n(a.p, n), 3));
+	assert_false(decision_unpack(&back, x->mem, buf_as_str(&a), 1));      /* names a replica that is not there */
+	buf_char(&a, 0);
+	assert_false(decision_unpack(&back, x->mem, buf_as_str(&a), 3));
+	buf_free(&a);
+	buf_free(&b);
+}
+
 static void every_loser_has_a_reason(void **state)
 {
 	struct fix *x = *state;
@@ -479,7 +502,8 @@ int main(void)
 		T(an_image_needs_vision), T(embeddings_need_a_model_for_them), T(a_long_text_needs_a_long_context), T(tools_need_a_model_with_tools),
 		T(a_summary_goes_to_the_strong_summariser), T(load_and_breakers_change_the_pick), T(a_down_backend_is_left_out_and_named),
 		T(a_conversation_stays_unless_the_gain_is_large), T(a_named_model_is_asked_and_only_it),
-		T(nothing_that_fits_says_what_was_missing), T(what_may_not_be_seen_is_not_there), T(the_same_inputs_give_the_same_bits), T(every_loser_has_a_reason),
+		T(nothing_that_fits_says_what_was_missing), T(what_may_not_be_seen_is_not_there), T(the_same_inputs_give_the_same_bits), T(comes_back_from_its_bytes),
+		T(every_loser_has_a_reason),
 		T(names_what_was_perhaps_meant),
 	};
 

@@ -30,6 +30,17 @@ static void first_line(struct cli *c, const struct json *j, bool asked_now)
 		fprintf(c->out, "no model fits: %s.\n", *error ? error : "none is there");
 }
 
+/* Nothing where the gateway decides anyway. */
+static void decider_line(struct cli *c, const struct json *j)
+{
+	const char *why = get_z(c, j, 0, "not_asked");
+
+	if (strcmp(get_z(c, j, 0, "decided_by"), "selector") == 0)
+		fprintf(c->out, "Decided by the selector.\n");
+	else if (*why)
+		fprintf(c->out, "Decided by the gateway itself: %s.\n", why);
+}
+
 static void add_pair(struct buf *b, const char *label, struct str value)
 {
 	if (value.n)
@@ -120,6 +131,7 @@ static int print_explanation(struct cli *c, const struct json *j, bool asked_now
 	struct buf b = { 0 };
 
 	first_line(c, j, asked_now);
+	decider_line(c, j);
 	features_line(c, j);
 	candidates_table(c, j, &b);
 	rejected_table(c, j, &b);

@@ -83,6 +83,18 @@ static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 	e->stream = r->in.stream;
 }
 
+static char *policy_version(struct req *r)
+{
+	const struct policy *p;
+
+	if (!r->world)                    /* it came before the first model list */
+		return (char *)"";
+	p = &r->world->pol;
+	if (!r->policy_id.version || (r->policy_id.epoch == p->epoch && r->policy_id.version == p->version))
+		return r->world->policy_version;
+	return arena_printf(r->mem, "%llu.%llu", (unsigned long long)r->policy_id.epoch, (unsigned long long)r->policy_id.version);
+}
+
 static void describe(struct req *r, Corral__UsageEvent *e)
 {
 	e->user = r->user_hash;
@@ -92,7 +104,7 @@ static void describe(struct req *r, Corral__UsageEvent *e)
 	e->context_size = r->in.prompt_tokens_est;
 	e->reason = r->picked_reason;
 	e->requested_model = r->features.requested_model;
-	e->policy_version = r->world ? r->world->policy_version : (char *)"";    /* no list of models yet */
+	e->policy_version = policy_version(r);
 	e->queue_us = r->queue_us;
 }
 
@@ -250,6 +262,8 @@ static void attach_snapshots(struct req *r, Corral__DecisionEvent *e)
 
 	if (first_use(&w->logged_models, e->models_epoch, e->models_version))
 		e->models_snapshot = binary(r->world->models_bytes);
+	if (r->not_asked && !*r->not_asked)
+		return;                   /* decided by the selector, under a policy that it has itself */
 	if (first_use(&w->logged_policy, e->policy_epoch, e->policy_version))
 		e->policy_snapshot = binary(r->world->policy_bytes);
 }
@@ -282,8 +296,10 @@ void account_decision(struct req *r)
 	e.alias = r->alias;
 	e.models_epoch = world->cat.epoch;
 	e.models_version = world->cat.version;
-	e.policy_epoch = world->pol.epoch;
-	e.policy_version = world->pol.version;
+	e.policy_epoch = r->policy_id.epoch;
+	e.policy_version = r->policy_id.version;
+	e.decided_by = r->not_asked && !*r->not_asked ? (char *)"selector" : (char *)"";
+	e.not_asked = r->not_asked ? (char *)r->not_asked : (char *)"";
 	attach_snapshots(r, &e);
 	if (append_decision(r->worker, &e, &why) < 0)
 		r->worker->logged_models = r->worker->logged_policy = (struct snapshot_id){ 0 };

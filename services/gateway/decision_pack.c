@@ -53,7 +53,8 @@ size_t features_pack(const Corral__DecisionFeatures *f, uint8_t *out)
 
 size_t decision_event_room(const Corral__DecisionEvent *e)
 {
-	return 13 * FIELD_MAX + e->request_id.len + e->features.len + e->load.len + e->outcome.len + e->models_snapshot.len + e->policy_snapshot.len;
+	return 15 * FIELD_MAX + strlen(e->decided_by) + strlen(e->not_asked) +
+	       e->request_id.len + e->features.len + e->load.len + e->outcome.len + e->models_snapshot.len + e->policy_snapshot.len;
 }
 
 static uint8_t *put_data(uint8_t *p, unsigned field, const ProtobufCBinaryData *d) { return pb_put_bytes(p, field, d->data, d->len); }
@@ -75,5 +76,7 @@ size_t decision_event_pack(const Corral__DecisionEvent *e, uint8_t *out)
 	p = pb_put_number(p, 11, e->alias != 0);
 	p = put_data(p, 12, &e->models_snapshot);
 	p = put_data(p, 13, &e->policy_snapshot);
+	p = pb_put_string(p, 14, e->decided_by);
+	p = pb_put_string(p, 15, e->not_asked);
 	return (size_t)(p - out);
 }

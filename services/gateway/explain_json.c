@@ -14,6 +14,12 @@ void time_json(struct json_out *jo, const char *key, int64_t us)
 	jw_kv_strz(jo, key, us ? text : NULL);
 }
 
+void decider_json(struct json_out *jo, const char *by, const char *not_asked)
+{
+	jw_kv_strz(jo, "decided_by", *by ? by : "gateway");
+	jw_kv_strz(jo, "not_asked", not_asked && *not_asked ? not_asked : NULL);
+}
+
 static void features_json(struct json_out *jo, const Corral__DecisionFeatures *f)
 {
 	jw_obj(jo);

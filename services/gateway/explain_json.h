@@ -6,5 +6,7 @@
 
 /* Members of an open object: features, chosen, candidates, rejected, reason, confidence. */
 void explain_json(struct json_out *, const Corral__DecisionFeatures *, const Corral__DecisionOutcome *);
+/* Members of it: who decided, and under decide=remote why not the selector. 'not_asked' may be NULL. */
+void decider_json(struct json_out *, const char *by, const char *not_asked);
 void time_json(struct json_out *, const char *key, int64_t us);       /* RFC 3339 or null */
 #endif

@@ -44,6 +44,8 @@ struct gateway_config {
 	bool require_keys;
 	struct opt_list anonymous;
 	double decision_sample;
+	const char *decide;
+	int64_t decide_timeout;
 	const char *ollama_version;
 	struct opt_list allowed_hosts, cors_origins;
 	int64_t checkpoint, heartbeat;
@@ -53,7 +55,7 @@ struct gateway_config {
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
-	M_HELD, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_COUNT
+	M_HELD, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -74,6 +76,7 @@ struct gateway {
 	struct snapshot_sub *models_sub, *policy_sub;
 	struct snapshot_id models_id, policy_id;
 	struct buf models_bytes, policy_bytes;
+	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
 	struct limit_share *limit_share;        /* which part of the limits is ours */

@@ -89,6 +89,8 @@ struct req {
 	bool *tried;                  /* by replica; NULL until a retry */
 	struct why unplanned;         /* why a backend could not be given the request; others are tried first */
 	struct decision pick;         /* set by decide */
+	const char *not_asked;        /* decide=remote: why the gateway decided itself; "" = it did not. NULL under decide=local */
+	struct snapshot_id policy_id; /* that the decision was made under */
 	struct load *pick_load;       /* by replica index, as decide() saw it */
 	char picked_reason[16];
 

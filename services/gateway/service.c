@@ -38,6 +38,10 @@ static const struct opt options[] = {
 	OPT(C, ENUM, access_log, "all", "Which requests get a log line: all, errors (status 400 and above), off.", .words = "all errors off", .live = true),
 	OPT(C, BOOL, require_keys, "no", "Keys are needed on loopback too; without this, who comes there without one is the owner."),
 	OPT(C, LIST, anonymous, "", "Networks (10.0.0.0/8, fd00::/8) from which no key is needed; who comes from there without one has role user."),
+	OPT(C, ENUM, decide, "local", "Who decides which model answers: local is the gateway from what it was told, remote asks the selector for each request "
+				       "and decides itself when there is no answer.", .words = "local remote", .live = true),
+	OPT(C, DURATION, decide_timeout, "250ms", "With decide=remote: longest wait for the selector, and never longer than the request may still take.", .min = 1,
+	    .max = 60000, .live = true),
 	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1, .live = true),
 	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones.", .live = true),
 	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal.", .live = true),
@@ -76,6 +80,8 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_LIMITED] = { METRIC_COUNTER, "limited_total", "Requests refused for a limit, by what was limited (requests, tokens, concurrency) and whose it was (key, tenant).", "limit,of" },
 	[M_LIMIT_WAITS] = { METRIC_COUNTER, "limit_waits_total", "Requests that waited until this gateway had more of a limit that several gateways share.", "" },
 	[M_LIMIT_GATEWAYS] = { METRIC_GAUGE, "limit_gateways", "Gateways that share the limits, as the access service said last.", "" },
+	[M_REMOTE_DECISIONS] = { METRIC_COUNTER, "remote_decisions_total", "Decisions that the selector made, under decide=remote.", "" },
+	[M_LOCAL_DECISIONS] = { METRIC_COUNTER, "remote_decision_fallbacks_total", "Decisions made here under decide=remote, by what was wrong: away, late, other_snapshot, refused.", "reason" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 

@@ -66,6 +66,18 @@ static void pack(struct selector *s, const Corral__SpeedsReply *speeds, struct b
 	arena_free(mem);
 }
 
+/* What Decide answers from: the policy over the catalogue in force. */
+static void build_policy(struct selector *s)
+{
+	struct why why;
+
+	arena_free(s->policy_mem);
+	s->policy_mem = arena_new(8192);
+	s->built = policy_build(&s->pol, s->policy_mem, &s->cat, s->policy_id.epoch, s->policy_id.version, buf_as_str(&s->policy), &why) == ERR_OK;
+	if (!s->built)
+		LOG_ERROR("the policy cannot be used", LOG_S("error", why.text));
+}
+
 static void publish(struct selector *s, const Corral__SpeedsReply *speeds)
 {
 	struct buf now = { 0 };
@@ -79,7 +91,10 @@ static void publish(struct selector *s, const Corral__SpeedsReply *speeds)
 	buf_free(&s->policy);
 	s->policy = now;
 	version = snapshot_publish(s->policy_pub, buf_as_str(&now));
-	versions_note(&s->policies, (struct snapshot_id){ snapshot_pub_epoch(s->policy_pub), version }, buf_as_str(&now));
+	s->policy_id = (struct snapshot_id){ snapshot_pub_epoch(s->policy_pub), version };
+	versions_note(&s->policies, s->policy_id, buf_as_str(&now));
+	if (s->built)
+		build_policy(s);
 	series_set(metrics_series(svc_metrics(s->svc), M_POLICY_VERSION), (double)version);
 	LOG_DEBUG("policy published", LOG_I("version", version), LOG_I("speeds", speeds ? speeds->n_rows : 0));
 }
@@ -103,16 +118,16 @@ void policy_refresh(struct selector *s)
 	corral__usage_tracker__speeds(rpc_stub(s->ledger, &corral__usage_tracker__descriptor), &q, on_speeds, s);
 }
 
-/* What Decide answers with. */
 void policy_rebuild(struct selector *s, struct snapshot_id id, struct str models)
 {
 	struct why why;
 
 	arena_free(s->mem);
 	s->mem = arena_new(8192);
-	s->built = catalogue_build(&s->cat, s->mem, id.epoch, id.version, models, &why) == ERR_OK &&
-		   policy_build(&s->pol, s->mem, &s->cat, snapshot_pub_epoch(s->policy_pub), 0, buf_as_str(&s->policy), &why) == ERR_OK;
-	if (!s->built)
+	s->built = catalogue_build(&s->cat, s->mem, id.epoch, id.version, models, &why) == ERR_OK;
+	if (s->built)
+		build_policy(s);
+	else
 		LOG_ERROR("the model snapshot was not applied", LOG_S("error", why.text));
 }
 
@@ -128,32 +143,62 @@ static struct load *load_of(struct selector *s, const Corral__DecideRequest *q, 
 	return l;
 }
 
+static bool *tried_of(struct selector *s, const Corral__DecideRequest *q, struct arena *mem)
+{
+	bool *tried = q->n_tried ? arena_array(mem, bool, s->cat.n_replicas + 1u) : NULL;
+
+	for (uint16_t i = 0; tried && i < s->cat.n_replicas && i < q->n_tried; i++)
+		tried[i] = q->tried[i];
+	return tried;
+}
+
+static bool may_decide(const struct selector *s, const Corral__DecideRequest *q, void *data)
+{
+	if (!s->built)
+		rpc_fail(data, ERR_UNAVAILABLE, "no model snapshot yet");
+	else if (!q->features)
+		rpc_fail(data, ERR_MALFORMED, "features are missing");
+	else if (q->models_epoch && (q->models_epoch != s->cat.epoch || q->models_version != s->cat.version))
+		rpc_fail(data, ERR_CONFLICT, "the selector has another model snapshot");
+	else
+		return true;
+	return false;
+}
+
+static void decide_one(struct selector *s, const Corral__DecideRequest *q, struct arena *mem, struct decision *d)
+{
+	bool alias = false;
+	int model = q->features->is_auto ? -1 : catalogue_resolve(&s->cat, str_of(q->features->requested_model), &alias);
+
+	if (model < 0 && !q->features->is_auto)
+		*d = (struct decision){ .err = ERR_MODEL_NOT_FOUND, .reason = "asked" };
+	else
+		decide(d, mem, q->features, model, alias, &s->cat, &s->pol, load_of(s, q, mem), tried_of(s, q, mem));
+}
+
 static void on_decide(Corral__Selector_Service *rpc, const Corral__DecideRequest *q, Corral__DecideReply_Closure closure, void *data)
 {
 	struct selector *s = selector_of_rpc(rpc);
-	struct arena *mem;
 	Corral__DecideReply reply = CORRAL__DECIDE_REPLY__INIT;
 	Corral__DecisionOutcome outcome;
+	struct buf packed = { 0 };
+	struct arena *mem;
 	struct decision d;
-	bool alias = false;
-	int model;
 
-	if (!s->built || !q->features) {
-		rpc_fail(data, s->built ? ERR_MALFORMED : ERR_UNAVAILABLE, s->built ? "features are missing" : "no model snapshot yet");
+	if (!may_decide(s, q, data))
 		return;
-	}
 	mem = arena_new(8192);
-	model = q->features->is_auto ? -1 : catalogue_resolve(&s->cat, str_of(q->features->requested_model), &alias);
-	if (model < 0 && !q->features->is_auto) {
-		d = (struct decision){ .err = ERR_MODEL_NOT_FOUND, .reason = "asked" };
-	} else {
-		decide(&d, mem, q->features, model, alias, &s->cat, &s->pol, load_of(s, q, mem), NULL);
-	}
+	decide_one(s, q, mem, &d);
 	decision_explain(&d, q->features, &s->cat, mem, &outcome);
+	decision_pack(&d, &packed);
 	reply.outcome = &outcome;
 	reply.models_version = s->cat.version;
+	reply.policy_epoch = s->pol.epoch;
 	reply.policy_version = s->pol.version;
+	reply.decision = (ProtobufCBinaryData){ packed.n, (uint8_t *)packed.p };
+	series_inc(metrics_series(svc_metrics(s->svc), M_DECIDED));
 	closure(&reply, data);
+	buf_free(&packed);
 	arena_free(mem);
 }
 

@@ -20,7 +20,7 @@ struct selector_config {
 	double switch_margin;
 };
 
-enum selector_metric { M_DECISIONS, M_DECISIONS_DEAD, M_POLICY_VERSION, M_EXPLAINED, M_COUNT };
+enum selector_metric { M_DECISIONS, M_DECISIONS_DEAD, M_POLICY_VERSION, M_EXPLAINED, M_DECIDED, M_COUNT };
 
 enum { VERSIONS_KEPT = 64 };
 struct version { struct snapshot_id id; struct str bytes; bool stored; };     /* bytes malloc'ed */
@@ -40,7 +40,8 @@ struct selector {
 	struct loop_timer policy_timer, clean_timer;
 	Corral__Selector_Service rpc;
 	Corral__Facts_Service facts;
-	struct arena *mem;            /* catalogue and policy in force, rebuilt with each snapshot */
+	struct snapshot_id policy_id; /* of it */
+	struct arena *mem, *policy_mem;       /* catalogue, and policy over it; rebuilt with each snapshot */
 	struct catalogue cat;
 	struct policy pol;
 	bool built;

@@ -21,6 +21,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_DECISIONS] = { METRIC_COUNTER, "decisions_total", "Decisions kept for explanation.", "" },
 	[M_DECISIONS_DEAD] = { METRIC_COUNTER, "decision_dead_letters_total", "Decision records that could not be decoded.", "" },
 	[M_POLICY_VERSION] = { METRIC_GAUGE, "policy_version", "Version of the policy published last.", "" },
+	[M_DECIDED] = { METRIC_COUNTER, "decided_total", "Decisions made for gateways that ask for each request (decide=remote).", "" },
 	[M_EXPLAINED] = { METRIC_COUNTER, "explanations_total", "Explanations given, by whether the replay gave the same bits.", "replayed" },
 };
 
@@ -67,6 +68,7 @@ static void stop(struct svc *svc)
 	versions_free(&s->policies);
 	buf_free(&s->policy);
 	arena_free(s->mem);
+	arena_free(s->policy_mem);
 	db_close(s->db);
 	free(s);
 	svc_set_state(svc, NULL);

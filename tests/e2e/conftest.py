@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end tests: real servers once a session, Corral in front of them, vendors' clients.
 
-`corral` is one instance for all tests of a backend; `corral_with` starts further ones. Each is stopped
+`corral` is one instance for all tests of a backend; `corral_with` starts further ones; both are one process or several, as
+CORRAL_ARRANGEMENT says (servers.py). Each is stopped
 by SIGTERM at the end and has to end with status 0 and without a sanitizer's report in its log.
 """
 import os
@@ -9,7 +10,30 @@ import ollama as ollama_package
 import openai
 import pytest
 
-from servers import Corral, script, start_llama, start_ollama
+from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
+
+# What an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
+ONE_PROCESS_ONLY = {
+    "test_apart.py": "starts its own processes",
+    "test_up.py": "is about scripts/up and starts its own",
+    "test_scripts.py": "is about the scripts",
+    "test_start.py": "is about the addresses of corral serve",
+    "test_reload.py": "is about one configuration file of corral serve",
+    "test_probe.py": "is about --probe of corral serve",
+    "test_keys.py": "starts corral serve with its own state",
+    "test_model.py": "asks the model server itself",
+}
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if ARRANGEMENT != "one" and collection_path.name in ONE_PROCESS_ONLY else None
+
+
+def pytest_terminal_summary(terminalreporter):
+    if ARRANGEMENT != "one":
+        terminalreporter.write_line(f"arrangement {ARRANGEMENT}; left out, for the arrangement does not matter to them:")
+        for name, reason in ONE_PROCESS_ONLY.items():
+            terminalreporter.write_line(f"    {name} {reason}")
 
 
 @pytest.fixture(scope="session")

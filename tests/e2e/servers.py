@@ -9,10 +9,14 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+from apart import Apart, free_port as quiet_port                                          # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER = re.compile(r"(Address|Leak|Thread|Memory)Sanitizer|runtime error:")
@@ -109,18 +113,37 @@ def import_model(url, model, name):
     assert status == 200 and "success" in text, text
 
 
+ARRANGEMENTS = ("one", "ipc", "tcp", "tls", "remote")    # one process; processes over a wire; decide=remote over ipc
+ARRANGEMENT = os.environ.get("CORRAL_ARRANGEMENT", "one")
+assert ARRANGEMENT in ARRANGEMENTS, f"CORRAL_ARRANGEMENT is {ARRANGEMENT}; it can be {', '.join(ARRANGEMENTS)}"
+
+
 class Corral:
-    """One `corral serve` with a state folder of its own. url: its front door, admin: its admin port."""
+    """A Corral with a state folder of its own, arranged as CORRAL_ARRANGEMENT says. url: its front door, admin: the gateway's admin port."""
 
     def __init__(self, folder, backends, *options, env=None):
         self.folder = Path(folder)
-        port, admin = free_port(), free_port()
-        self.url, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+        self.port, self.program, self.apart = free_port() if ARRANGEMENT == "one" else quiet_port(), None, None
+        self.url = f"http://127.0.0.1:{self.port}"
+        options = ["--backends", ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options]
+        if ARRANGEMENT == "one":
+            self._one(options, env)
+        else:
+            self._apart(options, env)
+
+    def _one(self, options, env):
+        self.admin = f"http://127.0.0.1:{free_port()}"
         binary = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
-        self.program = Program("corral", [binary, "serve", "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}",
-                                          "--state-dir", str(self.folder / "state"), "--backends",
-                                          ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options],
+        self.program = Program("corral", [binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", self.admin[7:],
+                                          "--state-dir", str(self.folder / "state"), *options],
                                self.folder / "corral.log", f"{self.admin}/readyz", env)
+
+    def _apart(self, options, env):
+        if ARRANGEMENT == "remote":
+            options = [*options, "--decide=remote"]
+        self.apart = Apart(self.folder, "ipc" if ARRANGEMENT == "remote" else ARRANGEMENT, options, {**os.environ, **(env or {})}, self.port)
+        self.admin = self.apart["gateway"].admin
+        self.apart.start()
 
     def get(self, path, **kw):
         status, headers, text = http(self.url + path, **kw)
@@ -132,6 +155,8 @@ class Corral:
 
     def close(self):
         """Stop it; what was wrong with its end, as a sentence, or None."""
+        if self.apart:
+            return "\n".join(self.apart.stop()) or None
         status = self.program.stop()
         found = SANITIZER.search(self.program.log.read_text(errors="replace"))
         if found:

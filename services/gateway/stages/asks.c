@@ -330,6 +330,7 @@ static void explain_reply(const Corral__ExplainReply *reply, void *arg)
 	jo = begin(a);
 	jw_kv_strz(&jo, "request_id", q->text);
 	time_json(&jo, "decided_at", reply->decision->occurred_at_us);
+	decider_json(&jo, reply->decision->decided_by, reply->decision->not_asked);
 	explain_json(&jo, reply->features, reply->outcome);
 	jw_key(&jo, "snapshots");
 	jw_obj(&jo);

@@ -3,6 +3,7 @@
 
 #include "common/base/clock.h"
 #include "services/gateway/account.h"
+#include "services/gateway/remote.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
 #include "services/gateway/sticky.h"
@@ -110,6 +111,16 @@ static void remember(struct req *r, bool first)
 			   mono_us());
 }
 
+static enum step decided(struct req *r, bool by_selector)
+{
+	if (!by_selector) {
+		r->policy_id = (struct snapshot_id){ r->world->pol.epoch, r->world->pol.version };
+		decide(&r->pick, r->mem, &r->features, r->model, r->alias, &r->world->cat, &r->world->pol, r->pick_load, r->tried);
+	}
+	remember(r, !r->tried);
+	return r->pick.err == ERR_OK ? STEP_NEXT : refuse(r);
+}
+
 static enum step enter(struct req *r)
 {
 	bool first = !r->tried;
@@ -128,9 +139,10 @@ static enum step enter(struct req *r)
 		r->pick_load = arena_alloc(r->mem, sizeof(*r->pick_load) * (r->world->cat.n_replicas + 1u));
 	}
 	world_load(r->world, req_now(r), r->pick_load);
-	decide(&r->pick, r->mem, &r->features, r->model, r->alias, &r->world->cat, &r->world->pol, r->pick_load, r->tried);
-	remember(r, first);
-	return r->pick.err == ERR_OK ? STEP_NEXT : refuse(r);
+	r->not_asked = NULL;
+	if (strcmp(r->worker->gw->cfg->decide, "remote") == 0 && remote_decide(r, decided) == STEP_WAIT)
+		return STEP_WAIT;
+	return decided(r, false);
 }
 
 const struct stage stage_decide = { "decide", enter };

@@ -14,6 +14,7 @@ static enum step enter(struct req *r)
 	json_begin(&jo, &b);
 	jw_obj(&jo);
 	jw_kv_strz(&jo, "request_id", r->id_text);
+	decider_json(&jo, r->not_asked && !*r->not_asked ? "selector" : "", r->not_asked);
 	explain_json(&jo, &r->features, &outcome);
 	jw_end(&jo);
 	s = req_reply_json(r, 200, &b);
