@@ -23,7 +23,7 @@ SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fra
 CPPFLAGS_ALL = $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -DCORRAL_VERSION='"$(VERSION)"' $(CPPFLAGS)
 CFLAGS_ALL   = $(OPT) $(LTO) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL  = -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SANFLAGS) $(LDFLAGS)
-LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lprotobuf-c -lsqlite3 -lyaml -lsodium -lpthread -lm -ldl
+LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lssl -lcrypto -lprotobuf-c -lsqlite3 -lyaml -lsodium -lpthread -lm -ldl
 
 VERSION  := $(shell cat VERSION)
 

@@ -1,10 +1,11 @@
-/* http_conn.h - the inside of the HTTP server: what http_server.c (reading, life) and http_reply.c (writing) share.
+/* http_conn.h - the inside of the HTTP server: what http_server.c (reading, life), http_listen.c and http_reply.c (writing) share.
  * Nobody else includes it. */
 #ifndef CORRAL_IO_HTTP_CONN_H
 #define CORRAL_IO_HTTP_CONN_H
 #include "common/base/buf.h"
 #include "common/base/list.h"
 #include "common/io/http_server.h"
+#include "common/io/tls.h"
 
 enum conn_state {
 	CONN_IDLE,            /* no byte of a request is here */
@@ -52,6 +53,9 @@ struct conn {
 	bool hup;                     /* the client sent its end */
 	bool was_full;                /* on_drain is owed */
 	bool suspect;                 /* a reset may hide behind what was read last, see sweep() */
+	bool handshaking;             /* TLS, and not a byte of a request can have come yet */
+	bool wrong_door;              /* plain HTTP where TLS is spoken */
+	uint8_t door;
 	enum reply_framing framing;
 	uint64_t reply_left;          /* of REPLY_LENGTH */
 	uint32_t requests;
@@ -63,22 +67,35 @@ struct conn {
 	size_t out_at, out_n, out_cap;
 	size_t out_charged;           /* of opts.held */
 	struct exchange *xc;
+	struct tls *tls;              /* NULL: plain */
+	struct tls_identity *identity;        /* until the first byte has come */
 	char peer[56];
+};
+
+/* An address, or one of several descriptors of it. */
+struct listener {
+	struct loop_io io;            /* not added while the server is paused */
+	struct http_server *srv;
+	struct listener *next;
+	struct loop_timer retry;
+	int fd;                       /* -1: closed */
+	char *unix_path;              /* removed with it */
+	struct tls_identity *tls;     /* NULL: plain */
+	uint8_t door;
 };
 
 struct http_server {
 	struct loop *loop;
 	struct http_handler handler;
 	struct http_server_opts opts;
-	struct loop_io listener;
+	struct listener *listeners;   /* in the order in which they were made */
 	uint16_t port;
-	char *unix_path;
 	struct list conns;            /* the one looked at longest ago first, see sweep() */
 	uint32_t n_conns, n_dead;
-	bool draining, freed;
+	bool draining, freed, paused, handed_over;
 	void (*on_idle)(void *);
 	void *on_idle_arg;
-	struct loop_timer sweep, accept_retry;
+	struct loop_timer sweep;
 	int64_t accept_warn_us;       /* not before this it is said again that connections wait */
 	struct loop_deferred release;
 	time_t date_s;
@@ -99,6 +116,12 @@ static inline struct conn *conn_of(const struct http_xchg *x)
 
 static inline size_t conn_queued(const struct conn *c) { return c->out_n - c->out_at; }
 
+/* http_listen.c */
+void listeners_close(struct http_server *, bool take_waiting);  /* take_waiting: who the kernel has accepted is served */
+void listeners_free(struct http_server *);
+/* http_server.c */
+struct sockaddr_storage;
+void conn_new(const struct listener *, int fd, const struct sockaddr_storage *peer);
 void conn_flush_later(struct conn *);
 void conn_gone(struct conn *, const char *why);       /* tells the handler and closes */
 /* Sends what is queued; false when the connection is broken. */

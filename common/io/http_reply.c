@@ -75,10 +75,22 @@ static ssize_t send_parts(int fd, struct iovec *iov, int n)
 	return sent;
 }
 
+/* Two records, where one call cannot take both. */
+static ssize_t tls_send_parts(struct tls *t, const struct iovec iov[2])
+{
+	ssize_t first = tls_send(t, iov[0].iov_base, iov[0].iov_len), second;
+
+	if (first < (ssize_t)iov[0].iov_len)
+		return first;
+	second = tls_send(t, iov[1].iov_base, iov[1].iov_len);
+	return second < 0 ? first : first + second;
+}
+
 bool conn_send(struct conn *c)
 {
 	while (c->out_at < c->out_n) {
-		ssize_t n = send(c->io.fd, c->out + c->out_at, conn_queued(c), MSG_NOSIGNAL);
+		const char *from = c->out + c->out_at;
+		ssize_t n = c->tls ? tls_send(c->tls, from, conn_queued(c)) : send(c->io.fd, from, conn_queued(c), MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -101,7 +113,7 @@ void conn_send_now(struct conn *c, const char *z)
 static void send_direct(struct conn *c, struct str data)
 {
 	struct iovec iov[2] = { { c->out ? c->out + c->out_at : NULL, conn_queued(c) }, { (char *)(uintptr_t)data.p, data.n } };
-	ssize_t sent = send_parts(c->io.fd, iov, 2);
+	ssize_t sent = c->tls ? tls_send_parts(c->tls, iov) : send_parts(c->io.fd, iov, 2);
 	size_t n = sent < 0 ? 0 : (size_t)sent, old = conn_queued(c);
 
 	if (n < old) {

@@ -1,4 +1,4 @@
-/* http_server.c - see http_server.h: listeners, connections, reading. http_reply.c writes; http_conn.h is between them.
+/* http_server.c - see http_server.h: connections, reading. http_listen.c listens, http_reply.c writes; http_conn.h is between them.
  *
  * Bytes are received into the loop's scratch memory. A request that is whole there (nearly all are) is copied once into its
  * exchange, or keeps the memory when it is large; a part of a head waits in conn.in; a body that comes in pieces is received where it stays. An idle connection
@@ -11,14 +11,11 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/sockios.h>
-#include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "common/base/arena.h"
@@ -26,18 +23,15 @@
 #include "common/io/http_conn.h"
 
 enum {
-	BACKLOG = 4096,
 	SWEEP_US = 100000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
-	ACCEPT_PAUSE_US = 100000, ACCEPT_WARN_US = 60000000,
 	LINGER_US = 2000000,
+	REST_US = 5000000,            /* a connection without a request, after the address was handed over */
 	EARLY_BYTES = 65536,          /* of requests sent before the last one was answered */
 	BODY_FIRST = 65536,
 	TAKE_BYTES = 16384,           /* a request from this size on keeps the memory it was received in */
 	READ_TURN = 1 << 20           /* bytes of one connection in one turn */
 };
 
-static bool listen_on(struct http_server *, const char *listen, struct why *);
-static void on_accept(struct loop_io *, unsigned ready);
 static void on_ready(struct loop_io *, unsigned ready);
 static void sweep(struct loop_timer *);
 static void feed(struct conn *, struct str);
@@ -69,10 +63,9 @@ struct http_server *http_server_new(struct loop *l, const char *listen, const st
 	s->loop = l;
 	s->handler = *h;
 	s->opts = with_defaults(opts);
-	s->listener.fd = -1;
+	s->paused = s->opts.paused;
 	list_init(&s->conns);
-	if (!listen_on(s, listen, why)) {
-		free(s->unix_path);
+	if (listen && !http_server_listen(s, &(struct http_listen){ .address = listen }, why)) {
 		free(s);
 		return NULL;
 	}
@@ -82,32 +75,27 @@ struct http_server *http_server_new(struct loop *l, const char *listen, const st
 uint16_t http_server_port(const struct http_server *s) { return s->port; }
 uint32_t http_server_conns(const struct http_server *s) { return __atomic_load_n(&s->n_conns, __ATOMIC_RELAXED); }
 
-static void stop_listening(struct http_server *s)
+/* A request may wait in the kernel; if not, read_all() closes. When another process goes on there is time for one that is still on its way. */
+static void drain_idle(struct conn *c)
 {
-	int fd = s->listener.fd;
+	int64_t until_us = loop_now_us(c->srv->loop) + REST_US;
 
-	loop_timer_del(&s->accept_retry);
-	if (fd < 0)
-		return;
-	loop_io_del(&s->listener);
-	close(fd);
-	if (s->unix_path)
-		(void)unlink(s->unix_path);
+	if (c->srv->handed_over && c->deadline_us > until_us)
+		c->deadline_us = until_us;
+	loop_io_again(&c->io, LOOP_READ);
 }
 
 void http_server_drain(struct http_server *s, void (*on_idle)(void *), void *arg)
 {
 	s->on_idle = on_idle;
 	s->on_idle_arg = arg;
-	if (s->listener.fd >= 0)
-		on_accept(&s->listener, LOOP_READ);     /* whoever the kernel has accepted already is served */
-	stop_listening(s);
+	listeners_close(s, !s->handed_over);
 	s->draining = true;
 	list_each(it, &s->conns) {
 		struct conn *c = list_entry(it, struct conn, node);
 
 		if (c->state == CONN_IDLE)
-			loop_io_again(&c->io, LOOP_READ);       /* a request may wait in the kernel; if not, read_all() closes */
+			drain_idle(c);
 	}
 	idle_if_drained(s);
 }
@@ -137,7 +125,6 @@ static void release_server(struct loop_deferred *d)
 		return;               /* the last connection calls again */
 	while (s->n_spare)
 		free(s->spare[--s->n_spare]);
-	free(s->unix_path);
 	free(s);
 }
 
@@ -147,7 +134,8 @@ void http_server_free(struct http_server *s)
 		return;
 	s->freed = true;
 	s->on_idle = NULL;
-	stop_listening(s);
+	listeners_close(s, false);
+	listeners_free(s);
 	while (!list_empty(&s->conns))
 		conn_gone(list_entry(s->conns.next, struct conn, node), "server stopped");
 	loop_timer_del(&s->sweep);
@@ -164,134 +152,7 @@ static void idle_if_drained(struct http_server *s)
 	fn(s->on_idle_arg);
 }
 
-/* --- listening --- */
-
-static int bind_socket(const struct sockaddr *sa, socklen_t n, bool reuseport)
-{
-	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1, saved;
-
-	if (fd < 0)
-		return -1;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (sa->sa_family != AF_UNIX)
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));      /* accepted ones inherit it */
-	if (reuseport)
-		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
-	if (bind(fd, sa, n) == 0 && listen(fd, BACKLOG) == 0)
-		return fd;
-	saved = errno;
-	close(fd);
-	errno = saved;
-	return -1;
-}
-
-/* With SO_REUSEPORT another program's listener, a second copy of this one say, would go unnoticed and take half the clients. */
-static bool is_free(const struct sockaddr *sa, socklen_t n)
-{
-	int fd = bind_socket(sa, n, false);
-
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0;
-}
-
-/* A socket file that nobody listens on is what a killed predecessor left. */
-static bool unlink_dead_socket(const struct sockaddr_un *sa)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bool dead = fd >= 0 && connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) < 0 && errno == ECONNREFUSED;
-
-	if (fd >= 0)
-		close(fd);
-	return dead && unlink(sa->sun_path) == 0;
-}
-
-static int listen_unix(struct http_server *s, const char *path)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	int fd;
-
-	if (!str_copy(sa.sun_path, sizeof(sa.sun_path), str_of(path)) || !*path) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	fd = bind_socket((struct sockaddr *)&sa, sizeof(sa), false);
-	if (fd < 0 && errno == EADDRINUSE) {
-		if (unlink_dead_socket(&sa))
-			fd = bind_socket((struct sockaddr *)&sa, sizeof(sa), false);
-		else
-			errno = EADDRINUSE;
-	}
-	if (fd >= 0)
-		s->unix_path = x_strdup(path);
-	return fd;
-}
-
-/* Splits "host:port", "[v6]:port", ":port"; false when it is none of these. */
-static bool split_address(const char *at, char *host, size_t cap, char *port, size_t port_cap)
-{
-	const char *colon = strrchr(at, ':');
-	struct str h, p;
-	uint64_t n;
-
-	if (!colon)
-		return false;
-	h = str_n(at, (size_t)(colon - at));
-	p = str_of(colon + 1);
-	if (h.n >= 2 && h.p[0] == '[' && h.p[h.n - 1] == ']')
-		h = str_n(h.p + 1, h.n - 2);
-	else if (memchr(h.p, ':', h.n))
-		return false;
-	if (h.n == 0)
-		h = STR("127.0.0.1");
-	if (str_eqz(h, "*"))
-		h = STR("0.0.0.0");
-	return str_u64(p, &n) && n <= 65535 && str_copy(host, cap, h) && str_copy(port, port_cap, p);
-}
-
-static int listen_tcp(struct http_server *s, const char *host, const char *port)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV }, *ai;
-	struct sockaddr_storage bound;
-	socklen_t n = sizeof(bound);
-	int fd;
-
-	if (getaddrinfo(host, port, &hints, &ai) != 0) {
-		errno = EADDRNOTAVAIL;
-		return -1;
-	}
-	fd = s->opts.reuseport && s->opts.first && !is_free(ai->ai_addr, ai->ai_addrlen) ? -1 :
-		bind_socket(ai->ai_addr, ai->ai_addrlen, s->opts.reuseport);
-	freeaddrinfo(ai);
-	if (fd < 0 || getsockname(fd, (struct sockaddr *)&bound, &n) < 0)
-		return fd;
-	s->port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port : ((struct sockaddr_in *)&bound)->sin_port);
-	return fd;
-}
-
-static bool listen_on(struct http_server *s, const char *listen, struct why *why)
-{
-	char host[256], port[8];
-	int fd;
-
-	if (strncmp(listen, "unix:", 5) == 0) {
-		fd = listen_unix(s, listen + 5);
-	} else if (split_address(listen, host, sizeof(host), port, sizeof(port))) {
-		fd = listen_tcp(s, host, port);
-	} else {
-		err_set(why, ERR_INVALID, "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", listen);
-		return false;
-	}
-	if (fd < 0) {
-		err_set(why, ERR_UNAVAILABLE, "cannot listen on %s: %s", listen,
-			errno == EADDRINUSE ? "another program has this address; stop it or choose another port" : strerror(errno));
-		return false;
-	}
-	loop_io_add(s->loop, &s->listener, fd, LOOP_READ, on_accept);
-	return true;
-}
-
-/* --- accepting --- */
+/* --- new connections --- */
 
 static void name_peer(struct conn *c, const struct sockaddr_storage *sa)
 {
@@ -312,74 +173,23 @@ static void name_peer(struct conn *c, const struct sockaddr_storage *sa)
 	}
 }
 
-static void conn_new(struct http_server *s, int fd, const struct sockaddr_storage *sa)
+void conn_new(const struct listener *at, int fd, const struct sockaddr_storage *sa)
 {
 	struct conn *c = x_calloc(1, sizeof(*c));
+	struct http_server *s = at->srv;
 
 	c->srv = s;
 	c->keep = true;
+	c->door = at->door;
+	c->identity = tls_identity_ref(at->tls);
+	c->handshaking = at->tls != NULL;
 	name_peer(c, sa);
-	c->deadline_us = loop_now_us(s->loop) + s->opts.idle_ms * 1000;
+	c->deadline_us = loop_now_us(s->loop) + (at->tls ? s->opts.head_ms : s->opts.idle_ms) * 1000;
 	list_push(&s->conns, &c->node);
 	__atomic_store_n(&s->n_conns, s->n_conns + 1, __ATOMIC_RELAXED);      /* others may look */
 	if (!s->sweep.heap_index)
 		loop_timer_set(s->loop, &s->sweep, SWEEP_US, sweep);
 	loop_io_add(s->loop, &c->io, fd, LOOP_READ | LOOP_WRITE, on_ready);
-}
-
-static void refuse_conn(int fd)
-{
-	static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n"
-				   "Retry-After: 1\r\nConnection: close\r\n\r\ntoo many connections\n";
-
-	(void)!send(fd, busy, sizeof(busy) - 1, MSG_NOSIGNAL);
-	shutdown(fd, SHUT_WR);
-	close(fd);
-}
-
-static void accept_again(struct loop_timer *t)
-{
-	struct http_server *s = list_entry(t, struct http_server, accept_retry);
-
-	on_accept(&s->listener, LOOP_READ);
-}
-
-/* No descriptor or memory for it: rest, for the listener stays ready and would keep the loop spinning. Said once a minute: a few
- * may be accepted in between, and ten lines a second help nobody. */
-static void accept_pause(struct http_server *s)
-{
-	int64_t now_us = loop_now_us(s->loop);
-
-	if (now_us >= s->accept_warn_us) {
-		LOG_WARN("connections wait: accepting failed; raise the limit of open files", LOG_S("error", strerror(errno)),
-			 LOG_I("connections", s->n_conns));
-		s->accept_warn_us = now_us + ACCEPT_WARN_US;
-	}
-	loop_timer_set(s->loop, &s->accept_retry, ACCEPT_PAUSE_US, accept_again);
-}
-
-static void on_accept(struct loop_io *io, unsigned ready)
-{
-	struct http_server *s = list_entry(io, struct http_server, listener);
-
-	for (;;) {
-		struct sockaddr_storage sa = { 0 };
-		socklen_t n = sizeof(sa);
-		int fd = accept4(io->fd, (struct sockaddr *)&sa, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED || errno == EPROTO))
-			continue;
-		if (fd < 0 && errno == EAGAIN)
-			return;
-		if (fd < 0) {
-			accept_pause(s);
-			return;
-		}
-		if (s->n_conns >= s->opts.max_conns)
-			refuse_conn(fd);
-		else
-			conn_new(s, fd, &sa);
-	}
 }
 
 /* --- the end of connections --- */
@@ -404,6 +214,8 @@ static void release_conn(struct loop_deferred *d)
 
 	if (c->xc)
 		exchange_free(c->xc);
+	tls_free(c->tls);
+	tls_identity_unref(c->identity);
 	buf_free(&c->in);
 	conn_out_free(c);
 	free(c);
@@ -416,6 +228,8 @@ static void conn_close(struct conn *c)
 	struct http_server *s = c->srv;
 	int fd = c->io.fd;
 
+	if (c->tls && c->framing == REPLY_NONE && !c->out)
+		tls_say_end(c->tls);          /* nothing is missing */
 	c->state = CONN_DEAD;
 	loop_io_del(&c->io);
 	close(fd);
@@ -459,8 +273,11 @@ static int undelivered(const struct conn *c)
  * program, and what the kernel still held is lost. */
 static void conn_finish(struct conn *c)
 {
-	bool last = c->srv->draining && undelivered(c);
+	bool last;
 
+	if (c->tls)
+		tls_say_end(c->tls);
+	last = c->srv->draining && undelivered(c);
 	if ((!c->unread && !last) || c->hup || shutdown(c->io.fd, SHUT_WR) < 0) {
 		conn_close(c);
 		return;
@@ -576,6 +393,8 @@ static struct exchange *exchange_new(struct conn *c, const struct http_head *h, 
 	e->x.body = str_n((taken ? taken : mem) + h->head_len, 0);
 	e->x.start_us = loop_now_us(c->srv->loop);
 	e->x.peer = c->peer;
+	e->x.door = c->door;
+	e->x.tls = c->tls != NULL;
 	c->xc = e;
 	return e;
 }
@@ -787,6 +606,11 @@ static void request_start(struct conn *c, struct str in)
 		refuse(c, &why);
 		return;
 	}
+	if (c->wrong_door) {
+		err_set(&why, ERR_MALFORMED, "this port speaks HTTPS, and the request came without TLS: write https:// in its address");
+		refuse(c, &why);
+		return;
+	}
 	e->body_allowed = s->handler.on_head ? s->handler.on_head(&e->x, s->handler.arg) : 0;
 	if (c->state == CONN_DEAD)
 		return;
@@ -935,7 +759,7 @@ static void read_all(struct conn *c, bool hup)
 
 	while (may_read(c)) {
 		char *p = read_room(c, &room);
-		ssize_t n = recv(c->io.fd, p, room, 0);
+		ssize_t n = c->tls ? tls_recv(c->tls, p, room) : recv(c->io.fd, p, room, 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -945,9 +769,10 @@ static void read_all(struct conn *c, bool hup)
 			ended(c, n == 0 ? "client closed the connection" : "connection reset by client");
 			return;
 		}
+		c->handshaking = false;
 		total += (size_t)n;
 		got(c, p, (size_t)n);
-		if ((size_t)n < room && !hup) {
+		if ((size_t)n < room && !hup && !(c->tls && tls_has_end(c->tls))) {
 			c->suspect = true;
 			return;
 		}
@@ -958,8 +783,41 @@ static void read_all(struct conn *c, bool hup)
 	}
 	if (hup && c->state != CONN_DEAD)
 		ended(c, "client closed the connection");
-	else if (c->srv->draining && c->state == CONN_IDLE)
+	else if (c->srv->draining && !c->srv->handed_over && c->state == CONN_IDLE && !c->handshaking)
 		conn_finish(c);
+}
+
+/* The first byte says whether TLS begins. False: it has not come, or the connection is over. */
+static bool secure(struct conn *c, bool hup)
+{
+	unsigned char first;
+	ssize_t n;
+
+	do
+		n = recv(c->io.fd, &first, 1, MSG_PEEK);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0) {
+		if (n == 0 || errno != EAGAIN || hup)
+			ended(c, "client closed the connection");
+		return false;
+	}
+	if (tls_begins_with(first))
+		c->tls = tls_accept(c->identity, c->io.fd);
+	else
+		c->wrong_door = true;
+	tls_identity_unref(c->identity);
+	c->identity = NULL;
+	return true;
+}
+
+/* Someone who has shaken hands may rest as long as others may. */
+static void tls_progress(struct conn *c)
+{
+	if (c->state == CONN_DEAD || !tls_ready(c->tls))
+		return;
+	c->handshaking = c->srv->draining;        /* the request that it was for may be on its way */
+	if (c->state == CONN_IDLE && !c->srv->draining)
+		c->deadline_us = loop_now_us(c->srv->loop) + c->srv->opts.idle_ms * 1000;
 }
 
 static void on_ready(struct loop_io *io, unsigned ready)
@@ -968,8 +826,15 @@ static void on_ready(struct loop_io *io, unsigned ready)
 
 	if ((ready & LOOP_WRITE) && c->out)
 		conn_flush_later(c);
-	if (ready & (LOOP_READ | LOOP_HUP))
+	if (c->identity && !secure(c, ready & LOOP_HUP))
+		return;
+	if ((ready & (LOOP_READ | LOOP_HUP)) || (c->tls && tls_wants_write(c->tls))) {
+		bool began = c->handshaking;
+
 		read_all(c, ready & LOOP_HUP);
+		if (began && c->tls)
+			tls_progress(c);
+	}
 }
 
 /* --- deadlines --- */

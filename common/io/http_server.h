@@ -22,12 +22,15 @@
 #include "common/io/loop.h"
 
 struct http_server;
+struct tls_identity;
 
 struct http_xchg {
 	struct str path;              /* normalised: one slash, no trailing slash, decoded */
 	struct str body;              /* whole body, framing removed; set before on_request */
 	const char *peer;             /* "127.0.0.1:5123" */
 	int64_t start_us;             /* loop clock when the head was complete */
+	uint8_t door;                 /* of the address that it came to, see http_listen */
+	bool tls;
 	void *user;                   /* the handler's */
 	/* Set by the handler in on_head for a body that is too large to be held: each piece as it comes, before on_request, which then finds x->body
 	 * empty; on_gone, when set, tells of a client that leaves meanwhile. False with *why: the request is refused (on_refused). */
@@ -61,14 +64,33 @@ struct http_server_opts {
 				         shared by servers of several threads; NULL = not counted */
 	bool reuseport;               /* several loops listen on one address */
 	bool first;                   /* the first of these: fails where another program listens already, which would share the port */
+	bool paused;                  /* accepts nobody before http_server_accept() */
 	const char *server_name;      /* NULL = no Server header */
 };
 
 /* 'listen' is "127.0.0.1:8100", "[::1]:8100", ":0" (any port, loopback) or "unix:/path". NULL with *why when it cannot be bound
  * (the sentence names the address and, for EADDRINUSE, says that another program has it). */
 struct http_server *http_server_new(struct loop *, const char *listen, const struct http_handler *, const struct http_server_opts *,
-				    struct why *);
-uint16_t http_server_port(const struct http_server *);
+				    struct why *);        /* 'listen' NULL: no address yet */
+
+struct http_listen {
+	const char *address;          /* as above */
+	uint8_t door;                 /* what http_xchg.door says of who comes here; the address given to http_server_new() has 0 */
+	struct tls_identity *tls;     /* TLS with this identity; NULL = plain. Counted by the server */
+	bool given;                   /* 'fd' listens already, by another process or an earlier call; it is the server's from now on, or closed when it is
+				         not of this address: then one is opened, as without it */
+	int fd;
+};
+
+/* One more address. */
+bool http_server_listen(struct http_server *, const struct http_listen *, struct why *);
+void http_server_accept(struct http_server *);    /* the end of 'paused' */
+void http_server_set_tls(struct http_server *, struct tls_identity *);   /* for those who come from now on, at every address with TLS */
+int http_server_fd(const struct http_server *, unsigned i);      /* the i-th listening descriptor, in the order in which they were made; -1 = no more */
+/* The addresses are another process's now, by these same descriptors: a drain that follows leaves to it whoever is not accepted yet, and lets
+ * connections that rest go on for some seconds, for their next request may be on its way. */
+void http_server_hand_over(struct http_server *);
+uint16_t http_server_port(const struct http_server *);   /* of the first address */
 /* Stops listening at once; answers in progress go on, each with Connection: close; idle connections close. A connection is gone when its
  * client has received all of its answer, or takes nothing of it for stall_ms.
  * on_idle(arg) is called once when the last connection is gone (possibly from inside this call). */
