@@ -238,6 +238,15 @@ int http_server_fd(const struct http_server *s, unsigned i)
 	return at ? at->fd : -1;
 }
 
+uint16_t http_server_port_at(const struct http_server *s, unsigned i)
+{
+	struct sockaddr_storage bound = { 0 };
+	socklen_t n = sizeof(bound);
+	int fd = http_server_fd(s, i);
+
+	return fd >= 0 && getsockname(fd, (struct sockaddr *)&bound, &n) == 0 ? port_of(&bound) : 0;
+}
+
 void http_server_hand_over(struct http_server *s) { s->handed_over = true; }
 
 static void listener_close(struct listener *at, bool take_waiting)

@@ -91,6 +91,7 @@ int http_server_fd(const struct http_server *, unsigned i);      /* the i-th lis
  * connections that rest go on for some seconds, for their next request may be on its way. */
 void http_server_hand_over(struct http_server *);
 uint16_t http_server_port(const struct http_server *);   /* of the first address */
+uint16_t http_server_port_at(const struct http_server *, unsigned i);    /* of the i-th descriptor; 0 = a socket file, or none */
 /* Stops listening at once; answers in progress go on, each with Connection: close; idle connections close. A connection is gone when its
  * client has received all of its answer, or takes nothing of it for stall_ms.
  * on_idle(arg) is called once when the last connection is gone (possibly from inside this call). */

@@ -28,6 +28,13 @@ enum err door_check(const struct gateway_config *c, struct why *why)
 	return ERR_OK;
 }
 
+const char *door_wide_address(const struct gateway_config *c)
+{
+	if (strcmp(c->listen, "none") != 0 && !listen_is_loopback(str_of(c->listen)))
+		return c->listen;
+	return c->public_tls_listen[0] && !listen_is_loopback(str_of(c->public_tls_listen)) ? c->public_tls_listen : NULL;
+}
+
 struct door *door_new(struct gateway *g)
 {
 	struct door *d = x_calloc(1, sizeof(*d));
@@ -35,8 +42,9 @@ struct door *door_new(struct gateway *g)
 	d->gw = g;
 	d->access = svc_peer(g->svc, "access");
 	d->scopes = scope_table_new();
-	d->wide = !listen_is_loopback(str_of(g->cfg->listen));
-	d->keyless_owner = !d->wide && !g->cfg->require_keys;
+	d->wide = door_wide_address(g->cfg) != NULL;
+	d->keyless_owner[DOOR_PLAIN] = listen_is_loopback(str_of(g->cfg->listen)) && !g->cfg->require_keys;
+	d->keyless_owner[DOOR_TLS] = listen_is_loopback(str_of(g->cfg->public_tls_listen)) && !g->cfg->require_keys;
 	d->anonymous = x_calloc(g->cfg->anonymous.n + 1, sizeof(*d->anonymous));
 	for (; d->n_anonymous < g->cfg->anonymous.n; d->n_anonymous++)
 		(void)cidr_parse(str_of(g->cfg->anonymous.items[d->n_anonymous]), &d->anonymous[d->n_anonymous]);   /* checked */
@@ -49,18 +57,19 @@ static bool in_one_process(struct door *d) { return str_starts(str_of(svc_pub_ur
 
 static void say_ready(struct door *d)
 {
+	bool keyless = !d->wide && !d->gw->cfg->require_keys;
 	char text[160];
 	int64_t away_s = d->heard_us ? (mono_us() - d->heard_us) / 1000000 : -1;
 
 	if (!d->ring)
-		snprintf(text, sizeof(text), "not heard from the access service yet%s", d->keyless_owner ? "; loopback needs no key" : "");
+		snprintf(text, sizeof(text), "not heard from the access service yet%s", keyless ? "; loopback needs no key" : "");
 	else if (away_s < 0)
 		snprintf(text, sizeof(text), "%zu keys, as kept on disk; the access service was not heard since the start", keyring_keys(d->ring));
 	else if (away_s > 3)
 		snprintf(text, sizeof(text), "%zu keys; the access service is silent since %lld s", keyring_keys(d->ring), (long long)away_s);
 	else
 		snprintf(text, sizeof(text), "%zu keys", keyring_keys(d->ring));
-	svc_need(d->gw->svc, "keys", d->ring || d->keyless_owner, text);
+	svc_need(d->gw->svc, "keys", d->ring || keyless, text);
 }
 
 /* The first time that the access service itself has spoken. */
@@ -75,12 +84,12 @@ static void judge(struct door *d)
 		return;
 	if (in_one_process(d)) {
 		err_field(&why, ERR_INVALID, "listen", "'%s' can be reached from other machines, and there is no key that would let anybody in; make one with "
-			  "`corral keys create --name first --role owner`, name a file with CORRAL_BOOTSTRAP_KEY_FILE, or listen on 127.0.0.1",
-			  d->gw->cfg->listen);
+			  "`corral keys create first --role owner`, name a file with CORRAL_BOOTSTRAP_KEY_FILE, or listen on 127.0.0.1",
+			  door_wide_address(d->gw->cfg));
 		svc_fail(d->gw->svc, &why);
 	} else {
-		LOG_WARN("there is no key yet, and everybody needs one; make one with `corral keys create --name first --role owner`",
-			 LOG_S("listen", d->gw->cfg->listen));
+		LOG_WARN("there is no key yet, and everybody needs one; make one with `corral keys create first --role owner`",
+			 LOG_S("listen", door_wide_address(d->gw->cfg)));
 	}
 }
 

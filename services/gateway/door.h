@@ -15,7 +15,7 @@ struct door {
 	bool judged;                  /* it is known whether there is a key */
 	/* set before the workers run */
 	bool wide;                    /* other machines can reach the public port */
-	bool keyless_owner;           /* who has no key is the owner */
+	bool keyless_owner[DOORS];    /* who has no key is the owner, if he came by this address */
 	struct cidr *anonymous;       /* who comes from there without a key is a user */
 	size_t n_anonymous;
 };
@@ -26,6 +26,8 @@ void door_sweep(struct door *, int64_t now_us);       /* once a second */
 void door_close(struct door *);       /* hears nothing any more */
 void door_free(struct door *);        /* after the workers; NULL is fine */
 
+/* Of the two addresses, one that other machines can reach; NULL = neither. */
+const char *door_wide_address(const struct gateway_config *);
 /* "127.…:p", "[::1]:p", "localhost:p", ":p", "unix:…" stay on this machine. */
 bool listen_is_loopback(struct str listen);
 /* Networks that may come in without a key. */

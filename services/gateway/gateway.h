@@ -23,7 +23,11 @@
 #include "common/store/spool.h"
 #include "common/svc/svc.h"
 
+/* The addresses: what http_xchg.door says. */
+enum { DOOR_PLAIN, DOOR_TLS, DOORS };
+
 struct gateway;
+struct certificate;
 struct door;
 struct limit_share;
 struct worker;
@@ -31,7 +35,7 @@ struct world;
 struct req;
 
 struct gateway_config {
-	const char *listen;
+	const char *listen, *public_tls_listen, *public_tls_cert, *public_tls_key;
 	int64_t workers;
 	int64_t max_body, max_blob, hold_max;
 	int64_t admin_timeout;
@@ -55,7 +59,7 @@ struct gateway_config {
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
-	M_HELD, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS, M_COUNT
+	M_HELD, M_TLS_ENDS, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -80,6 +84,8 @@ struct gateway {
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
 	struct limit_share *limit_share;        /* which part of the limits is ours */
+	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */
+	char addresses[DOORS][300];   /* as bound, "" = not there */
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	pthread_mutex_t asks_lock;
 	struct list asks;             /* under way, see ask.h */

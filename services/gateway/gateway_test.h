@@ -262,7 +262,8 @@ static inline void open_worker(void)
 	struct why why = { 0 };
 	struct http_url url;
 
-	h.w = h.workers[0] = worker_new(&h.gw, 0, "127.0.0.1:0", &why);
+	str_copy(h.gw.addresses[DOOR_PLAIN], sizeof(h.gw.addresses[0]), STR("127.0.0.1:0"));
+	h.w = h.workers[0] = worker_new(&h.gw, 0, &why);
 	if (!h.w)
 		fail_msg("%s", why.text);
 	h.loop = h.gw.loop = h.w->loop;
@@ -299,7 +300,7 @@ static inline int house_open(void **state)
 	h.gw.n_workers = 1;
 	h.gw.workers = h.workers;
 	h.gw.held.max = 1 << 20;
-	h.keyless = (struct door){ .gw = &h.gw, .scopes = scope_table_new(), .keyless_owner = true };
+	h.keyless = (struct door){ .gw = &h.gw, .scopes = scope_table_new(), .keyless_owner = { true, true } };
 	h.gw.door = &h.keyless;
 	pthread_mutex_init(&h.gw.asks_lock, NULL);
 	list_init(&h.gw.asks);

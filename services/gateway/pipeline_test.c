@@ -138,7 +138,7 @@ static void options_need_no_key_and_the_refusal_can_be_read_by_the_page(void **s
 {
 	static const char *origins[] = { "https://chat.example.org" };
 
-	h.keyless.keyless_owner = false;
+	h.keyless.keyless_owner[DOOR_PLAIN] = false;
 	h.cfg.cors_origins = (struct opt_list){ origins, 1 };
 	send_to("OPTIONS", "/v1/chat/completions", "Origin: https://chat.example.org\r\nAccess-Control-Request-Method: POST\r\n"
 		"Access-Control-Request-Headers: authorization, content-type\r\n", "");

@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/ask.h"
+#include "services/gateway/certificate.h"
 #include "services/gateway/door.h"
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
@@ -18,7 +19,12 @@
 
 #define C struct gateway_config
 static const struct opt options[] = {
-	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to. Who comes to an address other than loopback needs a key."),
+	OPT(C, STRING, listen, "127.0.0.1:8100", "Address and port clients connect to, in plain HTTP; none = only by TLS. Who comes to an address other "
+						 "than loopback needs a key."),
+	OPT(C, STRING, public_tls_listen, "", "Address and port clients connect to by HTTPS, beside listen. Needs public_tls_cert and public_tls_key."),
+	OPT(C, STRING, public_tls_cert, "", "PEM file with the certificate for public_tls_listen, and behind it those between it and its authority. A changed file is "
+					    "in force within 2 s for connections made from then on.", .live = true),
+	OPT(C, STRING, public_tls_key, "", "PEM file with the key of public_tls_cert, without a passphrase.", .live = true),
 	OPT(C, INT, workers, "0", "Worker threads; 0 = one per CPU core, at most 8.", .max = 256),
 	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30, .live = true),
 	OPT(C, BYTES, hold_max, "1g", "Memory that bodies and unread or unfinished answers of all requests may hold together; what needs more gets 503. "
@@ -82,6 +88,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_LIMIT_GATEWAYS] = { METRIC_GAUGE, "limit_gateways", "Gateways that share the limits, as the access service said last.", "" },
 	[M_REMOTE_DECISIONS] = { METRIC_COUNTER, "remote_decisions_total", "Decisions that the selector made, under decide=remote.", "" },
 	[M_LOCAL_DECISIONS] = { METRIC_COUNTER, "remote_decision_fallbacks_total", "Decisions made here under decide=remote, by what was wrong: away, late, other_snapshot, refused.", "reason" },
+	[M_TLS_ENDS] = { METRIC_GAUGE, "public_tls_certificate_ends_timestamp_seconds", "When the certificate of public_tls_listen ends, in seconds since 1970; 0 = no TLS.", "" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 
@@ -95,8 +102,10 @@ static enum err check(const void *config, struct why *why)
 {
 	const struct gateway_config *c = config;
 
-	if (!strchr(c->listen, ':'))
+	if (!strchr(c->listen, ':') && strcmp(c->listen, "none") != 0)
 		return err_field(why, ERR_INVALID, "listen", "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", c->listen);
+	if (certificate_check(c, why))
+		return why->code;
 	return door_check(c, why);
 }
 
@@ -171,6 +180,7 @@ static void sweep(struct loop_timer *t)
 	replica_table_sweep(g->replicas, mono_us());
 	door_sweep(g->door, mono_us());
 	ask_models_came(g);               /* for those that have waited too long */
+	certificate_sweep(g->certificate);
 	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(index, sizeof(index), "%u", i);
@@ -191,22 +201,17 @@ static unsigned worker_count(const struct gateway_config *c)
 	return c->workers ? (unsigned)c->workers : cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 
-/* With port 0 the first worker's port is everybody's. */
 static bool make_workers(struct gateway *g, struct why *why)
 {
-	char listen[300];
-
-	snprintf(listen, sizeof(listen), "%s", g->cfg->listen);
+	if (strcmp(g->cfg->listen, "none") != 0)
+		snprintf(g->addresses[DOOR_PLAIN], sizeof(g->addresses[0]), "%s", g->cfg->listen);
+	snprintf(g->addresses[DOOR_TLS], sizeof(g->addresses[0]), "%s", g->cfg->public_tls_listen);
 	for (unsigned i = 0; i < g->n_workers; i++) {
-		char *colon = strrchr(listen, ':');
-
-		g->workers[i] = worker_new(g, i, listen, why);
+		g->workers[i] = worker_new(g, i, why);
 		if (!g->workers[i])
 			return false;
-		if (i == 0 && colon && !str_starts(str_of(listen), STR("unix:")))
-			snprintf(colon + 1, sizeof(listen) - (size_t)(colon + 1 - listen), "%u", http_server_port(g->workers[0]->server));
 	}
-	LOG_INFO("listening", LOG_S("address", listen), LOG_I("workers", g->n_workers));
+	LOG_INFO("listening", LOG_S("address", g->addresses[DOOR_PLAIN]), LOG_S("tls_address", g->addresses[DOOR_TLS]), LOG_I("workers", g->n_workers));
 	return true;
 }
 
@@ -233,6 +238,7 @@ static void stop(struct svc *s)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
 	door_free(g->door);
+	certificate_free(g->certificate);
 	replica_table_free(g->replicas);
 	sticky_free(g->sticky);
 	buf_free(&g->models_bytes);
@@ -265,7 +271,7 @@ static bool start(struct svc *s, struct why *why)
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");
 	g->door = door_new(g);
-	ok = make_workers(g, why);
+	ok = certificate_new(g, why) && make_workers(g, why);
 	if (ok) {
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);
@@ -298,7 +304,8 @@ static bool reload(struct svc *s, struct why *why)
 {
 	struct gateway *g = svc_state(s);
 
-	(void)why;
+	if (!certificate_reload(g->certificate, svc_config(s), why))
+		return false;
 	g->cfg = svc_config(s);
 	g->settling = g->n_workers;
 	for (unsigned i = 0; i < g->n_workers; i++)

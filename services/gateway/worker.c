@@ -7,9 +7,11 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/tls.h"
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/limits.h"
+#include "services/gateway/certificate.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
@@ -154,12 +156,40 @@ static struct spool *open_spool(struct worker *w, const char *kind, char *dir, s
 	return spool_open(dir, &o, why);
 }
 
-struct worker *worker_new(struct gateway *g, unsigned index, const char *listen, struct why *why)
+/* With port 0 the first worker's port is everybody's. */
+static void note_port(char *address, size_t cap, uint16_t port)
+{
+	char *colon = strrchr(address, ':');
+
+	if (!str_starts(str_of(address), STR("unix:")))
+		snprintf(colon + 1, cap - (size_t)(colon + 1 - address), "%u", port);
+}
+
+static bool open_doors(struct worker *w, struct why *why)
+{
+	struct gateway *g = w->gw;
+	struct http_handler handler = { on_head, on_request, on_refused, w };
+	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = true, .first = w->index == 0,
+		.max_conns = (uint32_t)g->cfg->max_connections, .held = &g->held };
+
+	w->server = http_server_new(w->loop, NULL, &handler, &opts, why);
+	for (unsigned d = 0, n = 0; d < DOORS; d++) {
+		const struct http_listen l = { .address = g->addresses[d], .door = (uint8_t)d, .tls = d == DOOR_TLS ? certificate_identity(g->certificate) : NULL };
+
+		if (!l.address[0])
+			continue;
+		if (!http_server_listen(w->server, &l, why))
+			return false;
+		if (w->index == 0)
+			note_port(g->addresses[d], sizeof(g->addresses[d]), http_server_port_at(w->server, n));
+		n++;
+	}
+	return true;
+}
+
+struct worker *worker_new(struct gateway *g, unsigned index, struct why *why)
 {
 	struct worker *w = x_calloc(1, sizeof(*w));
-	struct http_handler handler = { on_head, on_request, on_refused, w };
-	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = g->n_workers > 1, .first = index == 0,
-		.max_conns = (uint32_t)g->cfg->max_connections, .held = &g->held };
 	int closed;
 
 	w->gw = g;
@@ -177,8 +207,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, const char *listen,
 	closed = w->decisions ? account_recover(w->usage, w->usage_dir, why) : -1;
 	if (closed > 0)
 		LOG_WARN("attempts were under way when the last run ended; the ledger has them as unknown", LOG_I("attempts", closed));
-	w->server = closed >= 0 ? http_server_new(w->loop, listen, &handler, &opts, why) : NULL;
-	if (!w->server) {
+	if (closed < 0 || !open_doors(w, why)) {
 		worker_free(w);
 		return NULL;
 	}
@@ -225,6 +254,28 @@ void worker_set_world(struct worker *w, struct world *world)
 		loop_post(w->loop, take_world, h);
 	else
 		take_world(h);
+}
+
+struct tls_handover { struct worker *worker; struct tls_identity *identity; };
+
+static void take_tls(void *arg)
+{
+	struct tls_handover *h = arg;
+
+	http_server_set_tls(h->worker->server, h->identity);
+	tls_identity_unref(h->identity);
+	free(h);
+}
+
+void worker_set_tls(struct worker *w, struct tls_identity *identity)
+{
+	struct tls_handover *h = x_malloc(sizeof(*h));
+
+	*h = (struct tls_handover){ w, tls_identity_ref(identity) };
+	if (w->running)
+		loop_post(w->loop, take_tls, h);
+	else
+		take_tls(h);
 }
 
 struct ring_handover { struct worker *worker; struct keyring *ring; };

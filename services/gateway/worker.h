@@ -46,9 +46,10 @@ struct worker {
 	unsigned n_m_requests;
 };
 
-struct worker *worker_new(struct gateway *, unsigned index, const char *listen, struct why *);
+struct worker *worker_new(struct gateway *, unsigned index, struct why *);    /* at gateway.addresses; the first one notes the ports */
 bool worker_run(struct worker *, struct why *);       /* starts the thread */
 void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
+void worker_set_tls(struct worker *, struct tls_identity *);  /* the same, but takes a reference of its own */
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
 void worker_sweep(struct worker *, int64_t now_us);   /* what time brings: ten times a second on its own thread */
 void worker_limits_news(struct worker *);     /* from the control thread: there may be more of the limits now */

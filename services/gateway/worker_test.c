@@ -146,17 +146,17 @@ static void one_pool_serves_a_backend_and_another_address_has_another(void **sta
 static void a_worker_that_cannot_be_is_not_and_says_why(void **state)
 {
 	struct why why = { 0 };
-	char address[32];
+	char *address = h.gw.addresses[DOOR_PLAIN];
 
-	assert_null(worker_new(&h.gw, 0, "127.0.0.1:0", &why));   /* its spool is taken */
+	assert_null(worker_new(&h.gw, 0, &why));   /* its spool is taken */
 	assert_true(*why.text);
-	snprintf(address, sizeof(address), "127.0.0.1:%u", http_server_port(h.backend));
+	snprintf(address, sizeof(h.gw.addresses[0]), "127.0.0.1:%u", http_server_port(h.backend));
 	why = (struct why){ 0 };
-	assert_null(worker_new(&h.gw, 1, address, &why));
+	assert_null(worker_new(&h.gw, 1, &why));
 	assert_non_null(strstr(why.text, address));
 	h.svc.state_dir = "/nonexistent";
 	why = (struct why){ 0 };
-	assert_null(worker_new(&h.gw, 2, "127.0.0.1:0", &why));
+	assert_null(worker_new(&h.gw, 2, &why));
 	assert_non_null(strstr(why.text, "/nonexistent"));
 }
 

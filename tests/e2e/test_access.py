@@ -243,7 +243,7 @@ def stop(handle):
 def test_wide_without_a_key_is_refused_with_the_command(tmp_path):
     handle, log = start(tmp_path, f"--listen=0.0.0.0:{free_port()}")
     assert handle.wait(30) == 1
-    assert "corral keys create --name first --role owner" in log.read_text()
+    assert "corral keys create first --role owner" in log.read_text()
 
 
 def test_wide_with_a_bootstrap_key_serves_those_who_have_it_and_nobody_else(tmp_path):

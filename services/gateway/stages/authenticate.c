@@ -108,7 +108,7 @@ static bool in_networks(const struct cidr *nets, size_t n, const char *peer)
 
 static Corral__Role keyless_role(const struct door *d, const struct http_xchg *x)
 {
-	if (d->keyless_owner)
+	if (d->keyless_owner[x->door])
 		return CORRAL__ROLE__ROLE_OWNER;
 	return in_networks(d->anonymous, d->n_anonymous, x->peer) ? CORRAL__ROLE__ROLE_USER : CORRAL__ROLE__ROLE_NONE;
 }

@@ -189,7 +189,7 @@ static void loopback_needs_no_key_but_one_that_is_shown_has_to_be_right(void **s
 	struct made *m = make(CORRAL__ROLE__ROLE_USER, home), other;
 
 	publish();
-	door.keyless_owner = true;
+	door.keyless_owner[DOOR_PLAIN] = true;
 	assert_int_equal(come("127.0.0.1:1", "GET", "/usage", NULL, NULL)->role, CORRAL__ROLE__ROLE_OWNER);
 	assert_int_equal(come("127.0.0.1:1", "GET", "/usage", "authorization", "Bearer ollama")->role, CORRAL__ROLE__ROLE_OWNER);
 	assert_int_equal(come("127.0.0.1:1", "GET", "/models", "x-api-key", m->text)->role, CORRAL__ROLE__ROLE_USER);
