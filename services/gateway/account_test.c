@@ -131,7 +131,7 @@ static void a_final_that_finds_no_room_is_written_when_there_is_some(void **stat
 	send_chat(CHAT("only", ",\"stream\":true"));
 	run_until(first_piece);
 	disk_fill();
-	reply_free();
+	reply_free(&reply);
 	run_until(no_requests);
 	assert_false(list_empty(&h.w->owed));
 	assert_true(list_empty(&h.w->open));
@@ -187,7 +187,7 @@ static void the_ledger_hears_of_an_attempt_after_a_second(void **state)
 	account_announce(r, r->try.start_us + 2 * ANNOUNCE_US);
 	assert_int_equal(books().started, 1);
 	assert_int_equal(books().checkpoints, 1);
-	reply_free();
+	reply_free(&reply);
 	run_until(no_requests);
 	assert_string_equal(books().story, "1cancelled@a ");
 }

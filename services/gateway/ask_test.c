@@ -131,7 +131,7 @@ static void who_leaves_is_not_answered_and_leaves_nothing(void **state)
 	ledger_does = SAY_NOTHING;
 	send_to("GET", "/usage", "", "");
 	run_until(is_asked);
-	reply_free();
+	reply_free(&reply);
 	run_until(no_requests);
 	assert_false(no_asks());
 	rpc_server_free(ledger);          /* its peer breaks: the answer is for nobody */

@@ -202,7 +202,7 @@ static void who_leaves_is_left_by_the_backend_too(void **state)
 	h.does = HANGS;
 	send_chat(STREAM);
 	run_until(in_backend);
-	reply_free();
+	reply_free(&reply);
 	run_until(backend_was_left);
 	assert_string_equal(in_order().story, "1cancelled@a ");
 	assert_int_equal(books().http_status, 499);
@@ -216,7 +216,7 @@ static void who_leaves_within_a_stream_has_it_booked_as_far_as_it_came(void **st
 	h.does = STREAMS_AND_HANGS;
 	send_chat(STREAM_ONLY);
 	run_until(first_piece);
-	reply_free();
+	reply_free(&reply);
 	run_until(backend_was_left);
 	assert_string_equal(in_order().story, "1cancelled@a ");
 	assert_int_equal(books().completion, 1);
@@ -232,7 +232,7 @@ static void a_load_is_let_finish_though_its_client_left(void **state)
 	h.does = HANGS;
 	send_chat(CHAT("only", ""));
 	run_until(in_backend);
-	reply_free();
+	reply_free(&reply);
 	for (int i = 0; i < 10; i++)
 		turn();
 	assert_int_equal(h.left, 0);
@@ -252,7 +252,7 @@ static void a_load_that_fails_after_its_client_left_is_booked_too(void **state)
 	h.does = HANGS;
 	send_chat(CHAT("m", ""));
 	run_until(in_backend);
-	reply_free();
+	reply_free(&reply);
 	for (int i = 0; i < 10; i++)
 		turn();
 	http_reply_abort(h.hanging);

@@ -47,6 +47,7 @@ struct reply {
 	struct buf body;
 	struct http_call *call;
 	struct str headers;           /* complete lines, as received */
+	struct str sent;              /* the request's body */
 	struct arena *mem;
 };
 
@@ -319,21 +320,22 @@ static inline int house_open(void **state)
 
 static inline int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
 
-static inline void reply_free(void)
+/* A client that leaves, when its call is under way. */
+static inline void reply_free(struct reply *to)
 {
-	if (reply.call)
-		http_call_cancel(reply.call);
-	buf_free(&reply.body);
-	if (reply.mem)
-		arena_free(reply.mem);
-	reply = (struct reply){ 0 };
+	if (to->call)
+		http_call_cancel(to->call);
+	buf_free(&to->body);
+	if (to->mem)
+		arena_free(to->mem);
+	*to = (struct reply){ 0 };
 }
 
 static inline int house_close(void **state)
 {
 	struct rpc_client *peers[] = { h.gw.registry, h.gw.selector, h.gw.ledger, h.gw.hardware, h.keyless.access };
 
-	reply_free();
+	reply_free(&reply);
 	http_pool_free(h.door);
 	http_server_free(h.backend);
 	turn();
@@ -357,52 +359,60 @@ static inline int house_close(void **state)
 	return 0;
 }
 
-/* --- the client: one request at a time --- */
+/* --- the client: one request at a time, else send_as() --- */
 
 static inline void on_reply_head(struct http_call *call, const struct http_head *head, void *arg)
 {
-	reply.status = head->status;
+	struct reply *to = arg;
+
+	to->status = head->status;
 	for (uint32_t i = 0; i < head->n_headers; i++)
-		reply.headers = arena_fmt(reply.mem, STR_FMT STR_FMT ": " STR_FMT "\n", STR_ARG(reply.headers), STR_ARG(head->headers[i].name),
-					  STR_ARG(head->headers[i].value));
+		to->headers = arena_fmt(to->mem, STR_FMT STR_FMT ": " STR_FMT "\n", STR_ARG(to->headers), STR_ARG(head->headers[i].name),
+					STR_ARG(head->headers[i].value));
 }
 
-static inline void on_reply_data(struct http_call *call, struct str data, void *arg) { buf_str(&reply.body, data); }
+static inline void on_reply_data(struct http_call *call, struct str data, void *arg) { buf_str(&((struct reply *)arg)->body, data); }
 
 static inline void on_reply_end(struct http_call *call, void *arg)
 {
-	reply.call = NULL;
-	reply.done = true;
+	struct reply *to = arg;
+
+	to->call = NULL;
+	to->done = true;
 }
 
 static inline void on_reply_error(struct http_call *call, enum http_call_error e, const char *text, void *arg)
 {
-	reply.error = http_call_error_name(e);
+	((struct reply *)arg)->error = http_call_error_name(e);
 	on_reply_end(call, arg);
 }
 
-/* A head as it is, the empty line too. */
-static inline void send_raw(struct str head, const char *body)
+/* A head as it is, the empty line too, in memory of the reply. */
+static inline void send_raw(struct reply *to, struct str head, const char *body)
 {
 	static const struct http_call_ops ops = { on_reply_head, on_reply_data, on_reply_end, on_reply_error };
-	static struct str part;
 	struct http_call_opts opts = { .head_request = str_starts(head, STR("HEAD ")) };
 
-	part = arena_str(reply.mem, str_of(body));
-	reply.call = http_call_start(h.door, head, &part, part.n > 0, &opts, &ops, NULL);
+	to->sent = arena_str(to->mem, str_of(body));
+	to->call = http_call_start(h.door, head, &to->sent, to->sent.n > 0, &opts, &ops, to);
 }
 
-static inline void reply_begin(void)
+static inline void reply_begin(struct reply *to)
 {
-	reply_free();
-	reply.mem = arena_new(0);
-	reply.headers = STR("");
+	reply_free(to);
+	to->mem = arena_new(0);
+	to->headers = STR("");
+}
+
+static inline void send_as(struct reply *to, const char *method, const char *path, const char *headers, const char *body)
+{
+	reply_begin(to);
+	send_raw(to, http_call_head(to->mem, h.door, method, str_of(path), str_of(headers), *body, strlen(body)), body);
 }
 
 static inline void send_to(const char *method, const char *path, const char *headers, const char *body)
 {
-	reply_begin();
-	send_raw(http_call_head(reply.mem, h.door, method, str_of(path), str_of(headers), *body, strlen(body)), body);
+	send_as(&reply, method, path, headers, body);
 }
 
 static inline bool replied(void) { return reply.done; }

@@ -223,7 +223,7 @@ static void what_an_open_attempt_began_stays_on_disk_until_it_ends(void **state)
 	run_until(is_empty);
 	with = spool_bytes(h.w->usage);
 	assert_true(with >= 5 * (64 << 10));
-	reply_free();
+	reply_free(&reply);
 	run_until(no_requests);
 	run_until(all_there);
 	without = spool_bytes(h.w->usage);

@@ -172,7 +172,7 @@ static void only_event_streams_get_signs_of_life(void **state)
 		run_until(in_backend);
 		req_heartbeat(newest(), newest()->start_us + h.cfg.heartbeat * 1000);
 		assert_int_equal(newest()->head_sent, ways[i].alive);
-		reply_free();
+		reply_free(&reply);
 		run_until(backend_was_left);
 		run_until(no_requests);
 	}
@@ -216,7 +216,7 @@ static void every_request_is_counted_once_by_how_it_ended(void **state)
 	h.calls = h.calls_b = 0;
 	send_chat(CHAT("m", ""));
 	run_until(in_backend);
-	reply_free();
+	reply_free(&reply);
 	run_until(no_requests);
 	assert_true(counted("openai", "200") == 1 && counted("openai", "404") == 2 && counted("openai", "499") == 1 && counted("ollama", "200") == 1);
 }

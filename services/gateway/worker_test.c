@@ -8,8 +8,8 @@ static struct req *newest(void) { return list_entry(h.w->requests.prev, struct r
 
 static void ask_as(const char *host, int status)
 {
-	reply_begin();
-	send_raw(arena_fmt(reply.mem, "GET /v1/models HTTP/1.1\r\nHost: %s\r\n\r\n", host), "");
+	reply_begin(&reply);
+	send_raw(&reply, arena_fmt(reply.mem, "GET /v1/models HTTP/1.1\r\nHost: %s\r\n\r\n", host), "");
 	run_until(replied);
 	if (reply.status != status)
 		fail_msg("host '%s' got %d", host, reply.status);
@@ -65,13 +65,11 @@ static void where_memory_is_full_bodies_are_not_read_and_the_rest_goes_on(void *
 
 static void who_waits_too_long_for_a_slot_is_told_when_to_come_back(void **state)
 {
-	struct reply first;
+	struct reply first = { 0 };
 
 	h.does = HANGS;
-	send_chat(CHAT("only", ""));
+	send_as(&first, "POST", "/v1/chat/completions", "", CHAT("only", ""));
 	run_until(in_backend);
-	first = reply;
-	reply = (struct reply){ 0 };
 	send_chat(CHAT("only", ""));
 	while (!newest()->waiting)
 		turn();
@@ -85,8 +83,7 @@ static void who_waits_too_long_for_a_slot_is_told_when_to_come_back(void **state
 	assert_int_equal(h.w->n_requests, 1);             /* the first one waits on */
 	assert_int_equal(h.calls, 1);
 	assert_int_equal(atomic_load(&replica("only", "a")->queue->n), 0);
-	reply_free();
-	reply = first;
+	reply_free(&first);
 }
 
 static void a_sweep_keeps_a_waiting_stream_alive(void **state)
@@ -124,7 +121,7 @@ static void a_new_world_is_for_those_who_come_later(void **state)
 	assert_ptr_not_equal(h.w->world, before);
 	assert_ptr_equal(r->world, before);               /* ASan would know if it were gone */
 	assert_int_equal(r->world->cat.n_models, 2);
-	reply_free();
+	reply_free(&reply);
 	run_until(no_requests);
 	h.does = ANSWERS;
 	chat(CHAT("m", ""));
