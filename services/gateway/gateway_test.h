@@ -254,6 +254,7 @@ static inline void house_config(void)
 	if (opt_load(&set, 1, 1, argv, h.mem, &args, &why) != ERR_OK)
 		fail_msg("%s", why.text);
 	h.cfg.access_log = "off";
+	h.cfg.decision_sample = 0;    /* nothing by chance */
 	h.cfg.spool_segment = 64 << 10;
 	h.cfg.spool_max = 1 << 20;
 }
