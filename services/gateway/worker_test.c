@@ -63,10 +63,10 @@ static void where_memory_is_full_bodies_are_not_read_and_the_rest_goes_on(void *
 
 /* --- time --- */
 
+static struct reply first;                /* another client */
+
 static void who_waits_too_long_for_a_slot_is_told_when_to_come_back(void **state)
 {
-	struct reply first = { 0 };
-
 	h.does = HANGS;
 	send_as(&first, "POST", "/v1/chat/completions", "", CHAT("only", ""));
 	run_until(in_backend);

@@ -123,6 +123,9 @@ static void decide_names_what_is_missing(void **state)
 
 /* --- queue --- */
 
+static struct reply second, third;        /* other clients */
+static bool third_replied(void) { return third.done; }
+
 static struct req *waits(struct reply *to)
 {
 	struct req *before = list_empty(&h.w->requests) ? NULL : newest();
@@ -141,7 +144,6 @@ static void answer_now(void)
 
 static void queue_gives_a_slot_that_comes_free_to_who_waits_longest(void **state)
 {
-	struct reply second = { 0 }, third = { 0 };
 	struct req *r2, *r3;
 
 	stays(PATH_CHAT, "", CHAT("only", ""));
@@ -157,6 +159,7 @@ static void queue_gives_a_slot_that_comes_free_to_who_waits_longest(void **state
 	run_until(in_backend);
 	assert_null(r3->waiting);
 	answer_now();
+	run_until(third_replied);
 	run_until(no_requests);
 	assert_int_equal(third.status, 200);
 	assert_int_equal(atomic_load(&replica("only", "a")->in_use), 0);
@@ -165,7 +168,6 @@ static void queue_gives_a_slot_that_comes_free_to_who_waits_longest(void **state
 
 static void queue_lets_go_who_leaves(void **state)
 {
-	struct reply second = { 0 }, third = { 0 };
 	struct req *r3;
 
 	stays(PATH_CHAT, "", CHAT("only", ""));
@@ -185,14 +187,11 @@ static void queue_lets_go_who_leaves(void **state)
 
 static void queue_refuses_when_it_is_full_or_the_wait_too_long(void **state)
 {
-	struct reply second = { 0 }, third = { 0 };
-
 	h.cfg.queue_max = 1;
 	stays(PATH_CHAT, "", CHAT("only", ""));
 	waits(&second);
 	send_as(&third, "POST", PATH_CHAT, "", CHAT("only", ""));
-	while (!third.done)
-		turn();
+	run_until(third_replied);
 	assert_int_equal(third.status, 429);
 	assert_non_null(str_ifind(third.headers, STR("Retry-After: ")));
 	reply_free(&second);
@@ -201,8 +200,7 @@ static void queue_refuses_when_it_is_full_or_the_wait_too_long(void **state)
 	atomic_store(&replica("only", "a")->service_us, 60 * 1000000LL);          /* as measured: a minute each */
 	h.cfg.queue_timeout = 1000;
 	send_as(&third, "POST", PATH_CHAT, "", CHAT("only", ""));
-	while (!third.done)
-		turn();
+	run_until(third_replied);
 	assert_int_equal(third.status, 429);      /* at once, and not after a second of waiting for nothing */
 	assert_non_null(str_ifind(third.headers, STR("Retry-After: 60")));
 	assert_string_equal(books().code, "QUEUE_FULL");
@@ -212,8 +210,6 @@ static void queue_refuses_when_it_is_full_or_the_wait_too_long(void **state)
 
 static void queue_takes_any_backend_that_has_the_model(void **state)
 {
-	struct reply second = { 0 };
-
 	stays(PATH_CHAT, "", CHAT("m", ""));
 	send_as(&second, "POST", PATH_CHAT, "", CHAT("m", ""));
 	while (h.calls + h.calls_b < 2)
