@@ -69,6 +69,9 @@ static void settle(struct req *r, enum verdict v, const char *status, enum err c
 	report(r, v, cause);
 	measure(r, status);
 	t->slot = NULL;
+	if (r->slot_charged_us)
+		queue_settle(slot->queue, r->tenant, req_now(r) - t->start_us - r->slot_charged_us);
+	r->slot_charged_us = 0;
 	slot_free(slot, v == V_OK ? req_now(r) - t->start_us : 0);
 }
 

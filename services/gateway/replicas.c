@@ -5,7 +5,7 @@
 
 #include "common/base/clock.h"
 
-enum { BUCKETS = 4096 };
+enum { BUCKETS = 4096, UNKNOWN_SERVICE_US = 100000 };
 
 struct replica_table {
 	struct replica_state *buckets[BUCKETS];
@@ -43,6 +43,8 @@ void replica_table_free(struct replica_table *t)
 		struct model_queue *q = t->queues;
 
 		t->queues = q->next;
+		list_each_safe(it, &q->flows)
+			free(list_entry(it, struct flow, node));
 		pthread_mutex_destroy(&q->lock);
 		free(q);
 	}
@@ -59,7 +61,7 @@ static struct model_queue *queue_get(struct replica_table *t, struct str model)
 	q = x_calloc(1, sizeof(*q));
 	str_copy(q->model, sizeof(q->model), model);
 	pthread_mutex_init(&q->lock, NULL);
-	list_init(&q->waiters);
+	list_init(&q->flows);
 	q->table = t;
 	q->m_queued = metrics_series(t->metrics, M_QUEUED, q->model);
 	q->next = t->queues;
@@ -202,17 +204,69 @@ bool slot_take(struct replica_state *s)
 	return false;
 }
 
-static void deliver(void *arg)
-{
-	struct waiter *w = arg;
-	struct replica_state *s = w->got;
-	struct req *r = w->req;
+/* --- tenants in a queue; all under its lock --- */
 
-	if (r)
-		w->granted(r, s);
-	else
-		slot_free(s, 0);
-	free(w);
+static struct flow *flow_find(struct model_queue *q, struct str tenant)
+{
+	list_each(it, &q->flows) {
+		struct flow *f = list_entry(it, struct flow, node);
+
+		if (str_eq(tenant, str_n(f->name, f->name_n)))
+			return f;
+	}
+	return NULL;
+}
+
+/* Who waits no more and is not ahead of the others is forgotten. */
+static void flows_forget(struct model_queue *q)
+{
+	list_each_safe(it, &q->flows) {
+		struct flow *f = list_entry(it, struct flow, node);
+
+		if (f->n || f->clock_us > q->clock_us)
+			continue;
+		list_del(&f->node);
+		free(f);
+	}
+}
+
+static struct flow *flow_get(struct model_queue *q, struct str tenant)
+{
+	struct flow *f = flow_find(q, tenant);
+
+	if (!f) {
+		flows_forget(q);
+		f = x_calloc(1, sizeof(*f) + tenant.n);
+		list_init(&f->waiters);
+		memcpy(f->name, tenant.p, tenant.n);
+		f->name_n = tenant.n;
+		list_push(&q->flows, &f->node);
+	}
+	return f;
+}
+
+/* Who comes back starts where the others are: time that nobody asked for is not saved up. */
+static void flow_push(struct model_queue *q, struct flow *f, struct waiter *w)
+{
+	if (f->n++ == 0) {
+		q->n_busy++;
+		if (f->clock_us < q->clock_us)
+			f->clock_us = q->clock_us;
+	}
+	w->flow = f;
+	w->seq = ++q->seq;
+	w->queued = true;
+	list_push(&f->waiters, &w->node);
+	atomic_fetch_add(&q->n, 1);
+}
+
+static void flow_remove(struct model_queue *q, struct waiter *w)
+{
+	list_del(&w->node);
+	w->queued = false;
+	if (--w->flow->n == 0)
+		q->n_busy--;
+	atomic_fetch_sub(&q->n, 1);
 }
 
 static bool wants(const struct waiter *w, const struct replica_state *s)
@@ -223,26 +277,86 @@ static bool wants(const struct waiter *w, const struct replica_state *s)
 	return false;
 }
 
-/* Under the queue's lock: the oldest waiter that can use a slot of s, with the slot taken for it. */
-static struct waiter *pop(struct model_queue *q, struct replica_state *s)
+/* The oldest of the tenant that can use a slot of s. */
+static struct waiter *first_for(const struct flow *f, const struct replica_state *s)
 {
-	list_each_safe(it, &q->waiters) {
+	list_each(it, &f->waiters) {
 		struct waiter *w = list_entry(it, struct waiter, node);
 
-		if (!wants(w, s))
-			continue;
-		if (!slot_take(s))
-			return NULL;
-		list_del(&w->node);
-		w->queued = false;
-		w->got = s;
-		atomic_fetch_sub(&q->n, 1);
-		return w;
+		if (wants(w, s))
+			return w;
 	}
 	return NULL;
 }
 
-/* Gives the free slots of s to those who wait for them, the oldest first. */
+static struct waiter *next_for(const struct model_queue *q, const struct replica_state *s)
+{
+	struct waiter *best = NULL;
+
+	list_each(it, &q->flows) {
+		const struct flow *f = list_entry(it, struct flow, node);
+		struct waiter *w;
+
+		if (!f->n || (best && f->clock_us > best->flow->clock_us))
+			continue;
+		w = first_for(f, s);
+		if (w && (!best || f->clock_us < best->flow->clock_us || w->seq < best->seq))
+			best = w;
+	}
+	return best;
+}
+
+/* What the slot will take is not known yet: as long as they usually take; queue_settle() corrects it. */
+static void charge(struct model_queue *q, struct waiter *w, const struct replica_state *s)
+{
+	int64_t us = atomic_load_explicit(&s->service_us, memory_order_relaxed);
+
+	w->charged_us = us > 0 ? us : UNKNOWN_SERVICE_US;
+	if (w->flow->clock_us > q->clock_us)
+		q->clock_us = w->flow->clock_us;
+	w->flow->clock_us += w->charged_us;
+}
+
+void queue_settle(struct model_queue *q, struct str tenant, int64_t more_us)
+{
+	struct flow *f;
+
+	pthread_mutex_lock(&q->lock);
+	f = flow_find(q, tenant);
+	if (f)
+		f->clock_us += more_us;
+	pthread_mutex_unlock(&q->lock);
+}
+
+/* --- waiting --- */
+
+static void deliver(void *arg)
+{
+	struct waiter *w = arg;
+	struct replica_state *s = w->got;
+	struct req *r = w->req;
+
+	if (r)
+		w->granted(r, s);
+	else if (s)
+		slot_free(s, 0);
+	free(w);
+}
+
+/* Under the queue's lock: who is to have a slot of s, with the slot taken for it. */
+static struct waiter *pop(struct model_queue *q, struct replica_state *s)
+{
+	struct waiter *w = next_for(q, s);
+
+	if (!w || !slot_take(s))
+		return NULL;
+	flow_remove(q, w);
+	charge(q, w, s);
+	w->got = s;
+	return w;
+}
+
+/* Gives the free slots of s to those who wait for them. */
 static void hand_over(struct replica_state *s)
 {
 	struct waiter *w = NULL;
@@ -276,41 +390,79 @@ void slot_free(struct replica_state *s, int64_t held_us)
 		changed(s->table);        /* another gateway may have it now */
 }
 
-/* Under the queue's lock: somebody came earlier for the same slots. */
-static bool is_behind(const struct waiter *w, const struct replica_state *s)
+/* Under the queue's lock: somebody else waits for the same slots. */
+static bool is_behind(const struct model_queue *q, const struct replica_state *s)
 {
-	for (const struct list *it = w->node.prev; it != &w->queue->waiters; it = it->prev)
-		if (wants(list_entry(it, struct waiter, node), s))
+	list_each(it, &q->flows)
+		if (first_for(list_entry(it, struct flow, node), s))
 			return true;
 	return false;
 }
 
-struct waiter *queue_join(struct model_queue *q, struct req *r, struct loop *loop, struct replica_state **want, unsigned n, uint32_t max,
+/* A slot may be free that nobody will hand over: freed since the caller looked, or of no use to those who wait. */
+static struct replica_state *take_now(const struct model_queue *q, struct replica_state **want, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (atomic_load(&want[i]->in_use) < atomic_load(&want[i]->slots) && !is_behind(q, want[i]) && slot_take(want[i]))
+			return want[i];
+	return NULL;
+}
+
+/* The queue is full: whose place a tenant may have that has less than its part of them. The newest of the one who has most. */
+static struct waiter *to_displace(const struct model_queue *q, const struct flow *mine, uint32_t max)
+{
+	const struct flow *most = NULL;
+
+	list_each(it, &q->flows) {
+		const struct flow *f = list_entry(it, struct flow, node);
+
+		if (!most || f->n > most->n)
+			most = f;
+	}
+	if (!most || most == mine || most->n <= mine->n + 1 || mine->n >= max / (q->n_busy + (mine->n == 0)))
+		return NULL;
+	return list_entry(most->waiters.prev, struct waiter, node);
+}
+
+/* Under the queue's lock. NULL: there is no room. */
+static struct waiter *enqueue(struct model_queue *q, struct str tenant, uint32_t max, struct waiter **ret_displaced)
+{
+	struct flow *f = flow_get(q, tenant);
+	struct waiter *w;
+
+	if (atomic_load(&q->n) > max) {           /* the one who joins is counted */
+		*ret_displaced = to_displace(q, f, max);
+		if (!*ret_displaced)
+			return NULL;
+		flow_remove(q, *ret_displaced);
+	}
+	w = x_calloc(1, sizeof(*w));
+	flow_push(q, f, w);
+	return w;
+}
+
+struct waiter *queue_join(struct model_queue *q, struct str tenant, struct req *r, struct loop *loop, struct replica_state **want, unsigned n, uint32_t max,
 			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now)
 {
-	struct waiter *w = NULL;
+	struct waiter *w = NULL, *displaced = NULL;
 
-	*ret_now = NULL;
 	pthread_mutex_lock(&q->lock);
-	if (atomic_load(&q->n) < max) {
-		w = x_calloc(1, sizeof(*w));
-		*w = (struct waiter){ .queue = q, .loop = loop, .req = r, .granted = granted, .wants = want, .n_wants = n, .queued = true };
-		list_push(&q->waiters, &w->node);
-		atomic_fetch_add(&q->n, 1);
-		/* A slot may be free that nobody will hand over: freed since the caller looked, or of no use to those before. */
-		for (unsigned i = 0; i < n && !*ret_now; i++)
-			if (atomic_load(&want[i]->in_use) < atomic_load(&want[i]->slots) && !is_behind(w, want[i]) && slot_take(want[i]))
-				*ret_now = want[i];
-		if (*ret_now) {
-			list_del(&w->node);
-			atomic_fetch_sub(&q->n, 1);
-		}
+	atomic_fetch_add(&q->n, 1);               /* before looking for a slot: who frees one from now on sees that somebody waits */
+	*ret_now = take_now(q, want, n);
+	if (!*ret_now)
+		w = enqueue(q, tenant, max, &displaced);
+	atomic_fetch_sub(&q->n, 1);
+	if (w) {
+		w->queue = q;
+		w->loop = loop;
+		w->req = r;
+		w->granted = granted;
+		w->wants = want;
+		w->n_wants = n;
 	}
 	pthread_mutex_unlock(&q->lock);
-	if (*ret_now) {
-		free(w);
-		w = NULL;
-	}
+	if (displaced)
+		loop_post(displaced->loop, deliver, displaced);
 	if (w)
 		changed(q->table);
 	return w;
@@ -325,8 +477,7 @@ void queue_leave(struct waiter *w)
 	pthread_mutex_lock(&w->queue->lock);
 	queued = w->queued;
 	if (queued) {
-		list_del(&w->node);
-		atomic_fetch_sub(&w->queue->n, 1);
+		flow_remove(w->queue, w);
 	} else {
 		w->req = NULL;            /* a slot is on its way: deliver() frees both */
 	}
@@ -335,10 +486,28 @@ void queue_leave(struct waiter *w)
 		free(w);
 }
 
-int64_t queue_predict_us(struct replica_state **want, unsigned n)
+/* Those who are before one more of this tenant: of every other tenant as many as of its own, or all it has. */
+static uint32_t before(struct model_queue *q, struct str tenant)
+{
+	uint32_t n = 0, mine = 0;
+	struct flow *own;
+
+	pthread_mutex_lock(&q->lock);
+	own = flow_find(q, tenant);
+	mine = own ? own->n : 0;
+	list_each(it, &q->flows) {
+		const struct flow *f = list_entry(it, struct flow, node);
+
+		n += f == own || f->n < mine + 1 ? f->n : mine + 1;
+	}
+	pthread_mutex_unlock(&q->lock);
+	return n;
+}
+
+int64_t queue_predict_us(struct replica_state **want, unsigned n, struct str tenant)
 {
 	double rate = 0;
-	uint32_t queued = n ? atomic_load(&want[0]->queue->n) : 0;
+	uint32_t queued = n && atomic_load(&want[0]->queue->n) ? before(want[0]->queue, tenant) : 0;
 
 	for (unsigned i = 0; i < n; i++) {
 		int64_t us = atomic_load_explicit(&want[i]->service_us, memory_order_relaxed);

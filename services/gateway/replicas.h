@@ -2,8 +2,11 @@
  *
  * Entries live as long as the process and are found by name when a world is built, so that a new snapshot changes pointers and not
  * counts. A slot is taken before a request is sent and given back when its attempt ends; nothing is sent without one, so nothing
- * queues inside a backend. Who finds no slot waits in the queue of the model, first come first served among those who want the
- * same slots, and is handed the slot that another frees, on his own thread.
+ * queues inside a backend. Who finds no slot waits in the queue of the model and is handed the slot that another frees, on his own thread.
+ *
+ * Tenants that wait share the slots evenly by the time they hold them, however many requests each has waiting (start-time fair queueing:
+ * each tenant has a clock that its slots' time moves on, and the one whose clock is furthest behind is next). Inside a tenant the first
+ * to come is the first served. A queue that is full makes room for a tenant that has less than its part of the places.
  *
  * Where several gateways share the backends the slots of each replica are lent by the model-registry (lease.c): 'slots' is what this
  * gateway may use at present, 'total' what the backend has. */
@@ -19,8 +22,11 @@ struct model_queue {
 	struct model_queue *next;
 	char model[256];
 	pthread_mutex_t lock;
-	struct list waiters;          /* struct waiter, oldest first */
-	_Atomic uint32_t n;
+	struct list flows;            /* struct flow: the tenants that wait, and those whose clock is ahead */
+	_Atomic uint32_t n;           /* who wait */
+	uint32_t n_busy;              /* flows that have somebody waiting */
+	int64_t clock_us;             /* of the tenant that was served last */
+	uint64_t seq;
 	struct replica_table *table;
 	struct series *m_queued;
 };
@@ -62,22 +68,37 @@ struct replica_state *replica_table_first(struct replica_table *);    /* then by
 bool slot_take(struct replica_state *);
 void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first who waits for it, if any */
 
+/* A tenant's part of a queue; under the queue's lock. */
+struct flow {
+	struct list node;
+	struct list waiters;          /* struct waiter, oldest first */
+	uint32_t n;
+	int64_t clock_us;             /* slot time it has had, on the queue's scale */
+	size_t name_n;
+	char name[];
+};
+
 /* A place in the queue. */
 struct waiter {
 	struct list node;
 	struct model_queue *queue;
+	struct flow *flow;
+	uint64_t seq;
+	int64_t charged_us;           /* the slot time its tenant was charged with when the slot was taken */
 	struct loop *loop;            /* of the worker that waits */
 	struct req *req;              /* NULL: it left */
-	void (*granted)(struct req *, struct replica_state *);
+	void (*granted)(struct req *, struct replica_state *);        /* NULL: it lost its place to another tenant */
 	struct replica_state **wants; /* any of these will do; in the request's arena */
 	unsigned n_wants;
 	struct replica_state *got;
 	bool queued;
 };
 /* Takes a slot at once (then *ret_now is it and NULL is returned), or queues. NULL with *ret_now NULL: the queue has 'max' already. */
-struct waiter *queue_join(struct model_queue *, struct req *, struct loop *, struct replica_state **wants, unsigned n_wants, uint32_t max,
+struct waiter *queue_join(struct model_queue *, struct str tenant, struct req *, struct loop *, struct replica_state **wants, unsigned n_wants, uint32_t max,
 			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now);
 void queue_leave(struct waiter *);            /* the request gives up; a slot on its way to it is freed. NULL is fine */
-/* Time until a slot can be expected for one more, from service times and the queue. */
-int64_t queue_predict_us(struct replica_state **wants, unsigned n_wants);
+/* A slot that was waited for was held so much longer (shorter: negative) than its tenant was charged with. */
+void queue_settle(struct model_queue *, struct str tenant, int64_t more_us);
+/* Time until a slot can be expected for one more of this tenant, from service times and the queue. */
+int64_t queue_predict_us(struct replica_state **wants, unsigned n_wants, struct str tenant);
 #endif

@@ -53,14 +53,16 @@ static void turn(void)
 	loop_run(loop);
 }
 
-static struct waiter *join(intptr_t who, uint32_t max)
+static struct waiter *join_as(const char *tenant, intptr_t who, uint32_t max)
 {
 	struct replica_state *now;
-	struct waiter *w = queue_join(s->queue, (struct req *)who, loop, &s, 1, max, granted, &now);
+	struct waiter *w = queue_join(s->queue, str_of(tenant), (struct req *)who, loop, &s, 1, max, granted, &now);
 
 	assert_null(now);
 	return w;
 }
+
+static struct waiter *join(intptr_t who, uint32_t max) { return join_as("t", who, max); }
 
 static void slots_are_bounded(void **state)
 {
@@ -123,7 +125,7 @@ static void a_slot_freed_before_joining_is_taken_at_once(void **state)
 	struct replica_state *now;
 
 	slot_take(s);
-	assert_null(queue_join(s->queue, (struct req *)1, loop, &s, 1, 10, granted, &now));
+	assert_null(queue_join(s->queue, STR("t"), (struct req *)1, loop, &s, 1, 10, granted, &now));
 	assert_ptr_equal(now, s);
 	assert_int_equal(atomic_load(&s->queue->n), 0);
 }
@@ -135,7 +137,7 @@ static void who_can_use_a_free_slot_does_not_wait_for_who_cannot(void **state)
 
 	slot_take(s), slot_take(s);
 	w = join(1, 10);                  /* for s alone: the other's context is too small, say */
-	assert_null(queue_join(s->queue, (struct req *)2, loop, both, 2, 10, granted, &now));
+	assert_null(queue_join(s->queue, STR("t"), (struct req *)2, loop, both, 2, 10, granted, &now));
 	assert_ptr_equal(now, small);
 	assert_int_equal(atomic_load(&s->queue->n), 1);
 	queue_leave(w);
@@ -158,10 +160,143 @@ static void more_slots_reach_all_who_wait(void **state)
 
 static void waits_are_predicted_from_service_times(void **state)
 {
-	assert_int_equal(queue_predict_us(&s, 1), 0);
+	struct waiter *w[7];
+
+	assert_int_equal(queue_predict_us(&s, 1, STR("t")), 0);
 	slot_take(s);
 	slot_free(s, 1000000);
-	assert_int_equal(queue_predict_us(&s, 1), 500000);       /* two slots, a second each */
+	assert_int_equal(queue_predict_us(&s, 1, STR("t")), 500000);       /* two slots, a second each */
+	slot_take(s), slot_take(s);
+	for (int i = 0; i < 6; i++)
+		w[i] = join_as("many", 1, 20);
+	w[6] = join_as("few", 2, 20);
+	assert_int_equal(queue_predict_us(&s, 1, STR("many")), 4000000);  /* behind all seven */
+	assert_int_equal(queue_predict_us(&s, 1, STR("few")), 2000000);   /* behind its own, and two of the others */
+	assert_int_equal(queue_predict_us(&s, 1, STR("none")), 1500000);  /* behind one of each */
+	for (int i = 0; i < 7; i++)
+		queue_leave(w[i]);
+}
+
+/* --- tenants: clients that ask again as soon as they were answered, on two slots, in a time of their own --- */
+
+enum { TENANTS = 2, CLIENTS = 64 };
+
+static struct {
+	int served[TENANTS], freed;
+	int64_t had_us[TENANTS], hold_us[TENANTS], now_us;
+	struct { int tenant, client; int64_t ends_us, charged_us; } slot[2];
+	struct waiter *waiters[TENANTS][CLIENTS];
+} sim;
+
+static const char *const names[TENANTS] = { "many", "few" };
+
+static void sim_granted(struct req *r, struct replica_state *state)
+{
+	int tenant = (int)((intptr_t)r - 1000) / 100, client = (int)(intptr_t)r % 100, i = sim.freed;
+
+	sim.slot[i].tenant = tenant;
+	sim.slot[i].client = client;
+	sim.slot[i].charged_us = sim.waiters[tenant][client]->charged_us;
+	sim.waiters[tenant][client] = NULL;
+	sim.slot[i].ends_us = sim.now_us + sim.hold_us[tenant];
+	sim.had_us[tenant] += sim.hold_us[tenant];
+	sim.served[tenant]++;
+}
+
+static void sim_join(int tenant, int client)
+{
+	struct replica_state *now;
+
+	sim.waiters[tenant][client] = queue_join(s->queue, str_of(names[tenant]), (struct req *)(intptr_t)(1000 + tenant * 100 + client), loop, &s, 1, 200, sim_granted, &now);
+	assert_null(now);
+}
+
+static void stop_now(void *arg) { loop_stop(loop); }
+
+static void sim_step(void)
+{
+	int i = sim.freed = sim.slot[0].ends_us <= sim.slot[1].ends_us ? 0 : 1, tenant = sim.slot[i].tenant, client = sim.slot[i].client;
+
+	sim.now_us = sim.slot[i].ends_us;
+	if (tenant >= 0)
+		queue_settle(s->queue, str_of(names[tenant]), sim.hold_us[tenant] - sim.slot[i].charged_us);
+	slot_free(s, tenant >= 0 ? sim.hold_us[tenant] : 0);
+	loop_post(loop, stop_now, NULL);  /* behind the slot's delivery */
+	loop_run(loop);
+	if (tenant >= 0)
+		sim_join(tenant, client);
+}
+
+static void simulate(int many, int few, int64_t many_us, int64_t few_us, int steps)
+{
+	memset(&sim, 0, sizeof(sim));
+	sim.hold_us[0] = many_us;
+	sim.hold_us[1] = few_us;
+	sim.slot[0].tenant = sim.slot[1].tenant = -1;
+	slot_take(s), slot_take(s);
+	for (int c = 0; c < many; c++)
+		sim_join(0, c);
+	for (int c = 0; c < few; c++)
+		sim_join(1, c);
+	while (steps--)
+		sim_step();
+	for (int c = 0; c < CLIENTS; c++) {
+		queue_leave(sim.waiters[0][c]);
+		queue_leave(sim.waiters[1][c]);
+	}
+}
+
+static void forty_clients_get_no_more_than_ten(void **state)
+{
+	simulate(40, 10, 30000, 30000, 1000);
+	assert_in_range(sim.served[0], 495, 505);
+	assert_int_equal(sim.served[0] + sim.served[1], 1000);
+}
+
+static void time_is_shared_not_requests(void **state)
+{
+	simulate(40, 10, 10000, 90000, 2000);
+	assert_true(sim.served[0] > 8 * sim.served[1]);
+	assert_in_range(100 * sim.had_us[0] / (sim.had_us[0] + sim.had_us[1]), 48, 52);
+}
+
+static void who_was_away_has_saved_nothing_up(void **state)
+{
+	simulate(20, 0, 30000, 30000, 400);
+	simulate(20, 4, 30000, 30000, 100);
+	assert_in_range(sim.served[1], 45, 55);
+}
+
+static int lost;
+static void grant_or_lose(struct req *r, struct replica_state *state) { lost += !state; }
+
+static void a_full_queue_makes_room_for_who_has_less(void **state)
+{
+	struct replica_state *now;
+	struct waiter *w[12];
+
+	lost = 0;
+	slot_take(s), slot_take(s);
+	for (int i = 0; i < 10; i++)
+		w[i] = queue_join(s->queue, STR("many"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now);
+	assert_null(queue_join(s->queue, STR("many"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now));
+	for (int i = 0; i < 2; i++)
+		w[10 + i] = queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now);
+	assert_true(w[10] && w[11]);
+	assert_int_equal(atomic_load(&s->queue->n), 10);
+	turn();
+	assert_int_equal(lost, 2);        /* the newest of those that are many */
+	for (int i = 2; i < 5; i++)
+		assert_non_null(queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now));
+	assert_null(queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now));
+	turn();
+	assert_int_equal(lost, 5);
+	for (int i = 0; i < 5; i++)
+		queue_leave(w[i]);
+	queue_leave(w[10]), queue_leave(w[11]);
+	assert_int_equal(atomic_load(&s->queue->n), 3);
+	slot_free(s, 1), slot_free(s, 1), slot_free(s, 1);
+	turn();
 }
 
 /* --- many threads, each a worker with its own loop --- */
@@ -195,7 +330,7 @@ static void play(void *arg)
 	struct player *p = arg;
 	struct replica_state *now = slot_take(s) ? s : NULL;
 
-	if (!now && queue_join(s->queue, (struct req *)arg, p->loop, &s, 1, 100, player_granted, &now))
+	if (!now && queue_join(s->queue, STR("t"), (struct req *)arg, p->loop, &s, 1, 100, player_granted, &now))
 		return;
 	release(p);
 }
@@ -234,7 +369,8 @@ int main(void)
 		T(slots_are_bounded), T(the_same_pair_is_the_same_state), T(waiters_are_served_in_order), T(a_full_queue_refuses),
 		T(leaving_with_a_slot_on_its_way_gives_it_back), T(a_slot_freed_before_joining_is_taken_at_once),
 		T(who_can_use_a_free_slot_does_not_wait_for_who_cannot), T(more_slots_reach_all_who_wait),
-		T(waits_are_predicted_from_service_times), T(threads_share_slots_and_nobody_starves),
+		T(waits_are_predicted_from_service_times), T(forty_clients_get_no_more_than_ten), T(time_is_shared_not_requests),
+		T(who_was_away_has_saved_nothing_up), T(a_full_queue_makes_room_for_who_has_less), T(threads_share_slots_and_nobody_starves),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

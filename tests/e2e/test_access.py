@@ -18,9 +18,9 @@ BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
 
 
 class Engine:
-    """An OpenAI-compatible server with three models; 'hold' keeps answers back, 'tokens' is what it says it made."""
+    """An OpenAI-compatible server with three models; 'hold' keeps answers back, 'pause' is how long each takes, 'tokens' is what it says it made."""
 
-    def __init__(self):
+    def __init__(self, pause=0):
         engine = self
         self.hold, self.tokens, self.served = threading.Event(), 10, 0
         self.hold.set()
@@ -42,6 +42,7 @@ class Engine:
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 engine.hold.wait(60)
+                time.sleep(pause)
                 engine.served += 1
                 self.reply({"id": "x", "object": "chat.completion", "created": 1, "model": asked["model"],
                             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}],

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -272,3 +273,41 @@ def test_limits_hold_while_access_is_away(two):
     assert many(two.urls, secret, 20).count(200) == 0
     other = two.key(name="back", role="user", limits={"requests_per_minute": 20})
     assert many(two.urls, other, 60).count(200) == 20
+
+
+# --- the queue ---
+
+def test_two_tenants_share_the_slots_fairly(corral_with):
+    """One has forty clients and the other ten, all asking again as soon as they were answered: within a tenth."""
+    engine = Engine(pause=0.02)
+    corral = corral_with({"e": ("openai", engine.url)}, "--slots=e=2", "--workers=2", "--access-log=errors")
+    secrets = []
+    until(lambda: len(corral.get("/v1/models")[2]["data"]) == 4)
+    for tenant in ("many", "few"):
+        put_tenant(corral, tenant)
+        secrets.append(make_key(corral, name=tenant, role="user", tenant=tenant)[1])
+    answered, wrong, going = [0, 0], [], threading.Event()
+
+    def client(who):
+        c = http.client.HTTPConnection(*corral.url[7:].split(":"), timeout=60)
+        while not going.is_set():
+            c.request("POST", "/v1/chat/completions", json.dumps(BODY), {"Content-Type": "application/json", **as_key(secrets[who])})
+            answer = c.getresponse()
+            answer.read()
+            if answer.status == 200:
+                answered[who] += 1
+            else:
+                wrong.append(answer.status)
+    clients = [threading.Thread(target=client, args=(who,)) for who, n in ((0, 40), (1, 10)) for _ in range(n)]
+    for c in clients:
+        c.start()
+    until(lambda: min(answered) > 20, 60)
+    before = list(answered)
+    until(lambda: sum(answered) - sum(before) >= 400, 120)
+    many, few = (now - was for now, was in zip(answered, before))
+    going.set()
+    for c in clients:
+        c.join()
+    engine.server.shutdown()
+    assert not wrong
+    assert abs(many - few) <= 0.1 * max(many, few), (many, few)

@@ -10,12 +10,21 @@ static bool same_model(const struct req *r, uint16_t i)
 	return all[r->pick.ranked[i].replica].model == all[r->pick.ranked[0].replica].model;
 }
 
+/* A slot that was waited for and is not used after all costs the tenant nothing. */
+static void unused(struct req *r, struct replica_state *s)
+{
+	if (r->slot_charged_us)
+		queue_settle(s->queue, r->tenant, -r->slot_charged_us);
+	r->slot_charged_us = 0;
+	slot_free(s, 0);
+}
+
 static enum step take(struct req *r, struct replica_state *s)
 {
 	struct breaker_opts o = gateway_breaker_opts(r->worker->gw->cfg);
 
 	if (!breaker_allow(&s->breaker, &o, req_now(r), &r->probe)) {
-		slot_free(s, 0);          /* it opened, or another took the probe, since the decision */
+		unused(r, s);             /* it opened, or another took the probe, since the decision */
 		return STEP_AGAIN;
 	}
 	r->slot = s;
@@ -29,12 +38,14 @@ static enum step refuse(struct req *r, int64_t predicted_us)
 			r->world->cat.replicas[r->pick.ranked[0].replica].pb->model, (long long)r->retry_after_s);
 }
 
+/* s NULL: another tenant, with less waiting, has its place. */
 static void granted(struct req *r, struct replica_state *s)
 {
+	r->slot_charged_us = r->waiting->charged_us;
 	r->waiting = NULL;
 	r->queue_us += req_now(r) - r->queue_since_us;
 	series_observe(r->worker->m_queue_seconds, (double)(req_now(r) - r->queue_since_us) / 1e6);
-	req_resume(r, take(r, s));
+	req_resume(r, s ? take(r, s) : refuse(r, queue_predict_us(&r->world->states[r->pick.ranked[0].replica], 1, r->tenant)));
 }
 
 static enum step enter(struct req *r)
@@ -51,10 +62,10 @@ static enum step enter(struct req *r)
 		if (atomic_load(&wants[0]->queue->n) == 0 && slot_take(wants[n - 1]))
 			return take(r, wants[n - 1]);
 	}
-	predicted = queue_predict_us(wants, n);
+	predicted = queue_predict_us(wants, n, r->tenant);
 	r->queue_since_us = req_now(r);
 	r->queue_deadline_us = r->queue_since_us + cfg->queue_timeout * 1000;
-	r->waiting = queue_join(wants[0]->queue, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now);
+	r->waiting = queue_join(wants[0]->queue, r->tenant, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now);
 	if (now)
 		return take(r, now);
 	if (r->waiting && (predicted > cfg->queue_timeout * 1000 || req_now(r) + predicted > r->deadline_us)) {
