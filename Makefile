@@ -147,6 +147,9 @@ $(BUILD)/fuzz/json: LIBS += -lcjson
 $(BUILD)/fuzz/registry_answers: $(addprefix $(BUILD)/obj-fuzz/services/model-registry/,answer.o found.o kind_ollama.o kind_llamacpp.o kind_openai.o kind_probe.o)
 $(BUILD)/fuzz/registry_answers: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 
+$(BUILD)/fuzz/run_input: $(BUILD)/obj-fuzz/services/gateway/run_input.o
+$(BUILD)/fuzz/run_input: LIBS := $(BUILD)/libfuzz.a $(LIBS)
+
 fuzz-bins: $(FUZZ_TARGETS)
 
 fuzz: $(FUZZ_TARGETS)

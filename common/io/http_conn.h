@@ -4,6 +4,7 @@
 #define CORRAL_IO_HTTP_CONN_H
 #include "common/base/buf.h"
 #include "common/base/list.h"
+#include "common/io/http_local.h"
 #include "common/io/http_server.h"
 #include "common/io/tls.h"
 
@@ -70,6 +71,8 @@ struct conn {
 	struct tls *tls;              /* NULL: plain */
 	struct tls_identity *identity;        /* until the first byte has come */
 	char peer[56];
+	const struct http_local_ops *local;   /* not NULL: there is no connection and no server, see http_local.h */
+	void *local_arg;
 };
 
 /* An address, or one of several descriptors of it. */
@@ -122,6 +125,11 @@ void listeners_free(struct http_server *);
 /* http_server.c */
 struct sockaddr_storage;
 void conn_new(const struct listener *, int fd, const struct sockaddr_storage *peer);
+/* http_local.c */
+void local_start(struct conn *, int status, struct str headers);
+void local_data(struct conn *, struct str data);
+void local_end(struct conn *, bool whole);
+
 void conn_flush_later(struct conn *);
 void conn_gone(struct conn *, const char *why);       /* tells the handler and closes */
 /* Sends what is queued; false when the connection is broken. */

@@ -203,6 +203,10 @@ void http_reply_start(struct http_xchg *x, int status, struct str headers, int64
 
 	if (c->state == CONN_DEAD || c->framing != REPLY_NONE)
 		return;
+	if (c->local) {
+		local_start(c, status, headers);
+		return;
+	}
 	if (s->draining || c->state == CONN_BODY)
 		c->keep = false;      /* answering without having read the body: what follows cannot be told apart */
 	out_room(c, 256 + headers.n + (length > 0 && length < DIRECT_BYTES ? (size_t)length : 0));
@@ -237,6 +241,10 @@ void http_reply_data(struct http_xchg *x, struct str data)
 
 	if (c->state == CONN_DEAD || data.n == 0 || c->framing == REPLY_NONE || c->framing == REPLY_NO_BODY)
 		return;
+	if (c->local) {
+		local_data(c, data);
+		return;
+	}
 	if (c->framing == REPLY_LENGTH) {
 		data.n = data.n < c->reply_left ? data.n : (size_t)c->reply_left;
 		c->reply_left -= data.n;
@@ -263,6 +271,10 @@ void http_reply_end(struct http_xchg *x)
 		http_reply_abort(x);      /* fewer bytes than promised: the client must see it */
 		return;
 	}
+	if (c->local) {
+		local_end(c, true);
+		return;
+	}
 	if (c->framing == REPLY_CHUNKED)
 		out_add(c, STR("0\r\n\r\n"));
 	c->state = CONN_SENDING;
@@ -283,6 +295,10 @@ void http_reply_abort(struct http_xchg *x)
 
 	if (c->state == CONN_DEAD)
 		return;
+	if (c->local) {
+		local_end(c, false);
+		return;
+	}
 	c->keep = false;
 	c->aborting = true;
 	c->state = CONN_SENDING;
@@ -292,5 +308,5 @@ void http_reply_abort(struct http_xchg *x)
 
 bool http_reply_started(const struct http_xchg *x) { return conn_of(x)->framing != REPLY_NONE; }
 size_t http_reply_queued(const struct http_xchg *x) { return conn_queued(conn_of(x)); }
-bool http_reply_full(const struct http_xchg *x) { return conn_queued(conn_of(x)) > conn_of(x)->srv->opts.high_water; }
+bool http_reply_full(const struct http_xchg *x) { return !conn_of(x)->local && conn_queued(conn_of(x)) > conn_of(x)->srv->opts.high_water; }
 void http_reply_close_after(struct http_xchg *x) { conn_of(x)->keep = false; }

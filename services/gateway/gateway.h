@@ -30,6 +30,7 @@ struct gateway;
 struct certificate;
 struct door;
 struct limit_share;
+struct runs;
 struct worker;
 struct world;
 struct req;
@@ -54,12 +55,14 @@ struct gateway_config {
 	struct opt_list allowed_hosts, cors_origins;
 	int64_t checkpoint, heartbeat;
 	int64_t spool_segment, spool_max;
+	const char *runs_db;
+	int64_t runs_keep, runs_max, runs_parallel, runs_queue_max;
 };
 
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
-	M_HELD, M_TLS_ENDS, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS, M_COUNT
+	M_HELD, M_TLS_ENDS, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS, M_RUNS, M_RUNS_HELD, M_RUNS_BYTES, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -86,6 +89,7 @@ struct gateway {
 	struct limit_share *limit_share;        /* which part of the limits is ours */
 	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */
 	char addresses[DOORS][300];   /* as bound, "" = not there */
+	struct runs *runs;            /* durable jobs */
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	pthread_mutex_t asks_lock;
 	struct list asks;             /* under way, see ask.h */

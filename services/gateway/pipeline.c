@@ -14,6 +14,7 @@
 #include "services/gateway/limits.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
+#include "services/gateway/run_exec.h"
 
 enum { OUT_KEPT = 16 * 1024 };        /* an output buffer up to this size waits for the next request */
 
@@ -375,6 +376,8 @@ static void req_end(struct req *r)
 	}
 	count(r);
 	access_log(r);
+	if (r->run)
+		run_request_ended(r);
 	req_free(r);
 }
 
@@ -387,7 +390,7 @@ static const struct stage *const *again(const struct req *r)
 	return s;
 }
 
-static void run(struct req *r)
+static void walk(struct req *r)
 {
 	while (*r->at) {
 		switch ((*r->at)->enter(r)) {
@@ -415,11 +418,11 @@ void req_resume(struct req *r, enum step step)
 		return;
 	case STEP_NEXT:
 		r->at++;
-		run(r);
+		walk(r);
 		return;
 	case STEP_AGAIN:
 		r->at = again(r);
-		run(r);
+		walk(r);
 		return;
 	default:
 		req_end(r);
@@ -481,15 +484,35 @@ static bool turned_away(struct req *r, const struct admission *a)
 	return true;
 }
 
-void req_start(struct worker *w, struct http_xchg *x)
+static struct req *req_of(struct worker *w, struct http_xchg *x)
 {
-	const struct admission *a = admission_of(w, x);
 	struct req *r = req_new(w, x);
 
 	r->upload = upload_take(x);
 	x->user = r;
 	x->on_gone = req_gone;
 	x->on_drain = drained_output;
+	return r;
+}
+
+void req_start_run(struct worker *w, struct http_xchg *x, const struct admission *a, struct run_exec *run, int64_t execution_us)
+{
+	struct req *r = req_of(w, x);
+
+	r->run = run;
+	r->deadline_us = r->start_us + execution_us;
+	read_trace(r);
+	admission_apply(r, a);
+	r->route = a->route;
+	r->at = r->route->stages;
+	walk(r);
+}
+
+void req_start(struct worker *w, struct http_xchg *x)
+{
+	const struct admission *a = admission_of(w, x);
+	struct req *r = req_of(w, x);
+
 	r->deadline_us = r->start_us + w->gw->cfg->request_timeout * 1000;
 	read_trace(r);
 	if (w->gw->cfg->cors_origins.n)
@@ -503,6 +526,6 @@ void req_start(struct worker *w, struct http_xchg *x)
 	r->param = a->param;
 	if (!turned_away(r, a)) {
 		r->at = r->route->stages;
-		run(r);
+		walk(r);
 	}
 }

@@ -11,6 +11,9 @@
 #include "services/gateway/replicas.h"
 #include "services/gateway/world.h"
 
+struct admission;
+struct run_exec;
+
 /* What a stage answers: go on; wait (the stage will call req_resume); the answer was sent; it failed (req_fail was called); try another
  * replica (the driver goes back to the stage named 'again' in the route). */
 enum step { STEP_NEXT, STEP_WAIT, STEP_DONE, STEP_FAIL, STEP_AGAIN };
@@ -104,6 +107,7 @@ struct req {
 	struct upload *upload;        /* a blob that came with it */
 	struct str upload_bytes;      /* its bytes, when they are what their digest says */
 	struct passage *passage;      /* an answer handed on, or a job told of (passage.h) */
+	struct run_exec *run;         /* not a client's, but a job's; NULL = a client's */
 	struct ask *ask;              /* a question to another service that is under way */
 	struct http_fetch *fetch;     /* a question to a backend that is no attempt: it takes no slot and stands in no book */
 	struct buf out;               /* bytes for the client on their way through the relay */
@@ -125,6 +129,8 @@ struct req {
 
 /* Starts a request that the server handed over; or one whose head was refused before its body is read. */
 void req_start(struct worker *, struct http_xchg *);
+/* A job's: the exchange is no client's, who it is was found out before. */
+void req_start_run(struct worker *, struct http_xchg *, const struct admission *, struct run_exec *, int64_t execution_us);
 void req_resume(struct req *, enum step);
 /* Notes why; the first failure counts. Returns STEP_FAIL. */
 enum step req_fail(struct req *, enum err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -14,6 +14,7 @@
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/limit_share.h"
+#include "services/gateway/runs.h"
 #include "services/gateway/sticky.h"
 #include "services/gateway/worker.h"
 
@@ -58,6 +59,13 @@ static const struct opt options[] = {
 	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000, .live = true),
 	OPT(C, BYTES, spool_segment, "16m", "Size of one file of the spool; room on disk is taken in this step, for each worker.", .min = 64 << 10, .max = 1 << 30),
 	OPT(C, BYTES, spool_max, "4g", "Most that may wait in a worker's spool for the ledger; then requests are refused with 503.", .min = 1 << 20, .max = INT64_C(1) << 50),
+	OPT(C, STRING, runs_db, "", "Database of the jobs of /run, sqlite:PATH; empty = runs.db in the service's state directory. Gateways on one database answer for "
+	    "each other's jobs. ?sync=full behind the path makes an accepted job survive a power cut too."),
+	OPT(C, DURATION, runs_keep, "1h", "How long the result of a job is kept after its end.", .min = 1000, .max = 366 * 86400000LL, .live = true),
+	OPT(C, BYTES, runs_max, "1g", "Most that jobs and their results may hold on disk; the results that are oldest go first, and when none is left new jobs get 429.",
+	    .min = 1 << 20, .max = INT64_C(1) << 50, .live = true),
+	OPT(C, INT, runs_parallel, "16", "Jobs that this gateway has under way at a time; each waits for a slot like any other request.", .min = 1, .max = 10000, .live = true),
+	OPT(C, INT, runs_queue_max, "10000", "Jobs of one tenant that may wait to begin; further ones get 429.", .min = 1, .max = 10000000, .live = true),
 	OPT_END
 };
 #undef C
@@ -89,6 +97,9 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_REMOTE_DECISIONS] = { METRIC_COUNTER, "remote_decisions_total", "Decisions that the selector made, under decide=remote.", "" },
 	[M_LOCAL_DECISIONS] = { METRIC_COUNTER, "remote_decision_fallbacks_total", "Decisions made here under decide=remote, by what was wrong: away, late, other_snapshot, refused.", "reason" },
 	[M_TLS_ENDS] = { METRIC_GAUGE, "public_tls_certificate_ends_timestamp_seconds", "When the certificate of public_tls_listen ends, in seconds since 1970; 0 = no TLS.", "" },
+	[M_RUNS] = { METRIC_COUNTER, "runs_total", "Jobs of /run that ended, by state.", "state" },
+	[M_RUNS_HELD] = { METRIC_GAUGE, "runs", "Jobs of /run that are kept: waiting, running, ended.", "state" },
+	[M_RUNS_BYTES] = { METRIC_GAUGE, "runs_bytes", "What jobs and their results hold on disk.", "" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 
@@ -127,6 +138,8 @@ static void rebuild(struct gateway *g)
 		worker_set_world(g->workers[i], world_ref(w));
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "models"), (double)g->models_id.version);
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "policy"), (double)g->policy_id.version);
+	if (g->runs)
+		runs_go(g->runs);
 	lease_renew(g->lease);            /* there may be replicas that nothing is lent of yet */
 	svc_need(g->svc, "model snapshot", true, w->cat.n_models ? "" : "no backend has a model yet");
 	world_unref(w);
@@ -232,6 +245,7 @@ static void stop(struct svc *s)
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
 		if (g->workers[i])
 			worker_stop(g->workers[i]);
+	runs_close(g->runs);
 	ask_forget_all(g);
 	pthread_mutex_destroy(&g->asks_lock);
 	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
@@ -271,7 +285,7 @@ static bool start(struct svc *s, struct why *why)
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");
 	g->door = door_new(g);
-	ok = certificate_new(g, why) && make_workers(g, why);
+	ok = certificate_new(g, why) && make_workers(g, why) && (g->runs = runs_open(g, why)) != NULL;
 	if (ok) {
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);
@@ -356,6 +370,7 @@ static void drain(struct svc *s)
 	struct gateway *g = svc_state(s);
 
 	g->draining = g->n_workers;
+	runs_drain(g->runs);
 	lease_leave(g->lease);
 	limit_share_leave(g->limit_share);
 	for (unsigned i = 0; i < g->n_workers; i++)

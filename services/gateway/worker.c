@@ -198,6 +198,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, struct why *why)
 	list_init(&w->owed);
 	list_init(&w->requests);
 	list_init(&w->limit_waiters);
+	list_init(&w->runs);
 	atomic_store(&w->oldest_open, UINT64_MAX);
 	w->loop = loop_new();
 	w->m_gone = metrics_series(g->metrics, M_CLIENT_GONE);

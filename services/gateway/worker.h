@@ -32,6 +32,7 @@ struct worker {
 	struct list requests;         /* under way */
 	struct list limit_waiters;    /* of them: those that wait for a part of a limit */
 	_Atomic unsigned n_limit_waiters;
+	struct list runs;             /* of them: jobs, see run_exec.h */
 	uint32_t n_requests;
 	struct arena *spare[64];      /* reset arenas */
 	unsigned n_spare;

@@ -23,6 +23,9 @@ extern const struct stage stage_ollama_pull, stage_ollama_delete, stage_ollama_c
 /* durable work on models (jobs.c) */
 extern const struct stage stage_pull, stage_remove_model, stage_change_model, stage_jobs, stage_job, stage_job_cancel;
 
+/* durable jobs that ask a model (runs.c) */
+extern const struct stage stage_run, stage_runsync, stage_run_status, stage_run_stream, stage_run_cancel;
+
 /* listing.c: the rest of the path as a name; clients encode the slash of "org/model". */
 struct str param_name(struct req *);
 

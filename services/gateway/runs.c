@@ -1,0 +1,607 @@
+/* runs.c - see runs.h. */
+#include "services/gateway/runs.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/data/json_write.h"
+#include "common/data/log.h"
+#include "services/gateway/run_exec.h"
+
+enum { TICK_US = 1000000, STREAM_BYTES = 1 << 20, ALIVE_TICKS = 3 };
+
+struct end_waiter {
+	struct list link;
+	struct ask *ask;
+	char id[40];
+	int64_t until_us;             /* mono */
+};
+
+struct runs {
+	struct gateway *gw;
+	struct run_store *store;
+	struct list running;          /* struct run_exec, ours */
+	unsigned n_running, next_worker, ticks;
+	struct list waiters;
+	struct list owed;             /* struct run_exec whose end the disk did not take yet */
+	struct loop_timer tick;
+	int64_t bytes;                /* on disk, as counted last and added to since */
+	bool going, failing;
+};
+
+static void schedule(struct runs *);
+static void tick(struct loop_timer *);
+
+/* --- life --- */
+
+/* The name of this gateway in the database: random, and the same after a restart. */
+static bool read_owner(struct gateway *g, char owner[40], struct why *why)
+{
+	char path[1024];
+	struct uuid id;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/runs.owner", svc_state_dir(g->svc));
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	n = fd < 0 ? -1 : read(fd, owner, 36);
+	owner[n > 0 ? n : 0] = '\0';
+	if (n >= 0 && !uuid_parse(str_of(owner), &id)) {
+		uuid_format(uuid_v7(wall_us()), owner);
+		n = pwrite(fd, owner, 36, 0);
+	}
+	if (fd >= 0)
+		close(fd);
+	if (n != 36)
+		err_set(why, ERR_STORE_FAILED, "%s cannot be written", path);
+	return n == 36;
+}
+
+static struct run_store *open_store(struct gateway *g, struct why *why)
+{
+	char url[1100], owner[40];
+
+	if (!read_owner(g, owner, why))
+		return NULL;
+	if (*g->cfg->runs_db)
+		return run_store_open(g->cfg->runs_db, owner, wall_us(), why);
+	snprintf(url, sizeof(url), "sqlite:%s/runs.db", svc_state_dir(g->svc));
+	return run_store_open(url, owner, wall_us(), why);
+}
+
+struct runs *runs_open(struct gateway *g, struct why *why)
+{
+	struct run_store *store = open_store(g, why);
+	struct runs *rs;
+
+	if (!store)
+		return NULL;
+	rs = x_calloc(1, sizeof(*rs));
+	rs->gw = g;
+	rs->store = store;
+	list_init(&rs->running);
+	list_init(&rs->waiters);
+	list_init(&rs->owed);
+	tick(&rs->tick);
+	return rs;
+}
+
+void runs_go(struct runs *rs)
+{
+	rs->going = true;
+	schedule(rs);
+}
+
+/* The error is told when it begins and when it ends, and not every second. */
+static bool stored(struct runs *rs, bool ok, const struct why *why)
+{
+	if (!ok && !rs->failing)
+		LOG_ERROR("jobs cannot be written", LOG_S("error", why->text));
+	else if (ok && rs->failing)
+		LOG_INFO("jobs can be written again");
+	rs->failing = !ok;
+	return ok;
+}
+
+/* --- what is told --- */
+
+static void answer_error(struct ask *a, const struct why *why)
+{
+	if (why->code == ERR_STORE_FAILED || why->code == ERR_INTERNAL)
+		err_set(&a->err, ERR_STORE_FAILED, "jobs cannot be read or written now; the gateway's log says why");
+	else
+		a->err = *why;
+	ask_done(a);
+}
+
+static void add_output(struct runs *rs, struct json_out *jo, const struct run *r, struct arena *mem)
+{
+	struct str pieces, piece;
+	struct why why;
+	uint32_t n;
+
+	if (r->output.n) {
+		jw_kv_raw(jo, "output", r->output);
+	} else if (r->chunks && run_pieces(rs->store, r->id, 0, SIZE_MAX / 2, mem, &pieces, &n, &why)) {
+		jw_key(jo, "output");
+		jw_arr(jo);
+		while (pieces.n && str_split(&pieces, '\n', &piece))
+			jw_raw(jo, piece);
+		jw_end(jo);
+	}
+}
+
+static void add_state(struct json_out *jo, const struct run *r)
+{
+	jw_kv_strz(jo, "id", r->id);
+	jw_kv_strz(jo, "status", run_state_name(r->state));
+}
+
+static void run_json(struct runs *rs, struct json_out *jo, const struct run *r, struct arena *mem)
+{
+	jw_obj(jo);
+	add_state(jo, r);
+	if (r->started_us)
+		jw_kv_i64(jo, "delayTime", (r->started_us - r->created_us) / 1000);
+	if (r->started_us && r->ended_us)
+		jw_kv_i64(jo, "executionTime", (r->ended_us - r->started_us) / 1000);
+	if (*r->request_id)
+		jw_kv_strz(jo, "request_id", r->request_id);
+	if (run_ended_state(r->state))
+		add_output(rs, jo, r, mem);
+	if (*r->error)
+		jw_kv_strz(jo, "error", r->error);
+	if (*r->error_code)
+		jw_kv_strz(jo, "error_code", r->error_code);
+	jw_end(jo);
+}
+
+static void answer_run(struct runs *rs, struct ask *a, const struct run *r)
+{
+	struct json_out jo;
+
+	json_begin(&jo, &a->body);
+	run_json(rs, &jo, r, a->mem);
+	a->status = 200;
+	ask_done(a);
+}
+
+static bool find(struct runs *rs, struct ask *a, struct run *ret)
+{
+	const struct run_ask *q = a->query;
+	struct why why;
+
+	if (run_get(rs->store, str_of(q->id), false, a->mem, ret, &why) && (q->sees_all || strcmp(ret->tenant, q->tenant) == 0))
+		return true;
+	if (why.code == ERR_OK)
+		err_set(&why, ERR_NOT_FOUND, "there is no job '%s' here; results are kept for %lld s (CORRAL_RUNS_KEEP)", q->id, (long long)(rs->gw->cfg->runs_keep / 1000));
+	answer_error(a, &why);
+	return false;
+}
+
+void runs_status(struct ask *a)
+{
+	struct run r;
+
+	if (find(a->gw->runs, a, &r))
+		answer_run(a->gw->runs, a, &r);
+}
+
+/* --- /stream: each piece once, or from a number on as often as one likes --- */
+
+static void stream_items(struct json_out *jo, struct str pieces)
+{
+	struct str piece;
+
+	while (pieces.n && str_split(&pieces, '\n', &piece)) {
+		jw_obj(jo);
+		jw_kv_raw(jo, "output", piece);
+		jw_end(jo);
+	}
+}
+
+void runs_stream(struct ask *a)
+{
+	struct runs *rs = a->gw->runs;
+	const struct run_ask *q = a->query;
+	struct str pieces = STR("");
+	struct json_out jo;
+	struct run r;
+	struct why why;
+	uint32_t from, n = 0;
+
+	if (!find(rs, a, &r))
+		return;
+	from = q->from >= 0 ? (uint32_t)q->from : r.delivered;
+	if (r.output.n && from == 0) {            /* an answer that was no stream is one piece */
+		pieces = r.output;
+		n = 1;
+	} else if (from < r.chunks && !run_pieces(rs->store, r.id, from, STREAM_BYTES, a->mem, &pieces, &n, &why)) {
+		answer_error(a, &why);
+		return;
+	}
+	if (n && q->from < 0 && !run_delivered(rs->store, r.id, from + n, &why)) {
+		answer_error(a, &why);
+		return;
+	}
+	json_begin(&jo, &a->body);
+	jw_obj(&jo);
+	add_state(&jo, &r);
+	jw_key(&jo, "stream");
+	jw_arr(&jo);
+	stream_items(&jo, pieces);
+	jw_end(&jo);
+	jw_kv_i64(&jo, "next", from + n);
+	jw_end(&jo);
+	a->status = 200;
+	ask_done(a);
+}
+
+/* --- those who wait for an end --- */
+
+static void release(struct runs *rs, struct end_waiter *w)
+{
+	struct run r;
+	struct why why;
+
+	list_del(&w->link);
+	if (run_get(rs->store, str_of(w->id), false, w->ask->mem, &r, &why)) {
+		answer_run(rs, w->ask, &r);
+	} else {
+		if (why.code == ERR_OK)
+			err_set(&why, ERR_NOT_FOUND, "job '%s' is no longer here", w->id);
+		answer_error(w->ask, &why);
+	}
+	free(w);
+}
+
+static void wake(struct runs *rs, const char *id)
+{
+	list_each_safe(it, &rs->waiters) {
+		struct end_waiter *w = list_entry(it, struct end_waiter, link);
+
+		if (strcmp(w->id, id) == 0)
+			release(rs, w);
+	}
+}
+
+static bool has_ended(struct runs *rs, const char *id)
+{
+	struct arena *mem = arena_new(0);
+	struct run r;
+	struct why why;
+	bool ended = run_get(rs->store, str_of(id), false, mem, &r, &why) ? run_ended_state(r.state) : why.code == ERR_OK;
+
+	arena_free(mem);
+	return ended;
+}
+
+static struct run_exec *exec_of(struct runs *rs, const char *id)
+{
+	list_each(it, &rs->running)
+		if (strcmp(list_entry(it, struct run_exec, link)->run.id, id) == 0)
+			return list_entry(it, struct run_exec, link);
+	return NULL;
+}
+
+/* Those whose time is over, and those whose job another gateway did. */
+static void look_after_waiters(struct runs *rs, bool all)
+{
+	list_each_safe(it, &rs->waiters) {
+		struct end_waiter *w = list_entry(it, struct end_waiter, link);
+		bool ours = exec_of(rs, w->id) != NULL;
+
+		if (mono_us() >= w->until_us || (all && !ours) || (!ours && has_ended(rs, w->id)))
+			release(rs, w);
+	}
+}
+
+/* --- executing --- */
+
+static unsigned weight(void *arg, const char *tenant)
+{
+	struct runs *rs = arg;
+	unsigned n = 0;
+
+	list_each(it, &rs->running)
+		n += strcmp(list_entry(it, struct run_exec, link)->run.tenant, tenant) == 0;
+	return n;
+}
+
+static void count(struct runs *rs, enum run_state s) { series_inc(metrics_series(rs->gw->metrics, M_RUNS, run_state_name(s))); }
+
+static bool make_room(struct runs *rs, int64_t bytes)
+{
+	struct why why;
+	int64_t freed;
+
+	while (rs->bytes + bytes > rs->gw->cfg->runs_max) {
+		freed = run_forget_oldest(rs->store, &why);
+		if (!freed)
+			return false;
+		rs->bytes -= freed;
+	}
+	return true;
+}
+
+/* False: the disk does not take it; it stays owed. */
+static bool book(struct runs *rs, struct run_exec *e)
+{
+	struct run end = { .id = e->run.id, .state = e->state, .ended_us = wall_us(), .error_code = "", .error = "", .request_id = e->request_id,
+		.output = buf_as_str(&e->whole) };
+	struct why why;
+	bool ours = false;
+
+	if (e->again)
+		return stored(rs, run_requeue(rs->store, e->run.id, end.ended_us + e->wait_us, e->why.text, NULL, &why), &why);
+	if (e->why.code) {
+		end.error_code = err_name(e->why.code);
+		end.error = e->why.text;
+	}
+	if (!make_room(rs, (int64_t)end.output.n)) {
+		end.state = e->state = RUN_FAILED;
+		end.error_code = err_name(ERR_STORE_FAILED);
+		end.error = "the result is larger than the room that is left for results (CORRAL_RUNS_MAX)";
+		end.output = STR("");
+	}
+	if (!stored(rs, run_finish(rs->store, &end, &ours, &why), &why))
+		return false;
+	rs->bytes += (int64_t)end.output.n - (ours ? (int64_t)e->run.body.n : 0);
+	if (ours)
+		count(rs, end.state);
+	return true;
+}
+
+static void over(struct runs *rs, struct run_exec *e)
+{
+	list_del(&e->link);
+	if (!book(rs, e)) {
+		list_push(&rs->owed, &e->link);
+		return;
+	}
+	if (!e->again)
+		wake(rs, e->run.id);
+	run_exec_free(e);
+}
+
+/* What a stream has said since. Where that cannot be kept, the job ends: its client could not get it. */
+static void keep_pieces(struct runs *rs, struct run_exec *e, struct buf *pieces, uint32_t n)
+{
+	struct run end = { .id = e->run.id, .state = RUN_FAILED, .ended_us = wall_us(), .error_code = err_name(ERR_STORE_FAILED),
+		.error = "what this job answers cannot be kept: the disk, or the room for results (CORRAL_RUNS_MAX), is full", .request_id = "" };
+	struct why why = { 0 };
+
+	if (make_room(rs, (int64_t)pieces->n) && stored(rs, run_say(rs->store, e->run.id, buf_as_str(pieces), n, &why), &why)) {
+		rs->bytes += (int64_t)pieces->n;
+		return;
+	}
+	(void)run_finish(rs->store, &end, NULL, &why);
+	run_exec_stop(e->worker, e->run.id, "its answer cannot be kept");
+}
+
+static void look(void *arg)
+{
+	struct run_exec *e = arg;
+	struct runs *rs = e->gw->runs;
+	struct buf pieces;
+	uint32_t n;
+	bool ended;
+
+	pthread_mutex_lock(&e->lock);
+	pieces = e->pieces;
+	n = e->n_pieces;
+	ended = e->ended;
+	e->pieces = (struct buf){ 0 };
+	e->n_pieces = 0;
+	e->posted = false;
+	pthread_mutex_unlock(&e->lock);
+	if (n)
+		keep_pieces(rs, e, &pieces, n);
+	buf_free(&pieces);
+	if (!ended)
+		return;
+	rs->n_running--;
+	over(rs, e);
+	schedule(rs);
+}
+
+static bool begin_one(struct runs *rs)
+{
+	struct arena *mem = arena_new(4096);
+	struct run_exec *e;
+	struct run r;
+	struct why why;
+
+	if (!run_claim(rs->store, wall_us(), weight, rs, mem, &r, &why)) {
+		(void)stored(rs, why.code == ERR_OK, &why);
+		arena_free(mem);
+		return false;
+	}
+	e = run_exec_new(rs->gw, mem, &r, look);
+	list_push(&rs->running, &e->link);
+	rs->n_running++;
+	run_exec_post(e, rs->gw->workers[rs->next_worker++ % rs->gw->n_workers]);
+	return true;
+}
+
+static void schedule(struct runs *rs)
+{
+	while (rs->going && rs->n_running < (unsigned)rs->gw->cfg->runs_parallel && list_empty(&rs->owed) && begin_one(rs))
+		;
+}
+
+/* --- submitting, cancelling --- */
+
+static bool accept(struct runs *rs, struct ask *a, struct run *r, struct why *why)
+{
+	const struct gateway_config *cfg = rs->gw->cfg;
+
+	if (run_waiting(rs->store, str_of(r->tenant)) >= cfg->runs_queue_max)
+		return err_set(why, ERR_QUEUE_FULL, "%lld jobs of this tenant wait already (CORRAL_RUNS_QUEUE_MAX); send this one again when some are done",
+			       (long long)cfg->runs_queue_max) == ERR_OK;
+	if (!make_room(rs, (int64_t)r->body.n))
+		return err_set(why, ERR_QUEUE_FULL, "jobs that wait and results that are kept fill the room for them (CORRAL_RUNS_MAX); try again later") == ERR_OK;
+	r->id = arena_zero(a->mem, 40);
+	uuid_format(uuid_v7(wall_us()), (char *)(uintptr_t)r->id);
+	r->created_us = wall_us();
+	r->expires_us += r->created_us;
+	if (!stored(rs, run_add(rs->store, r, why), why))
+		return false;
+	rs->bytes += (int64_t)r->body.n;
+	return true;
+}
+
+void runs_submit(struct ask *a)
+{
+	struct runs *rs = a->gw->runs;
+	struct run_ask *q = a->query;
+	struct json_out jo;
+	struct end_waiter *w;
+	struct why why = { 0 };
+
+	if (!accept(rs, a, &q->run, &why)) {
+		answer_error(a, &why);
+		return;
+	}
+	if (q->wait_ms) {
+		w = x_calloc(1, sizeof(*w));
+		w->ask = a;
+		w->until_us = mono_us() + q->wait_ms * 1000;
+		(void)str_copy(w->id, sizeof(w->id), str_of(q->run.id));
+		list_push(&rs->waiters, &w->link);
+	} else {
+		json_begin(&jo, &a->body);
+		jw_obj(&jo);
+		add_state(&jo, &q->run);
+		jw_end(&jo);
+		a->status = 202;
+		ask_done(a);
+	}
+	schedule(rs);
+}
+
+void runs_cancel(struct ask *a)
+{
+	struct runs *rs = a->gw->runs;
+	struct run_exec *e;
+	struct run r;
+	struct json_out jo;
+	struct why why;
+	bool changed = false;
+
+	if (!find(rs, a, &r))
+		return;
+	if (!run_cancel(rs->store, r.id, wall_us(), &changed, &why)) {
+		answer_error(a, &why);
+		return;
+	}
+	e = exec_of(rs, r.id);
+	if (changed) {
+		r.state = RUN_CANCELLED;
+		count(rs, RUN_CANCELLED);
+		wake(rs, r.id);
+	}
+	if (changed && e)
+		run_exec_stop(e->worker, r.id, "the job was cancelled");
+	json_begin(&jo, &a->body);
+	jw_obj(&jo);
+	add_state(&jo, &r);
+	jw_end(&jo);
+	a->status = 200;
+	ask_done(a);
+}
+
+/* --- once a second --- */
+
+static void cancelled_elsewhere(void *arg, const char *id)
+{
+	struct run_exec *e = exec_of(arg, id);
+
+	if (e)
+		run_exec_stop(e->worker, id, "the job was cancelled");
+}
+
+static void pay(struct runs *rs)
+{
+	list_each_safe(it, &rs->owed) {
+		struct run_exec *e = list_entry(it, struct run_exec, link);
+
+		if (!book(rs, e))
+			return;
+		list_del(&e->link);
+		wake(rs, e->run.id);
+		run_exec_free(e);
+	}
+}
+
+static void measure(struct runs *rs)
+{
+	struct run_counts c;
+	struct why why;
+
+	if (!run_count(rs->store, &c, &why))
+		return;
+	rs->bytes = c.bytes;
+	series_set(metrics_series(rs->gw->metrics, M_RUNS_HELD, "waiting"), (double)c.waiting);
+	series_set(metrics_series(rs->gw->metrics, M_RUNS_HELD, "running"), (double)c.running);
+	series_set(metrics_series(rs->gw->metrics, M_RUNS_HELD, "ended"), (double)c.ended);
+	series_set(metrics_series(rs->gw->metrics, M_RUNS_BYTES), (double)c.bytes);
+}
+
+static void tick(struct loop_timer *t)
+{
+	struct runs *rs = list_entry(t, struct runs, tick);
+	int64_t now = wall_us();
+	struct why why = { 0 };
+
+	loop_timer_set(rs->gw->loop, t, TICK_US, tick);
+	pay(rs);
+	if (rs->ticks++ % ALIVE_TICKS == 0)
+		(void)stored(rs, run_alive(rs->store, now, &why), &why);
+	(void)stored(rs, run_expire(rs->store, now, rs->gw->cfg->runs_keep * 1000, &why), &why);
+	if (rs->n_running)
+		(void)run_cancelled(rs->store, now - 10 * (int64_t)TICK_US, cancelled_elsewhere, rs, &why);
+	measure(rs);
+	(void)make_room(rs, 0);
+	look_after_waiters(rs, false);
+	schedule(rs);
+}
+
+/* --- the end --- */
+
+void runs_drain(struct runs *rs)
+{
+	rs->going = false;
+	look_after_waiters(rs, true);     /* theirs begin at the next start, if not elsewhere */
+}
+
+static void close_one(struct runs *rs, struct run_exec *e)
+{
+	struct why why;
+
+	if (e->n_pieces)
+		(void)run_say(rs->store, e->run.id, buf_as_str(&e->pieces), e->n_pieces, &why);
+	if (!e->ended)                    /* the worker never saw it */
+		e->again = true;
+	if (!book(rs, e))
+		LOG_WARN("the end of a job cannot be written; the next start finds it interrupted", LOG_S("job", e->run.id));
+	run_exec_free(e);
+}
+
+void runs_close(struct runs *rs)
+{
+	if (!rs)
+		return;
+	loop_timer_del(&rs->tick);
+	list_each_safe(it, &rs->running)
+		close_one(rs, list_entry(it, struct run_exec, link));
+	list_each_safe(it, &rs->owed)
+		close_one(rs, list_entry(it, struct run_exec, link));
+	list_each_safe(it, &rs->waiters)
+		free(list_entry(it, struct end_waiter, link));
+	run_store_close(rs->store);
+	free(rs);
+}
