@@ -164,13 +164,15 @@ static void name_caller(struct gateway *g, const char *request_id)
 	rpc_asked_for(g->door->access, request_id);
 }
 
+/* What is answered at once is with the worker, or freed, when call() returns. */
 static void start(void *arg)
 {
 	struct ask *a = arg;
+	struct gateway *g = a->gw;
 
-	name_caller(a->gw, a->request_id);
+	name_caller(g, a->request_id);
 	a->call(a);
-	name_caller(a->gw, "");
+	name_caller(g, "");
 }
 
 enum step ask_send(struct ask *a)
