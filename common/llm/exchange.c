@@ -93,13 +93,20 @@ static bool says_the_model(const struct llm_in *in, const struct llm_target *t)
 	       (t->kind == LLM_BACKEND_OLLAMA && str_eq(without_latest(in->model), without_latest(t->remote_model)));
 }
 
+/* llama.cpp counts unasked, in the 'timings' of the last chunk, which its clients read; asked for usage, it puts them into the usage chunk
+ * instead, which would be taken out again. Of several answers each chunk has its own. */
+static bool counts_unasked(const struct llm_in *in, const struct llm_target *t)
+{
+	return t->kind == LLM_BACKEND_LLAMACPP && !json_get(&in->doc, 0, "n");
+}
+
 static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_target *t, struct json_edit *edits, struct arena *mem)
 {
 	unsigned n = 0;
 
 	if (in->model_tok && !says_the_model(in, t))
 		edits[n++] = json_edit_value(&in->doc, in->model_tok, text_quote(t->remote_model, mem));
-	if (in->dialect == LLM_OPENAI && in->stream && !in->want_usage)
+	if (in->dialect == LLM_OPENAI && in->stream && !in->want_usage && !counts_unasked(in, t))
 		edits[n++] = ask_for_usage(in, mem);
 	if (in->dialect == LLM_OLLAMA && !json_get_any_case(&in->doc, 0, "truncate"))
 		edits[n++] = json_edit_insert(&in->doc, 0, "truncate", STR("false"), mem);

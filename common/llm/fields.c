@@ -30,7 +30,7 @@ static const struct field table[] = {
 	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there." },
 	{ "prompt", F_PROMPT, LG | NA, TEXT, ALL("messages"), "The user message; with `raw` the prompt of /v1/completions." },
 	{ "stream", F_STREAM, OPENAI | OLLAMA | NA | AN, BOOL, ALL("stream"), "" },
-	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, ALL("stream_options"), "`include_usage` is added where it is missing, and its chunk taken out again; for Ollama it decides whether we write that chunk." },
+	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, ALL("stream_options"), "`include_usage` is added where it is missing and its chunk taken out again, but not before llama.cpp, which counts in `timings`; for Ollama it decides whether we write that chunk." },
 	{ "system", F_SYSTEM, LG, TEXT, ALL("messages"), "The first message." },
 	{ "system", F_SYSTEM, AN, TEXT | LIST, ALL("messages"), "The first message; a line end between its blocks." },
 	{ "context", F_CONTEXT_TEXT, NA, TEXT, ALL("messages"), "Stands in front of the prompt, an empty line between them." },

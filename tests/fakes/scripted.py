@@ -355,6 +355,9 @@ class Backend:
             return self._whole(call, b)
         return self._stream(call, b)
 
+    def _timings(self, b):
+        return llamacpp_timings(b) if self.kind == "llamacpp" else {}
+
     def _error(self, code):
         if self.kind == "ollama":
             return json.dumps({"error": "the scripted engine broke"})
@@ -373,6 +376,7 @@ class Backend:
             last = {"id": "cmpl-1", "object": "chat.completion", "created": 1, "model": call.model, "choices": [choice]}
             if b.usage:
                 last["usage"] = openai_counts(b)
+            last.update(self._timings(b))
         if b.do == "unterminated":
             last.pop("done", None)
             last.pop("data", None)
@@ -387,7 +391,7 @@ class Backend:
     def _stream(self, call, b):
         kind = "application/x-ndjson" if self.kind == "ollama" else "text/event-stream"
         out = [(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode(), 0)]
-        event, last = (ollama_events(call, b) if self.kind == "ollama" else openai_events(call, b))
+        event, last = ollama_events(call, b) if self.kind == "ollama" else openai_events(call, b, self._timings(b))
         if self.kind != "ollama" and "chat" in call.path:
             out.append((chunk(event(None)), 0))
         out += [(chunk(event(word)), 1) for word in words(b)]
@@ -535,7 +539,12 @@ def embeddings(call, b):
             "data": [{"object": "embedding", "index": i, "embedding": v} for i, v in reversed(list(enumerate(vectors)))]}
 
 
-def openai_events(call, b):
+def llamacpp_timings(b):
+    """llama.cpp's own counts: with the answer, or with its last chunk (the usage chunk where there is one)."""
+    return {"timings": {"cache_n": 0, "prompt_n": PROMPT_TOKENS, "prompt_ms": 1.5, "predicted_n": b.tokens, "predicted_ms": 2.5}} if b.usage else {}
+
+
+def openai_events(call, b, more=()):
     base = {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 1, "model": call.model}
     chat = "chat" in call.path
 
@@ -544,10 +553,11 @@ def openai_events(call, b):
         choice.update({"delta": {"role": "assistant", "content": None} if word is None else {"content": word}} if chat else {"text": word})
         return sse({**base, "choices": [choice]})
 
-    last = [sse({**base, "choices": [{"index": 0, "finish_reason": "stop", **({"delta": {}} if chat else {"text": ""})}]})]
+    last = [{**base, "choices": [{"index": 0, "finish_reason": "stop", **({"delta": {}} if chat else {"text": ""})}]}]
     if b.usage and (call.json.get("stream_options") or {}).get("include_usage"):
-        last.append(sse({**base, "choices": [], "usage": openai_counts(b)}))
-    return event, last + [b"data: [DONE]\n\n"]
+        last.append({**base, "choices": [], "usage": openai_counts(b)})
+    last[-1].update(more)
+    return event, [sse(value) for value in last] + [b"data: [DONE]\n\n"]
 
 
 def sse(value):
