@@ -24,6 +24,7 @@ struct shipper {
 	struct loop *loop;
 	struct rpc_client *receiver;
 	char *dir, *topic, *source;
+	const struct spool *spool;
 	uint8_t type_min, type_max;
 	int64_t every_ms, backoff_ms;
 	uint32_t batch_records, batch_bytes;
@@ -60,6 +61,7 @@ struct shipper *shipper_new(struct loop *loop, struct rpc_client *receiver, cons
 	s->dir = x_strdup(o->dir);
 	s->topic = x_strdup(o->topic);
 	s->source = x_strdup(o->source);
+	s->spool = o->spool;
 	s->type_min = o->type_min;
 	s->type_max = o->type_max;
 	s->every_ms = o->every_ms > 0 ? o->every_ms : EVERY_MS;
@@ -295,7 +297,8 @@ static void send_batch(struct shipper *s)
 	Corral__FactBatch b = CORRAL__FACT_BATCH__INIT;
 
 	batch_clear(s);
-	s->full = batch_fill(s);
+	/* Where the reader is and where the writer is are the same position: it need not look at the directory to know. */
+	s->full = !(s->spool && spool_end(s->spool) == s->next) && batch_fill(s);
 	if (s->n == 0 && s->next - (s->first ? s->first : s->origin) < SKIP_BYTES) {
 		s->settled = s->next;
 		idle(s, s->full);

@@ -10,9 +10,11 @@
 #include "common/io/rpc.h"
 
 struct shipper;
+struct spool;
 
 struct ship_opts {
 	const char *dir;              /* of the spool */
+	const struct spool *spool;    /* its writer, when that is in this process and outlives the shipper: nothing is read while it has nothing new */
 	const char *topic;            /* "usage.v1" */
 	const char *source;           /* unique name of the writer: "gateway-host/usage-0" */
 	uint8_t type_min, type_max;   /* record types that are shipped; others are skipped */

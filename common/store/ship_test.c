@@ -34,6 +34,7 @@ struct world {
 	bool any_number;              /* there may be gaps */
 	int fail, lose_answer;        /* so many batches are refused, or applied and answered with a failure */
 	struct loop_timer timer;
+	bool beside;                  /* the shipper is told of the writer */
 };
 
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
@@ -107,7 +108,8 @@ static void acked(void *arg, uint64_t position)
 
 static void ship(struct world *w)
 {
-	struct ship_opts o = { .dir = w->dir, .topic = "test.v1", .source = "here/0", .type_min = FACT, .type_max = FACT + 1, .every_ms = 5, .batch_records = 100 };
+	struct ship_opts o = { .dir = w->dir, .topic = "test.v1", .source = "here/0", .type_min = FACT, .type_max = FACT + 1, .every_ms = 5, .batch_records = 100,
+		.spool = w->beside ? w->spool : NULL };
 
 	w->on_acked = 0;
 	w->shipper = shipper_new(w->loop, w->client, &o, acked, w);
@@ -208,6 +210,14 @@ static void ships_everything(void **state)
 	shipper_kick(w->shipper);
 	assert_true(settles(w, 5000));
 	assert_int_equal(shipper_gaps(w->shipper), 0);
+}
+
+static void ships_everything_of_the_writer_beside_it(void **state)
+{
+	struct world *w = *state;
+
+	w->beside = true;
+	ships_everything(state);
 }
 
 static void what_is_not_shipped_does_not_wait(void **state)
@@ -345,7 +355,7 @@ static void is_freed_at_any_time(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(ships_everything), T(what_is_not_shipped_does_not_wait), T(waits_for_a_receiver_that_is_away),
+		T(ships_everything), T(ships_everything_of_the_writer_beside_it), T(what_is_not_shipped_does_not_wait), T(waits_for_a_receiver_that_is_away),
 		T(refused_and_lost_answers_double_nothing), T(resumes_after_a_restart_of_the_writer), T(counts_what_is_gone),
 		T(a_spool_made_anew_is_shipped_from_its_start), T(is_freed_at_any_time),
 	};

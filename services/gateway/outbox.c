@@ -31,7 +31,7 @@ static void add(struct outbox *o, struct gateway *g, struct worker *w, struct sp
 {
 	struct line *l = x_calloc(1, sizeof(*l));
 	char source[128];
-	struct ship_opts opts = { .dir = dir, .topic = usage ? "usage.v1" : "decision.v1", .source = source,
+	struct ship_opts opts = { .dir = dir, .spool = s, .topic = usage ? "usage.v1" : "decision.v1", .source = source,
 		.type_min = usage ? REC_START : REC_DECISION, .type_max = usage ? REC_CORRECTION : REC_DECISION, .every_ms = usage ? 50 : 200 };
 
 	snprintf(source, sizeof(source), "gateway/%s", name);
