@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: proof-timing proof-kill proof-leave proof-slots proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: bench-scale proof-timing proof-kill proof-leave proof-slots proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -63,6 +63,7 @@ help:
 #: make fuzz-slice  the corpora and 20,000 seeded inputs each; make proof-fuzz: ten minutes each
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
+#: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
@@ -206,6 +207,10 @@ bench: all fakes
 	@$(BENCH) --cases post-1k,post-32k,sse-100,sse-1000
 	@$(BENCH) --cases post-1k-1 --targets direct,nginx,floor,corral --base direct
 	@$(BUILD)/tests/bench/policy_bench
+
+bench-scale: all fakes
+	@ulimit -n "$$(ulimit -Hn)"; tests/bench/scale.py --build $(BUILD)
+	@$(BUILD)/tests/bench/policy_bench | grep decide
 
 clean:
 	rm -rf $(BUILD)

@@ -58,7 +58,7 @@ struct arena *arena_new(size_t first_block)
 	return a;
 }
 
-static void drop(struct arena *a, bool keep_first)
+static void drop(struct arena *a, const struct block *keep)
 {
 	struct block *b, *next;
 
@@ -70,7 +70,7 @@ static void drop(struct arena *a, bool keep_first)
 	}
 	for (b = a->head; b; b = next) {
 		next = b->next;
-		if (!keep_first || b != a->first)
+		if (b != keep)
 			free(b);
 	}
 }
@@ -79,16 +79,29 @@ void arena_free(struct arena *a)
 {
 	if (!a)
 		return;
-	drop(a, false);
+	drop(a, NULL);
 	free(a);
+}
+
+/* What one use needed the next one will need: then it finds it in one piece. */
+static struct block *to_keep(const struct arena *a)
+{
+	struct block *keep = a->first;
+
+	for (struct block *b = a->head; b; b = b->next)
+		if (b->cap <= BLOCK_MAX && b->cap > keep->cap)
+			keep = b;
+	return keep;
 }
 
 void arena_reset(struct arena *a)
 {
-	drop(a, true);
-	a->head = a->first;
-	a->first->next = NULL;
-	a->first->used = 0;
+	struct block *keep = to_keep(a);
+
+	drop(a, keep);
+	keep->next = NULL;
+	keep->used = 0;
+	a->head = a->first = keep;
 	a->used = 0;
 }
 

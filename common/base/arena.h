@@ -14,7 +14,7 @@ struct arena;
 
 struct arena *arena_new(size_t first_block);      /* 0 = 4096 */
 void arena_free(struct arena *);                  /* runs the deferred calls, newest first; NULL is fine */
-void arena_reset(struct arena *);                 /* the same, but keeps the first block for reuse */
+void arena_reset(struct arena *);                 /* the same, but keeps its first block for reuse, or a larger one of at most 64 KiB */
 size_t arena_used(const struct arena *);          /* bytes handed out */
 
 void *arena_alloc(struct arena *, size_t n);      /* aligned to 16, not cleared */

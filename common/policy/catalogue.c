@@ -38,6 +38,11 @@ int catalogue_model(const struct catalogue *c, struct str name)
 	}
 }
 
+const char *catalogue_template(const struct catalogue *c, const struct cat_model *m)
+{
+	return m->pb->template_at && m->pb->template_at <= c->snapshot->n_templates ? c->snapshot->templates[m->pb->template_at - 1] : "";
+}
+
 int catalogue_resolve(const struct catalogue *c, struct str name, bool *ret_alias)
 {
 	int m = catalogue_model(c, name);
@@ -183,7 +188,7 @@ static enum err fill_replicas(struct catalogue *c, struct arena *a, struct why *
 		if (!model->n)
 			model->first = r;
 		model->n++;
-		c->replicas[r] = (struct cat_replica){ .pb = pb, .model = (uint16_t)m, .backend = (uint16_t)b,
+		c->replicas[r] = (struct cat_replica){ .pb = pb, .remote_name = *pb->remote_name ? pb->remote_name : pb->model, .model = (uint16_t)m, .backend = (uint16_t)b,
 			.context = pb->context_length ? pb->context_length : model->pb->context_length,
 			.slots = pb->slots ? pb->slots : 1 };
 		if (c->replicas[r].context > model->context || model->n == 1)

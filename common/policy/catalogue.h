@@ -28,6 +28,7 @@ struct cat_model {
 
 struct cat_replica {
 	const Corral__Replica *pb;
+	const char *remote_name;      /* what that backend calls it */
 	uint16_t model, backend;      /* indexes */
 	uint32_t context;             /* in force there; 0 = unknown */
 	uint32_t slots;
@@ -49,6 +50,8 @@ enum err catalogue_build(struct catalogue *, struct arena *, uint64_t epoch, uin
 
 /* By name: "x" equals "x:latest"; case does not matter (Ollama's rule). -1 = unknown. */
 int catalogue_model(const struct catalogue *, struct str name);
+/* The prompt's template; "" = unknown. */
+const char *catalogue_template(const struct catalogue *, const struct cat_model *);
 /* Follows one alias; *ret_alias tells whether one was used. -1 = unknown. */
 int catalogue_resolve(const struct catalogue *, struct str name, bool *ret_alias);
 /* MODEL_NOT_FOUND with up to three names that were perhaps meant, of those that the asker may see; 'sees' NULL: all. The catalogue may be

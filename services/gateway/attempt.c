@@ -393,7 +393,7 @@ static struct llm_target target_of(struct req *r, uint16_t replica)
 {
 	const struct cat_replica *cr = &r->world->cat.replicas[replica];
 
-	return (struct llm_target){ .kind = r->world->backends[cr->backend].kind, .remote_model = str_of(cr->pb->remote_name),
+	return (struct llm_target){ .kind = r->world->backends[cr->backend].kind, .remote_model = str_of(cr->remote_name),
 		.shown_model = spelled(r, cr->model), .context_length = cr->context, .caps = r->world->cat.models[cr->model].caps,
 		.request_id = str_n(r->id_text, 36), .created_us = r->start_wall_us };
 }

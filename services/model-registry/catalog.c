@@ -16,7 +16,7 @@ struct row {
 
 static struct row *rows_make(const struct registry *, struct arena *, size_t *ret_n);
 static size_t rows_one_case(struct registry *, struct row *, size_t n);
-static Corral__Model *model_make(const struct registry *, struct arena *, const struct row *, size_t n, int64_t now_us);
+static Corral__Model *model_make(const struct registry *, Corral__ModelSnapshot *, struct arena *, const struct row *, size_t n, int64_t now_us);
 static Corral__Replica *replica_make(const struct registry *, struct arena *, const struct row *, const Corral__Model *);
 static Corral__Backend *backend_make(const struct backend *, struct arena *);
 static void aliases_make(const struct registry *, struct arena *, Corral__ModelSnapshot *);
@@ -52,12 +52,13 @@ Corral__ModelSnapshot *catalog_make(struct registry *registry, struct arena *mem
 
 	snapshot->models = arena_array(mem, Corral__Model *, n + 1);
 	snapshot->replicas = arena_array(mem, Corral__Replica *, n + 1);
+	snapshot->templates = arena_array(mem, char *, n + 1);
 	for (size_t i = 0; i < n; i = next) {
 		Corral__Model *model;
 
 		for (next = i + 1; next < n && str_eq(rows[next].key, rows[i].key);)
 			next++;
-		model = model_make(registry, mem, &rows[i], next - i, now_us);
+		model = model_make(registry, snapshot, mem, &rows[i], next - i, now_us);
 		snapshot->models[snapshot->n_models++] = model;
 		for (size_t j = i; j < next; j++)
 			snapshot->replicas[snapshot->n_replicas++] = replica_make(registry, mem, &rows[j], model);
@@ -213,7 +214,22 @@ static void put_strengths(const struct registry *registry, Corral__Model *model,
 	}
 }
 
-static Corral__Model *model_make(const struct registry *registry, struct arena *mem, const struct row *rows, size_t n, int64_t now_us)
+/* Many models share few templates, and one is a kilobyte: each is in the snapshot once. */
+static uint32_t template_at(Corral__ModelSnapshot *snapshot, struct arena *mem, const char *text)
+{
+	size_t i = 0;
+
+	if (!*text)
+		return 0;
+	while (i < snapshot->n_templates && strcmp(snapshot->templates[i], text) != 0)
+		i++;
+	if (i == snapshot->n_templates)
+		snapshot->templates[snapshot->n_templates++] = z(mem, text);
+	return (uint32_t)i + 1;
+}
+
+static Corral__Model *model_make(const struct registry *registry, Corral__ModelSnapshot *snapshot, struct arena *mem, const struct row *rows, size_t n,
+				 int64_t now_us)
 {
 	Corral__Model *model = arena_new_of(mem, Corral__Model);
 	struct found all = *rows[0].found;
@@ -235,13 +251,16 @@ static Corral__Model *model_make(const struct registry *registry, struct arena *
 	model->pinned = jobs_pinned(registry->jobs, rows[0].key);
 	model->modified_at = z(mem, all.modified_at);
 	model->format = z(mem, all.format);
-	model->template_text = z(mem, all.template_text);
+	model->template_at = template_at(snapshot, mem, all.template_text);
 	model->architecture = z(mem, all.architecture);
 	model->embedding_length = all.embedding_length;
 	put_caps(model, caps_of(registry, rows[0].key, str_of(model->family), all.caps), mem);
 	put_strengths(registry, model, mem);
 	return model;
 }
+
+/* What is as the model has it is left out. */
+static char *unless(struct arena *mem, const char *text, const char *same) { return strcmp(text, same) ? z(mem, text) : (char *)""; }
 
 static Corral__Replica *replica_make(const struct registry *registry, struct arena *mem, const struct row *row, const Corral__Model *model)
 {
@@ -251,14 +270,14 @@ static Corral__Replica *replica_make(const struct registry *registry, struct are
 	corral__replica__init(replica);
 	replica->model = model->name;
 	replica->backend = z(mem, row->backend->name);
-	replica->remote_name = z(mem, row->found->remote_name);
+	replica->remote_name = unless(mem, row->found->remote_name, model->name);
 	replica->context_length = row->found->context_in_force;
 	replica->slots = slots ? slots : row->found->slots ? row->found->slots : 1;
 	replica->loaded = row->found->loaded && row->backend->state != CORRAL__BACKEND_STATE__BACKEND_DOWN;
 	replica->size_loaded_bytes = row->found->size_loaded_bytes;
 	replica->size_vram_bytes = row->found->size_vram_bytes;
 	replica->expires_at_us = row->found->expires_at_us;
-	replica->digest = z(mem, row->found->digest);
+	replica->digest = unless(mem, row->found->digest, model->digest);
 	return replica;
 }
 

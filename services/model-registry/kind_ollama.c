@@ -12,7 +12,7 @@ enum { PS_MS = 1500 };
 static void start(struct visit *);
 static void on_version(struct visit *, const struct answer *);
 static void on_tags(struct visit *, const struct answer *);
-static void ask_next_show(struct visit *);
+static void ask_shows(struct visit *);
 static void on_show(struct visit *, const struct answer *);
 static void on_ps(struct visit *, const struct answer *);
 
@@ -124,26 +124,31 @@ static void on_tags(struct visit *visit, const struct answer *answer)
 	}
 	for (uint32_t i = json_first(json, models); i; i = json_next(json, models, i))
 		read_tag(visit, json, i, answer->mem);
-	ask_next_show(visit);
+	ask_shows(visit);
 }
 
-static void ask_next_show(struct visit *visit)
+static void ask_show(struct visit *visit, size_t at)
 {
 	struct buf body = { 0 };
 	struct json_out out;
 
-	while (visit->at < visit->found->n && (visit->quiet || visit->found->models[visit->at].detailed))
-		visit->at++;
-	if (visit->at == visit->found->n) {
-		visit_ask(visit, "GET", STR("/api/ps"), STR(""), PS_MS, on_ps);
-		return;
-	}
 	json_begin(&out, &body);
 	jw_obj(&out);
-	jw_kv_strz(&out, "model", visit->found->models[visit->at].remote_name);
+	jw_kv_strz(&out, "model", visit->found->models[at].remote_name);
 	jw_end(&out);
-	visit_ask(visit, "POST", STR("/api/show"), buf_as_str(&body), visit->timeout_ms, on_show);
+	visit->open++;
+	visit_ask_beside(visit, at, "POST", STR("/api/show"), buf_as_str(&body), visit->timeout_ms, on_show);
 	buf_free(&body);
+}
+
+/* A server of a hundred models is asked a few things at a time. */
+static void ask_shows(struct visit *visit)
+{
+	for (; visit->at < visit->found->n && visit->open < VISIT_AT_ONCE; visit->at++)
+		if (!visit->quiet && !visit->found->models[visit->at].detailed)
+			ask_show(visit, visit->at);
+	if (visit->at == visit->found->n && !visit->open)
+		visit_ask(visit, "GET", STR("/api/ps"), STR(""), PS_MS, on_ps);
 }
 
 static uint32_t of_architecture(const struct json *json, uint32_t info, const char *architecture, const char *what, struct arena *mem)
@@ -175,11 +180,11 @@ static void read_show(const struct answer *answer, struct found *found, struct a
 static void on_show(struct visit *visit, const struct answer *answer)
 {
 	if (answer->status == 200 && answer->json && json_kind(answer->json, 0) == JSON_OBJECT)
-		read_show(answer, &visit->found->models[visit->at], visit->found->mem);
+		read_show(answer, &visit->found->models[answer->about], visit->found->mem);
 	else if (answer->status == 0)
 		visit->quiet = true;      /* do not wait as long for each of the others */
-	visit->at++;
-	ask_next_show(visit);
+	visit->open--;
+	ask_shows(visit);
 }
 
 static void read_resident(struct listing *listing, const struct json *json, uint32_t entry, struct arena *mem)

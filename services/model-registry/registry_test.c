@@ -23,9 +23,33 @@ struct fake {
 	unsigned asked[16];
 	struct http_xchg *held[64];
 	unsigned n_held;
+	struct http_xchg *late;       /* an echo that waits for the next question */
 };
 
 static void on_gone(struct http_xchg *x, const char *why) { x->user = NULL; }
+
+/* Answers with a template that is the name of the model, every other one after the one that was asked later. */
+#define ECHO "echo"
+static void echo(struct http_xchg *x)
+{
+	struct str name = str_from(x->body, sizeof("{\"model\":\"") - 1);
+	char body[200];
+
+	name.n -= 2;
+	(void)snprintf(body, sizeof body, "{\"template\":\"" STR_FMT "\",\"model_info\":{}}", STR_ARG(name));
+	http_reply(x, 200, STR("Content-Type: application/json\r\n"), str_of(body));
+}
+
+static void echo_late(struct fake *fake, struct http_xchg *x)
+{
+	if (!fake->late) {
+		fake->late = x;
+		return;
+	}
+	echo(x);
+	echo(fake->late);
+	fake->late = NULL;
+}
 
 static void fake_request(struct http_xchg *x, void *arg)
 {
@@ -37,6 +61,8 @@ static void fake_request(struct http_xchg *x, void *arg)
 		fake->asked[i]++;
 		if (!fake->lines[i].body)
 			x->on_gone = on_gone;
+		else if (!strcmp(fake->lines[i].body, ECHO))
+			echo_late(fake, x);
 		else
 			http_reply(x, fake->lines[i].status, STR("Content-Type: application/json\r\n"), str_of(fake->lines[i].body));
 		return;
@@ -247,6 +273,8 @@ static Corral__Replica *replica(struct world *w, const char *of, const char *bac
 	return NULL;
 }
 
+static const char *template_of(struct world *w, const Corral__Model *m) { return m->template_at ? w->now->templates[m->template_at - 1] : ""; }
+
 static bool can(const Corral__Model *m, const char *word)
 {
 	for (size_t i = 0; i < m->n_capabilities; i++)
@@ -294,7 +322,7 @@ static void reads_ollama(void **state)
 	assert_int_equal(m->size_bytes, 4056435);
 	assert_string_equal(m->architecture, "llama");
 	assert_true(m->is_protected && can(m, "completion") && !can(m, "tools"));
-	assert_non_null(strstr(m->template_text, "im_start"));
+	assert_non_null(strstr(template_of(&w, m), "im_start"));
 	r = replica(&w, "tiny:latest", "o");
 	assert_true(r->loaded);
 	assert_int_equal(r->size_loaded_bytes, 14543748);
@@ -310,8 +338,51 @@ static void reads_ollama(void **state)
 
 		sync_now(&w);
 		assert_int_equal(asked(&fake, "/api/show"), shows);
-		assert_non_null(strstr(model(&w, "tiny:latest")->template_text, "im_start"));
+		assert_non_null(strstr(template_of(&w, model(&w, "tiny:latest")), "im_start"));
 	}
+	fake_down(&fake);
+	world_free(&w);
+}
+
+static void forty_tags(struct buf *tags, char digest)
+{
+	buf_clear(tags);
+	buf_addz(tags, "{\"models\":[");
+	for (unsigned i = 0; i < 40; i++)
+		buf_printf(tags, "%s{\"name\":\"model%u:1b\",\"digest\":\"%c%u\"}", i ? "," : "", i, digest, i);
+	buf_addz(tags, "]}");
+}
+
+/* Many models are asked about side by side; each gets its own answer, and what one template is for two of them is in the snapshot once. */
+static void gives_each_model_its_own_traits(void **state)
+{
+	struct world w = world_new();
+	struct fake fake = { 0 };
+	struct buf tags = { 0 };
+	char name[32];
+
+	fake_up(w.loop, &fake);
+	as_ollama(&fake);
+	forty_tags(&tags, 'd');
+	says(&fake, "/api/tags", 200, buf_z(&tags));
+	says(&fake, "/api/show", 200, ECHO);
+	w.config.backends = list_of(1, entry("o=ollama+", &fake));
+	start_with(&w, STR(""));
+	sync_now(&w);
+	assert_int_equal(w.now->n_models, 40);
+	assert_int_equal(w.now->n_templates, 40);
+	for (unsigned i = 0; i < 40; i++) {
+		(void)snprintf(name, sizeof name, "model%u:1b", i);
+		assert_string_equal(template_of(&w, model(&w, name)), name);
+		assert_string_equal(replica(&w, name, "o")->remote_name, "");          /* as the model */
+	}
+	says(&fake, "/api/show", 200, golden("ollama-show-tiny.json"));
+	forty_tags(&tags, 'e');           /* other bytes under the same names */
+	says(&fake, "/api/tags", 200, buf_z(&tags));
+	sync_now(&w);
+	assert_int_equal(w.now->n_templates, 1);
+	assert_non_null(strstr(template_of(&w, model(&w, "model39:1b")), "im_start"));
+	buf_free(&tags);
 	fake_down(&fake);
 	world_free(&w);
 }
@@ -689,7 +760,7 @@ static void remembers_across_restarts(void **state)
 	assert_int_equal(again.now->n_models, 2);
 	assert_string_equal(again.now->backends[0]->kind, "ollama");
 	assert_int_equal(again.now->backends[0]->state, CORRAL__BACKEND_STATE__BACKEND_DOWN);
-	assert_string_equal(model(&again, "tiny:latest")->template_text, model(&w, "tiny:latest")->template_text);
+	assert_string_equal(template_of(&again, model(&again, "tiny:latest")), template_of(&w, model(&w, "tiny:latest")));
 	assert_int_equal(model(&again, "tiny:latest")->first_seen_us, model(&w, "tiny:latest")->first_seen_us);
 	assert_int_equal(model(&again, "tiny:latest")->context_length, 4096);
 	assert_false(replica(&again, "tiny:latest", again.now->backends[0]->name)->loaded);
@@ -833,7 +904,7 @@ static void writes_parameters_as_servers_do(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(reads_ollama),
+		cmocka_unit_test(reads_ollama), cmocka_unit_test(gives_each_model_its_own_traits),
 		cmocka_unit_test(reads_llamacpp),
 		cmocka_unit_test(reads_a_llamacpp_router),
 		cmocka_unit_test(reads_openai_lists),

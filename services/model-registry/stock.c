@@ -50,19 +50,20 @@ static uint32_t caps_of(const Corral__Model *model)
 }
 
 /* Not detailed: the backend is asked again for what the snapshot does not carry. */
-static void restore_one(struct listing *held, const Corral__Model *model, const Corral__Replica *replica)
+static void restore_one(struct listing *held, const Corral__ModelSnapshot *snapshot, const Corral__Model *model, const Corral__Replica *replica)
 {
-	struct found *found = listing_add(held, str_of(replica->remote_name));
+	struct found *found = listing_add(held, str_of(*replica->remote_name ? replica->remote_name : model->name));
 	struct found from = *found;
 
 	from.name = model->name;
 	from.family = model->family;
 	from.parameters = model->parameters;
 	from.quantization = model->quantization;
-	from.digest = replica->digest;
+	from.digest = *replica->digest ? replica->digest : model->digest;
 	from.modified_at = model->modified_at;
 	from.format = model->format;
-	from.template_text = model->template_text;
+	if (model->template_at && model->template_at <= snapshot->n_templates)
+		from.template_text = snapshot->templates[model->template_at - 1];
 	from.architecture = model->architecture;
 	from.parameter_count = model->parameter_count;
 	from.size_bytes = model->size_bytes;
@@ -93,7 +94,7 @@ static void restore_backend(struct backend *backend, const Corral__ModelSnapshot
 		const Corral__Model *model = model_of(snapshot, replica->model);
 
 		if (model && !strcmp(replica->backend, backend->name))
-			restore_one(backend->held, model, replica);
+			restore_one(backend->held, snapshot, model, replica);
 	}
 }
 

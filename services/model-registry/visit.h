@@ -1,4 +1,4 @@
-/* visit.h - one visit to one backend: questions over HTTP, one after another, ending good, loading or failed.
+/* visit.h - one visit to one backend: questions over HTTP, one after another, those about details a few at a time, ending good, loading or failed.
  *
  * A kind (kind_*.c) knows which questions its servers answer and what the answers mean; visit.c asks and keeps the time.
  * The owner is told once, on the loop, never before visit_start() returned. */
@@ -36,6 +36,17 @@ struct answer {
 	const char *error;            /* then: why */
 	const struct json *json;      /* NULL when the body is not JSON */
 	struct arena *mem;            /* of this answer only */
+	size_t about;                 /* as visit_ask_beside() was told */
+};
+
+enum { VISIT_AT_ONCE = 8 };
+
+/* A question under way. */
+struct question {
+	struct visit *visit;
+	struct http_fetch *fetch;     /* NULL = free */
+	size_t about;
+	void (*then)(struct visit *, const struct answer *);
 };
 
 struct visit {
@@ -47,8 +58,8 @@ struct visit {
 	struct listing *found;        /* a list fills it */
 	size_t at;                    /* the kind's cursor */
 	bool quiet;                   /* the kind's: stop asking for details */
-	void (*then)(struct visit *, const struct answer *);
-	struct http_fetch *fetch;
+	unsigned open;                /* the kind's: questions about details that are under way */
+	struct question questions[VISIT_AT_ONCE];
 
 	enum visit_end end;
 	const char *reason;           /* failed: "unreachable", "status", "malformed"; a label */
@@ -64,6 +75,10 @@ void visit_cancel(struct visit *);        /* no callback follows; frees what was
 /* --- for kinds --- */
 void visit_ask(struct visit *, const char *method, struct str path, struct str body, int64_t timeout_ms,
 	       void (*then)(struct visit *, const struct answer *));
+/* The same while others are under way, VISIT_AT_ONCE together at most; 'about' comes back with the answer. The visit ends when all have been
+ * answered. */
+void visit_ask_beside(struct visit *, size_t about, const char *method, struct str path, struct str body, int64_t timeout_ms,
+		      void (*then)(struct visit *, const struct answer *));
 /* True when there is a 200 with JSON; else the visit has ended as failed. */
 bool visit_need(struct visit *, const struct answer *);
 void visit_done(struct visit *, enum visit_end);

@@ -5,6 +5,7 @@
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "common/base/clock.h"
 #include "common/base/id.h"
@@ -14,10 +15,10 @@
 #include "events.pb-c.h"
 #include "services/usage-tracker/ledger.h"
 
-enum { RUNS = 9, PAIRS = 1000, MANY = 64 };
+enum { RUNS = 9, PAIRS = 1000, MANY = 200, SAMPLES = 20001 };
 
 static struct bench {
-	struct arena *mem, *scratch;
+	struct arena *mem, *scratch, *request;
 	struct feature_text text;
 	struct catalogue cat;
 	struct policy pol;
@@ -64,12 +65,22 @@ static void one_features(void)
 	__asm__ volatile("" : : "g"(&f) : "memory");
 }
 
+/* Every allocation of the program comes through here. */
+void *__libc_malloc(size_t);
+void *__libc_calloc(size_t, size_t);
+void *__libc_realloc(void *, size_t);
+static uint64_t allocations, counted;
+
+void *malloc(size_t n) { return allocations++, __libc_malloc(n); }
+void *calloc(size_t n, size_t size) { return allocations++, __libc_calloc(n, size); }
+void *realloc(void *p, size_t n) { return allocations++, __libc_realloc(p, n); }
+
 static void one_decide(void)
 {
 	struct decision d;
 
-	arena_reset(now.scratch);
-	decide(&d, now.scratch, &now.asks, -1, false, &now.cat, &now.pol, now.load, NULL);
+	arena_reset(now.request);
+	decide(&d, now.request, &now.asks, -1, false, &now.cat, &now.pol, now.load, NULL);
 	now.decided = d.err;
 }
 
@@ -82,6 +93,22 @@ static void features_of(size_t size)
 		text[i] = words[i % (sizeof(words) - 1)];
 	now.text = (struct feature_text){ .user = str_n(text, size), .prompt_tokens = (uint32_t)size / 3, .n_messages = 1 };
 	printf("features of %4zu bytes        %10.0f ns\n", size, measure(one_features, 2000, 1));
+}
+
+enum { STRENGTHS = 6 };
+
+static Corral__Strength **some_strengths(unsigned i)
+{
+	static const char *const tasks[STRENGTHS] = { "CODE_GENERATION", "CHAT", "BUG_FIX", "SUMMARIZATION", "TRANSLATION", "" };
+	Corral__Strength **all = arena_array(now.mem, Corral__Strength *, STRENGTHS);
+
+	for (unsigned k = 0; k < STRENGTHS; k++) {
+		all[k] = arena_new_of(now.mem, Corral__Strength);
+		corral__strength__init(all[k]);
+		all[k]->task_type = (char *)(uintptr_t)tasks[k];
+		all[k]->score = (i * 7919 % 1000 + k) / 1010.0;
+	}
+	return all;
 }
 
 static struct str snapshot(unsigned n)
@@ -103,10 +130,11 @@ static struct str snapshot(unsigned n)
 
 		corral__model__init(m);
 		corral__replica__init(r);
-		m->name = r->model = r->remote_name = arena_printf(now.mem, "model-%02u", i);
+		m->name = r->model = r->remote_name = arena_printf(now.mem, "model-%03u", i);
 		m->parameter_count = (uint64_t)(i + 1) * 1000000000;
 		m->context_length = 32768;
 		m->capabilities = completion, m->n_capabilities = 1;
+		m->strengths = some_strengths(i), m->n_strengths = STRENGTHS;
 		r->backend = b.name;
 		r->slots = 2;
 		r->loaded = true;
@@ -115,9 +143,33 @@ static struct str snapshot(unsigned n)
 	return str_n((char *)out, corral__model_snapshot__pack(&s, out));
 }
 
+static int by_time(const void *a, const void *b) { return *(const int32_t *)a - *(const int32_t *)b; }
+
+/* Each with a text of another length and other queues, so that it is not the same one over and over. */
+static double median_decide(void)
+{
+	static int32_t ns[SAMPLES];
+	struct timespec from, to;
+
+	allocations = 0;
+	for (int i = 0; i < SAMPLES; i++) {
+		now.asks.prompt_tokens = 100 + (uint32_t)(rand_u64() % 1000);
+		for (unsigned k = 0; k < 8; k++)
+			now.load[rand_u64() % MANY].queued = (uint32_t)(rand_u64() % 4), now.load[rand_u64() % MANY].in_use = (uint32_t)(rand_u64() % 3);
+		clock_gettime(CLOCK_MONOTONIC, &from);
+		one_decide();
+		clock_gettime(CLOCK_MONOTONIC, &to);
+		ns[i] = (int32_t)((to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec);
+	}
+	counted = allocations;
+	qsort(ns, SAMPLES, sizeof(*ns), by_time);
+	return ns[SAMPLES / 2];
+}
+
 static void decide_over(unsigned n)
 {
 	struct why why;
+	double median;
 
 	must(catalogue_build(&now.cat, now.mem, 1, n, snapshot(n), &why) == ERR_OK, &why);
 	must(policy_build(&now.pol, now.mem, &now.cat, 0, 0, STR(""), &why) == ERR_OK, &why);
@@ -131,7 +183,9 @@ static void decide_over(unsigned n)
 	now.asks.prompt_tokens = 300;
 	one_decide();
 	must(now.decided == ERR_OK, &(struct why){ .text = "nothing was decided" });
-	printf("decide over %2u replicas       %10.0f ns\n", n, measure(one_decide, n > 10 ? 2000 : 20000, 1));
+	median = median_decide();
+	printf("decide over %3u replicas      %10.0f ns in the median of %d, %llu heap allocations\n", n, median, SAMPLES,
+	       (unsigned long long)counted);
 }
 
 /* --- books --- */
@@ -251,13 +305,16 @@ int main(int argc, char **argv)
 	}
 	now.mem = arena_new(65536);
 	now.scratch = arena_new(1 << 20);
+	now.request = arena_new(8192);            /* as a request of the gateway has it */
 	features_of(1024);
 	features_of(8192);
 	decide_over(3);
+	decide_over(64);
 	decide_over(MANY);
 	books(path);
 	arena_free(now.mem);
 	arena_free(now.scratch);
+	arena_free(now.request);
 	(void)nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 	return 0;
 }

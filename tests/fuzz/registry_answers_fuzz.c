@@ -13,15 +13,29 @@ static const struct json_limits limits = { .max_depth = 64, .max_nodes = 4000000
 static struct str input;
 static uint64_t touched;
 
-/* The registry's visit_ask() is not linked here. */
-void visit_ask(struct visit *visit, const char *method, struct str path, struct str body, int64_t timeout_ms,
-	       void (*then)(struct visit *, const struct answer *))
+static struct { size_t about; void (*then)(struct visit *, const struct answer *); } asked[VISIT_AT_ONCE];
+static unsigned n_asked;
+
+/* The registry's visit.c is not linked here. */
+void visit_ask_beside(struct visit *visit, size_t about, const char *method, struct str path, struct str body, int64_t timeout_ms,
+		      void (*then)(struct visit *, const struct answer *))
 {
 	if (timeout_ms <= 0 || path.n == 0 || path.p[0] != '/' || str_find(path, STR(" ")) || str_find(path, STR("\n")))
 		abort();
 	for (size_t i = 0; i < body.n; i++)
 		touched += (uint8_t)body.p[i];
-	visit->then = then;
+	if (n_asked == VISIT_AT_ONCE)
+		abort();
+	asked[n_asked].about = about;
+	asked[n_asked++].then = then;
+}
+
+void visit_ask(struct visit *visit, const char *method, struct str path, struct str body, int64_t timeout_ms,
+	       void (*then)(struct visit *, const struct answer *))
+{
+	if (n_asked)
+		abort();      /* one after another */
+	visit_ask_beside(visit, 0, method, path, body, timeout_ms, then);
 }
 
 static void on_end(struct visit *visit, void *arg)
@@ -61,9 +75,19 @@ static void give_answer(struct visit *visit)
 	struct json json;
 	struct why why;
 
+	void (*then)(struct visit *, const struct answer *);
+	unsigned at;
+
+	if (!n_asked)
+		abort();      /* has not ended, and asks nothing */
+	/* Any of them may be answered first. */
+	at = (unsigned)body.n % n_asked;
+	then = asked[at].then;
+	answer.about = asked[at].about;
+	asked[at] = asked[--n_asked];
 	if (answer.status && body.n && json_parse(&json, mem, body, &limits, &why) == ERR_OK)
 		answer.json = &json;
-	visit->then(visit, &answer);
+	then(visit, &answer);
 	arena_free(mem);
 }
 
@@ -91,6 +115,8 @@ static struct listing *visit_once(const struct kind *kind, enum visit_task task,
 			abort();      /* asks for ever */
 		give_answer(&visit);
 	}
+	if (n_asked)
+		abort();      /* ended with questions under way */
 	if (visit.end == VISIT_GOOD && visit.found) {
 		touch(visit.found);
 		return visit.found;

@@ -48,7 +48,7 @@ static enum step enter(struct req *r)
 {
 	const struct cat_replica *cr = &r->world->cat.replicas[r->pick.ranked[0].replica];
 	const struct world_backend *b = &r->world->backends[cr->backend];
-	struct llm_target target = { .kind = b->kind, .remote_model = str_of(cr->pb->remote_name), .context_length = cr->context,
+	struct llm_target target = { .kind = b->kind, .remote_model = str_of(cr->remote_name), .context_length = cr->context,
 		.shown_model = r->world->cat.models[cr->model].name, .caps = r->world->cat.models[cr->model].caps,
 		.request_id = str_n(r->id_text, 36), .created_us = r->start_wall_us };
 	struct llm_plan plan;

@@ -462,8 +462,10 @@ static void model_info(struct json_out *jo, const struct view *v, struct req *r)
  * template the words stand in a comment of one. */
 static struct str template_of(const struct view *v, struct req *r)
 {
-	if (v->m && *v->m->pb->template_text)
-		return str_of(v->m->pb->template_text);
+	const char *told = v->m ? catalogue_template(&r->world->cat, v->m) : "";
+
+	if (*told)
+		return str_of(told);
 	return arena_fmt(r->mem, "{{ .Prompt }}%s%s", v->caps & LLM_CAP_TOOLS ? "{{/* .Tools tools */}}" : "",
 			 v->caps & LLM_CAP_INSERT ? "{{/* .Suffix */}}" : "");
 }
