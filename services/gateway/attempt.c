@@ -8,7 +8,7 @@
 #include "common/data/log.h"
 #include "services/gateway/account.h"
 
-enum { HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
+enum { HEARD_STEP_US = 50000, HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
 
 /* --- settling: exactly once per attempt --- */
 
@@ -234,11 +234,21 @@ static int64_t retry_after_us(const struct http_head *head)
 	return s * 1000000 > RETRY_AFTER_MAX_US ? RETRY_AFTER_MAX_US : (int64_t)(s * 1000000);
 }
 
+/* The registry tells an engine that works from one that hangs by this (lease.c). */
+static void heard(struct req *r)
+{
+	struct replica_state *s = r->try.slot;
+
+	if (s && req_now(r) - atomic_load_explicit(&s->heard_us, memory_order_relaxed) > HEARD_STEP_US)
+		atomic_store_explicit(&s->heard_us, req_now(r), memory_order_relaxed);
+}
+
 static void on_head(struct http_call *call, const struct http_head *head, void *arg)
 {
 	struct req *r = arg;
 	struct why why = { 0 };
 
+	heard(r);
 	r->try.sent = true;
 	r->try.upstream_status = head->status;
 	r->try.upstream_error = head->status >= 400;
@@ -285,6 +295,7 @@ static void on_data(struct http_call *call, struct str data, void *arg)
 	struct why why = { 0 };
 	enum llm_step step;
 
+	heard(r);
 	r->try.bytes += data.n;
 	if (!hold(r)) {
 		no_room(r, call);
@@ -437,6 +448,8 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 
 	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .probe = r->probe, .start_us = req_now(r), .start_position = -1 };
 	list_init(&t->open);
+	if (atomic_load(&slot->in_use) <= 1)
+		atomic_store(&slot->busy_since_us, t->start_us);
 	buf_clear(&r->out);               /* of an attempt that failed before anything was sent */
 	t->checkpoint_us = t->start_us;
 	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK)

@@ -159,6 +159,32 @@ static void put_claims(struct lease *l, struct arena *mem, Corral__LeaseRequest 
 		claim(l, mem, s, r);
 }
 
+/* Also where all slots are this gateway's: the registry looks after the engines by it. */
+static void put_active(struct lease *l, struct arena *mem, Corral__LeaseRequest *r)
+{
+	int64_t now = mono_us();
+	size_t n = 1;
+
+	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next)
+		n++;
+	r->active = arena_array(mem, Corral__SlotActivity *, n);
+	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next) {
+		int64_t heard = atomic_load(&s->heard_us), since = atomic_load(&s->busy_since_us), last = heard > since ? heard : since;
+		uint32_t in_use = atomic_load(&s->in_use);
+		Corral__SlotActivity *a;
+
+		if (!in_use && last <= l->called_us)
+			continue;
+		a = arena_new_of(mem, Corral__SlotActivity);
+		corral__slot_activity__init(a);
+		a->backend = s->backend;
+		a->model = s->model;
+		a->in_use = in_use;
+		a->quiet_ms = now > last ? (uint64_t)(now - last) / 1000 : 0;
+		r->active[r->n_active++] = a;
+	}
+}
+
 static void on_reply(const Corral__LeaseReply *, void *arg);
 
 static void send_report(struct loop_timer *t)
@@ -175,6 +201,7 @@ static void send_report(struct loop_timer *t)
 	replica_table_told(l->gw->replicas);
 	if (!l->alone && (l->epoch || r.whole))
 		put_claims(l, mem, &r);
+	put_active(l, mem, &r);
 	l->calling = true;
 	l->again = false;
 	l->called_us = mono_us();

@@ -37,6 +37,7 @@ struct replica_state {
 	_Atomic uint32_t in_use, slots;       /* in_use may be above slots for as long as the requests last that were there before */
 	uint32_t total, claimed_held, claimed_wanted;         /* control thread: slots of the backend; what lease.c said last */
 	bool claimed;
+	_Atomic int64_t heard_us, busy_since_us;      /* loop clock: the last byte from there; when the first of those in use was sent */
 	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
 	struct breaker breaker;
 	struct model_queue *queue;

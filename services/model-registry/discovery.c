@@ -20,6 +20,9 @@ const struct metric_def registry_metrics[M_COUNT] = {
 	[M_GATEWAYS] = { METRIC_GAUGE, "gateways", "Gateways that share the slots of the backends.", "" },
 	[M_JOBS] = { METRIC_COUNTER, "jobs_total", "Jobs on models that ended, by kind and outcome: done, failed, cancelled.", "kind,outcome" },
 	[M_JOBS_ACTIVE] = { METRIC_GAUGE, "jobs_active", "Jobs on models that wait or run.", "" },
+	[M_CHECKS] = { METRIC_COUNTER, "backend_checks_total", "Checks whether a backend can generate, by outcome: ok, failed.", "backend,outcome" },
+	[M_RESTARTS] = { METRIC_COUNTER, "backend_restarts_total", "Restart commands that were run for a backend, by outcome: ok, failed.", "backend,outcome" },
+	[M_STANDBY] = { METRIC_GAUGE, "backend_standby", "1 while the standby command of a backend runs.", "backend" },
 };
 
 struct sync {
@@ -191,6 +194,14 @@ static void set_state(struct backend *backend, Corral__BackendState state, const
 		registry->on_state(registry->arg, up, known, (unsigned)registry->n);
 }
 
+void registry_set_sick(struct backend *backend, const char *why)
+{
+	(void)str_copy(backend->sick, sizeof backend->sick, str_of(why ? why : ""));
+	if (why)
+		set_state(backend, CORRAL__BACKEND_STATE__BACKEND_DOWN, why);
+	registry_look(backend->registry, backend);
+}
+
 static void list_ended(struct backend *backend, struct visit *visit)
 {
 	if (visit->end == VISIT_GOOD) {
@@ -213,11 +224,16 @@ static void on_visit_end(struct visit *visit, void *arg)
 	backend->kind = visit->end == VISIT_FAILED && strcmp(visit->reason, "unreachable") != 0 ? backend->configured : visit->kind;
 	if (task == VISIT_LIST)
 		list_ended(backend, visit);
+	backend->looked_us = mono_us();
+	(void)str_copy(backend->down_reason, sizeof backend->down_reason, str_of(visit->end == VISIT_FAILED ? visit->text : ""));
+	backend->visited |= task == VISIT_LIST && visit->end == VISIT_GOOD;
 	if (visit->end == VISIT_FAILED) {
 		series_inc(metrics_series(backend->registry->metrics, M_SYNC_FAILURES, backend->name, visit->reason));
 		set_state(backend, CORRAL__BACKEND_STATE__BACKEND_DOWN, visit->text);
 	} else if (visit->end == VISIT_LOADING) {
 		set_state(backend, CORRAL__BACKEND_STATE__BACKEND_LOADING, visit->text);
+	} else if (backend->sick[0]) {
+		set_state(backend, CORRAL__BACKEND_STATE__BACKEND_DOWN, backend->sick);
 	} else {
 		set_state(backend, CORRAL__BACKEND_STATE__BACKEND_UP, "");
 	}

@@ -14,6 +14,7 @@
 #include "common/data/log.h"
 #include "common/io/http_server.h"
 #include "services/model-registry/acts.h"
+#include "services/model-registry/preload.h"
 
 /* --- an Ollama --- */
 
@@ -522,6 +523,31 @@ static void what_is_pinned_is_loaded_again(void **state)
 	until(w, w->o.unloads == 1);
 }
 
+static void what_was_used_most_is_loaded_as_far_as_it_fits(void **state)
+{
+	static const char *used[] = { "gone", "tiny" };
+	struct world *w = world_up(state);
+	int64_t memory = 11, plenty = 1000, unknown = -1;
+
+	w->config.preload_top = 1;
+	until(w, listed(w));              /* 10 bytes, 12 with what it needs besides */
+	assert_int_equal(preload_models(w->jobs, used, 2, &memory), 0);
+	w->config.preload_memory = 11;    /* said for each backend */
+	assert_int_equal(preload_models(w->jobs, used, 2, &plenty), 0);
+	w->config.preload_memory = 0;
+	w->config.preload_top = 0;
+	assert_int_equal(preload_models(w->jobs, used, 2, &plenty), 0);
+	w->config.preload_top = 1;
+	assert_int_equal(preload_models(w->jobs, used, 2, &plenty), 1);
+	assert_int_equal(plenty, 988);
+	until(w, w->o.generates == 1 && w->now->n_replicas && w->now->replicas[0]->loaded);
+	assert_int_equal(preload_models(w->jobs, used, 2, &unknown), 0);      /* it is there */
+	assert_non_null(act(w, "unload", "tiny"));
+	until(w, w->o.unloads == 1 && !w->now->replicas[0]->loaded);
+	assert_int_equal(preload_models(w->jobs, used, 2, &unknown), 1);
+	until(w, w->o.generates == 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -534,6 +560,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(nobody_deletes_what_is_protected, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_the_configuration_protects_stays_so, setup, teardown),
 		cmocka_unit_test_setup_teardown(nothing_is_made_over_what_is_protected, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_was_used_most_is_loaded_as_far_as_it_fits, setup, teardown),
 		cmocka_unit_test_setup_teardown(protected_during_the_grace_time_it_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_pinned_is_loaded_again, setup, teardown),
 	};

@@ -19,6 +19,8 @@ struct lender {
 	struct loop_timer tick;
 	struct series *m_gateways;
 	unsigned gateways;            /* as told last */
+	void (*heard)(void *arg, const Corral__LeaseRequest *);
+	void *arg;
 };
 
 static void lend_rpc_lease(Corral__Slots_Service *, const Corral__LeaseRequest *, Corral__LeaseReply_Closure, void *closure_data);
@@ -63,6 +65,12 @@ struct lender *lender_new(struct svc *svc, uint64_t epoch)
 	return l;
 }
 
+void lender_tell(struct lender *l, void (*heard)(void *arg, const Corral__LeaseRequest *), void *arg)
+{
+	l->heard = heard;
+	l->arg = arg;
+}
+
 void lender_set_totals(struct lender *l, const Corral__ModelSnapshot *snapshot) { slots_set_totals(l->slots, snapshot); }
 
 void lender_free(struct lender *l)
@@ -86,6 +94,8 @@ static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRe
 		rpc_fail(closure_data, ERR_UNAVAILABLE, "the registry is shutting down");
 		return;
 	}
+	if (l->heard)
+		l->heard(l->arg, request);
 	mem = arena_new(0);
 	if (slots_lease(l->slots, request, mono_us(), mem, &reply, &why) == ERR_OK)
 		closure(&reply, closure_data);

@@ -8,6 +8,8 @@ struct lender;
 
 /* 'epoch': of this run. Adds its RPC service to the service's server. */
 struct lender *lender_new(struct svc *, uint64_t epoch);
+/* Who else wants to know what gateways say: called with each request. */
+void lender_tell(struct lender *, void (*heard)(void *arg, const Corral__LeaseRequest *), void *arg);
 void lender_set_totals(struct lender *, const Corral__ModelSnapshot *);
 void lender_free(struct lender *);    /* later requests are refused; NULL is fine */
 #endif

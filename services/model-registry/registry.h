@@ -23,6 +23,10 @@ struct backend {
 	struct listing *held;         /* never NULL */
 	Corral__BackendState state;
 	char reason[200];             /* why it is not up */
+	char down_reason[200];        /* what the last visit said; "" = it answered */
+	char sick[200];               /* it answers, and cannot generate: why; "" = it can, as far as is known */
+	bool visited;                 /* it was listed since the start */
+	int64_t looked_us;            /* mono: when a visit ended last */
 	int64_t checked_at_us;        /* wall clock */
 
 	struct visit visit;
@@ -54,7 +58,7 @@ struct registry {
 	void *arg;
 };
 
-enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_COUNT };
+enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_CHECKS, M_RESTARTS, M_STANDBY, M_COUNT };
 extern const struct metric_def registry_metrics[M_COUNT];
 
 /* Starts visiting in the next turn. 'kept' is an earlier snapshot, packed, or empty; its models stay until listings say otherwise.
@@ -73,6 +77,8 @@ enum err registry_sync(struct registry *, struct str backend, void (*done)(void 
 void registry_changed(struct registry *);
 void registry_list_again(struct registry *, struct backend *);
 void registry_look(struct registry *, struct backend *);
+/* It cannot generate, and why; NULL: it can again. Until then it counts as down. */
+void registry_set_sick(struct backend *, const char *why);
 /* stock.c: what is held after a good listing; takes both, gives the new one. */
 struct listing *stock_accept(struct listing *held, struct listing *found, int64_t now_us);
 /* stock.c: the models of an earlier snapshot, into the backends of the same names. */

@@ -6,8 +6,10 @@
 
 #include "common/data/log.h"
 #include "common/io/snapshot_file.h"
+#include "services/model-registry/health.h"
 #include "services/model-registry/jobs_rpc.h"
 #include "services/model-registry/lend.h"
+#include "services/model-registry/preload.h"
 #include "services/model-registry/registry.h"
 
 static bool start(struct svc *, struct why *);
@@ -37,6 +39,8 @@ struct keeper {
 	struct endpoint *endpoint;
 	struct jobs *jobs;
 	struct jobs_endpoint *jobs_endpoint;
+	struct health *health;
+	struct preload *preload;
 	char *path;                   /* of the kept snapshot */
 	struct snapshot_id id;        /* published last */
 };
@@ -88,6 +92,8 @@ static void endpoint_add(struct keeper *keeper, struct rpc_server *server)
 static void keeper_free(struct keeper *keeper)
 {
 	jobs_endpoint_close(keeper->jobs_endpoint);
+	preload_free(keeper->preload);
+	health_free(keeper->health);
 	jobs_free(keeper->jobs);
 	registry_free(keeper->registry);
 	lender_free(keeper->lender);
@@ -116,6 +122,8 @@ static bool start_jobs(struct keeper *keeper, struct why *why)
 	return true;
 }
 
+static void on_lease(void *arg, const Corral__LeaseRequest *request) { health_hear(((struct keeper *)arg)->health, request); }
+
 static bool start(struct svc *svc, struct why *why)
 {
 	struct keeper *keeper = x_calloc(1, sizeof *keeper);
@@ -141,6 +149,9 @@ static bool start(struct svc *svc, struct why *why)
 	keeper->lender = lender_new(svc, snapshot_pub_epoch(keeper->pub));
 	if (keeper->registry->last)
 		lender_set_totals(keeper->lender, keeper->registry->last);
+	keeper->health = health_new(keeper->registry, svc_state_dir(svc));
+	lender_tell(keeper->lender, on_lease, keeper);
+	keeper->preload = preload_new(svc, &keeper->jobs);
 	svc_set_state(svc, keeper);
 	return true;
 }
@@ -208,6 +219,7 @@ static bool replace(struct keeper *keeper, struct why *why)
 	jobs_free(keeper->jobs);
 	keeper->jobs = before->jobs = NULL;
 	keeper->registry = next;
+	health_set_registry(keeper->health, next);
 	registry_free(before);
 	if (!start_jobs(keeper, why))
 		LOG_ERROR("jobs on models cannot go on", LOG_S("error", why->text));

@@ -26,6 +26,22 @@ const struct opt registry_options[] = {
 	R(LIST, push_to, "", "Registries that models may be pushed to; empty = none.", .live = true),
 	R(DURATION, delete_grace, "10m", "How long a deleted model can be brought back before it leaves the disk; 0 = at once.", .max = 30LL * 86400000, .live = true),
 	R(DURATION, load_timeout, "10m", "How long a backend may take to load a model that it was told to.", .min = 1000, .max = 86400000, .live = true),
+	R(DURATION, check_every, "1m", "How long an Ollama or llama.cpp rests after it was used before it is asked for one token, to see whether it still "
+	  "generates; one that fails is asked again every 5 s. 0 = never.", .max = 86400000, .live = true),
+	R(DURATION, check_timeout, "30s", "How long that token may take; also how long a backend may be unreachable before that counts as a failed check.", .min = 50, .max = 3600000, .live = true),
+	R(DURATION, check_busy, "10m", "While requests are under way there, how long no byte may come before it is asked all the same.", .min = 50, .max = 86400000, .live = true),
+	R(INT, check_failures, "3", "Failed checks in a row after which a backend is listed as down, restarted and replaced.", .min = 1, .max = 1000, .live = true),
+	R(LIST, restart, "", "How a backend that fails its checks is restarted: NAME=unit:UNIT (systemctl restart UNIT), NAME=user-unit:UNIT, or NAME=/PROGRAM WORD… "
+	  "The words are divided by blanks and seen by no shell.", .live = true),
+	R(DURATION, restart_wait, "30s", "Pause after the first restart of a backend; doubles with each up to 30 minutes.", .min = 50, .max = 1800000, .live = true),
+	R(DURATION, restart_timeout, "2m", "How long a restart command may run before it is killed.", .min = 50, .max = 3600000, .live = true),
+	R(LIST, standby, "", "What is started in place of a backend while restarts do not help, and ended when it is well again: NAME=/PROGRAM WORD…, for example a "
+	  "llama-server at the address of another entry of backends.", .live = true),
+	R(INT, standby_after, "2", "Restarts of a backend that did not help before its standby is started; one without a restart command has it at once.", .max = 1000, .live = true),
+	R(INT, preload_top, "2", "How many of the models that were used most lately are loaded at the start; 0 = none."),
+	R(DURATION, preload_window, "7d", "What counts as lately there.", .min = 60000, .max = 3650LL * 86400000),
+	R(BYTES, preload_memory, "0", "Memory that models loaded at the start may take on each backend; 0 = 80 % of what is free, where the backend is on the machine of the "
+	  "hardware-probe, else no limit.", .max = INT64_C(1) << 50),
 	R(DURATION, jobs_keep, "7d", "How long jobs that have ended are listed.", .min = 60000, .max = 3650LL * 86400000, .live = true),
 	R(STRING, jobs_db, "", "Database of jobs and marks; empty = sqlite:<state_dir>/model-registry/jobs.db."),
 	R(LIST, strengths, "", "What models are good at, as model=TASK:score;TASK:score with scores from 0 to 1.", .live = true),
@@ -36,6 +52,7 @@ const struct opt registry_options[] = {
 
 static enum err check_pairs(const struct opt_list *, const char *field, const char *form, struct why *);
 static enum err check_slots(const struct registry_config *, struct why *);
+static enum err check_commands(const struct registry_config *, const struct opt_list *, const char *field, bool units, struct why *);
 static enum err check_capabilities(const struct registry_config *, struct why *);
 static enum err add_backend(struct arena *, struct str item, struct backend_setting *list, size_t *n, struct why *);
 static enum err add_ollama(const struct registry_config *, struct arena *, struct backend_setting *list, size_t *n, struct why *);
@@ -55,6 +72,10 @@ enum err settings_check(const void *arg, struct why *why)
 		err = check_slots(config, why);
 	if (!err)
 		err = check_capabilities(config, why);
+	if (!err)
+		err = check_commands(config, &config->restart, "restart", true, why);
+	if (!err)
+		err = check_commands(config, &config->standby, "standby", false, why);
 	if (!err)
 		err = strengths_check(&config->strengths, why);
 	return err;
@@ -182,6 +203,94 @@ static enum err check_capabilities(const struct registry_config *config, struct 
 		while (str_split(&value, ';', &word))
 			if (!llm_cap_parse(str_trim(word)))
 				return err_field(why, ERR_INVALID, "capabilities", "capabilities: '" STR_FMT "' is not something a model can do", STR_ARG(word));
+	}
+	return ERR_OK;
+}
+
+/* --- commands --- */
+
+static bool unit_of(struct str value, struct str *ret_unit, bool *ret_user)
+{
+	*ret_user = str_starts(value, STR("user-unit:"));
+	if (!*ret_user && !str_starts(value, STR("unit:")))
+		return false;
+	*ret_unit = str_from(value, *ret_user ? 10 : 5);
+	return true;
+}
+
+static bool unit_name_ok(struct str unit)
+{
+	static const char chars[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.@-\\";
+
+	for (size_t i = 0; i < unit.n; i++)
+		if (!unit.p[i] || !strchr(chars, unit.p[i]))
+			return false;
+	return unit.n && unit.p[0] != '-';
+}
+
+static const char *const *unit_words(struct str unit, bool user, struct arena *mem)
+{
+	const char **words = arena_array(mem, const char *, 6);
+	size_t n = 0;
+
+	words[n++] = "systemctl";
+	if (user)
+		words[n++] = "--user";
+	words[n++] = "restart";
+	words[n++] = "--";
+	words[n] = arena_str(mem, unit).p;
+	return words;
+}
+
+const char *const *settings_command(const struct opt_list *list, const char *backend, struct arena *mem)
+{
+	struct str name, value, unit, word;
+	const char **words;
+	size_t n = 0;
+	bool user;
+
+	for (size_t i = 0; i < list->n; i++) {
+		if (!settings_pair(list->items[i], &name, &value) || !str_eqz(name, backend))
+			continue;
+		if (unit_of(value, &unit, &user))
+			return unit_words(unit, user, mem);
+		words = arena_array(mem, const char *, value.n + 2);
+		while (str_split(&value, ' ', &word))
+			if (word.n)
+				words[n++] = arena_str(mem, word).p;
+		return words;
+	}
+	return NULL;
+}
+
+static bool backend_exists(const struct registry_config *config, struct str name)
+{
+	struct arena *mem = arena_new(0);
+	struct backend_setting *list;
+	struct why why;
+	size_t n;
+	bool found = false;
+
+	if (settings_backends(config, mem, &list, &n, &why) == ERR_OK)
+		for (size_t i = 0; i < n; i++)
+			found |= str_eqz(name, list[i].name);
+	arena_free(mem);
+	return found;
+}
+
+static enum err check_commands(const struct registry_config *config, const struct opt_list *list, const char *field, bool units, struct why *why)
+{
+	struct str name, value, unit;
+	bool user;
+
+	for (size_t i = 0; i < list->n; i++) {
+		if (!settings_pair(list->items[i], &name, &value) || (!(units && unit_of(value, &unit, &user)) && value.p[0] != '/'))
+			return err_field(why, ERR_INVALID, field, "%s: '%.100s' is not of the form NAME=/PROGRAM WORD…%s; the program is an absolute path", field,
+					 list->items[i], units ? ", NAME=unit:UNIT or NAME=user-unit:UNIT" : "");
+		if (!backend_exists(config, name))
+			return err_field(why, ERR_INVALID, field, "%s: there is no backend '" STR_FMT "'", field, STR_ARG(name));
+		if (units && unit_of(value, &unit, &user) && !unit_name_ok(unit))
+			return err_field(why, ERR_INVALID, field, "%s: '" STR_FMT "' is not the name of a unit", field, STR_ARG(unit));
 	}
 	return ERR_OK;
 }

@@ -12,6 +12,10 @@ struct registry_config {
 	int64_t sync_every, residency_every, list_timeout;     /* milliseconds */
 	int64_t ollama_max_concurrent;
 	int64_t delete_grace, jobs_keep, load_timeout;           /* milliseconds */
+	int64_t check_every, check_timeout, check_busy, restart_wait, restart_timeout;        /* milliseconds */
+	int64_t check_failures, standby_after;
+	struct opt_list restart, standby;
+	int64_t preload_top, preload_window, preload_memory;     /* milliseconds, bytes */
 };
 
 extern const struct opt registry_options[];
@@ -30,6 +34,8 @@ enum err settings_backends(const struct registry_config *, struct arena *, struc
 enum err settings_ollama_url(struct str host, struct arena *, const char **ret_url, struct why *);
 /* 0 = nothing is configured for it. */
 uint32_t settings_slots(const struct registry_config *, const char *backend, const struct kind *, struct str model);
+/* The words of a backend's command in 'restart' or 'standby', ended by NULL; NULL when there is none. */
+const char *const *settings_command(const struct opt_list *, const char *backend, struct arena *);
 /* "name=value"; false when it is not of that form. Both parts are trimmed and not empty. */
 bool settings_pair(const char *item, struct str *ret_name, struct str *ret_value);
 #endif

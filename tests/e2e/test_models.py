@@ -12,7 +12,7 @@ from pathlib import Path
 import ollama
 import pytest
 
-from servers import Program, free_port, http, script, start_ollama
+from servers import Corral, Program, free_port, http, script, start_ollama
 
 
 def until(true, seconds=60):
@@ -264,3 +264,24 @@ def test_a_model_leaves_the_memory_of_every_backend(corral_with, router, own_oll
     assert router_state(router, "first") == "unloaded"
     until(lambda: "first" not in http(f"{own_ollama.url}/api/ps")[2])
     until(lambda: model(front, "first")["loaded_on"] == [])
+
+
+def test_what_was_used_most_is_loaded_at_the_start(own_ollama, corral_with, tmp_path_factory):
+    """Corral, its ledger and its jobs come back; the model that was used is in memory again although nobody asked."""
+    folder = tmp_path_factory.mktemp("preload")
+    options = ({"o": ("ollama", own_ollama.url)}, "--residency-every=500ms")
+    front = Corral(folder, *options)
+    for _ in range(2):
+        assert front.post("/api/chat", {"model": "first", "messages": [{"role": "user", "content": "hello"}], "stream": False}, timeout=60)[0] == 200
+    until(lambda: front.get("/usage?group_by=model")[2]["totals"]["requests"] == 2)
+    assert act(front, "first", "unload")["state"] == "done"
+    assert not front.close()
+    until(lambda: "first" not in http(f"{own_ollama.url}/api/ps")[2])
+    front = Corral(folder, *options, "--preload-top=0")
+    until(lambda: model(front, "first"))
+    time.sleep(2)
+    assert not front.close() and "first" not in http(f"{own_ollama.url}/api/ps")[2]
+    front = Corral(folder, *options)
+    until(lambda: "first" in http(f"{own_ollama.url}/api/ps")[2])
+    until(lambda: [j for j in front.get("/jobs")[2]["jobs"] if j["kind"] == "preload" and j["state"] == "done"])
+    assert not front.close()
