@@ -313,6 +313,23 @@ static void on_data(struct http_call *call, struct str data, void *arg)
 		push(r);
 }
 
+/* A prompt above the context, of which was read less than any text needs (nine bytes a token): cut in silence, as Ollama does when a client
+ * asks for it or it is too old to be told not to. Pictures count too differently to be judged. */
+static void tell_of_a_cut(struct req *r)
+{
+	const struct llm_usage *u = llm_relay_usage(r->try.relay);
+	uint32_t context = r->world->cat.replicas[r->try.replica].context;
+
+	if (!u->reported || !u->prompt_tokens || !context || r->in.op == LLM_EMBED || (r->in.needs & LLM_CAP_VISION) || r->in.prompt_tokens_est <= context ||
+	    u->prompt_tokens * 3 >= r->in.prompt_tokens_est)
+		return;
+	series_inc(metrics_series(r->worker->gw->metrics, M_CUT, req_model_name(r), req_backend_name(r)));
+	LOG_WARN("a backend has cut a prompt", LOG_S("request_id", r->id_text), LOG_S("model", req_model_name(r)), LOG_S("backend", req_backend_name(r)),
+		 LOG_I("tokens_read", (int64_t)u->prompt_tokens), LOG_I("tokens_sent_about", r->in.prompt_tokens_est), LOG_I("context", context));
+	r->extra_headers = arena_fmt(r->mem, STR_FMT "X-Corral-Prompt-Cut: %llu of about %u tokens were read\r\n", STR_ARG(r->extra_headers),
+				     (unsigned long long)u->prompt_tokens, r->in.prompt_tokens_est);
+}
+
 static void answer_whole(struct req *r)
 {
 	struct str body = buf_as_str(&r->out);
@@ -340,6 +357,7 @@ static void on_end(struct http_call *call, void *arg)
 	}
 	note_progress(r);
 	r->status = 200;
+	tell_of_a_cut(r);
 	settle(r, V_OK, "ok", ERR_OK, "");        /* in the spool before the client sees the end */
 	if (!r->x) {
 		req_resume(r, STEP_DONE);

@@ -17,7 +17,7 @@ struct preload {
 	struct svc *svc;
 	struct jobs **jobs;
 	struct loop_timer timer;
-	int64_t began_us;
+	int64_t began_us, start_wall_us;
 	enum stage stage;
 	bool asked;
 	char models[CANDIDATES][256];         /* the most used first */
@@ -180,7 +180,8 @@ static void ask_ledger(struct preload *p)
 	p->asked = true;
 	q.group_by = group;
 	q.n_group_by = 1;
-	q.from_us = wall_us() - config->preload_window * 1000;
+	q.to_us = p->start_wall_us;       /* what is used since then loads itself, or was unloaded since */
+	q.from_us = q.to_us - config->preload_window * 1000;
 	rpc_deadline(ledger, ASK_MS);
 	corral__usage_tracker__query(rpc_stub(ledger, &corral__usage_tracker__descriptor), &q, on_usage, p);
 }
@@ -223,6 +224,7 @@ struct preload *preload_new(struct svc *svc, struct jobs **jobs)
 	p->svc = svc;
 	p->jobs = jobs;
 	p->began_us = mono_us();
+	p->start_wall_us = wall_us();
 	later(p);
 	return p;
 }

@@ -158,3 +158,15 @@ def test_the_openai_dialect_reaches_it_too(front):
     _, _, body = front.post("/v1/chat/completions", {"model": MODEL, "messages": user("hello")})
     assert body["choices"][0]["message"]["content"].startswith("Welcome to Corral!")
     assert body["usage"]["completion_tokens"] == 34
+
+
+def test_a_prompt_that_a_client_has_cut_is_told(corral_before_ollama):
+    """`truncate: true` is the client's own wish; what became of the prompt is said all the same."""
+    asked = {"model": MODEL, "messages": user("hello " * 600) * 20, "truncate": True, "stream": False, "options": {"num_predict": 2}}
+    status, headers, body = corral_before_ollama.post("/api/chat", asked, timeout=60)
+    assert status == 200 and body["prompt_eval_count"] < 4096, body
+    assert headers["X-Corral-Prompt-Cut"].startswith(f"{body['prompt_eval_count']} of about ")
+    status, headers, body = corral_before_ollama.post("/api/chat", {**asked, "messages": user("hello")}, timeout=60)
+    assert status == 200 and "X-Corral-Prompt-Cut" not in headers
+    metrics = http(f"{corral_before_ollama.admin}/metrics")[2]
+    assert 'corral_prompts_cut_total{service="gateway",model="corral-tiny:latest",backend="tiny"} 1' in metrics
