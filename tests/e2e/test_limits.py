@@ -267,7 +267,7 @@ def test_limits_hold_while_access_is_away(two):
     assert many(two.urls[:1], secret, 10).count(200) == 10
     two.access.kill()
     until(lambda: all("access service is not heard" in p.log.read_text() for p in two.gateways), 60)
-    assert 30 <= many(two.urls, fresh, 100).count(200) <= 40                       # a half for each
+    assert 26 <= many(two.urls, fresh, 100).count(200) <= 40                       # a half for each; a third while a killed one is still counted
     assert many(two.urls, secret, 100).count(200) <= 30 and many(two.urls, secret, 20).count(200) == 0
     two.access.start()
     assert many(two.urls, secret, 20).count(200) == 0
