@@ -234,19 +234,35 @@ static bool visible(const void *asker, struct str model)
 	return models_allow(f->key_models, f->n_key_models, model) && models_allow(f->tenant_models, f->n_tenant_models, model);
 }
 
+static bool is_narrow(const Corral__DecisionFeatures *f) { return f->n_key_models || f->n_tenant_models; }
+
+/* Where nothing is hidden, DECIDE_MAX are met in the first ones. */
+struct reach decide_reach(const Corral__DecisionFeatures *f, int model, const struct catalogue *c)
+{
+	struct reach r = { 0, c->n_replicas };
+
+	if (model >= 0)
+		r = (struct reach){ c->models[model].first, c->models[model].n };
+	if (!is_narrow(f) && r.n > DECIDE_MAX)
+		r.n = DECIDE_MAX;
+	return r;
+}
+
 void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures *f, int model, bool alias, const struct catalogue *c,
 	    const struct policy *p, const struct load *load, const bool *tried)
 {
-	uint16_t first = model >= 0 ? c->models[model].first : 0, n = model >= 0 ? c->models[model].n : c->n_replicas;
+	struct reach reach = decide_reach(f, model, c);
+	uint16_t first = reach.first, n = reach.n;
 	struct weights w = weights_for(p, f);
-
-	bool narrow = f->n_key_models || f->n_tenant_models, seen = true;
+	bool narrow = is_narrow(f), seen = true;
 	unsigned hidden = 0;
 
 	*d = (struct decision){ .reason = model < 0 ? "rules" : alias ? "alias" : "asked" };
 	d->ranked = arena_alloc(a, sizeof(*d->ranked) * ((n > DECIDE_MAX ? DECIDE_MAX : n) + 1u));
 	d->rejected = arena_alloc(a, sizeof(*d->rejected) * ((n > DECIDE_MAX ? DECIDE_MAX : n) + 1u));
+	d->n_left_out = (uint16_t)((model >= 0 ? c->models[model].n : c->n_replicas) - n);
 	for (uint16_t i = first; i < first + n; i++) {
+		const struct load *l = &load[i - first];
 		struct rejected no = { .replica = i };
 
 		if (narrow && (i == first || c->replicas[i].model != c->replicas[i - 1].model))
@@ -259,13 +275,13 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 			d->n_left_out++;
 			continue;
 		}
-		no.rule = (uint8_t)refuses(f, c, i, &load[i], tried && tried[i], &no);
+		no.rule = (uint8_t)refuses(f, c, i, l, tried && tried[i], &no);
 		if (no.rule != RULE_NONE) {
 			d->rejected[d->n_rejected++] = no;
 		} else {
 			struct ranked r = { .replica = i };
 
-			score(&r, f, c, p, &load[i], w);
+			score(&r, f, c, p, l, w);
 			insert(d, &r);
 		}
 	}

@@ -47,7 +47,12 @@ struct decision {
 	double confidence;            /* margin of the first over the second model, 0..1 */
 };
 
-/* 'model' >= 0 asks for that one model (index); < 0 means auto. load[] is by replica index. 'tried' (may be NULL) marks replicas not to use again. */
+/* The replicas that a decision looks at, one behind the other: those of the model, or as many of all as it may have to. */
+struct reach { uint16_t first, n; };
+struct reach decide_reach(const Corral__DecisionFeatures *, int model, const struct catalogue *);
+
+/* 'model' >= 0 asks for that one model (index); < 0 means auto. load[] is that of the replicas in reach, the first one's first. 'tried' (may be
+ * NULL) marks replicas not to use again, by their index. */
 void decide(struct decision *ret, struct arena *, const Corral__DecisionFeatures *, int model, bool alias, const struct catalogue *,
 	    const struct policy *, const struct load *load, const bool *tried);
 

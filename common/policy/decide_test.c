@@ -345,6 +345,14 @@ static void a_named_model_is_asked_and_only_it(void **state)
 
 	ask(x, "hello", 9000, LLM_CAP_VISION);
 	x->f.is_auto = false;
+	x->load[0].breaker_open = true;           /* of the one replica in reach, wherever it stands */
+	assert_true(x->cat.models[m].first > 0);
+	assert_int_equal(decide_reach(&x->f, m, &x->cat).first, x->cat.models[m].first);
+	assert_int_equal(decide_reach(&x->f, m, &x->cat).n, 1);
+	decide(&d, x->mem, &x->f, m, false, &x->cat, &x->pol, x->load, NULL);
+	assert_int_equal(d.n_ranked, 0);
+	assert_int_equal(d.rejected[0].rule, RULE_BREAKER_OPEN);
+	x->load[0].breaker_open = false;
 	decide(&d, x->mem, &x->f, m, false, &x->cat, &x->pol, x->load, NULL);
 	assert_string_equal(winner(x, &d), "small");
 	assert_int_equal(d.n_ranked, 1);

@@ -279,14 +279,13 @@ void account_decision(struct req *r)
 {
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
 	struct world *world = r->world;
-	uint16_t n_replicas = world->cat.n_replicas;
 	struct buf outcome = { .cap = decision_packed_size(&r->pick) };
 	struct why why;
 
 	e.features.data = arena_alloc(r->mem, features_room(&r->features));
 	e.features.len = features_pack(&r->features, e.features.data);
 	outcome.p = arena_alloc(r->mem, outcome.cap);     /* as long as it gets: it never grows out of the arena */
-	e.load.len = sizeof(struct load) * n_replicas;
+	e.load.len = sizeof(struct load) * r->pick_reach.n;
 	e.load.data = (uint8_t *)r->pick_load;
 	decision_pack(&r->pick, &outcome);
 	e.outcome = (ProtobufCBinaryData){ outcome.n, (uint8_t *)outcome.p };

@@ -37,10 +37,9 @@ static void note(struct req *r, enum why_local why)
 
 static void put_load(struct req *r, struct arena *mem, Corral__LoadVector *v)
 {
-	uint16_t n = r->world->cat.n_replicas;
-
-	v->replicas = arena_array(mem, Corral__ReplicaLoad *, n + 1u);
-	for (uint16_t i = 0; i < n; i++) {
+	v->first = r->pick_reach.first;
+	v->replicas = arena_array(mem, Corral__ReplicaLoad *, r->pick_reach.n + 1u);
+	for (uint16_t i = 0; i < r->pick_reach.n; i++) {
 		Corral__ReplicaLoad *l = v->replicas[v->n_replicas++] = arena_new_of(mem, Corral__ReplicaLoad);
 
 		corral__replica_load__init(l);

@@ -94,7 +94,8 @@ struct req {
 	struct decision pick;         /* set by decide */
 	const char *not_asked;        /* decide=remote: why the gateway decided itself; "" = it did not. NULL under decide=local */
 	struct snapshot_id policy_id; /* that the decision was made under */
-	struct load *pick_load;       /* by replica index, as decide() saw it */
+	struct reach pick_reach;      /* the replicas that decide() looks at */
+	struct load *pick_load;       /* theirs, as it saw it */
 	char picked_reason[16];
 
 	struct replica_state *slot;   /* set by queue, taken over by dispatch */

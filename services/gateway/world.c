@@ -71,12 +71,12 @@ void world_unref(struct world *w)
 		arena_free(w->mem);
 }
 
-void world_load(const struct world *w, int64_t now_us, struct load *load)
+void world_load(const struct world *w, struct reach reach, int64_t now_us, struct load *load)
 {
-	for (uint16_t r = 0; r < w->cat.n_replicas; r++) {
-		struct replica_state *s = w->states[r];
+	for (uint16_t i = 0; i < reach.n; i++) {
+		struct replica_state *s = w->states[reach.first + i];
 
-		load[r] = (struct load){ .in_use = atomic_load_explicit(&s->in_use, memory_order_relaxed),
+		load[i] = (struct load){ .in_use = atomic_load_explicit(&s->in_use, memory_order_relaxed),
 			.slots = atomic_load_explicit(&s->slots, memory_order_relaxed),
 			.queued = atomic_load_explicit(&s->queue->n, memory_order_relaxed),
 			.breaker_open = breaker_is_open(&s->breaker, now_us) };

@@ -32,7 +32,7 @@ struct world {
 struct world *world_new(struct gateway *, struct why *);
 struct world *world_ref(struct world *);
 void world_unref(struct world *);
-/* Fills load[] (n_replicas long) with what is so now. */
-void world_load(const struct world *, int64_t now_us, struct load *load);
+/* Fills load[] (reach.n long) with what is so now. */
+void world_load(const struct world *, struct reach, int64_t now_us, struct load *load);
 bool llm_backend_parse(const char *kind, enum llm_backend *ret);
 #endif

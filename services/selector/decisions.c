@@ -324,11 +324,23 @@ struct replay {
 	Corral__DecisionOutcome outcome;
 };
 
+/* NULL when it is not of this catalogue. Earlier versions logged the load of every replica there is. */
+static const struct load *logged_load(const struct replay *r, const Corral__DecisionEvent *e)
+{
+	struct reach reach = decide_reach(r->features, e->model, &r->cat);
+	const struct load *load = (const struct load *)(const void *)arena_dup(r->mem, e->load.data, e->load.len);
+
+	if (e->load.len == sizeof(*load) * reach.n)
+		return load;
+	return e->load.len == sizeof(*load) * r->cat.n_replicas ? load + reach.first : NULL;
+}
+
 /* "" when the decision came out the same, else why it cannot be said or how it differs. */
 static const char *compute_again(struct selector *s, struct replay *r, const Corral__DecisionEvent *e)
 {
 	struct str models, policy;
 	struct why why;
+	const struct load *load;
 	struct buf again = { 0 };
 	bool same;
 
@@ -339,10 +351,9 @@ static const char *compute_again(struct selector *s, struct replay *r, const Cor
 	if (catalogue_build(&r->cat, r->mem, e->models_epoch, e->models_version, models, &why) != ERR_OK ||
 	    policy_build(&r->pol, r->mem, &r->cat, e->policy_epoch, e->policy_version, policy, &why) != ERR_OK)
 		return arena_dup(r->mem, why.text, strlen(why.text));
-	if (e->load.len != sizeof(struct load) * r->cat.n_replicas || e->model >= r->cat.n_models)
+	if (e->model >= r->cat.n_models || !(load = logged_load(r, e)))
 		return "the load vector does not belong to that snapshot";
-	decide(&r->d, r->mem, r->features, e->model, e->alias, &r->cat, &r->pol, (const struct load *)(const void *)arena_dup(r->mem, e->load.data, e->load.len),
-	       NULL);
+	decide(&r->d, r->mem, r->features, e->model, e->alias, &r->cat, &r->pol, load, NULL);
 	decision_explain(&r->d, r->features, &r->cat, r->mem, &r->outcome);
 	decision_pack(&r->d, &again);
 	same = again.n == e->outcome.len && memcmp(again.p, e->outcome.data, again.n) == 0;

@@ -164,6 +164,7 @@ static void a_batch_is_kept_once(void **state)
 /* --- what is asked for comes back --- */
 
 static Corral__DecisionEvent *explained;
+static bool replayed;
 
 static void on_explained(const Corral__ExplainReply *reply, void *data)
 {
@@ -173,6 +174,7 @@ static void on_explained(const Corral__ExplainReply *reply, void *data)
 	explained = NULL;
 	if (!reply->found)
 		return;
+	replayed = reply->replayed;
 	copy = packed(reply->decision);
 	explained = corral__decision_event__unpack(NULL, copy.len, copy.data);
 	free(copy.data);
@@ -286,13 +288,89 @@ static void decisions_of_the_old_table_are_found(void **state)
 	free(record.data);
 }
 
+/* --- and is computed again --- */
+
+static struct str two_models(struct arena *mem)
+{
+	Corral__ModelSnapshot p = CORRAL__MODEL_SNAPSHOT__INIT;
+	Corral__Backend b = CORRAL__BACKEND__INIT, *backends[] = { &b };
+	Corral__Model m[2] = { CORRAL__MODEL__INIT, CORRAL__MODEL__INIT }, *models[] = { &m[0], &m[1] };
+	Corral__Replica r[2] = { CORRAL__REPLICA__INIT, CORRAL__REPLICA__INIT }, *replicas[] = { &r[0], &r[1] };
+	uint8_t *out;
+
+	b.name = (char *)"gpu", b.kind = (char *)"ollama", b.url = (char *)"http://127.0.0.1:9", b.state = CORRAL__BACKEND_STATE__BACKEND_UP;
+	for (int i = 0; i < 2; i++) {
+		m[i].name = r[i].model = (char *)(i ? "n" : "m");
+		r[i].backend = b.name;
+	}
+	p.backends = backends, p.n_backends = 1;
+	p.models = models, p.replicas = replicas, p.n_models = p.n_replicas = 2;
+	out = arena_alloc(mem, corral__model_snapshot__get_packed_size(&p));
+	return str_n((char *)out, corral__model_snapshot__pack(&p, out));
+}
+
+static ProtobufCBinaryData packed_features(struct arena *mem)
+{
+	Corral__DecisionFeatures f = CORRAL__DECISION_FEATURES__INIT;
+	ProtobufCBinaryData b;
+
+	f.requested_model = (char *)"n", f.policy = (char *)"balanced";
+	b.data = arena_alloc(mem, corral__decision_features__get_packed_size(&f));
+	b.len = corral__decision_features__pack(&f, b.data);
+	return b;
+}
+
+/* A named model's decision with the loads in reach, as it is logged now, and with those of all replicas, as it was once. */
+static void decisions_are_computed_again(void **state)
+{
+	struct arena *mem = arena_new(0);
+	Corral__DecisionFeatures *features;
+	struct load load[2] = { { .slots = 9, .queued = 7 }, { .slots = 2, .in_use = 2, .queued = 3 } };
+	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
+	ProtobufCBinaryData record;
+	struct str models = two_models(mem);
+	struct buf outcome = { 0 };
+	struct catalogue cat;
+	struct decision d;
+	struct policy pol;
+	struct why why;
+	uint8_t id[16];
+
+	assert_int_equal(catalogue_build(&cat, mem, 1, 1, models, &why), ERR_OK);
+	assert_int_equal(policy_build(&pol, mem, &cat, 0, 0, STR(""), &why), ERR_OK);
+	e.features = packed_features(mem);
+	e.models_snapshot = (ProtobufCBinaryData){ models.n, (uint8_t *)models.p };
+	e.model = 1;
+	features = corral__decision_features__unpack(NULL, e.features.len, e.features.data);
+	decide(&d, mem, features, 1, false, &cat, &pol, &load[1], NULL);
+	corral__decision_features__free_unpacked(features, NULL);
+	decision_pack(&d, &outcome);
+	e.outcome = (ProtobufCBinaryData){ outcome.n, (uint8_t *)outcome.p };
+	e.models_epoch = e.models_version = 1;
+	e.request_id = (ProtobufCBinaryData){ 16, id };
+	for (uint8_t whole = 0; whole < 3; whole++) {
+		id_of(id, 0, whole);
+		e.load = (ProtobufCBinaryData){ sizeof(load[0]) * (whole ? 2 : 1), (uint8_t *)(whole ? &load[0] : &load[1]) };
+		load[0].queued += whole == 1;     /* not in reach: says nothing */
+		if (whole == 2)
+			load[1].queued++;
+		record = packed(&e);
+		assert_true(send(10 * whole, &record, 1));
+		assert_true(explain(id, 0));
+		assert_int_equal(replayed, whole < 2);
+		free(record.data);
+	}
+	buf_free(&outcome);
+	arena_free(mem);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(a_version_of_a_batch_that_failed_is_written_with_the_next), T(a_version_lives_as_long_as_decisions_refer_to_it),
 		T(a_batch_is_kept_once), T(each_of_many_is_found), T(fields_may_come_in_any_order), T(what_is_no_decision_is_buried),
-		T(decisions_of_the_old_table_are_found),
+		T(decisions_of_the_old_table_are_found), T(decisions_are_computed_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

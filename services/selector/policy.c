@@ -131,14 +131,19 @@ void policy_rebuild(struct selector *s, struct snapshot_id id, struct str models
 		LOG_ERROR("the model snapshot was not applied", LOG_S("error", why.text));
 }
 
-static struct load *load_of(struct selector *s, const Corral__DecideRequest *q, struct arena *mem)
+static const Corral__ReplicaLoad *load_at(const Corral__LoadVector *v, uint32_t replica)
 {
-	struct load *l = arena_array(mem, struct load, s->cat.n_replicas + 1u);
+	return v && replica >= v->first && replica - v->first < v->n_replicas ? v->replicas[replica - v->first] : NULL;
+}
 
-	for (uint16_t i = 0; i < s->cat.n_replicas; i++) {
-		const Corral__ReplicaLoad *r = q->load && i < q->load->n_replicas ? q->load->replicas[i] : NULL;
+static struct load *load_of(struct selector *s, struct reach reach, const Corral__DecideRequest *q, struct arena *mem)
+{
+	struct load *l = arena_array(mem, struct load, reach.n + 1u);
 
-		l[i] = r ? (struct load){ r->in_use, r->slots, r->queued, r->breaker_open } : (struct load){ .slots = s->cat.replicas[i].slots };
+	for (uint16_t i = 0; i < reach.n; i++) {
+		const Corral__ReplicaLoad *r = load_at(q->load, reach.first + i);
+
+		l[i] = r ? (struct load){ r->in_use, r->slots, r->queued, r->breaker_open } : (struct load){ .slots = s->cat.replicas[reach.first + i].slots };
 	}
 	return l;
 }
@@ -173,7 +178,7 @@ static void decide_one(struct selector *s, const Corral__DecideRequest *q, struc
 	if (model < 0 && !q->features->is_auto)
 		*d = (struct decision){ .err = ERR_MODEL_NOT_FOUND, .reason = "asked" };
 	else
-		decide(d, mem, q->features, model, alias, &s->cat, &s->pol, load_of(s, q, mem), tried_of(s, q, mem));
+		decide(d, mem, q->features, model, alias, &s->cat, &s->pol, load_of(s, decide_reach(q->features, model, &s->cat), q, mem), tried_of(s, q, mem));
 }
 
 static void on_decide(Corral__Selector_Service *rpc, const Corral__DecideRequest *q, Corral__DecideReply_Closure closure, void *data)

@@ -136,9 +136,10 @@ static enum step enter(struct req *r)
 			r->pick.err = ERR_MODEL_NOT_FOUND;
 			return refuse(r);
 		}
-		r->pick_load = arena_alloc(r->mem, sizeof(*r->pick_load) * (r->world->cat.n_replicas + 1u));
+		r->pick_reach = decide_reach(&r->features, r->model, &r->world->cat);
+		r->pick_load = arena_alloc(r->mem, sizeof(*r->pick_load) * (r->pick_reach.n + 1u));
 	}
-	world_load(r->world, req_now(r), r->pick_load);
+	world_load(r->world, r->pick_reach, req_now(r), r->pick_load);
 	r->not_asked = NULL;
 	if (strcmp(r->worker->gw->cfg->decide, "remote") == 0 && remote_decide(r, decided) == STEP_WAIT)
 		return STEP_WAIT;
