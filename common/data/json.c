@@ -673,19 +673,6 @@ static const char *unique_large(struct parser *ps, uint32_t object, bool any_cas
 
 static inline bool is_container(const struct json_tok *t) { return t->kind == JSON_OBJECT || t->kind == JSON_ARRAY; }
 
-uint32_t json_get(const struct json *j, uint32_t object, const char *name)
-{
-	uint32_t end = j->tok[object].next;
-	struct str s = str_of(name);
-
-	if (j->tok[object].kind != JSON_OBJECT)
-		return 0;
-	for (uint32_t k = object + 1; k < end; k = j->tok[k + 1].next)
-		if (string_is(j, &j->tok[k], s))
-			return k + 1;
-	return 0;
-}
-
 void json_get_many(const struct json *j, uint32_t object, const struct str *names, unsigned n, uint32_t *ret)
 {
 	uint32_t end = j->tok[object].kind == JSON_OBJECT ? j->tok[object].next : 0;
@@ -710,7 +697,7 @@ static bool any_case_is(const struct json *j, const struct json_tok *t, struct s
 	return str_ieq(str_n(key, fold(raw, key)), s);
 }
 
-uint32_t json_get_any_case(const struct json *j, uint32_t object, const char *name)
+static inline uint32_t get(const struct json *j, uint32_t object, const char *name, bool any_case)
 {
 	uint32_t end = j->tok[object].next;
 	struct str s = str_of(name);
@@ -718,10 +705,13 @@ uint32_t json_get_any_case(const struct json *j, uint32_t object, const char *na
 	if (j->tok[object].kind != JSON_OBJECT)
 		return 0;
 	for (uint32_t k = object + 1; k < end; k = j->tok[k + 1].next)
-		if (string_is(j, &j->tok[k], s) || any_case_is(j, &j->tok[k], s))
+		if (string_is(j, &j->tok[k], s) || (any_case && any_case_is(j, &j->tok[k], s)))
 			return k + 1;
 	return 0;
 }
+
+uint32_t json_get(const struct json *j, uint32_t object, const char *name) { return get(j, object, name, false); }
+uint32_t json_get_any_case(const struct json *j, uint32_t object, const char *name) { return get(j, object, name, true); }
 
 static inline uint32_t value_at(const struct json *j, uint32_t container, uint32_t i)
 {

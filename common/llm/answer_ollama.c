@@ -41,25 +41,6 @@ bool ollama_read_usage(const struct json *doc, struct llm_usage *u)
 	return u->reported;
 }
 
-static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
-{
-	if (!list || json_kind(doc, list) != JSON_ARRAY)
-		return;
-	c->too_many_calls = json_count(doc, list) > CHUNK_CALLS;
-	for (uint32_t i = json_first(doc, list); i && c->n_calls < CHUNK_CALLS; i = json_next(doc, list, i)) {
-		struct call *call = &c->calls[c->n_calls++];
-		uint32_t function = json_get(doc, i, "function"), arguments = function ? json_get(doc, function, "arguments") : 0;
-
-		*call = (struct call){ .id = string_member(doc, i, "id", NULL), .index = c->n_calls - 1 };
-		if (!function)
-			continue;
-		call->name = string_member(doc, function, "name", NULL);
-		if (arguments)
-			call->arguments = json_raw(doc, arguments);
-		call->is_object = arguments && json_kind(doc, arguments) == JSON_OBJECT;
-	}
-}
-
 void ollama_read_chunk(const struct json *doc, struct chunk *c, struct llm_usage *u, struct arena *mem)
 {
 	uint32_t error = json_get(doc, 0, "error"), said = json_get(doc, 0, "message"), done = json_get(doc, 0, "done");
@@ -73,7 +54,7 @@ void ollama_read_chunk(const struct json *doc, struct chunk *c, struct llm_usage
 	c->thinking = string_member(doc, where, "thinking", &thinking);
 	if (thinking && text_is_empty(c->text))
 		c->text_tok = thinking;
-	read_calls(doc, json_get(doc, where, "tool_calls"), c);
+	chunk_read_calls(doc, json_get(doc, where, "tool_calls"), c, true);
 	if (logprobs && json_kind(doc, logprobs) == JSON_ARRAY)
 		c->logprobs = json_raw(doc, logprobs);
 	c->n_choices = 1;

@@ -78,23 +78,24 @@ void llamacpp_read_timings(const struct json *doc, uint32_t timings, struct llm_
 	u->reported = true;
 }
 
-static void read_calls(const struct json *doc, uint32_t list, struct chunk *c)
+void chunk_read_calls(const struct json *doc, uint32_t list, struct chunk *c, bool objects)
 {
 	if (!list || json_kind(doc, list) != JSON_ARRAY)
 		return;
 	c->too_many_calls = json_count(doc, list) > CHUNK_CALLS;
 	for (uint32_t i = json_first(doc, list); i && c->n_calls < CHUNK_CALLS; i = json_next(doc, list, i)) {
 		struct call *call = &c->calls[c->n_calls++];
-		uint32_t function = json_get(doc, i, "function");
+		uint32_t function = json_get(doc, i, "function"), arguments = function ? json_get(doc, function, "arguments") : 0;
 		int64_t index = 0;
 
 		*call = (struct call){ .id = string_member(doc, i, "id") };
 		call->has_index = json_i64(doc, json_get(doc, i, "index"), &index) && index >= 0 && index < 1024;
 		call->index = call->has_index ? (uint32_t)index : c->n_calls - 1;
-		if (!function)
-			continue;
-		call->name = string_member(doc, function, "name");
-		call->arguments = string_member(doc, function, "arguments");
+		if (function)
+			call->name = string_member(doc, function, "name");
+		if (arguments && (objects || json_is_string(doc, arguments)))
+			call->arguments = json_raw(doc, arguments);
+		call->is_object = objects && arguments && json_kind(doc, arguments) == JSON_OBJECT;
 	}
 }
 
@@ -121,7 +122,7 @@ static void read_said(const struct json *doc, uint32_t said, struct chunk *c)
 		if (text_is_empty(c->text))
 			c->text_tok = thinking;
 	}
-	read_calls(doc, at[TOOL_CALLS], c);
+	chunk_read_calls(doc, at[TOOL_CALLS], c, false);
 }
 
 static void read_choice(const struct json *doc, uint32_t choice, struct chunk *c, struct arena *mem)

@@ -120,6 +120,8 @@ void infill_read_chunk(const struct json *, struct chunk *, struct llm_usage *, 
 /* Their counts alone. False: there are none, or zeros. */
 bool openai_read_usage(const struct json *, struct llm_usage *);
 bool ollama_read_usage(const struct json *, struct llm_usage *);
+/* 'objects': arguments may be an object, as Ollama's are, and not only a string. */
+void chunk_read_calls(const struct json *, uint32_t list, struct chunk *, bool objects);
 void llamacpp_read_timings(const struct json *, uint32_t timings, struct llm_usage *);
 
 /* All but the calls, which n_calls counts: they are many bytes. */

@@ -16,7 +16,7 @@ static void time_member(struct json_out *jo, const char *name, int64_t us)
 	jw_kv_strz(jo, name, text);
 }
 
-static void list_member(struct json_out *jo, const char *name, char *const *items, size_t n)
+void json_list_member(struct json_out *jo, const char *name, char *const *items, size_t n)
 {
 	jw_key(jo, name);
 	jw_arr(jo);
@@ -25,7 +25,7 @@ static void list_member(struct json_out *jo, const char *name, char *const *item
 	jw_end(jo);
 }
 
-static void limits_member(struct json_out *jo, const Corral__Limits *l)
+void json_limits_member(struct json_out *jo, const Corral__Limits *l)
 {
 	jw_key(jo, "limits");
 	jw_obj(jo);
@@ -33,6 +33,24 @@ static void limits_member(struct json_out *jo, const Corral__Limits *l)
 	jw_kv_u64(jo, "tokens_per_minute", l ? l->tokens_per_minute : 0);
 	jw_kv_u64(jo, "concurrency", l ? l->concurrency : 0);
 	jw_end(jo);
+}
+
+void json_list_if_any(struct json_out *jo, const char *name, char *const *items, size_t n)
+{
+	if (n)
+		json_list_member(jo, name, items, n);
+}
+
+void json_limits_if_set(struct json_out *jo, const Corral__Limits *l)
+{
+	if (!l)
+		return;
+	if (l->requests_per_minute)
+		jw_kv_u64(jo, "requests_per_minute", l->requests_per_minute);
+	if (l->tokens_per_minute)
+		jw_kv_u64(jo, "tokens_per_minute", l->tokens_per_minute);
+	if (l->concurrency)
+		jw_kv_u64(jo, "concurrency", l->concurrency);
 }
 
 static void hex_member(struct json_out *jo, const char *name, ProtobufCBinaryData d)
@@ -55,15 +73,15 @@ void json_access_key(struct json_out *jo, const Corral__Key *k)
 	jw_kv_strz(jo, "name", k->name);
 	jw_kv_strz(jo, "role", role_name(k->role));
 	jw_kv_strz(jo, "tenant", k->tenant);
-	jw_kv_strz(jo, "team", k->team);
-	jw_kv_strz(jo, "user", k->user);
+	jw_kv_strz(jo, "team", *k->team ? k->team : NULL);
+	jw_kv_strz(jo, "user", *k->user ? k->user : NULL);
 	time_member(jo, "created_at", k->created_at_us);
 	jw_kv_strz(jo, "created_by", k->created_by);
 	time_member(jo, "expires_at", k->expires_at_us);
-	list_member(jo, "models", k->models, k->n_models);
-	list_member(jo, "actions", k->actions, k->n_actions);
-	list_member(jo, "networks", k->networks, k->n_networks);
-	limits_member(jo, k->limits);
+	json_list_member(jo, "models", k->models, k->n_models);
+	json_list_member(jo, "actions", k->actions, k->n_actions);
+	json_list_member(jo, "networks", k->networks, k->n_networks);
+	json_limits_member(jo, k->limits);
 	jw_kv_strz(jo, "replaces", k->replaces && k->replaces[0] ? k->replaces : NULL);
 	jw_end(jo);
 }

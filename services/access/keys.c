@@ -3,6 +3,7 @@
 
 #include "common/base/cidr.h"
 #include "common/data/json_write.h"
+#include "common/policy/access_json.h"
 #include "common/policy/apikey.h"
 #include "services/access/key_file.h"
 #include "services/access/narrow.h"
@@ -191,10 +192,10 @@ static struct str detail(struct arena *mem, const Corral__Key *k)
 	jw_kv_strz(&jo, "tenant", k->tenant);
 	if (k->expires_at_us)
 		jw_kv_i64(&jo, "expires_at_us", k->expires_at_us);
-	detail_list(&jo, "models", k->models, k->n_models);
-	detail_list(&jo, "actions", k->actions, k->n_actions);
-	detail_list(&jo, "networks", k->networks, k->n_networks);
-	detail_limits(&jo, k->limits);
+	json_list_if_any(&jo, "models", k->models, k->n_models);
+	json_list_if_any(&jo, "actions", k->actions, k->n_actions);
+	json_list_if_any(&jo, "networks", k->networks, k->n_networks);
+	json_limits_if_set(&jo, k->limits);
 	if (k->replaces[0])
 		jw_kv_strz(&jo, "replaces", k->replaces);
 	json_done(&jo);

@@ -2,6 +2,7 @@
 #include "services/access/tenants.h"
 
 #include "common/data/json_write.h"
+#include "common/policy/access_json.h"
 
 enum { MOST_PATTERNS = 64, LONGEST_PATTERN = 256, LONGEST_LABEL = 128, MOST_TEAMS = 256 };
 
@@ -116,29 +117,6 @@ static enum err check_tenant(const Corral__Tenant *t, struct why *why)
 
 /* --- acts --- */
 
-void detail_list(struct json_out *jo, const char *name, char *const *items, size_t n)
-{
-	if (!n)
-		return;
-	jw_key(jo, name);
-	jw_arr(jo);
-	for (size_t i = 0; i < n; i++)
-		jw_strz(jo, items[i]);
-	jw_end(jo);
-}
-
-void detail_limits(struct json_out *jo, const Corral__Limits *l)
-{
-	if (!l)
-		return;
-	if (l->requests_per_minute)
-		jw_kv_u64(jo, "requests_per_minute", l->requests_per_minute);
-	if (l->tokens_per_minute)
-		jw_kv_u64(jo, "tokens_per_minute", l->tokens_per_minute);
-	if (l->concurrency)
-		jw_kv_u64(jo, "concurrency", l->concurrency);
-}
-
 static struct str detail(struct arena *mem, const Corral__Tenant *t, bool is_new)
 {
 	struct buf b = { 0 };
@@ -149,9 +127,9 @@ static struct str detail(struct arena *mem, const Corral__Tenant *t, bool is_new
 	jw_obj(&jo);
 	jw_kv_bool(&jo, "new", is_new);
 	jw_kv_bool(&jo, "suspended", t->suspended);
-	detail_limits(&jo, t->limits);
-	detail_list(&jo, "models", t->models, t->n_models);
-	detail_list(&jo, "teams", t->teams, t->n_teams);
+	json_limits_if_set(&jo, t->limits);
+	json_list_if_any(&jo, "models", t->models, t->n_models);
+	json_list_if_any(&jo, "teams", t->teams, t->n_teams);
 	json_done(&jo);
 	s = arena_str(mem, buf_as_str(&b));
 	buf_free(&b);

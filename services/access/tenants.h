@@ -18,7 +18,4 @@ enum err tenants_list(struct act *, Corral__ListTenantsReply *ret, struct why *)
 /* Parts that keys have too. */
 enum err check_patterns(char *const *patterns, size_t n, const char *field, struct why *);
 enum err check_label(const char *text, const char *field, struct why *);      /* at most 128 bytes of UTF-8 without control characters */
-struct json_out;
-void detail_list(struct json_out *, const char *name, char *const *items, size_t n);       /* nothing when there are none */
-void detail_limits(struct json_out *, const Corral__Limits *);
 #endif

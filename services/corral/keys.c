@@ -132,29 +132,13 @@ static void add_text(struct json_out *jo, const char *name, const char *z)
 		jw_kv_strz(jo, name, z);
 }
 
-static void add_list(struct json_out *jo, const char *name, char *const *items, size_t n)
-{
-	if (!n)
-		return;
-	jw_key(jo, name);
-	jw_arr(jo);
-	for (size_t i = 0; i < n; i++)
-		jw_strz(jo, items[i]);
-	jw_end(jo);
-}
-
 static void add_limits(struct json_out *jo, const Corral__Limits *l)
 {
 	if (!l)
 		return;
 	jw_key(jo, "limits");
 	jw_obj(jo);
-	if (l->requests_per_minute)
-		jw_kv_u64(jo, "requests_per_minute", l->requests_per_minute);
-	if (l->tokens_per_minute)
-		jw_kv_u64(jo, "tokens_per_minute", l->tokens_per_minute);
-	if (l->concurrency)
-		jw_kv_u64(jo, "concurrency", l->concurrency);
+	json_limits_if_set(jo, l);
 	jw_end(jo);
 }
 
@@ -176,9 +160,9 @@ static struct str body_of(struct cli *c, const Corral__Key *k)
 		clock_rfc3339(k->expires_at_us, 0, end, sizeof(end));
 		jw_kv_strz(&jo, "expires_at", end);
 	}
-	add_list(&jo, "models", k->models, k->n_models);
-	add_list(&jo, "actions", k->actions, k->n_actions);
-	add_list(&jo, "networks", k->networks, k->n_networks);
+	json_list_if_any(&jo, "models", k->models, k->n_models);
+	json_list_if_any(&jo, "actions", k->actions, k->n_actions);
+	json_list_if_any(&jo, "networks", k->networks, k->n_networks);
 	add_limits(&jo, k->limits);
 	json_done(&jo);
 	s = arena_str(c->mem, buf_as_str(&b));

@@ -8,6 +8,7 @@
 #include "common/data/log.h"
 #include "models.pb-c.h"
 #include "services/gateway/replicas.h"
+#include "services/gateway/sharers.h"
 
 enum {
 	ALONE_US = 250 * 1000, SHARED_US = 100 * 1000,
@@ -35,37 +36,14 @@ static void send_report(struct loop_timer *);
 
 /* --- how many share, for a start without the registry --- */
 
-static void file_name(const struct lease *l, char *path, size_t cap) { snprintf(path, cap, "%s/gateways", svc_state_dir(l->gw->svc)); }
-
-static uint32_t load_gateways(const struct lease *l)
-{
-	char path[1024];
-	unsigned n = 1;
-	FILE *f;
-
-	file_name(l, path, sizeof(path));
-	f = fopen(path, "re");
-	if (f && fscanf(f, "%u", &n) != 1)
-		n = 1;
-	if (f)
-		fclose(f);
-	return n ? n : 1;
-}
+static const char *const count_file = "gateways";
 
 static void save_gateways(struct lease *l, uint32_t n)
 {
-	char path[1024];
-	FILE *f;
-
 	if (n == l->gateways)
 		return;
 	l->gateways = n;
-	file_name(l, path, sizeof(path));
-	f = fopen(path, "we");
-	if (!f || fprintf(f, "%u\n", n) < 0)
-		LOG_WARN("how many gateways share the slots cannot be kept for the next start", LOG_S("path", path));
-	if (f)
-		fclose(f);
+	sharers_save(l->gw, count_file, n);
 }
 
 /* --- life --- */
@@ -79,7 +57,7 @@ struct lease *lease_new(struct gateway *g)
 	l->gw = g;
 	if (getrandom(l->id, sizeof(l->id), 0) != (ssize_t)sizeof(l->id))
 		abort();
-	l->gateways = load_gateways(l);
+	l->gateways = sharers_load(l->gw, count_file);
 	l->heard_us = mono_us();
 	replica_table_lend(g->replicas, on_change, l);
 	send_report(&l->timer);

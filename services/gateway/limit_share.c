@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/base/id.h"
 #include "common/data/log.h"
+#include "services/gateway/sharers.h"
 #include "services/gateway/worker.h"
 
 enum {
@@ -33,38 +34,15 @@ static void send_ask(struct loop_timer *);
 
 /* --- how many share, for a start without access --- */
 
-static void file_name(const struct limit_share *s, char *path, size_t cap) { snprintf(path, cap, "%s/limit-gateways", svc_state_dir(s->gw->svc)); }
-
-static uint32_t load_gateways(const struct limit_share *s)
-{
-	char path[1024];
-	unsigned n = 1;
-	FILE *f;
-
-	file_name(s, path, sizeof(path));
-	f = fopen(path, "re");
-	if (f && fscanf(f, "%u", &n) != 1)
-		n = 1;
-	if (f)
-		fclose(f);
-	return n ? n : 1;
-}
+static const char *const count_file = "limit-gateways";
 
 static void save_gateways(struct limit_share *s, uint32_t n)
 {
-	char path[1024];
-	FILE *f;
-
 	if (n == s->gateways)
 		return;
 	s->gateways = n;
 	series_set(metrics_series(s->gw->metrics, M_LIMIT_GATEWAYS), n);
-	file_name(s, path, sizeof(path));
-	f = fopen(path, "we");
-	if (!f || fprintf(f, "%u\n", n) < 0)
-		LOG_WARN("how many gateways share the limits cannot be kept for the next start", LOG_S("path", path));
-	if (f)
-		fclose(f);
+	sharers_save(s->gw, count_file, n);
 }
 
 /* --- life --- */
@@ -96,7 +74,7 @@ struct limit_share *limit_share_new(struct door *d)
 	s->door = d;
 	s->gw = d->gw;
 	snprintf(s->id, sizeof(s->id), "%016llx%016llx", (unsigned long long)rand_u64(), (unsigned long long)rand_u64());
-	s->gateways = load_gateways(s);
+	s->gateways = sharers_load(s->gw, count_file);
 	s->heard_us = mono_us();
 	scope_table_share(d->scopes, on_need, s);
 	series_set(metrics_series(s->gw->metrics, M_LIMIT_GATEWAYS), s->gateways);

@@ -65,28 +65,36 @@ static struct str read_file(struct probe *p, const char *path)
 	return str_n(arena_dup(p->mem, part, (size_t)n), (size_t)n);
 }
 
-struct str probe_read(struct probe *p, const char *fmt, ...)
+static struct str read_named(struct probe *p, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
+static struct str read_named(struct probe *p, const char *fmt, va_list ap)
 {
 	char path[1024];
 	int n = snprintf(path, sizeof(path), "%s", p->root);
+
+	vsnprintf(path + n, sizeof(path) - (size_t)n, fmt, ap);
+	return read_file(p, path);
+}
+
+struct str probe_read(struct probe *p, const char *fmt, ...)
+{
+	struct str text;
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(path + n, sizeof(path) - (size_t)n, fmt, ap);
+	text = read_named(p, fmt, ap);
 	va_end(ap);
-	return read_file(p, path);
+	return text;
 }
 
 bool probe_number(struct probe *p, int64_t *ret, const char *fmt, ...)
 {
-	char path[1024];
-	int n = snprintf(path, sizeof(path), "%s", p->root);
+	struct str text;
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(path + n, sizeof(path) - (size_t)n, fmt, ap);
+	text = read_named(p, fmt, ap);
 	va_end(ap);
-	return str_i64(str_trim(read_file(p, path)), ret);
+	return str_i64(str_trim(text), ret);
 }
 
 static int by_name(const void *a, const void *b) { return strverscmp(*(const char *const *)a, *(const char *const *)b); }

@@ -54,6 +54,15 @@ struct found *listing_find(const struct listing *listing, struct str remote_name
 	return NULL;
 }
 
+size_t listing_present(const struct listing *listing)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; listing && i < listing->n; i++)
+		n += listing->models[i].missed == 0;
+	return n;
+}
+
 bool listing_wants(const struct listing *listing, struct str name)
 {
 	if (name.n == 0 || name.n > 255)

@@ -43,6 +43,7 @@ void listing_free(struct listing *);      /* NULL is fine */
 /* A new entry with that remote name; 'name' is remote_name until changed. Valid until the next listing_add(). */
 struct found *listing_add(struct listing *, struct str remote_name);
 struct found *listing_find(const struct listing *, struct str remote_name);       /* NULL when absent */
+size_t listing_present(const struct listing *);           /* how many were there when last looked; NULL is fine */
 /* False for one that is there, and for what is no name: empty, above 255 bytes, with blanks or control characters
  * (names go into headers, paths and logs). */
 bool listing_wants(const struct listing *, struct str remote_name);

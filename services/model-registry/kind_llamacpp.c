@@ -229,10 +229,8 @@ static void read_router_model(struct visit *visit, const struct json *json, uint
 /* True when the held models are these; their residency is brought up to date on the way. */
 static bool look_at_router(struct listing *held, const struct json *json, uint32_t data, struct arena *scratch)
 {
-	size_t n = 0, present = 0;
+	size_t n = 0;
 
-	for (size_t i = 0; held && i < held->n; i++)
-		present += held->models[i].missed == 0;
 	for (uint32_t i = json_first(json, data); i; i = json_next(json, data, i), n++) {
 		struct found *found = listing_find(held, str_of(read_str(json, i, "id", scratch)));
 		uint32_t status = json_get(json, i, "status");
@@ -243,7 +241,7 @@ static bool look_at_router(struct listing *held, const struct json *json, uint32
 			return false;
 		found->loaded = loaded;
 	}
-	return n == present;
+	return n == listing_present(held);
 }
 
 static void on_router_models(struct visit *visit, const struct answer *answer)

@@ -32,17 +32,15 @@ static void read_model(struct visit *visit, const struct json *json, uint32_t en
 
 static bool same_models(const struct listing *held, const struct json *json, uint32_t data, struct arena *scratch)
 {
-	size_t n = 0, present = 0;
+	size_t n = 0;
 
-	for (size_t i = 0; held && i < held->n; i++)
-		present += held->models[i].missed == 0;
 	for (uint32_t i = json_first(json, data); i; i = json_next(json, data, i), n++) {
 		const struct found *found = listing_find(held, str_of(read_str(json, i, "id", scratch)));
 
 		if (!found || found->missed)
 			return false;
 	}
-	return n == present;
+	return n == listing_present(held);
 }
 
 static void on_models(struct visit *visit, const struct answer *answer)

@@ -11,7 +11,7 @@ from servers import ROOT
 def tree(tmp_path):
     """A tree with our scripts and one lawful source file."""
     (tmp_path / "scripts").mkdir()
-    for name in ("lib.sh", "check-layers", "run-unit-tests", "run-fuzz"):
+    for name in ("lib.sh", "check-layers", "check-twins", "run-unit-tests", "run-fuzz"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     put(tmp_path, "common/data/config_yaml.c", '#include "common/base/str.h"\n#include <yaml.h>\n')
     return tmp_path
@@ -62,6 +62,26 @@ def test_a_tree_without_sources_is_no_pass(tree):
     ("[       OK ] a\n[  SKIPPED ] b\n[  SKIPPED ] b", 0, "1 passed, 0 failed, 1 skipped"),
     ("[       OK ] a\n[  FAILED  ] b\n[  FAILED  ] b", 1, "1 passed, 1 failed, 0 skipped"),
     ("[       OK ] a", 134, "1 passed, 1 failed, 0 skipped"), ("", 0, "0 passed, 1 failed, 0 skipped")])
+TWIN = "int %s(int a)\n{\n%s\treturn a;\n}\n"
+
+
+@pytest.mark.parametrize("lines, other, broken", [
+    (12, {}, True), (12, {"apart": "int between;\n"}, True), (4, {}, False), (12, {"a": "b"}, False), (12, {"path": "common/base/b_test.c"}, False),
+])
+def test_twins_are_found_from_a_length_on(tree, lines, other, broken):
+    body = "".join(f"\ta += {i} * a;\n" for i in range(lines))
+    put(tree, "common/base/a.c", TWIN % ("one", body))
+    put(tree, other.get("path", "services/x/b.c"), other.get("apart", "") + TWIN % ("two", body.replace("a", other.get("a", "a")) + "/* not counted */"))
+    status, said = run(tree, "check-twins")
+    assert status == broken, said
+    assert ("common/base/a.c:1: " in said and "stand in services/x/b.c:" in said) == broken
+
+
+def test_a_tree_without_code_has_no_twins_to_pass_with(tree):
+    (tree / "common/data/config_yaml.c").unlink()
+    assert run(tree, "check-twins")[0] == 1
+
+
 def test_unit_tests_are_counted(tree, said, status, tally):
     program = put(tree, "program", f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {status}\n", 0o755)
     got, text = run(tree, "run-unit-tests", program)

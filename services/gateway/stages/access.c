@@ -2,6 +2,7 @@
 #include "access.pb-c.h"
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
+#include "common/policy/access_json.h"
 #include "services/gateway/ask.h"
 #include "services/gateway/door.h"
 #include "services/gateway/explain_json.h"
@@ -99,53 +100,14 @@ static void finish(struct ask *a, struct json_out *jo)
 
 /* --- out --- */
 
-static void strings(struct json_out *jo, const char *key, char **all, size_t n)
-{
-	jw_key(jo, key);
-	jw_arr(jo);
-	for (size_t i = 0; i < n; i++)
-		jw_strz(jo, all[i]);
-	jw_end(jo);
-}
-
-static void limits_json(struct json_out *jo, const Corral__Limits *l)
-{
-	jw_key(jo, "limits");
-	jw_obj(jo);
-	jw_kv_u64(jo, "requests_per_minute", l ? l->requests_per_minute : 0);
-	jw_kv_u64(jo, "tokens_per_minute", l ? l->tokens_per_minute : 0);
-	jw_kv_u64(jo, "concurrency", l ? l->concurrency : 0);
-	jw_end(jo);
-}
-
-static void key_json(struct json_out *jo, const Corral__Key *k)
-{
-	jw_obj(jo);
-	jw_kv_strz(jo, "id", k->id);
-	jw_kv_strz(jo, "name", k->name);
-	jw_kv_strz(jo, "role", role_name(k->role));
-	jw_kv_strz(jo, "tenant", k->tenant);
-	jw_kv_strz(jo, "team", *k->team ? k->team : NULL);
-	jw_kv_strz(jo, "user", *k->user ? k->user : NULL);
-	time_json(jo, "created_at", k->created_at_us);
-	time_json(jo, "expires_at", k->expires_at_us);
-	strings(jo, "models", k->models, k->n_models);
-	strings(jo, "actions", k->actions, k->n_actions);
-	strings(jo, "networks", k->networks, k->n_networks);
-	limits_json(jo, k->limits);
-	jw_kv_strz(jo, "replaces", *k->replaces ? k->replaces : NULL);
-	jw_kv_strz(jo, "created_by", k->created_by);
-	jw_end(jo);
-}
-
 static void tenant_members(struct json_out *jo, const Corral__Tenant *t)
 {
 	jw_kv_strz(jo, "name", t->name);
 	jw_kv_strz(jo, "display_name", t->display_name);
-	limits_json(jo, t->limits);
-	strings(jo, "models", t->models, t->n_models);
+	json_limits_member(jo, t->limits);
+	json_list_member(jo, "models", t->models, t->n_models);
 	jw_kv_bool(jo, "suspended", t->suspended);
-	strings(jo, "teams", t->teams, t->n_teams);
+	json_list_member(jo, "teams", t->teams, t->n_teams);
 	time_json(jo, "created_at", t->created_at_us);
 }
 
@@ -342,7 +304,7 @@ static void key_made(const Corral__CreateKeyReply *reply, void *arg)
 	}
 	jo = answer(a, 201);
 	jw_key(&jo, "key");
-	key_json(&jo, reply->key);
+	json_access_key(&jo, reply->key);
 	jw_kv_strz(&jo, "secret", reply->secret);
 	finish(a, &jo);
 }
@@ -419,7 +381,7 @@ static void keys_listed(const Corral__ListKeysReply *reply, void *arg)
 	jw_key(&jo, "keys");
 	jw_arr(&jo);
 	for (size_t i = 0; i < reply->n_keys; i++)
-		key_json(&jo, reply->keys[i]);
+		json_access_key(&jo, reply->keys[i]);
 	jw_end(&jo);
 	jw_kv_strz(&jo, "next", *reply->next ? reply->next : NULL);
 	finish(a, &jo);
