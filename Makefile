@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: bench-scale proof-helm proof-timing proof-kill proof-leave proof-slots proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: proof-apart bench-scale proof-helm proof-timing proof-kill proof-leave proof-slots proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -65,6 +65,7 @@ help:
 #: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
 #: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
+#: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
 #: make proof-helm  the chart on a real Kubernetes API server, by helm 3 and 4 (needs Go 1.26; builds for 25 minutes the first time)
@@ -190,6 +191,10 @@ proof-leave: all
 
 proof-helm:
 	@tests/proofs/helm.py --build
+
+proof-apart: all
+	@BUILD=$(BUILD) tests/proofs/apart.py $(if $(SEED),--seed $(SEED))
+	@BUILD=$(BUILD) tests/proofs/apart.py --wire ipc --decide remote $(if $(SEED),--seed $(SEED))
 
 proof-slots: all
 	@BUILD=$(BUILD) tests/proofs/slots.py $(if $(SEED),--seed $(SEED))

@@ -23,7 +23,7 @@ enum {
 	TURN_US = 2 * 1000 * 1000,
 	LOOK_UP_EVERY = 5,            /* turns */
 	RECONNECT_MIN_MS = 50,
-	RECONNECT_MAX_MS = 2000,
+	RECONNECT_MAX_MS = 250,       /* a lease of slots is shorter than two seconds: who lives has to be back before (model-registry, slots.h) */
 	HOST_MAX = 256
 };
 

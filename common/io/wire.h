@@ -1,7 +1,7 @@
 /* wire.h - where an nng socket listens and whom it dials: inproc://NAME ipc://PATH tcp://HOST:PORT tls+tcp://HOST:PORT.
  *
  * A host name is looked up off the loop, again every 10 s; each of its addresses is dialled, one that is gone is dropped. A socket
- * that asks spreads over those that are connected. nng dials again by itself, after 50 ms to 2 s.
+ * that asks spreads over those that are connected. nng dials again by itself, after 50 to 250 ms.
  * TLS: own CA, a certificate of each side required, the host name of the URL checked against the server's. The files are looked
  * at every 2 s; when they have changed, listeners and dialers are made anew with them (connections break, and come back).
  * All of one wire's calls on its loop's thread; free it before its socket is closed, or right after. */

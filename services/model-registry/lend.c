@@ -5,6 +5,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/snapshot_file.h"
 #include "services/model-registry/slots.h"
 
 struct endpoint {
@@ -21,6 +22,10 @@ struct lender {
 	unsigned gateways;            /* as told last */
 	void (*heard)(void *arg, const Corral__LeaseRequest *);
 	void *arg;
+	uint64_t epoch;
+	char *path;                   /* who holds slots, for the start after this one; NULL = not kept */
+	struct buf kept;              /* what is in it */
+	bool kept_once;
 };
 
 static void lend_rpc_lease(Corral__Slots_Service *, const Corral__LeaseRequest *, Corral__LeaseReply_Closure, void *closure_data);
@@ -38,12 +43,38 @@ static void tell(struct lender *l)
 	series_set(l->m_gateways, n);
 }
 
+/* Before anything is lent to one that is not in it. */
+static void keep(struct lender *l)
+{
+	struct buf now = { 0 };
+
+	if (l->path && slots_known(l->slots, mono_us(), &now) && (!l->kept_once || !str_eq(buf_as_str(&now), buf_as_str(&l->kept)))) {
+		if (!snapshot_file_save(l->path, "gateways", (struct snapshot_id){ l->epoch, 1 }, buf_as_str(&now)))
+			LOG_WARN("who holds slots cannot be kept for the next start", LOG_S("path", l->path));
+		buf_clear(&l->kept);
+		buf_str(&l->kept, buf_as_str(&now));
+		l->kept_once = true;
+	}
+	buf_free(&now);
+}
+
+static void expect(struct lender *l)
+{
+	struct snapshot_id id;
+	struct buf ids = { 0 };
+
+	if (snapshot_file_load(l->path, "gateways", &id, &ids))
+		slots_expect(l->slots, buf_as_str(&ids), mono_us());
+	buf_free(&ids);
+}
+
 static void tick(struct loop_timer *t)
 {
 	struct lender *l = (struct lender *)(void *)((char *)t - offsetof(struct lender, tick));
 
 	loop_timer_set(l->loop, t, SLOTS_TICK_MS * 1000, tick);
 	slots_tick(l->slots, mono_us());
+	keep(l);
 	tell(l);
 }
 
@@ -54,7 +85,16 @@ struct lender *lender_new(struct svc *svc, uint64_t epoch)
 	bool alone = str_starts(str_of(svc_pub_url(svc, svc_name(svc))), STR("inproc:"));     /* its only gateway ends with it */
 
 	l->loop = svc_loop(svc);
+	l->epoch = epoch;
 	l->slots = slots_new(epoch, !alone, mono_us());
+	if (!alone) {
+		struct buf path = { 0 };
+
+		buf_printf(&path, "%s/gateways", svc_state_dir(svc));
+		l->path = x_strdup(buf_z(&path));
+		buf_free(&path);
+		expect(l);
+	}
 	l->m_gateways = metrics_series(svc_metrics(svc), M_GATEWAYS);
 	l->endpoint = x_calloc(1, sizeof *l->endpoint);
 	l->endpoint->base = methods;
@@ -80,6 +120,8 @@ void lender_free(struct lender *l)
 	l->endpoint->lender = NULL;
 	loop_timer_del(&l->tick);
 	slots_free(l->slots);
+	buf_free(&l->kept);
+	free(l->path);
 	free(l);
 }
 
@@ -97,10 +139,12 @@ static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRe
 	if (l->heard)
 		l->heard(l->arg, request);
 	mem = arena_new(0);
-	if (slots_lease(l->slots, request, mono_us(), mem, &reply, &why) == ERR_OK)
+	if (slots_lease(l->slots, request, mono_us(), mem, &reply, &why) == ERR_OK) {
+		keep(l);
 		closure(&reply, closure_data);
-	else
+	} else {
 		rpc_fail(closure_data, why.code, why.text);
+	}
 	arena_free(mem);
 	tell(l);
 }

@@ -27,6 +27,7 @@ struct holder {
 	uint64_t seq;
 	int64_t until_us;
 	bool everything, leaving;
+	bool claimed;                 /* it has said what it has, all of it */
 	struct share *shares;         /* by key.index */
 	size_t n_shares;
 };
@@ -34,6 +35,8 @@ struct holder {
 struct slots {
 	uint64_t epoch;
 	int64_t lend_from_us;         /* before it only what is held already */
+	uint8_t (*expected)[16];      /* who may hold something from before; when all have claimed, it is time too */
+	size_t n_expected;
 	int64_t tick_us;
 	struct key *buckets[BUCKETS], **keys;
 	size_t n_keys, cap_keys;
@@ -69,10 +72,67 @@ void slots_free(struct slots *s)
 		free(s->keys[i]);
 	}
 	free(s->keys);
+	free(s->expected);
 	free(s);
 }
 
 unsigned slots_holders(const struct slots *s) { return s->n; }
+
+static struct holder *holder_find(const struct slots *s, const uint8_t *id)
+{
+	for (unsigned i = 0; i < s->n; i++)
+		if (memcmp(s->holders[i]->id, id, 16) == 0)
+			return s->holders[i];
+	return NULL;
+}
+
+/* --- after a restart --- */
+
+void slots_expect(struct slots *s, struct str ids, int64_t now_us)
+{
+	s->n_expected = ids.n / 16;
+	s->expected = x_calloc(s->n_expected + 1, 16);
+	memcpy(s->expected, ids.p, s->n_expected * 16);
+	s->lend_from_us = s->n_expected ? now_us + SLOTS_RESTART_MS * 1000 : now_us;
+}
+
+static bool holds_nothing(const struct holder *h)
+{
+	for (size_t i = 0; i < h->n_shares; i++)
+		if (h->shares[i].known && (h->shares[i].held || h->shares[i].granted))
+			return false;
+	return !h->everything;
+}
+
+bool slots_known(const struct slots *s, int64_t now_us, struct buf *ret)
+{
+	if (now_us < s->lend_from_us && !s->expected)
+		return false;
+	for (size_t i = 0; i < s->n_expected && now_us < s->lend_from_us; i++)
+		if (!holder_find(s, s->expected[i]))
+			buf_add(ret, s->expected[i], 16);
+	for (unsigned i = 0; i < s->n; i++)
+		if (!s->holders[i]->leaving || !holds_nothing(s->holders[i]))
+			buf_add(ret, s->holders[i]->id, 16);
+	return true;
+}
+
+/* What was lent before this registry is all known, or nobody who lives can still have it. */
+static bool may_lend(struct slots *s, int64_t now_us)
+{
+	if (now_us >= s->lend_from_us)
+		return true;
+	if (!s->expected)
+		return false;
+	for (size_t i = 0; i < s->n_expected; i++) {
+		const struct holder *h = holder_find(s, s->expected[i]);
+
+		if (!h || !h->claimed)
+			return false;
+	}
+	s->lend_from_us = now_us;
+	return true;
+}
 
 /* --- replicas --- */
 
@@ -294,20 +354,12 @@ static uint32_t grant_for(struct slots *s, struct key *k, const struct holder *h
 	uint32_t others = lent_to_others(s, h, k), free = k->total > others ? k->total - others : 0;
 	uint32_t grant = min_u32(target_of(s, k, h, now_us), free);
 
-	if (now_us >= s->lend_from_us)
+	if (may_lend(s, now_us))
 		return grant;
 	return k->total ? min_u32(grant, share->held) : share->held;      /* the backends may not have been asked yet */
 }
 
 /* --- holders --- */
-
-static struct holder *holder_find(const struct slots *s, const uint8_t *id)
-{
-	for (unsigned i = 0; i < s->n; i++)
-		if (memcmp(s->holders[i]->id, id, 16) == 0)
-			return s->holders[i];
-	return NULL;
-}
 
 static struct holder *holder_add(struct slots *s, const uint8_t *id)
 {
@@ -343,6 +395,7 @@ static void take_claims(struct slots *s, struct holder *h, const Corral__LeaseRe
 		if (h->n_shares)
 			memset(h->shares, 0, h->n_shares * sizeof *h->shares);
 		h->everything = false;
+		h->claimed = true;
 	}
 	for (size_t i = 0; i < r->n_claims; i++) {
 		const Corral__SlotClaim *claim = r->claims[i];
@@ -378,6 +431,12 @@ static void put_grants(struct slots *s, struct holder *h, bool whole, int64_t no
 	}
 }
 
+/* It was the only one, so what may still be in use is its own. */
+static bool alone_as_before(const struct slots *s, const struct holder *h)
+{
+	return s->expected && s->n_expected == 1 && memcmp(s->expected[0], h->id, 16) == 0;
+}
+
 enum err slots_lease(struct slots *s, const Corral__LeaseRequest *r, int64_t now_us, struct arena *mem, Corral__LeaseReply *reply, struct why *why)
 {
 	enum err err = check(s, r, why);
@@ -396,7 +455,7 @@ enum err slots_lease(struct slots *s, const Corral__LeaseRequest *r, int64_t now
 	reply->epoch = s->epoch;
 	reply->gateways = s->n;
 	reply->lease_ms = SLOTS_LEASE_MS;
-	if (s->n == 1 && now_us >= s->lend_from_us) {
+	if (s->n == 1 && (may_lend(s, now_us) || alone_as_before(s, h))) {
 		h->everything = true;
 		reply->everything = true;
 		return ERR_OK;

@@ -12,16 +12,23 @@
 #include <stdint.h>
 
 #include "common/base/arena.h"
+#include "common/base/buf.h"
 #include "common/base/err.h"
 #include "models.pb-c.h"
 
-enum { SLOTS_LEASE_MS = 1500, SLOTS_TURN_MS = 500, SLOTS_TICK_MS = 200, SLOTS_HOLDERS_MAX = 64 };
+enum { SLOTS_LEASE_MS = 1500, SLOTS_RESTART_MS = 2500, SLOTS_TURN_MS = 500, SLOTS_TICK_MS = 200, SLOTS_HOLDERS_MAX = 64 };
 
 struct slots;
 
-/* 'after_restart': holders of a registry before this one may still use what it lent them. For one lease time nobody gets more than he
- * says he has. */
+/* 'after_restart': holders of a registry before this one may still use what it lent them, for they keep it while none is heard. Until it is
+ * known what they have, nobody gets more than he says he has: for one lease time, in which who lives has come back; or as slots_expect() says. */
 struct slots *slots_new(uint64_t epoch, bool after_restart, int64_t now_us);
+/* After a restart, when it is known who the holders were: nobody gets more than he says he has until all of them have said what they have,
+ * and at most SLOTS_RESTART_MS. With none, lending begins at once. */
+void slots_expect(struct slots *, struct str ids, int64_t now_us);
+/* Those to be expected after a restart: 16 bytes each, added to the buffer. Who is leaving and holds nothing is not among them.
+ * False when it cannot be said: right after a start that knew of nobody. */
+bool slots_known(const struct slots *, int64_t now_us, struct buf *);
 void slots_free(struct slots *);      /* NULL is fine */
 /* How many slots there are; those of replicas not named are none. */
 void slots_set_totals(struct slots *, const Corral__ModelSnapshot *);

@@ -213,6 +213,63 @@ static void after_a_restart_claims_come_before_lending(void **state)
 	assert_int_equal(g[1].slots, 1);
 }
 
+static struct str id_list(struct buf *b, unsigned first, unsigned end)
+{
+	buf_clear(b);
+	for (unsigned i = first; i < end; i++)
+		buf_add(b, g[i].id, 16);
+	return buf_as_str(b);
+}
+
+/* Who is known to hold something is waited for, also beyond a lease time; when all are back, there is nothing to wait for. */
+static void after_a_restart_those_known_are_waited_for(void **state)
+{
+	struct buf ids = { 0 }, known = { 0 };
+
+	rounds(6, 2);
+	assert_true(slots_known(s, now, &known));
+	assert_int_equal(known.n, 32);
+	g[0].in_use = 1, g[1].in_use = 1;
+	slots_free(s);
+	s = slots_new(8, true, now);
+	assert_false(slots_known(s, now, &known));
+	slots_expect(s, id_list(&ids, 0, 2), now);
+	set_total(2);
+	g[0].waiting = 10;
+	rounds(90, 1);                            /* 1.8 s */
+	assert_int_equal(g[0].slots, 1);
+	buf_clear(&known);
+	assert_true(slots_known(s, now, &known));
+	assert_int_equal(known.n, 32);            /* a second restart would wait for it too */
+	g[1].in_use = 0;
+	rounds(5, 2);
+	assert_int_equal(g[0].slots, 2);          /* at once */
+	buf_free(&ids);
+	buf_free(&known);
+}
+
+static void after_a_restart_the_dead_are_not_waited_for_long(void **state)
+{
+	struct buf ids = { 0 };
+
+	rounds(6, 2);
+	g[0].in_use = 1;
+	slots_free(s);
+	s = slots_new(8, true, now);
+	slots_expect(s, id_list(&ids, 0, 2), now);
+	set_total(2);
+	g[0].waiting = 10;
+	rounds(140, 1);                           /* 2.8 s */
+	assert_int_equal(held(&g[0]), 2);
+	slots_free(s);
+	s = slots_new(9, true, now);
+	slots_expect(s, id_list(&ids, 0, 0), now);        /* all had left */
+	set_total(2);
+	rounds(2, 1);
+	assert_int_equal(held(&g[0]), 2);
+	buf_free(&ids);
+}
+
 static void nobody_dies_because_the_registry_stood_still(void **state)
 {
 	rounds(6, 2);
@@ -277,6 +334,7 @@ int main(void)
 		T(the_first_has_everything_at_once), T(a_second_gets_what_the_first_does_not_use), T(idle_slots_go_to_who_waits),
 		T(a_slot_in_use_is_not_lent_again_until_it_is_free), T(one_slot_goes_round), T(the_dead_give_back_within_two_seconds),
 		T(who_leaves_keeps_only_what_it_uses), T(after_a_restart_claims_come_before_lending),
+		T(after_a_restart_those_known_are_waited_for), T(after_a_restart_the_dead_are_not_waited_for_long),
 		T(nobody_dies_because_the_registry_stood_still), T(old_requests_are_refused), T(never_more_than_there_are),
 	};
 

@@ -2,23 +2,25 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from servers import ROOT, free_port, http
+from apart import port_is_free
+from servers import ROOT, http, quiet_port
+
+
+APART = ["gateway", "selector", "model-registry", "hardware-probe", "usage-tracker", "access"]      # as they are stopped
 
 
 def free_pair():
-    """A port such that it and its admin port, ten above, are free."""
+    """A port such that it and its admin ports, from ten above, are free; below those that connections get, for eight in a row are wanted."""
     while True:
-        port = free_port()
-        with socket.socket() as s:
-            if port + 10 < 65536 and s.connect_ex(("127.0.0.1", port + 10)):
-                return port
+        port = quiet_port()
+        if all(port_is_free(port + 10 + i) for i in range(8)):
+            return port
 
 
 @pytest.fixture
@@ -67,9 +69,40 @@ def test_again_is_fast_and_says_so(place):
     assert time.monotonic() - began < 3, "second scripts/up to a served request"
 
 
-def test_ctrl_c_drains_and_stops_everything(place):
+def chats(port):
+    return http(f"http://127.0.0.1:{port}/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}, "POST")[0] == 200
+
+
+@pytest.mark.parametrize("wire", ["ipc", "tcp", "tls"])
+def test_services_apart(place, wire):
     port, env = place
-    shown = subprocess.Popen([ROOT / "scripts/up", "--port", str(port)], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    done = up(port, env, "--apart", "--wire", wire, "--detach", "--", "--queue-max=100", "--decision-keep", "7d")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert chats(port)
+    run = f"{env['CORRAL_STATE_DIR']}/run"
+    pids = {name: int(open(f"{run}/{name}.pid").read()) for name in APART}
+    for name, pid in pids.items():
+        assert os.readlink(f"/proc/{pid}/exe").endswith(f"/{name}")
+    os.kill(pids["selector"], signal.SIGKILL)
+    time.sleep(0.1)
+    again = up(port, env, "--apart", "--wire", wire, "--detach")
+    assert again.returncode == 0 and "selector has ended" in again.stderr and "already running" in again.stdout, again.stdout + again.stderr
+    assert os.readlink(f"/proc/{int(open(f'{run}/selector.pid').read())}/exe").endswith("/selector") and chats(port)
+    down = subprocess.run([ROOT / "scripts/down"], env=env, capture_output=True, text=True)
+    assert [line.split()[1] for line in down.stdout.splitlines()] == APART, down.stdout
+    assert not [name for name in APART if os.path.exists(f"{run}/{name}.pid")]
+
+
+def test_an_option_that_no_service_has(place):
+    port, env = place
+    done = up(port, env, "--apart", "--detach", "--", "--no-such-thing=1")
+    assert done.returncode == 1 and "no service has the option '--no-such-thing=1'" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("how", [[], ["--apart"]])
+def test_ctrl_c_drains_and_stops_everything(place, how):
+    port, env = place
+    shown = subprocess.Popen([ROOT / "scripts/up", "--port", str(port), *how], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     while "Ctrl-C stops it" not in (line := shown.stdout.readline()):
         assert line, "scripts/up ended early"
     stream = subprocess.Popen(["curl", "-sN", f"http://127.0.0.1:{port}/v1/chat/completions", "-d",
