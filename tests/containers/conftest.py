@@ -35,7 +35,7 @@ class Container:
 
     def podman(self, *words, check=True):
         """podman WORD... with the container's name in place of {}."""
-        done = subprocess.run(["podman", *(self.name if w == "{}" else w for w in words)], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(["podman", *(self.name if w == "{}" else w for w in words)], capture_output=True, text=True, timeout=300)
         assert not check or done.returncode == 0, done.stderr
         return done
 
@@ -57,9 +57,9 @@ class Front(servers.Corral):
 def corral():
     """Healthy is also who still waits for the model server: the registry looks every five seconds."""
     front = Front(os.environ["CORRAL_AT"])
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while front.get("/models/corral-tiny")[0] != 200:
-        assert time.monotonic() < until, "the model did not appear within 60 s"
+        assert time.monotonic() < until, "the model did not appear within 180 s"
         time.sleep(0.1)
     return front
 
@@ -71,12 +71,12 @@ def llama():
 
 @pytest.fixture
 def client(corral):
-    return openai.OpenAI(base_url=f"{corral.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"{corral.url}/v1", api_key=KEY, max_retries=0, timeout=180)
 
 
 @pytest.fixture
 def direct(llama):
-    return openai.OpenAI(base_url=f"{llama.url}/v1", api_key="none", max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"{llama.url}/v1", api_key="none", max_retries=0, timeout=180)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def wait_for(what, condition, seconds=60):
+def wait_for(what, condition, seconds=180):
     """Until the condition holds: neither false nor raised."""
     until = time.monotonic() + seconds
     why = ""
@@ -101,7 +101,7 @@ class Cluster:
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": f"https://127.0.0.1:{api}", "insecure-skip-tls-verify": True}}],
             "users": [{"name": "it", "user": {"token": "of-this-test"}}], "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}]}))
-        wait_for("the API server is ready", lambda: self.alive() and self.kubectl("get", "--raw", "/readyz", check=False).stdout == "ok", 120)
+        wait_for("the API server is ready", lambda: self.alive() and self.kubectl("get", "--raw", "/readyz", check=False).stdout == "ok", 300)
         self.start("kube-controller-manager", f"--kubeconfig={self.kubeconfig}", f"--service-account-private-key-file={key}", "--leader-elect=false",
                    "--bind-address=127.0.0.1", f"--secure-port={free_port()}", f"--cert-dir={self.folder}/certs-controllers")
         self.start("kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1",
@@ -111,7 +111,7 @@ class Cluster:
         room = {"cpu": "16", "memory": "64Gi", "pods": "110"}
         self.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node", "labels": {"kubernetes.io/hostname": "node", "kubernetes.io/os": "linux"}},
                     "status": {"allocatable": room, "capacity": room}})
-        self.kubectl("wait", "--for=condition=Ready", "node/node", "--timeout=60s")
+        self.kubectl("wait", "--for=condition=Ready", "node/node", "--timeout=180s")
         self.alive()
         return time.monotonic() - began
 
@@ -168,7 +168,7 @@ class Release:
         return done.stdout
 
     def upgrade(self, what, values, *more, **kw):
-        return self.run(what, "upgrade", "c", "helm/corral", "--wait", "--timeout", "180s", *more, values=values, **kw)
+        return self.run(what, "upgrade", "c", "helm/corral", "--wait", "--timeout", "300s", *more, values=values, **kw)
 
     def pods(self):
         """{name: (uid, labels, spec)} of those that stay."""
@@ -203,7 +203,7 @@ def uids(pods, component=None, other_than=None):
 
 def cycle(r):
     r.run("a mistyped value is refused", "install", "c", "helm/corral", values=merged(VALUES, {"services": {"gateway": {"replica": 3}}}), fails="replica")
-    r.run("install", "install", "c", "helm/corral", "--wait", "--timeout", "180s", values=VALUES)
+    r.run("install", "install", "c", "helm/corral", "--wait", "--timeout", "300s", values=VALUES)
     r.ready()
     first, before = r.templates(), r.pods()
     need(len(before) == 7, f"{len(before)} pods after the install, not 7")
@@ -224,7 +224,7 @@ def cycle(r):
     r.ready()
     need({c["image"] for p in r.pods().values() for c in p["spec"]["containers"]} == {"corral:next"}, "not all pods have the new image")
 
-    r.run("rollback to the first", "rollback", "c", "1", "--wait", "--timeout", "180s")
+    r.run("rollback to the first", "rollback", "c", "1", "--wait", "--timeout", "300s")
     r.ready()
     need(r.templates() == first, "the rollback did not bring back what was installed first")
     need("queue_max" not in r.config("gateway"), "the rollback left the new option")
