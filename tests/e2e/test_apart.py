@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from apart import SERVICES, Apart, programs
+from apart import SERVICES, Apart, get, programs
 from servers import ROOT, http, script
 
 QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "What is Corral?"}], "max_tokens": 16}
@@ -55,7 +55,7 @@ def test_any_order_and_nobody_waits(apart):
     gateway.start(place.env)
     missed = {"model snapshot", *(f"peer {name}" for name in ("model-registry", "selector", "usage-tracker", "access"))}
     assert eventually(lambda: {n for n, ok in (gateway.needs() or {}).items() if not ok} >= missed), gateway.needs()
-    assert not gateway.ready()
+    assert eventually(lambda: get(gateway.admin + "/startupz")[0] == 200) and not gateway.ready()
     status, _, body = ask(place)
     assert status == 503 and body["error"]["message"], body
     others = [name for name in SERVICES if name != "gateway"]
