@@ -145,8 +145,8 @@ static int listen_tcp(struct http_server *s, const struct http_listen *l, const 
 		return -1;
 	}
 	given = l->given && listens_at(l->fd, ai->ai_addr);
-	if (given)
-		fd = l->fd;
+	if (given || l->or_none)
+		fd = given ? l->fd : -1;
 	else if (s->opts.reuseport && s->opts.first && !is_free(ai->ai_addr, ai->ai_addrlen))
 		fd = -1;
 	else
@@ -175,7 +175,7 @@ static int open_address(struct listener *at, const struct http_listen *l, struct
 			at->unix_path = x_strdup(l->address + 5);
 			return l->fd;
 		}
-		fd = listen_unix(at, l->address + 5);
+		fd = l->or_none ? -1 : listen_unix(at, l->address + 5);
 	} else if (split_address(l->address, host, sizeof(host), port, sizeof(port))) {
 		fd = listen_tcp(at->srv, l, host, port);
 	} else {
@@ -229,13 +229,27 @@ void http_server_set_tls(struct http_server *s, struct tls_identity *identity)
 		}
 }
 
-int http_server_fd(const struct http_server *s, unsigned i)
+static const struct listener *listener_at(const struct http_server *s, unsigned i)
 {
 	const struct listener *at = s->listeners;
 
 	while (at && i--)
 		at = at->next;
+	return at;
+}
+
+int http_server_fd(const struct http_server *s, unsigned i)
+{
+	const struct listener *at = listener_at(s, i);
+
 	return at ? at->fd : -1;
+}
+
+uint8_t http_server_door_at(const struct http_server *s, unsigned i)
+{
+	const struct listener *at = listener_at(s, i);
+
+	return at ? at->door : 0;
 }
 
 uint16_t http_server_port_at(const struct http_server *s, unsigned i)

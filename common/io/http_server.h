@@ -78,7 +78,8 @@ struct http_listen {
 	uint8_t door;                 /* what http_xchg.door says of who comes here; the address given to http_server_new() has 0 */
 	struct tls_identity *tls;     /* TLS with this identity; NULL = plain. Counted by the server */
 	bool given;                   /* 'fd' listens already, by another process or an earlier call; it is the server's from now on, or closed when it is
-				         not of this address: then one is opened, as without it */
+				         not of this address: then one is opened, as without it, but with 'or_none' */
+	bool or_none;
 	int fd;
 };
 
@@ -87,6 +88,7 @@ bool http_server_listen(struct http_server *, const struct http_listen *, struct
 void http_server_accept(struct http_server *);    /* the end of 'paused' */
 void http_server_set_tls(struct http_server *, struct tls_identity *);   /* for those who come from now on, at every address with TLS */
 int http_server_fd(const struct http_server *, unsigned i);      /* the i-th listening descriptor, in the order in which they were made; -1 = no more */
+uint8_t http_server_door_at(const struct http_server *, unsigned i);
 /* The addresses are another process's now, by these same descriptors: a drain that follows leaves to it whoever is not accepted yet, and lets
  * connections that rest go on for some seconds, for their next request may be on its way. */
 void http_server_hand_over(struct http_server *);

@@ -295,7 +295,7 @@ static int file_replace(const char *path, const struct buf *file)
 	struct buf tmp = { 0 };
 	int fd;
 
-	buf_printf(&tmp, "%s.tmp", path);
+	buf_printf(&tmp, "%s.%d.tmp", path, (int)getpid());   /* a process that drains and its successor keep the same file */
 	fd = open(buf_z(&tmp), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd >= 0 && !(write_all(fd, file->p, file->n) && rename(buf_z(&tmp), path) == 0)) {
 		(void)close(fd);

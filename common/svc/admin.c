@@ -284,8 +284,10 @@ static void on_refused(struct http_xchg *x, const struct why *why, void *arg) { 
 bool admin_open(struct runtime *rt, struct why *why)
 {
 	const struct http_handler handler = { .on_head = on_head, .on_request = on_request, .on_refused = on_refused, .arg = rt };
-	const struct http_server_opts opts = { .max_body = 4096, .max_conns = 100 };
+	int given = upgrade_take(rt, "-", "admin_listen");
+	const struct http_server_opts opts = { .max_body = 4096, .max_conns = 100, .paused = rt->upgrade != NULL };
+	const struct http_listen at = { .address = rt->config.admin_listen, .given = given >= 0, .fd = given };
 
-	rt->admin = http_server_new(rt->loop, rt->config.admin_listen, &handler, &opts, why);
-	return rt->admin != NULL;
+	rt->admin = http_server_new(rt->loop, NULL, &handler, &opts, why);
+	return http_server_listen(rt->admin, &at, why);
 }

@@ -32,6 +32,7 @@ static void help(const struct runtime *rt, const char *arg0, struct buf *b)
 		 "  --help, --version\n"
 		 "  --check-config              Print the values in effect and where each comes from, and end.\n"
 		 "  --probe=livez|readyz|startupz   Ask the program that runs with this configuration; status 0 when it says yes.\n"
+		 "  --upgrade                   Take the place of the one that runs with this state_dir; it finishes what is open. SIGUSR2 makes it start such a one.\n"
 		 "  --wait=TIME                 Do nothing for a time, and end: a preStop hook where there is no shell.\n"
 		 "  --dump=config|metrics|routes|errors|fields|roles   Print a reference page (Markdown), and end.\n"
 		 "\nEnvironment: each option is read from CORRAL_<OPTION> too, for example CORRAL_ADMIN_LISTEN; --config names a YAML\n"

@@ -20,7 +20,6 @@ enum {
 	SLACK_MS = 1000               /* for a service that ends its work itself when svc_drain_ms() is over */
 };
 
-static void start_next(struct runtime *);
 static void drain_next(struct runtime *);
 
 static void on_started(void *arg)
@@ -28,8 +27,16 @@ static void on_started(void *arg)
 	struct svc *s = arg;
 	struct runtime *rt = s->rt;
 
+	if (s->why.code != ERR_OK && rt->started) {       /* again, after a successor failed */
+		LOG_ERROR("a service did not start again; it is tried once more", LOG_S("of", s->def->name), LOG_S("error", s->why.text));
+		pthread_join(s->thread, NULL);
+		s->phase = SVC_YIELDED;
+		upgrade_start_again(rt);
+		return;
+	}
 	if (s->why.code != ERR_OK) {
 		s->phase = SVC_FAILED;
+		upgrade_failed(rt, s->why.text);
 		fprintf(stderr, "%s: %s%s%s\n", rt->name, rt->n > 1 ? s->def->name : "", rt->n > 1 ? ": " : "", s->why.text);
 		rt->status = 1;
 		loop_stop(rt->loop);
@@ -39,10 +46,10 @@ static void on_started(void *arg)
 	if (rt->ending)
 		drain_next(rt);
 	else
-		start_next(rt);
+		life_start(rt);
 }
 
-static void start_next(struct runtime *rt)
+void life_start(struct runtime *rt)
 {
 	for (unsigned i = rt->n; i-- > 0;)
 		if (rt->svcs[i].phase == SVC_NEW) {
@@ -50,11 +57,16 @@ static void start_next(struct runtime *rt)
 			thread_start(&rt->svcs[i], on_started);
 			return;
 		}
+	if (rt->started) {
+		LOG_INFO("the services that had stopped run again");
+		return;
+	}
 	rt->started = true;
 	if (rt->reload_again)
 		reload(rt);
 	LOG_INFO("started", LOG_S("version", CORRAL_VERSION), LOG_I("services", rt->n), LOG_S("admin", rt->config.admin_listen),
 		 LOG_I("admin_port", http_server_port(rt->admin)), LOG_I("after_ms", mono_ms() - rt->started_us / 1000));
+	upgrade_started(rt);
 }
 
 /* --- drain --- */
@@ -153,9 +165,23 @@ static void on_end_signal(void *arg, int signo)
 	}
 	if (signo == SIGINT && drain_ms > SHORT_DRAIN_MS)
 		drain_ms = SHORT_DRAIN_MS;
+	if (rt->ending)               /* a successor has the addresses: what is open may take less time */
+		drain_ms = SHORT_DRAIN_MS;
 	LOG_INFO("draining", LOG_S("signal", signal_name(signo)), LOG_I("at_most_ms", drain_ms));
+	if (rt->ending) {
+		hurry(rt);
+		return;
+	}
+	upgrade_end(rt);
 	rt->ending = true;
 	rt->drain_until_us = mono_us() + drain_ms * 1000;
+	drain_next(rt);
+}
+
+void life_end(struct runtime *rt)
+{
+	rt->ending = true;
+	rt->drain_until_us = mono_us() + rt->config.drain * 1000;
 	drain_next(rt);
 }
 
@@ -168,9 +194,11 @@ static void on_failure(void *arg)
 
 	rt->status = 1;
 	fprintf(stderr, "%s: %s%s%s\n", rt->name, rt->n > 1 ? f->svc->def->name : "", rt->n > 1 ? ": " : "", f->why.text);
+	upgrade_failed(rt, f->why.text);
 	free(f);
 	if (rt->ending)
 		return;
+	upgrade_end(rt);
 	rt->ending = true;
 	rt->drain_until_us = mono_us() + SHORT_DRAIN_MS * 1000;
 	drain_next(rt);
@@ -184,6 +212,8 @@ void svc_fail(struct svc *s, const struct why *why)
 	loop_post(s->rt->loop, on_failure, f);
 }
 
+static void on_upgrade_signal(void *arg, int signo) { upgrade_start(arg); }
+
 static void on_hangup(void *arg, int signo)
 {
 	struct runtime *rt = arg;
@@ -191,7 +221,7 @@ static void on_hangup(void *arg, int signo)
 	(void)signo;
 	if (rt->ending)
 		LOG_WARN("the configuration is not read again while draining", LOG_S("signal", "SIGHUP"));
-	else if (rt->started)
+	else if (rt->started && !upgrade_under_way(rt))
 		reload(rt);
 	else
 		rt->reload_again = true;
@@ -206,7 +236,7 @@ static void stop_all(struct runtime *rt)
 
 		if (s->phase == SVC_FAILED)
 			pthread_join(s->thread, NULL);
-		else if (s->phase != SVC_NEW)
+		else if (s->phase != SVC_NEW && s->phase != SVC_YIELDED)
 			thread_stop(s);
 		s->phase = SVC_STOPPED;
 	}
@@ -217,7 +247,9 @@ void life_run(struct runtime *rt)
 	loop_signal(rt->loop, SIGTERM, on_end_signal, rt);
 	loop_signal(rt->loop, SIGINT, on_end_signal, rt);
 	loop_signal(rt->loop, SIGHUP, on_hangup, rt);
-	start_next(rt);
+	loop_signal(rt->loop, SIGUSR2, on_upgrade_signal, rt);
+	if (!upgrade_before_start(rt))
+		life_start(rt);
 	loop_run(rt->loop);
 	signal(SIGTERM, SIG_DFL);                 /* a stop() that hangs can still be ended */
 	signal(SIGINT, SIG_DFL);

@@ -20,7 +20,16 @@ struct runtime_config {
 	struct opt_list peer;
 };
 
-enum svc_phase { SVC_NEW, SVC_STARTING, SVC_RUNNING, SVC_DRAINING, SVC_DRAINED, SVC_FAILED, SVC_STOPPED };
+enum svc_phase { SVC_NEW, SVC_STARTING, SVC_RUNNING, SVC_DRAINING, SVC_DRAINED, SVC_FAILED, SVC_STOPPED,
+		 SVC_YIELDED /* stopped, for a successor has its stores; upgrade.c */ };
+
+struct upgrade;
+
+struct offer {                        /* a listening descriptor that a successor may have */
+	struct offer *next;
+	char what[64];
+	int fd;
+};
 
 struct need {
 	struct need *next;
@@ -62,6 +71,7 @@ struct svc {
 	void *state;
 	const char *state_dir;
 	struct rpc_server *rpc;
+	int lock_fd;                  /* of state_dir; -1 = not held */
 	Corral__Peer_Service ping;
 	struct peer *peers;
 	struct why why;               /* of a failed start; read by main after it was told */
@@ -71,8 +81,9 @@ struct svc {
 	_Atomic int64_t beat_us;      /* when the loop last turned, mono; 0 = not started */
 	_Atomic int64_t drain_until_us;
 	_Atomic bool hurried;
-	pthread_mutex_t lock;         /* guards needs */
+	pthread_mutex_t lock;         /* guards needs and offers */
 	struct need *needs;
+	struct offer *offers;
 };
 
 struct runtime {
@@ -96,9 +107,15 @@ struct runtime {
 	int64_t drain_until_us, started_us;
 	unsigned signals;             /* SIGTERM and SIGINT so far */
 	bool started, ending;         /* all services run; no more are started */
+	bool handed_over;             /* a successor has the addresses */
+	struct upgrade *upgrade;      /* NULL until needed */
+	char program[1024];           /* the file that runs, as it was named at the start */
 	int status;
 };
 
+/* svc.c */
+void svc_prepare(struct runtime *, const char *name, const char *summary, const struct svc_def *const *defs, unsigned n);
+void svc_release(struct runtime *);
 /* help.c: --help, --version, --dump; true when the program is to end now with *ret_status. */
 bool help_asked(struct runtime *, int argc, char **argv, int *ret_status);
 /* ask_self.c: --probe=WHAT and --wait=TIME; the exit status */
@@ -121,9 +138,25 @@ void peers_free(struct svc *);
 void thread_start(struct svc *, void (*done)(void *svc));      /* done on the main loop; svc->why.code says how it went */
 void thread_drain(struct svc *);
 void thread_stop(struct svc *);                   /* returns when the thread has ended */
+void thread_sign_lock(struct svc *);              /* our pid is in it from now on */
+void thread_unlock(struct svc *);                 /* lets go of its directory */
 /* life.c */
 void life_run(struct runtime *);                  /* until the process should end; sets status */
 void life_drained(void *svc);                     /* on the main loop */
+void life_start(struct runtime *);                /* the services that are new, the last first */
+void life_end(struct runtime *);                  /* drains and ends */
+/* upgrade.c */
+enum err upgrade_meet(struct runtime *, struct why *);   /* --upgrade: asks the program that runs for its addresses */
+int upgrade_take(struct runtime *, const char *service, const char *what);       /* one of them, -1 = none (more) */
+bool upgrade_before_start(struct runtime *);      /* true: it calls life_start() when the stores are ours */
+void upgrade_started(struct runtime *);           /* all services have started */
+bool upgrade_under_way(const struct runtime *);
+void upgrade_failed(struct runtime *, const char *text);
+void upgrade_start(struct runtime *);             /* starts a successor */
+void upgrade_start_again(struct runtime *);       /* soon: the services that have yielded */
+void upgrade_end(struct runtime *);               /* this program is to end, for another reason */
+void upgrade_forget_offers(struct svc *);
+void upgrade_free(struct runtime *);
 /* reload.c */
 void reload(struct runtime *);                    /* on the main loop, while all services run */
 void reload_free(struct svc *);                   /* its thread has ended */

@@ -3,31 +3,36 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/io/wire_tls.h"
 #include "common/svc/runtime.h"
 
-static void prepare(struct runtime *rt, const char *name, const char *summary, const struct svc_def *const *defs, unsigned n)
+void svc_prepare(struct runtime *rt, const char *name, const char *summary, const struct svc_def *const *defs, unsigned n)
 {
 	*rt = (struct runtime){ .name = name, .summary = summary, .n = n, .mem = arena_new(16384), .started_us = mono_us() };
 	rt->svcs = arena_array(rt->mem, struct svc, n);
 	for (unsigned i = 0; i < n; i++) {
 		rt->svcs[i].rt = rt;
 		rt->svcs[i].def = defs[i];
+		rt->svcs[i].lock_fd = -1;
 		pthread_mutex_init(&rt->svcs[i].lock, NULL);
 	}
 	settings_prepare(rt);
 }
 
-static void release(struct runtime *rt)
+void svc_release(struct runtime *rt)
 {
+	upgrade_free(rt);
 	for (unsigned i = 0; i < rt->n; i++) {
 		struct svc *s = &rt->svcs[i];
 		struct need *n;
 
 		reload_free(s);
+		thread_unlock(s);
+		upgrade_forget_offers(s);
 		while ((n = s->needs)) {
 			s->needs = n->next;
 			free(n);
@@ -72,7 +77,14 @@ static void open_log(struct runtime *rt)
 	log_thread_service(rt->name);
 }
 
-static bool open_all(struct runtime *rt, struct why *why)
+static void note_program(struct runtime *rt)
+{
+	ssize_t n = readlink("/proc/self/exe", rt->program, sizeof(rt->program) - 1);
+
+	rt->program[n > 0 ? n : 0] = '\0';
+}
+
+static bool open_all(struct runtime *rt, bool upgrade, struct why *why)
 {
 	const struct wire_tls_files tls = { rt->config.tls_ca, rt->config.tls_cert, rt->config.tls_key };
 
@@ -89,7 +101,13 @@ static bool open_all(struct runtime *rt, struct why *why)
 		s->mem = arena_new(0);
 		s->metrics = metrics_new(s->def->metrics, s->def->n_metrics);
 	}
-	return admin_open(rt, why);
+	note_program(rt);
+	if (upgrade && upgrade_meet(rt, why) != ERR_OK)
+		return false;
+	if (admin_open(rt, why))
+		return true;
+	upgrade_failed(rt, why->text);
+	return false;
 }
 
 static int print_config(struct runtime *rt)
@@ -104,12 +122,14 @@ static int print_config(struct runtime *rt)
 }
 
 /* What a program is to do besides serving; not options, because they belong in no file and no environment. */
-struct errand { bool check; const char *probe, *wait; };
+struct errand { bool check, upgrade; const char *probe, *wait; };
 
 static bool is_errand(const char *arg, struct errand *e)
 {
 	if (strcmp(arg, "--check-config") == 0)
 		e->check = true;
+	else if (strcmp(arg, "--upgrade") == 0)
+		e->upgrade = true;
 	else if (strncmp(arg, "--probe=", 8) == 0)
 		e->probe = arg + 8;
 	else if (strncmp(arg, "--wait=", 7) == 0)
@@ -157,7 +177,7 @@ static int run(struct runtime *rt, int argc, char **argv)
 	}
 	if (ok && errand.check)
 		return do_errand(rt, &errand);
-	ok = ok && open_all(rt, &why);
+	ok = ok && open_all(rt, errand.upgrade, &why);
 	if (!ok) {
 		fprintf(stderr, "%s: %s\n", rt->name, why.text);
 		return 1;
@@ -172,10 +192,10 @@ int svc_main_all(const char *name, const char *summary, const struct svc_def *co
 	int status;
 
 	clock_init();
-	prepare(&rt, name, summary, defs, n);
+	svc_prepare(&rt, name, summary, defs, n);
 	if (!help_asked(&rt, argc, argv, &status))
 		status = run(&rt, argc, argv);
-	release(&rt);
+	svc_release(&rt);
 	return status;
 }
 
@@ -211,10 +231,10 @@ enum err svc_look(const struct svc_def *const *defs, unsigned n, const char *ser
 	struct runtime rt;
 	enum err e;
 
-	prepare(&rt, service, "", defs, n);
+	svc_prepare(&rt, service, "", defs, n);
 	e = settings_fill(&rt, argc, argv, why);
 	if (e == ERR_OK)
 		e = look_at(&rt, service, look, arg, why);
-	release(&rt);
+	svc_release(&rt);
 	return e;
 }

@@ -43,6 +43,9 @@ struct svc_def {
 	/* The configuration was read again: svc_config() is the new one, with old values where an option is not .live. On true the service calls
 	 * svc_reloaded() once nothing uses the one before; on false that stays in force, and svc_config() goes back. NULL = all its options need a restart. */
 	bool (*reload)(struct svc *, struct why *);
+	/* It is a successor (svc_is_heir()), and ready: accept clients now at the addresses that were inherited. What has this serves on while its own
+	 * successor starts; the others are stopped first, for their stores are one program's at a time. NULL = no addresses for clients. */
+	void (*open)(struct svc *);
 	void (*drain)(struct svc *);  /* stop taking work; call svc_drained() when none is left; NULL = nothing to wait for */
 	/* Frees everything. The loop no longer turns; calls to peers have ended (closures ran with NULL) and new ones are refused;
 	 * peers and RPC server themselves go afterwards. */
@@ -81,6 +84,13 @@ struct rpc_server *svc_rpc_server(struct svc *);  /* add generated services to i
 struct rpc_client *svc_peer(struct svc *, const char *service);
 /* Where a service's snapshots are published and heard: "inproc://selector.pub", "tcp://…". */
 const char *svc_pub_url(struct svc *, const char *service);
+/* --- upgrade in place (docs/ops/upgrade.md) --- */
+void svc_offer(struct svc *, const char *what, int fd);      /* a listening descriptor that a successor may have; stays the caller's */
+int svc_inherit(struct svc *, const char *what);  /* one that was offered under that name, now the caller's; -1 = none (more). Before open() */
+bool svc_is_heir(struct svc *);                   /* in start(): accept nobody before open() */
+bool svc_handed_over(struct svc *);               /* in drain(): the addresses are a successor's */
+/* Asks the program that runs with this configuration to start a successor, and waits until that has taken over. */
+enum err svc_upgrade(const struct svc_def *const *defs, unsigned n, const char *name, int argc, char **argv, struct why *);
 /* What /readyz says: a need by name ("model snapshot", "ledger") with ok and a sentence. Not ready while any is not ok. */
 void svc_need(struct svc *, const char *need, bool ok, const char *text);     /* any thread; both texts are copied */
 /* The same for what is missed, but not needed: named there, and ready all the same. Peers of other processes are such, by themselves. */

@@ -1,7 +1,11 @@
 /* thread.c - one service on its thread: from start() to stop(), and what the service asks of its runtime. */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
@@ -19,10 +23,49 @@ static void beat(struct loop_timer *t)
 	loop_timer_set(s->loop, t, BEAT_US, beat);
 }
 
+/* Whose it is. */
+void thread_sign_lock(struct svc *s)
+{
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+	if (s->lock_fd < 0 || ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, strlen(pid), 0) < 0)
+		LOG_DEBUG("a lock is not signed", LOG_S("of", s->def->name));
+}
+
+/* Two programs would spoil each other's files. A successor that serves beside the one before inherits its lock. */
+static bool lock_dir(struct svc *s)
+{
+	char path[1200], pid[16] = "";
+
+	s->lock_fd = svc_inherit(s, "lock");
+	if (s->lock_fd >= 0)
+		return true;
+	snprintf(path, sizeof(path), "%s/lock", s->state_dir);
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (s->lock_fd < 0)
+		return err_set(&s->why, ERR_STORE_FAILED, "'%s' cannot be made: %s", path, strerror(errno)) == ERR_OK;
+	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0) {
+		thread_sign_lock(s);
+		return true;
+	}
+	(void)!pread(s->lock_fd, pid, sizeof(pid) - 1, 0);
+	thread_unlock(s);
+	return err_set(&s->why, ERR_CONFLICT, "another program (pid %.*s) uses the directory %s; stop it first, let this one take its place with --upgrade, "
+		       "or give another --state-dir", (int)strcspn(pid, "\n"), pid, s->state_dir) == ERR_OK;
+}
+
+void thread_unlock(struct svc *s)
+{
+	if (s->lock_fd >= 0)
+		close(s->lock_fd);
+	s->lock_fd = -1;
+}
+
 static bool open_places(struct svc *s)
 {
 	s->state_dir = arena_printf(s->mem, "%s/%s", s->rt->state_dir, s->def->name);
-	if (place_make_dir(s->state_dir, &s->why) != ERR_OK)
+	if (place_make_dir(s->state_dir, &s->why) != ERR_OK || !lock_dir(s))
 		return false;
 	if (s->def->rpc_port == 0)
 		return true;
@@ -34,6 +77,7 @@ static bool open_places(struct svc *s)
 
 static bool start(struct svc *s)
 {
+	s->why = (struct why){ 0 };
 	if (!open_places(s) || !s->def->start(s, &s->why)) {
 		if (s->why.code == ERR_OK)
 			err_set(&s->why, ERR_INTERNAL, "it gave no reason");
@@ -49,6 +93,8 @@ static void close_places(struct svc *s)
 	peers_free(s);
 	rpc_server_free(s->rpc);
 	s->rpc = NULL;
+	upgrade_forget_offers(s);
+	thread_unlock(s);
 }
 
 static void *run(void *arg)

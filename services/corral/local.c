@@ -48,6 +48,18 @@ enum err local_make_key(struct cli *c, const struct local_place *p, const Corral
 	return look(c, p, make, &m, why);
 }
 
+enum err local_upgrade(struct cli *c, const struct local_place *p, const char *program, struct why *why)
+{
+	char *argv[4] = { (char *)(uintptr_t)"corral" };
+	int argc = 1;
+
+	if (p->state_dir[0])
+		argv[argc++] = arena_printf(c->mem, "--state-dir=%s", p->state_dir);
+	if (p->config[0])
+		argv[argc++] = arena_printf(c->mem, "--config=%s", p->config);
+	return svc_upgrade(cli_services, cli_n_services, program, argc, argv, why);
+}
+
 struct finding { struct cli *cli; const char **ret_file; };
 
 static enum err find(void *arg, const void *config, const char *dir, struct why *why)

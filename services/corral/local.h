@@ -13,4 +13,6 @@ enum err local_make_key(struct cli *, const struct local_place *, const Corral__
 /* The audit log's file, whether it is there or not. */
 enum err local_audit_file(struct cli *, const struct local_place *, const char **ret_file, struct why *);
 enum err local_verify(struct cli *, const char *file, uint64_t head_seq, const uint8_t *head, Corral__AuditVerifyReply *ret, struct why *);
+/* Lets the program of that name that runs there start its successor, and waits for the end of it. */
+enum err local_upgrade(struct cli *, const struct local_place *, const char *program, struct why *);
 #endif

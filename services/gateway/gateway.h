@@ -74,6 +74,8 @@ struct gateway {
 	struct metrics *metrics;
 	struct worker **workers;
 	unsigned n_workers;
+	bool waits;                   /* a successor that has not taken over: no job of /run begins */
+	unsigned spool_base;          /* the first worker's number in the names of spools */
 	unsigned draining;            /* workers still busy while draining */
 	unsigned settling;            /* that may still read the configuration before */
 	struct replica_table *replicas;

@@ -56,6 +56,7 @@ struct house {
 	struct arena *mem;
 	struct loop *loop;
 	struct svc svc;
+	struct runtime rt;
 	struct gateway gw;
 	struct gateway_config cfg;
 	struct worker *workers[1], *w;
@@ -296,6 +297,8 @@ static inline int house_open(void **state)
 	assert_non_null(mkdtemp(h.dir));
 	house_config();
 	h.svc.state_dir = h.dir;
+	h.svc.rt = &h.rt;
+	h.svc.def = &gateway_service;
 	h.gw.svc = &h.svc;
 	h.gw.cfg = &h.cfg;
 	h.gw.metrics = metrics_new(gateway_metrics, M_COUNT);

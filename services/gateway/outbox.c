@@ -2,11 +2,16 @@
 #include "services/gateway/outbox.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "common/data/log.h"
 #include "common/store/ship.h"
 #include "services/gateway/account.h"
+
+enum { BASE_MAX = 4096 };
 
 struct line {
 	struct line *next;
@@ -15,9 +20,17 @@ struct line {
 	struct spool *spool;          /* the worker's, or our own when left behind */
 	struct shipper *shipper;
 	bool usage;
+	char name[64];
 };
 
-struct outbox { struct line *lines; };
+/* A spool that was left behind, and of which all has been shipped. */
+struct emptied { struct emptied *next; char name[64]; };
+
+struct outbox {
+	struct gateway *gw;
+	struct line *lines;
+	struct emptied *emptied;
+};
 
 static void acked(void *arg, uint64_t position)
 {
@@ -36,59 +49,150 @@ static void add(struct outbox *o, struct gateway *g, struct worker *w, struct sp
 
 	snprintf(source, sizeof(source), "gateway/%s", name);
 	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .usage = usage };
+	snprintf(l->name, sizeof(l->name), "%s", name);
 	l->shipper = shipper_new(g->loop, usage ? g->ledger : g->selector, &opts, acked, l);
 	o->lines = l;
 }
 
-static bool owned(const struct gateway *g, const char *name, bool *ret_usage)
-{
-	struct str n = str_of(name);
-	uint64_t index = 0;
-	const char *dash = strrchr(name, '-');
+/* --- spools of others --- */
 
-	*ret_usage = str_starts(n, STR("usage-"));
-	return dash && str_u64(str_of(dash + 1), &index) && index < g->n_workers;
+static void forget(struct outbox *o, const char *name)
+{
+	struct emptied *e = x_calloc(1, sizeof(*e));
+
+	snprintf(e->name, sizeof(e->name), "%s", name);
+	e->next = o->emptied;
+	o->emptied = e;
 }
 
-static void adopt(struct outbox *o, struct gateway *g, const char *root, const char *name)
+static void root_of(const struct gateway *g, char *ret, size_t cap) { snprintf(ret, cap, "%s/spool", svc_state_dir(g->svc)); }
+
+/* Does another process write it? Its lock says so; asked without making anything. */
+static bool is_held(const char *dir)
 {
+	char path[1300];
+	int fd;
+	bool held;
+
+	snprintf(path, sizeof(path), "%s/lock", dir);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0;
+	if (fd >= 0)
+		close(fd);
+	return held;
+}
+
+static bool all_free(const struct gateway *g, unsigned base)
+{
+	static const char *const kinds[] = { "usage", "decisions" };
+	char root[900], dir[1200];
+	bool held = false;
+
+	root_of(g, root, sizeof(root));
+	for (unsigned i = 0; i < g->n_workers && !held; i++)
+		for (unsigned k = 0; k < 2; k++) {
+			snprintf(dir, sizeof(dir), "%s/%s-%u", root, kinds[k], base + i);
+			held |= is_held(dir);
+		}
+	return !held;
+}
+
+unsigned outbox_free_base(const struct gateway *g)
+{
+	unsigned base = 0;
+
+	while (base < BASE_MAX && !all_free(g, base))
+		base++;
+	return base;
+}
+
+static bool is_known(const struct outbox *o, const char *name)
+{
+	for (const struct line *l = o->lines; l; l = l->next)
+		if (strcmp(l->name, name) == 0)
+			return true;
+	for (const struct emptied *e = o->emptied; e; e = e->next)
+		if (strcmp(e->name, name) == 0)
+			return true;
+	return false;
+}
+
+/* One that somebody else still writes is looked at again later. */
+static void adopt(struct outbox *o, const char *root, const char *name)
+{
+	struct gateway *g = o->gw;
+	bool usage = str_starts(str_of(name), STR("usage-"));
 	char dir[1200];
 	struct why why;
 	struct spool *s;
-	bool usage;
 
-	if (name[0] == '.' || owned(g, name, &usage))
+	if (name[0] == '.' || strlen(name) >= sizeof(o->lines->name) || is_known(o, name))
 		return;
 	snprintf(dir, sizeof(dir), "%s/%s", root, name);
+	if (is_held(dir))
+		return;
 	s = spool_open(dir, NULL, &why);
 	if (!s || (usage && account_recover(s, dir, &why) < 0)) {
 		LOG_ERROR("a spool of an earlier run cannot be read", LOG_S("spool", dir), LOG_S("error", why.text));
+		forget(o, name);
 		spool_close(s);
 		return;
 	}
 	add(o, g, NULL, s, dir, name, usage);
 }
 
-struct outbox *outbox_new(struct gateway *g)
+static void adopt_all(struct outbox *o)
 {
-	struct outbox *o = x_calloc(1, sizeof(*o));
-	char root[900], name[64];
+	char root[900];
 	struct dirent *e;
 	DIR *d;
 
-	for (unsigned i = 0; i < g->n_workers; i++) {
-		snprintf(name, sizeof(name), "usage-%u", i);
-		add(o, g, g->workers[i], g->workers[i]->usage, g->workers[i]->usage_dir, name, true);
-		snprintf(name, sizeof(name), "decisions-%u", i);
-		add(o, g, g->workers[i], g->workers[i]->decisions, g->workers[i]->decisions_dir, name, false);
-	}
-	snprintf(root, sizeof(root), "%s/spool", svc_state_dir(g->svc));
+	root_of(o->gw, root, sizeof(root));
 	d = opendir(root);
 	while (d && (e = readdir(d)))
-		adopt(o, g, root, e->d_name);
+		adopt(o, root, e->d_name);
 	if (d)
 		closedir(d);
+}
+
+struct outbox *outbox_new(struct gateway *g)
+{
+	struct outbox *o = x_calloc(1, sizeof(*o));
+	char name[64];
+
+	o->gw = g;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		snprintf(name, sizeof(name), "usage-%u", g->spool_base + i);
+		add(o, g, g->workers[i], g->workers[i]->usage, g->workers[i]->usage_dir, name, true);
+		snprintf(name, sizeof(name), "decisions-%u", g->spool_base + i);
+		add(o, g, g->workers[i], g->workers[i]->decisions, g->workers[i]->decisions_dir, name, false);
+	}
+	adopt_all(o);
 	return o;
+}
+
+static void line_free(struct line *l)
+{
+	shipper_free(l->shipper);
+	if (!l->worker)
+		spool_close(l->spool);
+	free(l);
+}
+
+void outbox_sweep(struct outbox *o)
+{
+	struct line **at = &o->lines, *l;
+
+	while ((l = *at)) {
+		if (l->worker || shipper_acked(l->shipper) < spool_end(l->spool)) {
+			at = &l->next;
+			continue;
+		}
+		*at = l->next;
+		forget(o, l->name);
+		line_free(l);
+	}
+	adopt_all(o);
 }
 
 void outbox_kick(struct outbox *o)
@@ -111,10 +215,13 @@ void outbox_free(struct outbox *o)
 		struct line *l = o->lines;
 
 		o->lines = l->next;
-		shipper_free(l->shipper);
-		if (!l->worker)
-			spool_close(l->spool);
-		free(l);
+		line_free(l);
+	}
+	while (o && o->emptied) {
+		struct emptied *e = o->emptied;
+
+		o->emptied = e->next;
+		free(e);
 	}
 	free(o);
 }

@@ -4,8 +4,12 @@
 #include "services/gateway/worker.h"
 
 struct outbox;
+/* The number of the first of so many spools that no other process has: one that is draining after a handover, say. Before the workers. */
+unsigned outbox_free_base(const struct gateway *);
 /* After the workers were made: their spools, and those that workers of an earlier run left behind. */
 struct outbox *outbox_new(struct gateway *);
+/* Once a second: ships what a process left that has ended since, and closes what is shipped. */
+void outbox_sweep(struct outbox *);
 void outbox_kick(struct outbox *);
 /* Everything that was in the spools when asked is with its receiver. */
 bool outbox_empty(struct outbox *);

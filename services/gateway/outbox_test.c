@@ -187,6 +187,57 @@ static void spools_of_workers_that_are_no_more_are_shipped_and_closed(void **sta
 	assert_int_equal(of("usage.v1", "gateway/usage-5")->records, 1);
 }
 
+/* A process that drains beside us, after a handover. */
+static struct spool *others;
+
+static void others_open(const char *name)
+{
+	char dir[160];
+	struct why why;
+
+	snprintf(dir, sizeof(dir), "%s/spool/%s", h.dir, name);
+	others = spool_open(dir, NULL, &why);
+	if (!others)
+		fail_msg("%s", why.text);
+}
+
+static bool others_shipped(void)
+{
+	outbox_sweep(out);
+	return strstr(statuses, "error ") != NULL;
+}
+
+static void what_another_process_writes_is_shipped_when_it_has_ended(void **state)
+{
+	left_behind("usage-3", REC_FINAL, "error");
+	others_open("usage-3");
+	out = outbox_new(&h.gw);
+	chat(CHAT("m", ""));
+	run_until(is_empty);
+	outbox_sweep(out);
+	assert_string_equal(statuses, "ok ");
+	spool_close(others);
+	run_until(others_shipped);
+	assert_string_equal(statuses, "ok error ");
+	run_until(is_empty);
+	outbox_sweep(out);
+	others_open("usage-3");                   /* closed here once it was shipped: whoever comes may write it */
+	spool_close(others);
+}
+
+static void a_successor_takes_spools_that_nobody_writes(void **state)
+{
+	assert_int_equal(outbox_free_base(&h.gw), 1);     /* the first is the harness's worker's */
+	others_open("decisions-1");
+	assert_int_equal(outbox_free_base(&h.gw), 2);
+	h.gw.n_workers = 3;
+	assert_int_equal(outbox_free_base(&h.gw), 2);
+	spool_close(others);
+	assert_int_equal(outbox_free_base(&h.gw), 1);
+	h.gw.n_workers = 1;
+	out = outbox_new(&h.gw);
+}
+
 static void what_is_no_spool_stops_nobody(void **state)
 {
 	char path[160];
@@ -238,7 +289,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(facts_go_to_who_keeps_them_and_notes_stay_here), T(a_ledger_that_comes_late_gets_everything),
 		T(a_ledger_that_cannot_write_is_asked_again), T(spools_of_workers_that_are_no_more_are_shipped_and_closed),
-		T(what_is_no_spool_stops_nobody), T(what_an_open_attempt_began_stays_on_disk_until_it_ends),
+		T(what_another_process_writes_is_shipped_when_it_has_ended), T(a_successor_takes_spools_that_nobody_writes), T(what_is_no_spool_stops_nobody), T(what_an_open_attempt_began_stays_on_disk_until_it_ends),
 	};
 
 	log_threshold = LOG_LEVEL_ERROR + 1;

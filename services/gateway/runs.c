@@ -37,7 +37,8 @@ static void tick(struct loop_timer *);
 
 /* --- life --- */
 
-/* The name of this gateway in the database: random, and the same after a restart. */
+/* The name of this gateway in the database: random, and the same after a restart. A successor beside one that drains has another, as its spools have:
+ * each has its own jobs. */
 static bool read_owner(struct gateway *g, char owner[40], struct why *why)
 {
 	char path[1024];
@@ -45,7 +46,7 @@ static bool read_owner(struct gateway *g, char owner[40], struct why *why)
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/runs.owner", svc_state_dir(g->svc));
+	snprintf(path, sizeof(path), g->spool_base ? "%s/runs.owner-%u" : "%s/runs.owner", svc_state_dir(g->svc), g->spool_base);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	n = fd < 0 ? -1 : read(fd, owner, 36);
 	owner[n > 0 ? n : 0] = '\0';

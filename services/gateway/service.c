@@ -123,6 +123,12 @@ static enum err check(const void *config, struct why *why)
 
 /* --- snapshots --- */
 
+static void runs_may_go(struct gateway *g)
+{
+	if (!g->waits)
+		runs_go(g->runs);
+}
+
 static void rebuild(struct gateway *g)
 {
 	struct why why = { 0 };
@@ -140,7 +146,7 @@ static void rebuild(struct gateway *g)
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "models"), (double)g->models_id.version);
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "policy"), (double)g->policy_id.version);
 	if (g->runs)
-		runs_go(g->runs);
+		runs_may_go(g);
 	lease_renew(g->lease);            /* there may be replicas that nothing is lent of yet */
 	svc_need(g->svc, "model snapshot", true, w->cat.n_models ? "" : "no backend has a model yet");
 	world_unref(w);
@@ -195,6 +201,7 @@ static void sweep(struct loop_timer *t)
 	door_sweep(g->door, mono_us());
 	ask_models_came(g);               /* for those that have waited too long */
 	certificate_sweep(g->certificate);
+	outbox_sweep(g->outbox);
 	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(index, sizeof(index), "%u", i);
@@ -215,6 +222,16 @@ static unsigned worker_count(const struct gateway_config *c)
 	return c->workers ? (unsigned)c->workers : cores < 1 ? 1 : cores > 8 ? 8 : (unsigned)cores;
 }
 
+/* A predecessor with more workers had more descriptors; clients wait at each. All of them are for our successor too. */
+static void share_doors(struct gateway *g)
+{
+	for (unsigned d = 0, k = 0; d < DOORS; d++)
+		for (int fd; g->addresses[d][0] && (fd = svc_inherit(g->svc, door_names[d])) >= 0; k++)
+			(void)worker_add_door(g->workers[k % g->n_workers], d, fd);
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_offer_doors(g->workers[i]);
+}
+
 static bool make_workers(struct gateway *g, struct why *why)
 {
 	if (strcmp(g->cfg->listen, "none") != 0)
@@ -225,6 +242,7 @@ static bool make_workers(struct gateway *g, struct why *why)
 		if (!g->workers[i])
 			return false;
 	}
+	share_doors(g);
 	LOG_INFO("listening", LOG_S("address", g->addresses[DOOR_PLAIN]), LOG_S("tls_address", g->addresses[DOOR_TLS]), LOG_I("workers", g->n_workers));
 	return true;
 }
@@ -286,6 +304,8 @@ static bool start(struct svc *s, struct why *why)
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");
 	g->door = door_new(g);
+	g->spool_base = outbox_free_base(g);
+	g->waits = svc_is_heir(s);
 	ok = certificate_new(g, why) && make_workers(g, why) && (g->runs = runs_open(g, why)) != NULL;
 	if (ok) {
 		door_open(g->door);
@@ -326,6 +346,17 @@ static bool reload(struct svc *s, struct why *why)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_settle(g->workers[i]);
 	return true;
+}
+
+static void open_for_clients(struct svc *s)
+{
+	struct gateway *g = svc_state(s);
+
+	g->waits = false;
+	if (g->models_id.version)
+		runs_may_go(g);
+	for (unsigned i = 0; i < g->n_workers; i++)
+		worker_open(g->workers[i]);
 }
 
 enum { LAST_MS = 1500 };
@@ -392,6 +423,7 @@ const struct svc_def gateway_service = {
 	.check = check,
 	.start = start,
 	.reload = reload,
+	.open = open_for_clients,
 	.drain = drain,
 	.stop = stop,
 };

@@ -152,7 +152,7 @@ static struct spool *open_spool(struct worker *w, const char *kind, char *dir, s
 
 	snprintf(dir, cap, "%s/spool", svc_state_dir(w->gw->svc));
 	(void)mkdir(dir, 0700);                   /* spool_open() says so when it is not there */
-	snprintf(dir, cap, "%s/spool/%s-%u", svc_state_dir(w->gw->svc), kind, w->index);
+	snprintf(dir, cap, "%s/spool/%s-%u", svc_state_dir(w->gw->svc), kind, w->gw->spool_base + w->index);
 	return spool_open(dir, &o, why);
 }
 
@@ -165,19 +165,32 @@ static void note_port(char *address, size_t cap, uint16_t port)
 		snprintf(colon + 1, cap - (size_t)(colon + 1 - address), "%u", port);
 }
 
+const char *const door_names[DOORS] = { "listen", "public_tls_listen" };
+
+bool worker_add_door(struct worker *w, unsigned door, int fd)
+{
+	struct gateway *g = w->gw;
+	const struct http_listen l = { .address = g->addresses[door], .door = (uint8_t)door, .given = true, .fd = fd, .or_none = true,
+		.tls = door == DOOR_TLS ? certificate_identity(g->certificate) : NULL };
+
+	return http_server_listen(w->server, &l, NULL);
+}
+
 static bool open_doors(struct worker *w, struct why *why)
 {
 	struct gateway *g = w->gw;
 	struct http_handler handler = { on_head, on_request, on_refused, w };
 	struct http_server_opts opts = { .max_body = (size_t)g->cfg->max_body, .reuseport = true, .first = w->index == 0,
-		.max_conns = (uint32_t)g->cfg->max_connections, .held = &g->held };
+		.max_conns = (uint32_t)g->cfg->max_connections, .held = &g->held, .paused = svc_is_heir(g->svc) };
 
 	w->server = http_server_new(w->loop, NULL, &handler, &opts, why);
 	for (unsigned d = 0, n = 0; d < DOORS; d++) {
-		const struct http_listen l = { .address = g->addresses[d], .door = (uint8_t)d, .tls = d == DOOR_TLS ? certificate_identity(g->certificate) : NULL };
+		struct http_listen l = { .address = g->addresses[d], .door = (uint8_t)d, .tls = d == DOOR_TLS ? certificate_identity(g->certificate) : NULL };
 
 		if (!l.address[0])
 			continue;
+		l.fd = svc_inherit(g->svc, door_names[d]);
+		l.given = l.fd >= 0;
 		if (!http_server_listen(w->server, &l, why))
 			return false;
 		if (w->index == 0)
@@ -310,6 +323,17 @@ void worker_limits_news(struct worker *w)
 		loop_post(w->loop, limits_here, w);
 }
 
+void worker_offer_doors(struct worker *w)
+{
+	int fd;
+
+	for (unsigned i = 0; (fd = http_server_fd(w->server, i)) >= 0; i++)
+		svc_offer(w->gw->svc, door_names[http_server_door_at(w->server, i)], fd);
+}
+
+static void accept_clients(void *arg) { http_server_accept(((struct worker *)arg)->server); }
+void worker_open(struct worker *w) { loop_post(w->loop, accept_clients, w); }
+
 static void server_idle(void *arg) { ((struct worker *)arg)->server_idle = true; }
 
 static void start_drain(void *arg)
@@ -317,6 +341,8 @@ static void start_drain(void *arg)
 	struct worker *w = arg;
 
 	w->draining = true;
+	if (svc_handed_over(w->gw->svc))
+		http_server_hand_over(w->server);
 	http_server_drain(w->server, server_idle, w);
 }
 

@@ -54,6 +54,10 @@ void worker_set_tls(struct worker *, struct tls_identity *);  /* the same, but t
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
 void worker_sweep(struct worker *, int64_t now_us);   /* what time brings: ten times a second on its own thread */
 void worker_limits_news(struct worker *);     /* from the control thread: there may be more of the limits now */
+extern const char *const door_names[DOORS];   /* of the addresses: their options, and what their descriptors are offered as */
+bool worker_add_door(struct worker *, unsigned door, int fd);         /* one more descriptor of that address; before it runs */
+void worker_offer_doors(struct worker *);     /* to a successor */
+void worker_open(struct worker *);            /* from the control thread: accept clients, as svc_def.open() says */
 void worker_drain(struct worker *);           /* from the control thread; answers with gateway_worker_idle() on it */
 void worker_hurry(struct worker *);
 void worker_settle(struct worker *);          /* answers with gateway_worker_settled() when it has turned its loop */
