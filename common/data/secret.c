@@ -45,6 +45,13 @@ void sha256_end(struct sha256_state *h, uint8_t ret[SHA256_BYTES])
 	free(h);
 }
 
+_Static_assert(TAG_KEY_BYTES == crypto_shorthash_siphashx24_KEYBYTES && crypto_shorthash_siphashx24_BYTES == 2 * sizeof(uint64_t), "SipHash-2-4, 128 bits");
+
+void secret_tag(const uint8_t key[TAG_KEY_BYTES], struct str s, uint64_t ret[2])
+{
+	crypto_shorthash_siphashx24((unsigned char *)ret, bytes(s), s.n, key);
+}
+
 void secret_random(void *to, size_t n)
 {
 	ready();

@@ -15,6 +15,11 @@ struct sha256_state *sha256_begin(void);
 void sha256_add(struct sha256_state *, struct str);
 void sha256_end(struct sha256_state *, uint8_t ret[SHA256_BYTES]);      /* and frees it */
 
+/* A keyed hash of 128 bits (SipHash), several times faster than SHA-256: whoever has not the key can neither make two texts meet nor find one. It is
+ * for what stays in memory under a key of this process; what is stored needs SHA-256. */
+enum { TAG_KEY_BYTES = 16 };
+void secret_tag(const uint8_t key[TAG_KEY_BYTES], struct str, uint64_t ret[2]);
+
 void secret_random(void *to, size_t n);       /* from the kernel */
 bool secret_equal(const void *, const void *, size_t n);      /* takes the same time wherever they differ */
 void secret_wipe(void *, size_t n);           /* is not optimised away */

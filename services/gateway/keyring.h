@@ -2,7 +2,8 @@
  *
  * The control thread makes one from the snapshot "access" and a new one from each delta. Keys lie in many small tables by their id, and a
  * delta copies only the tables that it touches, so that one revocation among 100,000 keys costs microseconds. Entries keep the hash of a
- * key, never a key. */
+ * key, never a key. Once a key was found right, its entry keeps a fast keyed hash of it too, so that it costs a third the next time; that goes with
+ * the entry, so what is revoked or changed is forgotten at once. */
 #ifndef CORRAL_GATEWAY_KEYRING_H
 #define CORRAL_GATEWAY_KEYRING_H
 #include <stdatomic.h>
@@ -26,6 +27,7 @@ struct ring_key {
 	struct ring_entry e;
 	char id[APIKEY_ID];           /* beside the hash, and without terminator */
 	uint8_t hash[SHA256_BYTES];
+	_Atomic uint64_t seen[2];     /* tag of the text that was found right before, under a key of this process; 0 = none yet */
 	struct scope *scope;          /* NULL: no limits of its own */
 	Corral__Key pb;               /* its strings lie behind the entry */
 	struct cidr *networks;     /* one each of pb.networks */

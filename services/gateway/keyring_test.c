@@ -57,12 +57,16 @@ static struct keyring *ring_of(struct scope_table *scopes, struct made *made, si
 	return ring;
 }
 
+/* Every answer twice: the second comes from what was seen before. */
 static const struct ring_key *show(const struct keyring *r, const char *text)
 {
+	const struct ring_key *k;
 	struct str id;
 
 	assert_true(apikey_parse(str_of(text), &id));
-	return keyring_verify(r, id, str_of(text));
+	k = keyring_verify(r, id, str_of(text));
+	assert_ptr_equal(keyring_verify(r, id, str_of(text)), k);
+	return k;
 }
 
 static struct keyring *with(struct keyring *old, Corral__AccessDelta *d, struct scope_table *scopes)
@@ -102,6 +106,32 @@ static void a_key_is_found_by_what_is_shown(void **state)
 	keyring_unref(r);
 	scope_table_free(scopes);
 	free(made);
+}
+
+/* The same id with another secret: what was seen of the old one counts no more, and the new one is not taken for it. */
+static void what_was_seen_goes_with_its_entry(void **state)
+{
+	struct scope_table *scopes = scope_table_new();
+	struct made made[1], later;
+	struct keyring *r1 = ring_of(scopes, made, 1, "acme"), *r2;
+	Corral__AccessDelta d = CORRAL__ACCESS_DELTA__INIT;
+	Corral__Key changed, *put[] = { &changed };
+
+	assert_non_null(show(r1, made[0].text));
+	assert_int_not_equal(keyring_key(r1, str_of(made[0].id))->seen[0], 0);
+	apikey_make(later.text, later.id, later.hash);
+	fill(&changed, &later, "acme");
+	changed.id = made[0].id;
+	d.put_keys = put, d.n_put_keys = 1;
+	r2 = with(r1, &d, scopes);
+	assert_null(show(r2, made[0].text));
+	assert_int_equal(keyring_key(r2, str_of(made[0].id))->seen[0], 0);
+	assert_non_null(keyring_verify(r2, str_of(made[0].id), str_of(later.text)));
+	assert_null(keyring_verify(r1, str_of(made[0].id), str_of(later.text)));
+	assert_null(show(r2, made[0].text));
+	keyring_unref(r1);
+	keyring_unref(r2);
+	scope_table_free(scopes);
 }
 
 static void an_empty_ring_refuses(void **state)
@@ -252,7 +282,7 @@ static void what_cannot_be_decoded_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_key_is_found_by_what_is_shown), cmocka_unit_test(an_empty_ring_refuses),
+		cmocka_unit_test(a_key_is_found_by_what_is_shown), cmocka_unit_test(what_was_seen_goes_with_its_entry), cmocka_unit_test(an_empty_ring_refuses),
 		cmocka_unit_test(a_delta_changes_what_it_names_and_nothing_else), cmocka_unit_test(many_deltas_end_where_one_snapshot_would),
 		cmocka_unit_test(limits_outlive_the_ring_that_named_them), cmocka_unit_test(what_cannot_be_decoded_is_refused),
 	};

@@ -13,6 +13,7 @@
 #include "common/policy/features.h"
 #include "common/store/spool.h"
 #include "events.pb-c.h"
+#include "services/gateway/keyring.h"
 #include "services/usage-tracker/ledger.h"
 
 enum { RUNS = 9, PAIRS = 1000, MANY = 200, SAMPLES = 20001 };
@@ -188,6 +189,54 @@ static void decide_over(unsigned n)
 	       (unsigned long long)counted);
 }
 
+/* --- keys --- */
+
+enum { KEYS = 10000 };
+
+static struct { char text[KEYS][APIKEY_TEXT + 1], id[KEYS][APIKEY_ID + 1]; uint8_t hash[KEYS][SHA256_BYTES]; struct keyring *ring; unsigned at; } keys;
+
+/* What a request pays for the key that it shows; each time another one. */
+static void one_key(void)
+{
+	struct str text = str_n(keys.text[keys.at], APIKEY_TEXT), id;
+
+	keys.at = (keys.at + 7919) % KEYS;
+	must(apikey_parse(text, &id) && keyring_verify(keys.ring, id, text), &(struct why){ .text = "a key is not found" });
+}
+
+static void key_check(void)
+{
+	Corral__AccessSnapshot s = CORRAL__ACCESS_SNAPSHOT__INIT;
+	Corral__Key *all = arena_array(now.mem, Corral__Key, KEYS);
+	struct scope_table *scopes = scope_table_new();
+	struct why why;
+	uint8_t *out;
+
+	s.keys = arena_array(now.mem, Corral__Key *, KEYS);
+	for (s.n_keys = 0; s.n_keys < KEYS; s.n_keys++) {
+		Corral__Key *k = s.keys[s.n_keys] = &all[s.n_keys];
+
+		corral__key__init(k);
+		apikey_make(keys.text[s.n_keys], keys.id[s.n_keys], keys.hash[s.n_keys]);
+		k->id = keys.id[s.n_keys];
+		k->hash = (ProtobufCBinaryData){ SHA256_BYTES, keys.hash[s.n_keys] };
+		k->tenant = (char *)"default";
+	}
+	out = arena_alloc(now.mem, corral__access_snapshot__get_packed_size(&s));
+	keys.ring = keyring_new(str_n((char *)out, corral__access_snapshot__pack(&s, out)), (struct snapshot_id){ 1, 1 }, scopes, &why);
+	must(keys.ring, &why);
+	{
+		int64_t from = mono_us();
+
+		for (int i = 0; i < KEYS; i++)
+			one_key();
+		printf("check of a key, the first time %9.0f ns\n", (double)(mono_us() - from) * 1000 / KEYS);
+	}
+	printf("check of a key, later         %10.0f ns\n", measure(one_key, KEYS, 1));
+	keyring_unref(keys.ring);
+	scope_table_free(scopes);
+}
+
 /* --- books --- */
 
 static struct str event_of(Corral__UsageKind kind, struct uuid *request)
@@ -311,6 +360,7 @@ int main(int argc, char **argv)
 	decide_over(3);
 	decide_over(64);
 	decide_over(MANY);
+	key_check();
 	books(path);
 	arena_free(now.mem);
 	arena_free(now.scratch);
