@@ -56,7 +56,7 @@ help:
 #: make test        build and run the unit tests
 #: make asan        the same under AddressSanitizer and UBSan
 #: make tsan        those where threads meet under ThreadSanitizer
-#: make check       layers, twins, generated pages
+#: make check       layers, format, twins, generated pages
 #: make docs        write the generated pages (docs/reference)
 #: make fuzz MINUTES=n   run every fuzz target that long
 #: make fuzz-replay run every fuzz target over its corpus once
@@ -207,6 +207,7 @@ DOCS_BIN := $(if $(wildcard services/corral/main.c),$(BUILD)/bin/corral)
 
 check: $(DOCS_BIN)
 	@scripts/check-layers
+	@scripts/check-format
 	@scripts/check-twins
 	$(if $(DOCS_BIN),@scripts/gen-docs --check $(DOCS_BIN))
 

@@ -556,7 +556,8 @@ int main(void)
 		TEST(accepts_what_the_rfc_accepts), TEST(refuses_what_the_rfc_refuses), TEST(refuses_every_truncation),
 		TEST(refuses_any_control_byte_anywhere_in_a_string), TEST(says_where), TEST(limits_depth), TEST(limits_nodes),
 		TEST(finds_equal_keys_at_any_size), TEST(equal_keys_stay_linear), TEST(refuses_case_variants_at_the_root_only),
-		TEST(finds_equal_long_keys), TEST(finds_members_in_any_case), TEST(reads_members), TEST(reads_several_members_at_once), TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
+		TEST(finds_equal_long_keys), TEST(finds_members_in_any_case), TEST(reads_members), TEST(reads_several_members_at_once),
+		TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
 		TEST(optional_members_say_what_is_wrong), TEST(scanners_agree),
 	};
 

@@ -46,7 +46,7 @@ enum http_parse http_parse_request(struct http_head *h, struct str in, size_t se
 }
 
 enum http_parse http_parse_response(struct http_head *h, struct str in, size_t seen, bool request_was_head,
-                                    const struct http_limits *limits, struct why *why)
+				    const struct http_limits *limits, struct why *why)
 {
 	struct cursor c = { .h = h, .why = why, .response = true };
 	enum http_parse r = parse_head(&c, in, seen, limits);

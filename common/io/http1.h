@@ -32,7 +32,8 @@ enum http_framing { HTTP_NO_BODY, HTTP_LENGTH, HTTP_CHUNKED, HTTP_UNTIL_CLOSE /*
 
 struct http_head {
 	struct str method, target;          /* requests */
-	struct str path, query;             /* target split at '?'; path still percent-encoded; absolute-form reduced to its path ("/", a constant, when it has none); '*' for OPTIONS * */
+	/* target split at '?'; path still percent-encoded; absolute-form reduced to its path ("/", a constant, when it has none); '*' for OPTIONS * */
+	struct str path, query;
 	int status; struct str reason;      /* responses */
 	int minor;                          /* HTTP/1.minor: 0 or 1 */
 	uint32_t n_headers;
@@ -58,7 +59,7 @@ enum http_parse http_parse_request(struct http_head *, struct str in, size_t see
 
 /* 'request_was_head': no body whatever the head says. 1xx, 204, 304 have none. Duplicated equal Content-Length refused too. */
 enum http_parse http_parse_response(struct http_head *, struct str in, size_t seen, bool request_was_head,
-                                    const struct http_limits *, struct why *);
+				    const struct http_limits *, struct why *);
 
 const struct http_header *http_find(const struct http_head *, const char *name);    /* case-insensitive; first; NULL = none */
 

@@ -68,7 +68,8 @@ static void drop_posts(struct loop *);
 static void drop_watches(struct list *);
 
 /* glibc gives the top of its heap back above 128 KiB and takes it again for the next request: four page faults for each body
- * of 32 KiB, a third of what the whole request costs. Blocks above 128 KiB (batches of facts) it takes from the kernel each time. A program with a loop keeps up to 4 MiB instead. */
+ * of 32 KiB, a third of what the whole request costs. Blocks above 128 KiB (batches of facts) it takes from the kernel each time.
+ * A program with a loop keeps up to 4 MiB instead. */
 static void keep_heap(void)
 {
 	mallopt(M_TRIM_THRESHOLD, 4 << 20);

@@ -26,7 +26,7 @@ void sse_free(struct sse_reader *r)
 static size_t limit(const struct sse_reader *r) { return r->max_line ? r->max_line : SSE_MAX_LINE; }
 
 enum err sse_feed(struct sse_reader *r, struct str in, void (*on_event)(void *arg, struct str event, struct str data),
-                  void *arg, struct why *why)
+		  void *arg, struct why *why)
 {
 	const char *p = in.p, *end = in.n ? p + in.n : p, *stop;
 

@@ -31,7 +31,7 @@ void sse_free(struct sse_reader *);       /* leaves it empty and usable */
  * on_event may not feed or free the reader. ERR_TOO_LARGE when a line or an event's data exceeds the limit; from then on
  * every feed fails so. How the bytes were cut makes no difference to events or errors. */
 enum err sse_feed(struct sse_reader *, struct str in, void (*on_event)(void *arg, struct str event, struct str data),
-                  void *arg, struct why *);
+		  void *arg, struct why *);
 
 /* Bytes of an unfinished event or line are held: a stream that ends now was cut. */
 bool sse_pending(const struct sse_reader *);

@@ -274,7 +274,7 @@ static const struct { enum llm_dialect d; enum llm_op op; bool same[3]; } form_o
 };
 
 #define ANTHROPIC_FORMS (1u << FORM_ANTHROPIC | 1u << FORM_ANTHROPIC_MESSAGE | 1u << FORM_ANTHROPIC_BLOCK | 1u << FORM_ANTHROPIC_TOOL | \
-                         1u << FORM_ANTHROPIC_THINKING | 1u << FORM_ANTHROPIC_OUTPUT)
+			 1u << FORM_ANTHROPIC_THINKING | 1u << FORM_ANTHROPIC_OUTPUT)
 
 /* Members that say what a block or tool is have tests of their own. */
 static const char *anthropic_sample(const struct field *f)
@@ -307,7 +307,8 @@ static const char *sample(const struct field *f)
 	if (f->forms & ANTHROPIC_FORMS)
 		return anthropic_sample(f);
 	switch (f->id) {
-	case F_EMBED_INPUT: case F_ENCODING: case F_MODEL: case F_MESSAGES: case F_PROMPT: case F_STREAM: case F_STREAM_OPTIONS: case F_OPTIONS: case F_ROLE: case F_CONTENT: return NULL;
+	case F_EMBED_INPUT: case F_ENCODING: case F_MODEL: case F_MESSAGES: case F_PROMPT: case F_STREAM: case F_STREAM_OPTIONS:
+	case F_OPTIONS: case F_ROLE: case F_CONTENT: return NULL;
 	case F_TOOLS: return "[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]";
 	case F_TOOL_CHOICE: return "\"none\"";
 	case F_RESPONSE_FORMAT: return "{\"type\":\"json_object\"}";

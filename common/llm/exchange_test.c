@@ -207,7 +207,9 @@ static void splices_only_what_it_must(void **state)
 	}
 }
 
-static const struct { enum llm_dialect d; enum llm_op op; enum llm_backend b; const char *options, *file, *finish; uint64_t prompt, completion, cached, deltas; } passed[] = {
+static const struct {
+	enum llm_dialect d; enum llm_op op; enum llm_backend b; const char *options, *file, *finish; uint64_t prompt, completion, cached, deltas;
+} passed[] = {
 	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_LLAMACPP, ",\"stream_options\":{\"include_usage\":true}", "llamacpp.chat-stream-usage.sse", "length", 26, 4, 25, 4 },
 	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_LLAMACPP, "", "llamacpp.chat-stream-nousage.sse", "length", 26, 2, 25, 2 },
 	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_LLAMACPP, "", "llamacpp.tools-stream.sse", "tool_calls", 283, 27, 282, 12 },

@@ -1,4 +1,5 @@
-/* read.c - llm_read(): one pass over the token tape of a request, for what policy needs to know. Nothing is copied. What is only needed to convert is read again by dialect_*.c, when a backend is chosen. */
+/* read.c - llm_read(): one pass over the token tape of a request, for what policy needs to know. Nothing is copied.
+ * What is only needed to convert is read again by dialect_*.c, when a backend is chosen. */
 #include "common/llm/exchange.h"
 
 #include <stdio.h>
@@ -27,7 +28,7 @@ static enum err read_options(struct reading *, uint32_t object);
 static enum err finish(struct reading *);
 
 enum err llm_read(struct llm_in *in, enum llm_dialect dialect, enum llm_op op, struct str body, struct str accept,
-                  struct arena *mem, struct why *why)
+		  struct arena *mem, struct why *why)
 {
 	struct reading r = { .in = in, .mem = mem, .why = why, .form = llm_form_of(dialect, op) };
 	struct json *doc = &in->doc;

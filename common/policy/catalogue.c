@@ -188,7 +188,8 @@ static enum err fill_replicas(struct catalogue *c, struct arena *a, struct why *
 		if (!model->n)
 			model->first = r;
 		model->n++;
-		c->replicas[r] = (struct cat_replica){ .pb = pb, .remote_name = *pb->remote_name ? pb->remote_name : pb->model, .model = (uint16_t)m, .backend = (uint16_t)b,
+		c->replicas[r] = (struct cat_replica){ .pb = pb, .remote_name = *pb->remote_name ? pb->remote_name : pb->model,
+			.model = (uint16_t)m, .backend = (uint16_t)b,
 			.context = pb->context_length ? pb->context_length : model->pb->context_length,
 			.slots = pb->slots ? pb->slots : 1 };
 		if (c->replicas[r].context > model->context || model->n == 1)

@@ -1,7 +1,8 @@
 /* features.c - see features.h.
  *
  * One pass over the words of the user's text: each word is hashed while its end is looked for, and found or not in a table of cues (word or
- * pair of words -> task, weight); pairs are hashed only behind a word that some pair begins with. Cues at the start count double, because people say what they want first. Signs of code come from punctuation and keywords.
+ * pair of words -> task, weight); pairs are hashed only behind a word that some pair begins with. Cues at the start count double,
+ * because people say what they want first. Signs of code come from punctuation and keywords.
  * The method is a linear model with hand-set weights: small, explainable, and good enough until outcomes teach a better one. */
 #include "common/policy/features.h"
 
@@ -89,7 +90,8 @@ static const struct cue { const char *words; uint8_t task; uint8_t weight; uint8
 	{ "docstring", TASK_DOCS, 6, 0 }, { "docstrings", TASK_DOCS, 6, 0 }, { "readme", TASK_DOCS, 5, 0 }, { "document", TASK_DOCS, 3, START | NEED_CODE }, { "documentation", TASK_DOCS, 4, 0 }, { "javadoc", TASK_DOCS, 6, 0 }, { "changelog", TASK_DOCS, 4, 0 },
 	{ "sql", TASK_SQL, 6, 0 }, { "select from", TASK_SQL, 4, 0 }, { "postgres", TASK_SQL, 3, 0 }, { "query", TASK_SQL, 2, NEED_CODE }, { "join", TASK_SQL, 1, NEED_CODE }, { "database schema", TASK_SQL, 4, 0 },
 	{ "bash", TASK_SHELL, 5, 0 }, { "shell", TASK_SHELL, 4, 0 }, { "command line", TASK_SHELL, 4, 0 }, { "one-liner", TASK_SHELL, 3, 0 }, { "grep", TASK_SHELL, 3, 0 }, { "awk", TASK_SHELL, 4, 0 }, { "sed", TASK_SHELL, 3, 0 }, { "cron", TASK_SHELL, 3, 0 },
-	{ "extract", TASK_DATA_EXTRACTION, 5, START }, { "parse the", TASK_DATA_EXTRACTION, 3, 0 }, { "as json", TASK_DATA_EXTRACTION, 3, 0 }, { "entities", TASK_DATA_EXTRACTION, 4, 0 }, { "fields", TASK_DATA_EXTRACTION, 2, 0 },
+	{ "extract", TASK_DATA_EXTRACTION, 5, START }, { "parse the", TASK_DATA_EXTRACTION, 3, 0 }, { "as json", TASK_DATA_EXTRACTION, 3, 0 },
+	{ "entities", TASK_DATA_EXTRACTION, 4, 0 }, { "fields", TASK_DATA_EXTRACTION, 2, 0 },
 	{ "summarize", TASK_SUMMARIZE, 6, START }, { "summarise", TASK_SUMMARIZE, 6, START }, { "summary", TASK_SUMMARIZE, 5, 0 }, { "tl;dr", TASK_SUMMARIZE, 6, 0 }, { "tldr", TASK_SUMMARIZE, 6, 0 }, { "key points", TASK_SUMMARIZE, 4, 0 },
 	{ "translate", TASK_TRANSLATE, 7, START }, { "translation", TASK_TRANSLATE, 5, 0 }, { "into german", TASK_TRANSLATE, 4, 0 }, { "into english", TASK_TRANSLATE, 4, 0 }, { "into french", TASK_TRANSLATE, 4, 0 }, { "into spanish", TASK_TRANSLATE, 4, 0 },
 	{ "calculate", TASK_MATH, 5, START }, { "solve", TASK_MATH, 4, START }, { "equation", TASK_MATH, 5, 0 }, { "integral", TASK_MATH, 5, 0 }, { "derivative", TASK_MATH, 5, 0 }, { "probability", TASK_MATH, 4, 0 }, { "prove", TASK_MATH, 4, START }, { "theorem", TASK_MATH, 5, 0 }, { "compute", TASK_MATH, 3, START }, { "percent", TASK_MATH, 2, 0 },
@@ -411,7 +413,8 @@ void features_extract(struct features *f, const struct feature_text *t)
 	find_language(f, &s, t->user);
 	if (!*f->language)
 		find_language(f, &c, context);
-	code = s.fences || s.code_signs > 8 || c.fences || c.code_signs > 8 || (strlen(f->language) > 2 || strcmp(f->language, "c") == 0 || strcmp(f->language, "go") == 0) ||
+	code = s.fences || s.code_signs > 8 || c.fences || c.code_signs > 8 ||
+	       (strlen(f->language) > 2 || strcmp(f->language, "c") == 0 || strcmp(f->language, "go") == 0) ||
 	       s.score[TASK_FEATURE] > 0;
 	find_task(f, &s, t, code);
 	f->complexity = complexity_of(f->task, &s, t);

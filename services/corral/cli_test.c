@@ -220,7 +220,7 @@ static void unknown_words_get_the_nearest(void **state)
 static void options_stand_anywhere(void **state)
 {
 	static const char *const lines[] = {
-		"models --backend=b_1 --available", "models -b b_1 -a", "models -bb_1 --available --json", "--json models --backend b_1 -a", 
+		"models --backend=b_1 --available", "models -b b_1 -a", "models -bb_1 --available --json", "--json models --backend b_1 -a",
 	};
 
 	for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {

@@ -1,4 +1,4 @@
-/* decision_pack.c against the general encoder: each field alone, then many events of random fields. */
+/* decision_pack_test.c - decision_pack() against the general encoder: each field alone, then many events of random fields. */
 #include "services/gateway/decision_pack.h"
 
 #include <setjmp.h>

@@ -207,7 +207,8 @@ static void sim_join(int tenant, int client)
 {
 	struct replica_state *now;
 
-	sim.waiters[tenant][client] = queue_join(s->queue, str_of(names[tenant]), (struct req *)(intptr_t)(1000 + tenant * 100 + client), loop, &s, 1, 200, sim_granted, &now);
+	sim.waiters[tenant][client] = queue_join(s->queue, str_of(names[tenant]), (struct req *)(intptr_t)(1000 + tenant * 100 + client), loop, &s, 1, 200,
+						  sim_granted, &now);
 	assert_null(now);
 }
 

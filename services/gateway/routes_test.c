@@ -132,7 +132,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(finds_by_path_and_method), cmocka_unit_test(names_may_hold_slashes_and_colons),
-		cmocka_unit_test(errors_speak_the_protocol_of_the_path), cmocka_unit_test(every_route_has_an_action_and_stages), cmocka_unit_test(nothing_is_dispatched_without_its_limits),
+		cmocka_unit_test(errors_speak_the_protocol_of_the_path), cmocka_unit_test(every_route_has_an_action_and_stages),
+		cmocka_unit_test(nothing_is_dispatched_without_its_limits),
 		cmocka_unit_test(every_action_is_one_that_roles_know),
 	};
 

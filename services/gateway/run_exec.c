@@ -234,7 +234,8 @@ static bool admit(struct run_exec *e, struct admission *a)
 		return false;
 	}
 	a->role = a->key->pb.role;
-	who = (struct subject){ .role = a->role, .key_id = a->key->e.name, .tenant = str_of(a->key->pb.tenant), .key = &a->key->pb, .home = a->home ? &a->home->pb : NULL };
+	who = (struct subject){ .role = a->role, .key_id = a->key->e.name, .tenant = str_of(a->key->pb.tenant), .key = &a->key->pb,
+		.home = a->home ? &a->home->pb : NULL };
 	if ((a->home && a->home->pb.suspended) || authorise(&who, STR("inference"), STR(""), STR(""), &a->why) != ERR_OK) {
 		failed(e, ERR_FORBIDDEN, "the key that this job was sent with may not ask a model any more, or its tenant is suspended");
 		return false;

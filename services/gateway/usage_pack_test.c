@@ -1,4 +1,4 @@
-/* usage_pack against the general encoder: each field alone at telling values, then many events of random fields. */
+/* usage_pack_test.c - usage_pack() against the general encoder: each field alone at telling values, then many events of random fields. */
 #include "services/gateway/usage_pack.h"
 
 #include <setjmp.h>

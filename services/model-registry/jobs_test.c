@@ -231,7 +231,6 @@ static void refused(struct world *w, const char *action, const char *model, enum
 		fail_msg("%s of %s: %s: %s", action, model, err_name(last.code), last.text);
 }
 
-
 static void a_pull_is_told_joined_and_done(void **state)
 {
 	struct world *w = world_up(state);

@@ -765,7 +765,8 @@ static void costs_little(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(both_in_one_batch), T(a_request_without_a_backend_is_no_attempt), T(start_then_final), T(start_then_restart_then_final), T(final_before_its_start), T(duplicates_change_nothing),
+		T(both_in_one_batch), T(a_request_without_a_backend_is_no_attempt), T(start_then_final), T(start_then_restart_then_final),
+		T(final_before_its_start), T(duplicates_change_nothing),
 		T(corrections_add_once), T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
 		T(any_order_gives_the_same), T(many_finals_of_which_some_were_there), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
 		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive), T(refuses_unknown_groups), T(costs_little),

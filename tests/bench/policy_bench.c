@@ -328,7 +328,7 @@ static void books(const char *path)
 {
 	struct uuid request = uuid_v7(wall_us());
 	struct why why;
-	
+
 	now.start = event_of(CORRAL__USAGE_KIND__USAGE_START, &request);
 	now.spool = spool_open(arena_printf(now.mem, "%s/spool", path), NULL, &why);
 	must(now.spool, &why);

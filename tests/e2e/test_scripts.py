@@ -11,7 +11,7 @@ from servers import ROOT
 def tree(tmp_path):
     """A tree with our scripts and one lawful source file."""
     (tmp_path / "scripts").mkdir()
-    for name in ("lib.sh", "check-layers", "check-twins", "run-unit-tests", "run-fuzz"):
+    for name in ("lib.sh", "check-format", "check-layers", "check-twins", "run-unit-tests", "run-fuzz"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     put(tmp_path, "common/data/config_yaml.c", '#include "common/base/str.h"\n#include <yaml.h>\n')
     return tmp_path
@@ -55,6 +55,46 @@ def test_each_rule_of_the_layers_can_fail(tree, file, line, words):
 def test_a_tree_without_sources_is_no_pass(tree):
     shutil.rmtree(tree / "common")
     assert run(tree, "check-layers")[0] == 1
+
+
+GOOD = "/* a.c - sums. */\nint f(int a)\n{\n\tif (a > 1)\n\t\treturn a; /* no // in it */\n\treturn 0;\n}\n"
+
+
+@pytest.mark.parametrize("path, text, words", [
+    ("common/base/a.c", GOOD, ""),
+    ("common/base/a.c", GOOD.replace("return 0;", "return 0; "), "6: blanks at the end"),
+    ("common/base/a.c", GOOD.rstrip("\n"), "7: the last line has no end"),
+    ("common/base/a.c", GOOD + "\n", "an empty line at the end"),
+    ("common/base/a.c", GOOD.replace("\n", "\r\n"), "carriage return"),
+    ("common/base/a.c", GOOD.replace("int f", "\n\nint f"), "two empty lines"),
+    ("common/base/a.c", GOOD.replace("\t\treturn", " " * 16 + "return"), "5: blanks where tabs belong"),
+    ("common/base/a.c", GOOD.replace("\n{", " {"), "2: a function's brace"),
+    ("common/base/a.c", GOOD.replace("(a > 1)", "(a > 1)\n\t{"), "5: this brace belongs"),
+    ("common/base/a.c", GOOD.replace("if (", "if("), "4: no blank between"),
+    ("common/base/a.c", GOOD.replace("int a", "char* a"), "2: the star"),
+    ("common/base/a.c", GOOD.replace("/* no // in it */", "// none"), "5: a // comment"),
+    ("common/base/a.c", GOOD.replace("a > 1", " + ".join(["a"] * 50)), "4: 2"),
+    ("common/base/a.c", GOOD.replace("a > 1", '"' + "x" * 200 + '"'), ""),
+    ("common/base/a.c", GOOD[GOOD.index("int"):], "1: begins with '/* a.c - "),
+    ("common/base/a.h", "/* a.h - a. */\n#ifndef CORRAL_BASE_B_H\n#define CORRAL_BASE_B_H\n#endif\n", "1: needs a guard that ends in A_H"),
+    ("common/base/a.h", "/* a.h - a. */\nint a;\n", "1: needs a guard"),
+    ("tools/a.py", '"""a"""\nif a:\n\tb()\n', "3: a tab"),
+    ("tools/a.py", "b()\n", "1: begins with a docstring"),
+])
+def test_each_rule_of_the_format_can_fail(tree, path, text, words):
+    put(tree, "common/data/config_yaml.c", "/* config_yaml.c - settings. */\n")
+    (tree / path).parent.mkdir(parents=True, exist_ok=True)
+    (tree / path).write_bytes(text.encode())
+    status, said = run(tree, "check-format")
+    assert status == bool(words), said
+    assert f"{path}:{words}" in said if words[:1].isdigit() else words in said
+
+
+def test_what_is_only_blanks_is_mended(tree):
+    put(tree, "common/data/config_yaml.c", "/* config_yaml.c - settings. */\n")
+    file = put(tree, "common/base/a.c", GOOD.replace("return 0;", "return 0; \t") + "\n\n")
+    assert run(tree, "check-format", "--fix")[0] == 0
+    assert file.read_text() == GOOD
 
 
 TWIN = "int %s(int a)\n{\n%s\treturn a;\n}\n"

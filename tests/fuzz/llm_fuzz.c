@@ -69,7 +69,8 @@ static void fuzz_request(unsigned form, struct str body)
 		}
 		sent = joined(&plan, mem);
 		MUST(json_parse(&doc, mem, sent, &wide, &why) == ERR_OK && json_kind(&doc, 0) == JSON_OBJECT);
-		MUST(strcmp(plan.path, "/infill") == 0 || str_eq(json_string(&doc, json_get(&doc, 0, "model"), mem), in.model_tok && str_eq(in.model, t.remote_model) ? in.model : t.remote_model));
+		MUST(strcmp(plan.path, "/infill") == 0 ||
+		     str_eq(json_string(&doc, json_get(&doc, 0, "model"), mem), in.model_tok && str_eq(in.model, t.remote_model) ? in.model : t.remote_model));
 		if (strcmp(plan.path, "/infill") == 0 || in.op == LLM_COUNT || llm_embeds(in.op))
 			continue;
 		op = strcmp(plan.path, "/v1/completions") == 0 || strcmp(plan.path, "/api/generate") == 0 ? LLM_COMPLETE : LLM_CHAT;
