@@ -124,7 +124,7 @@ class Corral:
     def __init__(self, folder, backends, *options, env=None):
         self.folder = Path(folder)
         self.port, self.program, self.apart = free_port() if ARRANGEMENT == "one" else quiet_port(), None, None
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url, self.killed = f"http://127.0.0.1:{self.port}", False
         options = ["--backends", ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options]
         if ARRANGEMENT == "one":
             self._one(options, env)
@@ -153,8 +153,33 @@ class Corral:
         status, headers, text = http(self.url + path, body, "POST", **kw)
         return status, headers, json.loads(text)
 
+    def _programs(self):
+        return list(self.apart.services.values()) if self.apart else [self.program]
+
+    def metrics(self):
+        """Of all its processes, without the label that says which service's a metric is where one process runs several."""
+        admins = [p.admin for p in self._programs()] if self.apart else [self.admin]
+        text = "\n".join(http(f"{admin}/metrics")[2] for admin in admins)
+        return re.sub(r'\{service="[^"]*"\}|(?<=\{)service="[^"]*",', "", text)
+
+    def logs(self):
+        return "\n".join(p.log.read_text(errors="replace") for p in self._programs())
+
+    def signal(self, number):
+        for p in self._programs():
+            p.handle.send_signal(number)
+
+    def kill(self):
+        """kill -9, all of it; there is nothing to close afterwards."""
+        self.signal(signal.SIGKILL)
+        for p in self._programs():
+            p.handle.wait()
+        self.killed = True
+
     def close(self):
         """Stop it; what was wrong with its end, as a sentence, or None."""
+        if self.killed:
+            return None
         if self.apart:
             return "\n".join(self.apart.stop()) or None
         status = self.program.stop()

@@ -152,10 +152,10 @@ def test_a_new_certificate_under_load(secure, files):
     put(files, "two", secure.files)                              # noticed by itself
     until(lambda: subject(secure)[0] == "second certificate")
     (secure.files / "now.key").write_bytes((files / "one.key").read_bytes())       # not its key: nothing changes, and the log says so
-    until(lambda: "is not that of the certificate" in secure.program.log.read_text())
+    until(lambda: "is not that of the certificate" in secure.logs())
     assert subject(secure)[0] == "second certificate"
     put(files, "one", secure.files)
-    os.kill(secure.program.handle.pid, signal.SIGHUP)            # at once
+    secure.signal(signal.SIGHUP)            # at once
     until(lambda: subject(secure)[0] == "first certificate")
     before = load.done
     until(lambda: load.done > before + 5)
