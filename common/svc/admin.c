@@ -204,7 +204,7 @@ static int metrics(struct runtime *rt, struct buf *b)
 		all[i] = rt->svcs[i].metrics;
 		names[i] = rt->svcs[i].def->name;
 	}
-	metrics_print(b, all, rt->n > 1 ? names : NULL, rt->n);
+	metrics_print(b, all, names, rt->n);
 	add_own(rt, b);
 	add_met(b, rt);
 	add_process(b, rt);

@@ -77,8 +77,8 @@ static void dump_metrics(const struct runtime *rt, struct buf *b)
 	};
 	static const char head[] = "\n| metric | kind | labels | what it counts |\n|---|---|---|---|\n";
 
-	buf_printf(b, "# Metrics of %s\n\n`GET /metrics` on the admin port, Prometheus text. Where several services share a process, each series of a service has the\n"
-		   "label `service`. Beside these there are `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`,\n"
+	buf_printf(b, "# Metrics of %s\n\n`GET /metrics` on the admin port, Prometheus text. Each series of a service has the label\n"
+		   "`service`, in a process of its own too. Beside these there are `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`,\n"
 		   "`process_max_fds` and `process_start_time_seconds`.\n", rt->name);
 	for (unsigned i = 0; i < rt->n; i++) {
 		const struct svc_def *d = rt->svcs[i].def;

@@ -372,7 +372,7 @@ static void answers_on_the_admin_port(void **state)
 	assert_int_equal(ask("HEAD", "/livez", body, sizeof(body)), 200);
 	assert_string_equal(body, "");
 	assert_int_equal(get("/metrics", body, sizeof(body)), 200);
-	assert_non_null(strstr(body, "\ncorral_test_starts_total 1\n"));
+	assert_non_null(strstr(body, "\ncorral_test_starts_total{service=\"first\"} 1\n"));
 	assert_non_null(strstr(body, "\ncorral_build_info{version=\"" CORRAL_VERSION "\"} 1\n"));
 	assert_non_null(strstr(body, "\nprocess_resident_memory_bytes "));
 	assert_non_null(strstr(body, "\nprocess_open_fds "));

@@ -22,6 +22,11 @@ ONE_PROCESS_ONLY = {
     "test_probe.py": "is about --probe of corral serve",
     "test_keys.py": "starts corral serve with its own state",
     "test_model.py": "asks the model server itself",
+    "test_golden_clients.py": "is about recorded bytes",
+    "test_health.py": "is about the registry and its engines",
+    "test_tls.py": "is about the gateway's own public port",
+    "test_limits.py": "starts gateways and access apart itself",
+    "test_runs.py": "is about jobs in the gateway, which it kills and starts as one process",
 }
 
 
