@@ -10,6 +10,7 @@
 #include "common/data/log.h"
 #include "common/store/ship.h"
 #include "services/gateway/account.h"
+#include "services/gateway/own_name.h"
 
 enum { BASE_MAX = 4096 };
 
@@ -28,6 +29,7 @@ struct emptied { struct emptied *next; char name[64]; };
 
 struct outbox {
 	struct gateway *gw;
+	char name[40];                /* several gateways may have one ledger, and each has a usage-0 */
 	struct line *lines;
 	struct emptied *emptied;
 };
@@ -47,7 +49,7 @@ static void add(struct outbox *o, struct gateway *g, struct worker *w, struct sp
 	struct ship_opts opts = { .dir = dir, .spool = s, .topic = usage ? "usage.v1" : "decision.v1", .source = source,
 		.type_min = usage ? REC_START : REC_DECISION, .type_max = usage ? REC_CORRECTION : REC_DECISION, .every_ms = usage ? 50 : 200 };
 
-	snprintf(source, sizeof(source), "gateway/%s", name);
+	snprintf(source, sizeof(source), "gateway-%s/%s", o->name, name);
 	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .usage = usage };
 	snprintf(l->name, sizeof(l->name), "%s", name);
 	l->shipper = shipper_new(g->loop, usage ? g->ledger : g->selector, &opts, acked, l);
@@ -159,8 +161,11 @@ struct outbox *outbox_new(struct gateway *g)
 {
 	struct outbox *o = x_calloc(1, sizeof(*o));
 	char name[64];
+	struct why why;
 
 	o->gw = g;
+	if (!own_name(g, "instance", o->name, &why))
+		LOG_ERROR("this gateway has no name of its own; beside others its facts may not be taken", LOG_S("error", why.text));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(name, sizeof(name), "usage-%u", g->spool_base + i);
 		add(o, g, g->workers[i], g->workers[i]->usage, g->workers[i]->usage_dir, name, true);

@@ -1,14 +1,13 @@
 /* runs.c - see runs.h. */
 #include "services/gateway/runs.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
 #include "common/data/log.h"
+#include "services/gateway/own_name.h"
 #include "services/gateway/run_exec.h"
 
 enum { TICK_US = 1000000, STREAM_BYTES = 1 << 20, ALIVE_TICKS = 3 };
@@ -37,28 +36,13 @@ static void tick(struct loop_timer *);
 
 /* --- life --- */
 
-/* The name of this gateway in the database: random, and the same after a restart. A successor beside one that drains has another, as its spools have:
- * each has its own jobs. */
+/* Where several gateways share the database each has its own jobs; so has a successor beside one that drains, as it has spools of its own. */
 static bool read_owner(struct gateway *g, char owner[40], struct why *why)
 {
-	char path[1024];
-	struct uuid id;
-	ssize_t n;
-	int fd;
+	char file[32];
 
-	snprintf(path, sizeof(path), g->spool_base ? "%s/runs.owner-%u" : "%s/runs.owner", svc_state_dir(g->svc), g->spool_base);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	n = fd < 0 ? -1 : read(fd, owner, 36);
-	owner[n > 0 ? n : 0] = '\0';
-	if (n >= 0 && !uuid_parse(str_of(owner), &id)) {
-		uuid_format(uuid_v7(wall_us()), owner);
-		n = pwrite(fd, owner, 36, 0);
-	}
-	if (fd >= 0)
-		close(fd);
-	if (n != 36)
-		err_set(why, ERR_STORE_FAILED, "%s cannot be written", path);
-	return n == 36;
+	snprintf(file, sizeof(file), g->spool_base ? "runs.owner-%u" : "runs.owner", g->spool_base);
+	return own_name(g, file, owner, why);
 }
 
 static struct run_store *open_store(struct gateway *g, struct why *why)
