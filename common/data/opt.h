@@ -74,4 +74,6 @@ void opt_help(struct buf *, const struct opt_set *sets, size_t n);
 void opt_dump(struct buf *, const struct opt_set *sets, size_t n);
 /* The effective values with where each came from, secrets hidden: --check-config prints it. */
 void opt_print(struct buf *, const struct opt_set *sets, size_t n);
+/* The same as JSON: {"options":[{"name","of","value","default","source":{"kind":"default|file|environment|flag", …},"live"}]}. */
+void opt_print_json(struct buf *, const struct opt_set *sets, size_t n);
 #endif

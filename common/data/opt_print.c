@@ -1,6 +1,7 @@
 /* opt_print.c - tables of options as people read them: --help, the reference page, the values in effect. */
 #include <inttypes.h>
 
+#include "common/data/json_write.h"
 #include "common/data/opt_value.h"
 
 enum { HELP_COLUMN = 30, WIDTH = 100 };
@@ -226,12 +227,38 @@ static void add_quoted(struct buf *b, const char *text)
 	buf_char(b, '"');
 }
 
+/* A password in a URL, which no option needs, is a secret all the same. */
+static void masked(struct buf *b, const char *text)
+{
+	const char *at = strstr(text, "://"), *end, *colon, *user;
+
+	user = at ? at + 3 : NULL;
+	end = user ? strpbrk(user, "@/?#,") : NULL;
+	colon = user && end && *end == '@' ? memchr(user, ':', (size_t)(end - user)) : NULL;
+	if (!colon) {
+		buf_addz(b, text);
+		return;
+	}
+	buf_add(b, text, (size_t)(colon + 1 - text));
+	buf_addz(b, "***");
+	buf_addz(b, end);
+}
+
+static void add_masked(struct buf *b, const char *text)
+{
+	struct buf shown = { 0 };
+
+	masked(&shown, text);
+	add_quoted(b, buf_z(&shown));
+	buf_free(&shown);
+}
+
 static void add_list(struct buf *b, const struct opt_list *l)
 {
 	buf_char(b, '[');
 	for (size_t i = 0; i < l->n; i++) {
 		buf_addz(b, i ? ", " : "");
-		add_quoted(b, l->items[i]);
+		add_masked(b, l->items[i]);
 	}
 	buf_char(b, ']');
 }
@@ -247,7 +274,7 @@ static void add_value(struct buf *b, const struct opt *o, void *at)
 	case OPT_T_LIST: add_list(b, at); return;
 	case OPT_T_SECRET: buf_addz(b, (*(const char **)at)[0] ? "\"***\"" : "\"\""); return;
 	case OPT_T_ENUM: buf_addz(b, *(const char **)at); return;
-	case OPT_T_STRING: add_quoted(b, *(const char **)at); return;
+	case OPT_T_STRING: add_masked(b, *(const char **)at); return;
 	}
 }
 
@@ -268,4 +295,80 @@ void opt_print(struct buf *b, const struct opt_set *sets, size_t n)
 			buf_printf(b, "%*s  # %s\n", b->n - start < 48 ? (int)(48 - (b->n - start)) : 0, "", sets[i].sources[o - sets[i].table]);
 		}
 	}
+}
+
+/* --- the same for machines --- */
+
+static void json_value(struct json_out *jo, const struct opt *o, void *at)
+{
+	struct buf b = { 0 };
+
+	switch (o->type) {
+	case OPT_T_BOOL: jw_bool(jo, *(bool *)at); break;
+	case OPT_T_INT: jw_i64(jo, *(int64_t *)at); break;
+	case OPT_T_NUMBER: jw_double(jo, *(double *)at); break;
+	case OPT_T_SECRET: jw_strz(jo, (*(const char **)at)[0] ? "***" : ""); break;
+	case OPT_T_ENUM:
+	case OPT_T_STRING: masked(&b, *(const char **)at), jw_str(jo, buf_as_str(&b)); break;
+	case OPT_T_DURATION:
+	case OPT_T_BYTES: opt_number_print(&b, o->type, *(int64_t *)at), jw_str(jo, buf_as_str(&b)); break;
+	case OPT_T_LIST:
+		jw_arr(jo);
+		for (size_t i = 0; i < ((struct opt_list *)at)->n; i++) {
+			buf_clear(&b);
+			masked(&b, ((struct opt_list *)at)->items[i]);
+			jw_str(jo, buf_as_str(&b));
+		}
+		jw_end(jo);
+		break;
+	}
+	buf_free(&b);
+}
+
+static void json_source(struct json_out *jo, const char *source)
+{
+	const char *colon = strrchr(source, ':');
+	uint64_t line;
+
+	jw_obj(jo);
+	if (strcmp(source, "default") == 0) {
+		jw_kv_strz(jo, "kind", "default");
+	} else if (strncmp(source, "environment ", 12) == 0) {
+		jw_kv_strz(jo, "kind", "environment");
+		jw_kv_strz(jo, "name", source + 12);
+	} else if (colon && source[0] != '-' && str_u64(str_of(colon + 1), &line)) {
+		jw_kv_strz(jo, "kind", "file");
+		jw_kv_str(jo, "file", str_n(source, (size_t)(colon - source)));
+		jw_kv_u64(jo, "line", line);
+	} else {
+		jw_kv_strz(jo, "kind", "flag");
+		jw_kv_strz(jo, "name", source);
+	}
+	jw_end(jo);
+}
+
+void opt_print_json(struct buf *b, const struct opt_set *sets, size_t n)
+{
+	struct json_out jo;
+
+	json_begin(&jo, b);
+	jw_obj(&jo);
+	jw_key(&jo, "options");
+	jw_arr(&jo);
+	for (size_t i = 0; i < n; i++)
+		for (const struct opt *o = sets[i].table; o && o->name; o++) {
+			if (shown_before(sets, i, o))
+				continue;
+			jw_obj(&jo);
+			jw_kv_strz(&jo, "name", o->name);
+			jw_kv_strz(&jo, "of", sets[i].owner);
+			jw_key(&jo, "value");
+			json_value(&jo, o, opt_at(sets[i].config, o));
+			jw_kv_strz(&jo, "default", dflt_of(o));
+			jw_key(&jo, "source");
+			json_source(&jo, sets[i].sources[o - sets[i].table]);
+			jw_kv_bool(&jo, "live", o->live);
+			jw_end(&jo);
+		}
+	json_done(&jo);
 }

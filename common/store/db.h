@@ -35,6 +35,16 @@ struct db_value { enum db_type type; int64_t i; double d; struct str s; };
  * ret_changed (may be NULL) = rows inserted, updated or deleted. Views in a row are valid during the call. */
 bool db_run(struct db *, unsigned index, const struct db_value *params, unsigned n,
 	    bool (*on_row)(void *arg, const struct db_row *), void *arg, int64_t *ret_changed, struct why *);
+/* For backups: holds a database at one moment while others write to it, for a copy to a new file later. No program needs to have it open.
+ * 'path' is that of a sqlite: URL. */
+struct db_pin;
+struct db_pin *db_pin(const char *path, struct why *);
+bool db_pin_copy(struct db_pin *, const char *to, struct why *);
+void db_unpin(struct db_pin *);               /* NULL is fine */
+/* Whether a file is a sound database, and its schema version (0 = it has none). Opens it for reading only; nobody else may have it. */
+bool db_verify(const char *path, int64_t *ret_schema, struct why *);
+bool db_is_file(const char *path);            /* it begins as SQLite's files do */
+
 /* Text made by the program (never from a request) with bound parameters: for reports whose grouping varies. */
 bool db_query(struct db *, const char *sql, const struct db_value *params, unsigned n,
 	      bool (*on_row)(void *arg, const struct db_row *), void *arg, struct why *);

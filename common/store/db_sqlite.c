@@ -2,6 +2,7 @@
  *
  * URL: sqlite:PATH[?sync=full]. WAL; a commit survives kill -9, and with sync=full power loss too. */
 #include <sqlite3.h>
+#include <stdio.h>
 
 #include "common/base/arena.h"
 #include "common/store/db_driver.h"
@@ -257,6 +258,113 @@ static struct db_value sqlite_col(const struct db_row *row, unsigned column)
 
 static unsigned sqlite_cols(const struct db_row *row) { return (unsigned)sqlite3_column_count(row->impl); }
 static const char *sqlite_col_name(const struct db_row *row, unsigned column) { return sqlite3_column_name(row->impl, (int)column); }
+
+/* --- whole files --- */
+
+static bool open_plain(struct db_sqlite *d, const char *path, int flags, struct why *why)
+{
+	int rc;
+
+	*d = (struct db_sqlite){ .path = (char *)(uintptr_t)path };
+	rc = sqlite3_open_v2(path, &d->handle, flags | SQLITE_OPEN_NOMUTEX, NULL);
+	if (rc == SQLITE_OK)
+		sqlite3_busy_timeout(d->handle, BUSY_MS);
+	return rc == SQLITE_OK || failed(d, rc, "open it", why);
+}
+
+static bool copy_all(struct db_sqlite *from, struct db_sqlite *to, struct why *why)
+{
+	sqlite3_backup *b = sqlite3_backup_init(to->handle, "main", from->handle, "main");
+	int rc;
+
+	if (!b)
+		return failed(to, sqlite3_errcode(to->handle), "begin a copy", why);
+	while ((rc = sqlite3_backup_step(b, -1)) == SQLITE_BUSY || rc == SQLITE_LOCKED)
+		sqlite3_sleep(20);
+	sqlite3_backup_finish(b);
+	if (rc != SQLITE_DONE)
+		return failed(from, rc, "copy it", why);
+	/* One file, without a log beside it. */
+	return exec(&to->base, "PRAGMA journal_mode=DELETE", why);
+}
+
+struct db_pin { struct db_sqlite db; char path[]; };
+
+struct db_pin *db_pin(const char *path, struct why *why)
+{
+	struct db_pin *p = x_calloc(1, sizeof(*p) + strlen(path) + 1);
+
+	memcpy(p->path, path, strlen(path) + 1);
+	/* a transaction begins with its first read */
+	if (open_plain(&p->db, p->path, SQLITE_OPEN_READWRITE, why) && exec(&p->db.base, "BEGIN; SELECT count(*) FROM sqlite_master", why))
+		return p;
+	db_unpin(p);
+	return NULL;
+}
+
+bool db_pin_copy(struct db_pin *p, const char *to, struct why *why)
+{
+	struct db_sqlite copy;
+	bool ok = open_plain(&copy, to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, why) && copy_all(&p->db, &copy, why);
+
+	sqlite3_close(copy.handle);
+	return ok;
+}
+
+void db_unpin(struct db_pin *p)
+{
+	if (!p)
+		return;
+	sqlite3_close(p->db.handle);
+	free(p);
+}
+
+static int first_text(void *arg, int n, char **values, char **names)
+{
+	char *to = arg;
+
+	(void)names;
+	if (!to[0] && n > 0 && values[0])
+		(void)str_copy(to, 64, str_of(values[0]));
+	return 0;
+}
+
+static bool ask(struct db_sqlite *d, const char *sql, char ret[64], struct why *why)
+{
+	int rc;
+
+	ret[0] = '\0';
+	rc = sqlite3_exec(d->handle, sql, first_text, ret, NULL);
+	return rc == SQLITE_OK || failed(d, rc, "read it", why);
+}
+
+bool db_verify(const char *path, int64_t *ret_schema, struct why *why)
+{
+	struct db_sqlite d;
+	char said[64], version[64] = "0", has[64];
+	bool ok = open_plain(&d, path, SQLITE_OPEN_READONLY, why) && ask(&d, "PRAGMA integrity_check(1)", said, why);
+
+	if (ok && strcmp(said, "ok") != 0)
+		ok = err_set(why, ERR_STORE_FAILED, "database %s is damaged: %s", path, said) == ERR_OK;
+	ok = ok && ask(&d, "SELECT count(*) FROM sqlite_master WHERE name = 'schema_version'", has, why);
+	if (ok && has[0] == '1')
+		ok = ask(&d, "SELECT max(number) FROM schema_version", version, why);
+	sqlite3_close(d.handle);
+	if (ok && !str_i64(str_of(version), ret_schema))
+		*ret_schema = 0;
+	return ok;
+}
+
+bool db_is_file(const char *path)
+{
+	char magic[16] = { 0 };
+	FILE *f = fopen(path, "re");
+	size_t n = f ? fread(magic, 1, sizeof(magic), f) : 0;
+
+	if (f)
+		fclose(f);
+	return n == sizeof(magic) && memcmp(magic, "SQLite format 3", 16) == 0;
+}
 
 const struct db_driver db_sqlite = {
 	.scheme = "sqlite:",

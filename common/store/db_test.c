@@ -240,9 +240,57 @@ static void a_kill_loses_no_commit(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, dir_make, dir_remove)
 
+static bool pinned_count(void *arg, const struct db_row *row)
+{
+	*(int64_t *)arg = db_int(row, 0);
+	return true;
+}
+
+static void a_pinned_moment_is_copied_later(void **state)
+{
+	static const char *const pin_sql[] = { "INSERT INTO t (x) VALUES (?1)", "SELECT count(*) FROM t" };
+	static const struct db_migration m[] = { { 1, "CREATE TABLE t (x INTEGER)" }, { 0 } };
+	char file[80], copy[90], url[100];
+	struct db_pin *pin;
+	struct why why = { 0 };
+	int64_t n = 0, schema = 0;
+	struct db *db;
+
+	snprintf(file, sizeof(file), "/tmp/db_test.pin.%d", getpid());
+	snprintf(copy, sizeof(copy), "%s.copy", file);
+	snprintf(url, sizeof(url), "sqlite:%s", file);
+	db = db_open(url, pin_sql, 2, m, &why);
+	assert_non_null(db);
+	assert_true(db_run(db, 0, (struct db_value[]){ DB_I(1) }, 1, NULL, NULL, NULL, &why));
+	pin = db_pin(file, &why);
+	assert_non_null(pin);
+	assert_true(db_run(db, 0, (struct db_value[]){ DB_I(2) }, 1, NULL, NULL, NULL, &why));
+	assert_true(db_is_file(file) && db_pin_copy(pin, copy, &why));
+	db_unpin(pin);
+	db_close(db);
+	assert_true(db_verify(copy, &schema, &why));
+	assert_int_equal(schema, 1);
+	snprintf(url, sizeof(url), "sqlite:%s", copy);
+	db = db_open(url, pin_sql, 2, m, &why);
+	assert_true(db_run(db, 1, NULL, 0, pinned_count, &n, NULL, &why));
+	assert_int_equal(n, 1);
+	db_close(db);
+	assert_int_equal(truncate(copy, 5000), 0);
+	assert_false(db_verify(copy, &schema, &why));
+	assert_null(db_pin("/nowhere/at/all", &why));
+	for (size_t i = 0; i < 2; i++)
+		for (size_t k = 0; k < 3; k++) {
+			static const char *const tails[] = { "", "-wal", "-shm" };
+
+			snprintf(url, sizeof(url), "%s%s", i ? copy : file, tails[k]);
+			unlink(url);
+		}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_pinned_moment_is_copied_later),
 		T(keeps_values), T(commits_or_not), T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
 		T(says_what_is_wrong), T(a_full_disk_loses_no_commit), T(a_kill_loses_no_commit),
 	};

@@ -238,3 +238,21 @@ enum err svc_look(const struct svc_def *const *defs, unsigned n, const char *ser
 	svc_release(&rt);
 	return e;
 }
+
+enum err svc_settings(const struct svc_def *const *defs, unsigned n, int argc, char **argv, bool check,
+		      enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg, struct why *why)
+{
+	struct runtime rt;
+	struct svc_settings s = { 0 };
+	enum err e;
+
+	svc_prepare(&rt, "corral", "", defs, n);
+	e = check ? settings_load(&rt, argc, argv, why) : settings_fill(&rt, argc, argv, why);
+	if (e == ERR_OK) {
+		s = (struct svc_settings){ .sets = rt.sets, .n = rt.n + 1, .state_dir = rt.state_dir, .file = rt.config.config };
+		opt_unknown_env(rt.sets, rt.n + 1, rt.mem, &s.unknown);
+		e = look(arg, &s, why);
+	}
+	svc_release(&rt);
+	return e;
+}

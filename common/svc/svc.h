@@ -23,8 +23,16 @@
 #include "common/io/rpc.h"
 
 struct svc;
+struct db_migration;
 
 struct svc_route { const char *method, *path, *action, *summary; };   /* action: what authorisation checks ("inference", "models.read") */
+
+/* A database of a service: for backups, and for whoever has to know where its state is. */
+struct svc_db {
+	const char *option;           /* whose value is its URL; "" there = 'file' in the service's state directory */
+	const char *file;
+	const struct db_migration *schema;
+};
 
 struct svc_def {
 	const char *name;             /* "model-registry" */
@@ -34,6 +42,7 @@ struct svc_def {
 	const struct metric_def *metrics;
 	unsigned n_metrics;
 	const struct svc_route *routes;       /* public routes, for --dump=routes; ended by { 0 }; may be NULL */
+	const struct svc_db *databases;       /* ended by { 0 }; may be NULL */
 	uint16_t public_port, admin_port, rpc_port;   /* defaults of api-contract; 0 = none */
 	/* Checks the filled configuration beyond types and ranges. May be NULL. */
 	enum err (*check)(const void *config, struct why *);
@@ -62,6 +71,18 @@ int svc_main_all(const char *name, const char *summary, const struct svc_def *co
  * valid during the call. Returns what look returned, or why it was not called. */
 enum err svc_look(const struct svc_def *const *defs, unsigned n, const char *service, int argc, char **argv,
 		  enum err (*look)(void *arg, const void *config, const char *dir, struct why *), void *arg, struct why *);
+
+/* What they would run with from this command line, file and environment, without running: for commands about the configuration itself. With
+ * 'check' every service's check() has its say as well. 'look' is called once, or the answer is why not. */
+struct svc_settings {
+	const struct opt_set *sets;   /* the services' in order, then every program's: n */
+	size_t n;
+	const char *state_dir;        /* may not exist */
+	const char *file;             /* "" = none */
+	struct opt_list unknown;      /* sentences about names in the environment that nothing reads */
+};
+enum err svc_settings(const struct svc_def *const *defs, unsigned n, int argc, char **argv, bool check,
+		      enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg, struct why *why);
 
 /* --- what a service uses of its runtime --- */
 struct loop *svc_loop(struct svc *);

@@ -7,6 +7,7 @@
 #include "services/access/keys.h"
 #include "services/access/news.h"
 #include "services/access/share.h"
+#include "services/access/sql.h"
 #include "services/access/tenants.h"
 
 enum { TICK_US = 1000000, WALK_ROWS = 2000, WALK_PAUSE_US = 2000 };
@@ -499,6 +500,7 @@ const struct svc_def access_service = {
 	.name = "access",
 	.summary = "Keeps tenants, keys and their limits, and the audit log; tells gateways who may do what.",
 	.options = options,
+	.databases = (const struct svc_db[]){ { "access_db", "access.db", access_migrations }, { 0 } },
 	.config_size = sizeof(struct access_config),
 	.metrics = metrics,
 	.n_metrics = M_COUNT,

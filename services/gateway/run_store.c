@@ -46,7 +46,7 @@ static const char *const sql[STATEMENTS] = {
 	[S_CANCELLED] = "SELECT id FROM runs WHERE state = 4 AND owner = ?1 AND ended_us >= ?2",
 };
 
-static const struct db_migration migrations[] = {
+const struct db_migration run_migrations[] = {
 	{ 1, "CREATE TABLE runs (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, key_id TEXT NOT NULL, role BIGINT NOT NULL,"
 	     " path TEXT NOT NULL, state BIGINT NOT NULL, owner TEXT NOT NULL DEFAULT '', created_us BIGINT NOT NULL, not_before_us BIGINT NOT NULL DEFAULT 0,"
 	     " started_us BIGINT NOT NULL DEFAULT 0, ended_us BIGINT NOT NULL DEFAULT 0, expires_us BIGINT NOT NULL, execution_ms BIGINT NOT NULL,"
@@ -94,7 +94,7 @@ struct run_store *run_store_open(const char *url, const char *owner, int64_t now
 	struct run_store *s = x_calloc(1, sizeof(*s));
 
 	(void)str_copy(s->owner, sizeof(s->owner), str_of(owner));
-	s->db = db_open(url, sql, STATEMENTS, migrations, why);
+	s->db = db_open(url, sql, STATEMENTS, run_migrations, why);
 	if (s->db && seen(s, now_us, why) && take_back(s, s->owner, now_us, why))
 		return s;
 	run_store_close(s);

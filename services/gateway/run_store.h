@@ -13,6 +13,7 @@
 #include "common/base/arena.h"
 #include "common/base/err.h"
 #include "common/base/str.h"
+#include "common/store/db.h"
 
 enum run_state { RUN_IN_QUEUE, RUN_IN_PROGRESS, RUN_COMPLETED, RUN_FAILED, RUN_CANCELLED, RUN_TIMED_OUT };
 const char *run_state_name(enum run_state);   /* "IN_QUEUE" */
@@ -36,6 +37,7 @@ struct run {
 };
 
 struct run_store;
+extern const struct db_migration run_migrations[];
 
 /* 'owner' names this gateway over restarts. What an earlier run of it left in progress is taken back at once. */
 struct run_store *run_store_open(const char *url, const char *owner, int64_t now_us, struct why *);

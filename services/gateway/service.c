@@ -13,6 +13,7 @@
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
+#include "services/gateway/run_store.h"
 #include "services/gateway/limit_share.h"
 #include "services/gateway/runs.h"
 #include "services/gateway/sticky.h"
@@ -414,6 +415,7 @@ const struct svc_def gateway_service = {
 	.name = "gateway",
 	.summary = "The HTTP front door: OpenAI, Ollama and native clients in; decides, queues, streams and accounts.",
 	.options = options,
+	.databases = (const struct svc_db[]){ { "runs_db", "runs.db", run_migrations }, { 0 } },
 	.config_size = sizeof(struct gateway_config),
 	.metrics = gateway_metrics,
 	.n_metrics = M_COUNT,

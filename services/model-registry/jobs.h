@@ -10,6 +10,7 @@
 #define REGISTRY_JOBS_H
 #include "common/base/list.h"
 #include "common/io/ndjson.h"
+#include "common/store/db.h"
 #include "jobs.pb-c.h"
 #include "services/model-registry/registry.h"
 
@@ -21,6 +22,8 @@ struct job_layer { char digest[72]; uint64_t total, completed; };
 
 struct jobs;
 struct job;
+
+extern const struct db_migration jobs_migrations[];
 
 struct job_work {
 	const char *name;             /* "pull" */

@@ -22,7 +22,7 @@ static const char *const sql[STATEMENTS] = {
 	[S_LOAD_GET] = "SELECT took_us FROM loads WHERE model = ?1 AND backend = ?2",
 };
 
-static const struct db_migration migrations[] = {
+const struct db_migration jobs_migrations[] = {
 	{ 1, "CREATE TABLE jobs (id TEXT PRIMARY KEY, kind TEXT NOT NULL, state BIGINT NOT NULL, model TEXT NOT NULL, backend TEXT NOT NULL,"
 	     " phase TEXT NOT NULL, bytes_done BIGINT NOT NULL, bytes_total BIGINT NOT NULL, created_us BIGINT NOT NULL, started_us BIGINT NOT NULL,"
 	     " ended_us BIGINT NOT NULL, removes_at_us BIGINT NOT NULL, error_code TEXT NOT NULL, error TEXT NOT NULL, asked BIGINT NOT NULL,"
@@ -85,7 +85,7 @@ static bool read_mark(void *arg, const struct db_row *row)
 
 bool store_open(struct jobs *jobs, const char *url, struct why *why)
 {
-	jobs->db = db_open(url, sql, STATEMENTS, migrations, why);
+	jobs->db = db_open(url, sql, STATEMENTS, jobs_migrations, why);
 	return jobs->db && db_run(jobs->db, S_ALL, NULL, 0, read_job, jobs, NULL, why) &&
 	       db_run(jobs->db, S_MARKS, NULL, 0, read_mark, jobs, NULL, why);
 }

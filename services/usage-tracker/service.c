@@ -5,6 +5,7 @@
 #include "common/data/log.h"
 #include "facts.pb-c.h"
 #include "services/usage-tracker/ledger.h"
+#include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/query.h"
 #include "services/usage-tracker/speeds.h"
 
@@ -245,6 +246,7 @@ const struct svc_def usage_tracker_service = {
 	.name = "usage-tracker",
 	.summary = "Keeps the ledger: every attempt's usage exactly once, and the sums people and the selector ask for.",
 	.options = options,
+	.databases = (const struct svc_db[]){ { "db", "ledger.db", ledger_migrations }, { 0 } },
 	.config_size = sizeof(struct usage_config),
 	.metrics = metrics,
 	.n_metrics = M_COUNT,

@@ -348,7 +348,7 @@ def test_serve_keeps_its_own_words():
 def test_every_command_has_help():
     overview = run("help")
     names = re.findall(r"^  ([a-z]+) ", overview.stdout[:overview.stdout.index("Options of")], re.M)
-    assert {"serve", "status", "models", "jobs", "chat", "usage", "explain", "doctor", "hardware", "keys", "tenants", "audit", "help", "version"} <= set(names)
+    assert {"serve", "status", "models", "jobs", "chat", "usage", "explain", "doctor", "hardware", "keys", "tenants", "audit", "config", "help", "version"} <= set(names)
     for name in names:
         done = run(name, "--help")
         assert done.returncode == 0 and done.stdout and done.stderr == ""
