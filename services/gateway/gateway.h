@@ -31,6 +31,7 @@ struct certificate;
 struct door;
 struct limit_share;
 struct runs;
+struct trail;
 struct worker;
 struct world;
 struct req;
@@ -62,7 +63,7 @@ struct gateway_config {
 enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_CUT, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
-	M_HELD, M_TLS_ENDS, M_LIMITED, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS,
+	M_HELD, M_TLS_ENDS, M_LIMITED, M_AUDIT_LOST, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS,
 	M_RUNS, M_RUNS_HELD, M_RUNS_BYTES, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
@@ -89,6 +90,7 @@ struct gateway {
 	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
+	struct trail *trail;          /* audit entries on their way */
 	struct limit_share *limit_share;        /* which part of the limits is ours */
 	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */
 	char addresses[DOORS][300];   /* as bound, "" = not there */

@@ -13,6 +13,7 @@
 #include "services/gateway/passage.h"
 #include "services/gateway/limits.h"
 #include "services/gateway/routes.h"
+#include "services/gateway/trail.h"
 #include "services/gateway/upload.h"
 #include "services/gateway/run_exec.h"
 
@@ -359,6 +360,8 @@ static void req_end(struct req *r)
 		http_fetch_cancel(r->fetch);
 	r->fetch = NULL;
 	if (r->slot) {                    /* it ends between queue and dispatch */
+		if (r->slot_charged_us)
+			queue_settle(r->slot->queue, r->tenant, -r->slot_charged_us);
 		breaker_neutral(&r->slot->breaker, r->probe);
 		slot_free(r->slot, 0);
 	}
@@ -375,6 +378,7 @@ static void req_end(struct req *r)
 		account_final(r, r->err.code == ERR_CLIENT_GONE ? "cancelled" : "not_sent", r->err.code);
 	}
 	count(r);
+	trail_end(r);
 	access_log(r);
 	if (r->run)
 		run_request_ended(r);
@@ -524,6 +528,7 @@ void req_start(struct worker *w, struct http_xchg *x)
 	}
 	r->route = a->route;
 	r->param = a->param;
+	trail_begin(r, a);
 	if (!turned_away(r, a)) {
 		r->at = r->route->stages;
 		walk(r);

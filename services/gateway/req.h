@@ -78,6 +78,7 @@ struct req {
 	struct keyring *ring;         /* set by the driver, as all of these; one reference, for 'who' points into it */
 	struct subject who;
 	struct str tenant, key_id;    /* who's: "default" and "" without a key */
+	struct trail_note *trail;     /* for the audit log; NULL = it is no administration */
 	struct limit_hold limits;     /* of the key and of the tenant; set by the stage 'limits' */
 	struct list limit_node;       /* among the worker's that wait for a part of a limit */
 	int64_t limit_until_us;       /* until when it waits; 0 = it does not */

@@ -17,6 +17,7 @@
 #include "services/gateway/limit_share.h"
 #include "services/gateway/runs.h"
 #include "services/gateway/sticky.h"
+#include "services/gateway/trail.h"
 #include "services/gateway/worker.h"
 
 #define C struct gateway_config
@@ -93,6 +94,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_KEYS] = { METRIC_GAUGE, "keys", "API keys that are known.", "" },
 	[M_KEYS_AGE] = { METRIC_GAUGE, "keys_age_seconds", "Since the access service was last heard; -1 = not since the start. The last keys stay in force.", "" },
 	[M_CLIENT_GONE] = { METRIC_COUNTER, "client_gone_total", "Clients that left before their answer was complete.", "" },
+	[M_AUDIT_LOST] = { METRIC_COUNTER, "audit_lost_total", "Audit entries that are not in the log: too many waited (full), too many refusals in a minute (flood), not accepted (refused).", "reason" },
 	[M_LIMITED] = { METRIC_COUNTER, "limited_total", "Requests refused for a limit, by what was limited (requests, tokens, concurrency) and whose it was (key, tenant).", "limit,of" },
 	[M_LIMIT_WAITS] = { METRIC_COUNTER, "limit_waits_total", "Requests that waited until this gateway had more of a limit that several gateways share.", "" },
 	[M_LIMIT_GATEWAYS] = { METRIC_GAUGE, "limit_gateways", "Gateways that share the limits, as the access service said last.", "" },
@@ -271,6 +273,7 @@ static void stop(struct svc *s)
 	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
+	trail_free(g->trail);
 	door_free(g->door);
 	certificate_free(g->certificate);
 	replica_table_free(g->replicas);
@@ -311,6 +314,7 @@ static bool start(struct svc *s, struct why *why)
 	if (ok) {
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);
+		g->trail = trail_new(g);
 		g->outbox = outbox_new(g);
 		g->lease = lease_new(g);
 		subscribe(g);
@@ -369,7 +373,8 @@ static void ship_rest(struct loop_timer *t)
 	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, sweep));
 
 	outbox_kick(g->outbox);
-	if (outbox_empty(g->outbox) || --g->drain_ticks <= 0)
+	trail_kick(g->trail);
+	if ((outbox_empty(g->outbox) && trail_empty(g->trail)) || --g->drain_ticks <= 0)
 		svc_drained(g->svc);
 	else
 		loop_timer_set(g->loop, t, 20000, ship_rest);

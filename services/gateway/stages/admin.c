@@ -3,6 +3,7 @@
 #include "services/gateway/jobs_json.h"
 #include "services/gateway/passage.h"
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/trail.h"
 #include "services/gateway/upload.h"
 
 struct admin {
@@ -136,6 +137,7 @@ static enum step pull(struct req *r)
 	q = admin_of(a);
 	q->action.action = (char *)(uintptr_t)"pull";     /* over plain HTTP only from where the registry's option says so */
 	q->action.model = z(a, name);
+	trail_act(r, "pull", name);
 	q->stream = stream;
 	a->then = watch;
 	return ask_send(a);
@@ -162,6 +164,7 @@ static enum step delete(struct req *r)
 	q = admin_of(a);
 	q->action.action = (char *)(uintptr_t)"delete";
 	q->action.model = z(a, name);
+	trail_act(r, "delete", name);
 	a->then = deleted;
 	return ask_send(a);
 }
@@ -204,6 +207,7 @@ static struct ask *passing(struct req *r, const char *action, const char *method
 	struct ask *a = ask_new(r, check_call);
 	struct admin *q = admin_of(a);
 
+	trail_act(r, action, model.n ? model : r->param);
 	q->check.action = z(a, str_of(action));
 	q->check.model = z(a, model);
 	q->check.source = z(a, source);

@@ -2,6 +2,7 @@
  * POST /models/NAME/VERB, /jobs. Ollama's own routes for the same are in admin.c. */
 #include "services/gateway/jobs_json.h"
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/trail.h"
 
 /* What the registry says of a job or a name is for the client; what it says of itself is not. */
 void jobs_ask_failed(struct ask *a)
@@ -70,6 +71,7 @@ static enum step act(struct req *r, const char *action, struct str model, struct
 	struct ask *a = ask_new(r, act_call);
 	struct job_ask *q = job_ask(a);
 
+	trail_act(r, action, model);
 	q->action.action = (char *)(uintptr_t)action;
 	q->action.model = z(a, model);
 	q->action.backend = z(a, backend);
@@ -207,6 +209,7 @@ static enum step job_cancel(struct req *r)
 {
 	struct ask *a = ask_new(r, cancel_call);
 
+	trail_act(r, "cancel", r->param);
 	job_ask(a)->ref.id = z(a, r->param);
 	return ask_send(a);
 }
