@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: proof-apart bench-scale proof-helm proof-timing proof-kill proof-leave proof-slots proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -68,6 +68,7 @@ help:
 #: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
 #: make proof-upgrade  the program is replaced under load with 100 open streams: no request fails, the books are right
+#: make proof-revoke  100,000 keys, two gateways: how long a revoked key is good anywhere
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
 #: make proof-helm  the chart on a real Kubernetes API server, by helm 3 and 4 (needs Go 1.26; builds for 25 minutes the first time)
 #: make proof-leave  how soon a backend is free of a client that left, 200 times at four moments
@@ -202,6 +203,8 @@ proof-apart: all
 
 proof-upgrade: all
 	@BUILD=$(BUILD) tests/proofs/upgrade.py $(if $(SEED),--seed $(SEED))
+proof-revoke: all
+	@CORRAL_BIN=$(CURDIR)/$(BUILD)/bin/corral $$(scripts/venv)/bin/python tests/proofs/revoke.py
 
 proof-slots: all
 	@BUILD=$(BUILD) tests/proofs/slots.py $(if $(SEED),--seed $(SEED))

@@ -78,6 +78,7 @@ void json_access_key(struct json_out *jo, const Corral__Key *k)
 	time_member(jo, "created_at", k->created_at_us);
 	jw_kv_strz(jo, "created_by", k->created_by);
 	time_member(jo, "expires_at", k->expires_at_us);
+	time_member(jo, "last_used_at", k->last_used_us);
 	json_list_member(jo, "models", k->models, k->n_models);
 	json_list_member(jo, "actions", k->actions, k->n_actions);
 	json_list_member(jo, "networks", k->networks, k->n_networks);

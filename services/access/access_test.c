@@ -418,6 +418,37 @@ static void the_overlap_lengthens_no_life(void **state)
 	assert_false(live(f, old->id));
 }
 
+static int64_t last_used(struct fixture *f)
+{
+	Corral__ListKeysRequest q = CORRAL__LIST_KEYS_REQUEST__INIT;
+	Corral__ListKeysReply reply;
+	struct act a = OWNER;
+
+	assert_int_equal(keys_list(&a, &q, &reply, &f->why), ERR_OK);
+	assert_int_equal(reply.n_keys, 1);
+	return reply.keys[0]->last_used_us;
+}
+
+static void when_a_key_was_used_is_in_the_list(void **state)
+{
+	struct fixture *f = *state;
+	Corral__KeyUse now = CORRAL__KEY_USE__INIT, odd = CORRAL__KEY_USE__INIT, *list[] = { &now, &odd };
+	Corral__KeyUses q = CORRAL__KEY_USES__INIT;
+
+	now.id = make(f, wish(CORRAL__ROLE__ROLE_USER, ""))->id;
+	assert_int_equal(last_used(f), 0);
+	now.at_us = odd.at_us = f->now_us;
+	odd.id = (char *)"no id of a key";
+	q.uses = list;
+	q.n_uses = 2;
+	assert_int_equal(keys_used(f->s, &q, f->now_us, &f->why), ERR_OK);
+	now.at_us = f->now_us - SECOND;                        /* another gateway, that tells late */
+	assert_int_equal(keys_used(f->s, &q, f->now_us, &f->why), ERR_OK);
+	now.at_us = f->now_us + 3600 * SECOND;                 /* one whose clock is wrong */
+	assert_int_equal(keys_used(f->s, &q, f->now_us, &f->why), ERR_OK);
+	assert_int_equal(last_used(f), f->now_us);
+}
+
 static void keys_are_listed_in_pages(void **state)
 {
 	struct fixture *f = *state;
@@ -1071,7 +1102,7 @@ int main(void)
 		T(a_revoked_key_stays_revoked),
 		T(a_rotated_key_lives_on_for_the_overlap),
 		T(the_overlap_lengthens_no_life),
-		T(keys_are_listed_in_pages),
+		T(keys_are_listed_in_pages), T(when_a_key_was_used_is_in_the_list),
 		T(a_key_is_no_stronger_than_its_maker),
 		T(a_narrow_maker_makes_narrow_keys),
 		T(nobody_rotates_into_more),

@@ -382,6 +382,7 @@ static bool list_row(void *arg, const struct db_row *row)
 		return true;
 	}
 	k->hash = (ProtobufCBinaryData){ 0 };
+	k->last_used_us = db_int(row, 1);
 	l->reply->keys[l->reply->n_keys++] = k;
 	return true;
 }
@@ -486,4 +487,22 @@ bool key_bootstrap(struct access_store *s, const char *path, int64_t now_us, con
 	}
 	arena_free(a.mem);
 	return e == ERR_OK;
+}
+
+/* --- use --- */
+
+enum err keys_used(struct access_store *s, const Corral__KeyUses *q, int64_t now_us, struct why *why)
+{
+	bool ok = db_begin(access_db(s), why);
+
+	for (size_t i = 0; ok && i < q->n_uses; i++) {
+		const Corral__KeyUse *use = q->uses[i];
+
+		if (strlen(use->id) == APIKEY_ID && use->at_us <= now_us + 60 * INT64_C(1000000))
+			ok = access_run(s, A_KEY_USED, (struct db_value[]){ DB_Z(use->id), DB_I(use->at_us) }, 2, NULL, NULL, why);
+	}
+	if (ok && db_commit(access_db(s), why))
+		return ERR_OK;
+	db_rollback(access_db(s));
+	return why->code;
 }

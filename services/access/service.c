@@ -262,6 +262,17 @@ static void on_audit(Corral__Access_Service *rpc, const Corral__AuditQuery *q, C
 	arena_reset(a->mem);
 }
 
+static void on_used(Corral__Access_Service *rpc, const Corral__KeyUses *q, Corral__Done_Closure closure, void *data)
+{
+	struct access *a = of(rpc);
+	Corral__Done reply = CORRAL__DONE__INIT;
+	struct why why;
+
+	reply.changed = q->n_uses > 0;
+	if (was_read(a, keys_used(a->store, q, wall_us(), &why), &why, data))
+		closure(&reply, data);
+}
+
 /* --- walks along the audit log --- */
 
 static void walk_done(struct access *a, struct walk *w, bool ok, const struct why *why)
@@ -454,6 +465,7 @@ static void serve(struct access *a)
 	a->rpc.append = on_append;
 	a->rpc.audit = on_audit;
 	a->rpc.verify_audit = on_verify;
+	a->rpc.used = on_used;
 	a->rpc.share = on_share;
 	rpc_server_add(svc_rpc_server(a->svc), &a->rpc.base);
 }

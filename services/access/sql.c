@@ -10,7 +10,7 @@ const char *const access_sql[A_STATEMENTS] = {
 		      "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9)",
 	[A_KEY_SET] = "UPDATE keys SET expires_us = ?2, ended_us = ?3, body = ?4 WHERE id = ?1",
 	[A_KEY_GET] = "SELECT body, ended_us FROM keys WHERE id = ?1",
-	[A_KEY_LIST] = "SELECT body FROM keys WHERE (?2 = '' OR tenant = ?2) AND (?3 = 1 OR (" LIVE ")) "
+	[A_KEY_LIST] = "SELECT body, coalesce((SELECT at_us FROM key_uses WHERE key_uses.id = keys.id), 0) FROM keys WHERE (?2 = '' OR tenant = ?2) AND (?3 = 1 OR (" LIVE ")) "
 		       "AND (?4 = '' OR (created_us, id) > (SELECT created_us, id FROM keys WHERE id = ?4)) ORDER BY created_us, id LIMIT ?5",
 	[A_KEYS_LIVE] = "SELECT body FROM keys WHERE " LIVE,
 	[A_KEYS_OF_TENANT] = "SELECT count(*) FROM keys WHERE " LIVE " AND tenant = ?2",
@@ -19,6 +19,8 @@ const char *const access_sql[A_STATEMENTS] = {
 	[A_KEYS_OF_ROLE] = "SELECT count(*) FROM keys WHERE " LIVE " AND role = ?2",
 	[A_KEYS_EXPIRED] = "SELECT id FROM keys WHERE ended_us = 0 AND expires_us > ?1 AND expires_us <= ?2",
 	[A_KEYS_COUNT] = "SELECT count(*) FROM keys WHERE " LIVE,
+
+	[A_KEY_USED] = "INSERT INTO key_uses (id, at_us) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET at_us = ?2 WHERE key_uses.at_us < ?2",
 
 	[A_TENANT_PUT] = "INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2",
 	[A_TENANT_GET] = "SELECT body FROM tenants WHERE name = ?1",
@@ -50,5 +52,6 @@ const struct db_migration access_migrations[] = {
 	  " hash BLOB NOT NULL);"
 	  "CREATE TABLE audit_head (one INTEGER NOT NULL PRIMARY KEY, seq BIGINT NOT NULL, hash BLOB NOT NULL);"
 	  "INSERT INTO audit_head (one, seq, hash) VALUES (1, 0, x'0000000000000000000000000000000000000000000000000000000000000000')" },
+	{ 2, "CREATE TABLE key_uses (id TEXT NOT NULL PRIMARY KEY, at_us BIGINT NOT NULL)" },
 	{ 0 }
 };

@@ -260,6 +260,7 @@ static int generate(struct cli *c)
 static void add_key(struct cli *c, struct table *t, const struct json *j, uint32_t k)
 {
 	struct str name = get_str(c, j, k, "name"), end = get_str(c, j, k, "expires_at"), models = get_list(c, j, k, "models");
+	struct str used = get_str(c, j, k, "last_used_at");
 	int64_t end_us;
 	bool ended = end.n && clock_parse_rfc3339(arena_str(c->mem, end).p, &end_us) && end_us <= wall_us();
 
@@ -269,6 +270,7 @@ static void add_key(struct cli *c, struct table *t, const struct json *j, uint32
 	table_cell(t, TONE_PLAIN, get_str(c, j, k, "tenant"));
 	table_fmt(t, TONE_PLAIN, "%.10s", get_z(c, j, k, "created_at"));
 	table_fmt(t, ended ? TONE_WARN : TONE_PLAIN, "%.16s", end.n ? arena_str(c->mem, end).p : "never");
+	table_fmt(t, TONE_PLAIN, "%.16s", used.n ? arena_str(c->mem, used).p : "-");
 	table_cell(t, TONE_PLAIN, models.n ? models : STR("all"));
 }
 
@@ -295,7 +297,7 @@ static int list(struct cli *c, const struct keys_opts *o)
 	struct table t;
 	uint32_t keys;
 
-	table_init(&t, c->mem, "ID|~NAME|ROLE|~TENANT|CREATED|ENDS|~MODELS");
+	table_init(&t, c->mem, "ID|~NAME|ROLE|~TENANT|CREATED|ENDS|USED|~MODELS");
 	do {
 		int status = cli_ask(c, "GET", list_path(c, o, after), STR(""), &a);
 

@@ -29,6 +29,7 @@ enum { DOOR_PLAIN, DOOR_TLS, DOORS };
 struct gateway;
 struct certificate;
 struct door;
+struct key_uses;
 struct limit_share;
 struct runs;
 struct trail;
@@ -90,6 +91,7 @@ struct gateway {
 	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
+	struct key_uses *key_uses;
 	struct trail *trail;          /* audit entries on their way */
 	struct limit_share *limit_share;        /* which part of the limits is ours */
 	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */

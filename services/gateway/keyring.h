@@ -31,6 +31,7 @@ struct ring_key {
 	struct scope *scope;          /* NULL: no limits of its own */
 	Corral__Key pb;               /* its strings lie behind the entry */
 	struct cidr *networks;     /* one each of pb.networks */
+	_Atomic int64_t used_minute;  /* key_uses.h */
 	bool bad_network;             /* one of them cannot be read: the key is good from nowhere */
 };
 

@@ -10,6 +10,7 @@
 #include "services/gateway/ask.h"
 #include "services/gateway/certificate.h"
 #include "services/gateway/door.h"
+#include "services/gateway/key_uses.h"
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/routes.h"
@@ -274,6 +275,7 @@ static void stop(struct svc *s)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
 	trail_free(g->trail);
+	key_uses_free(g->key_uses);
 	door_free(g->door);
 	certificate_free(g->certificate);
 	replica_table_free(g->replicas);
@@ -315,6 +317,7 @@ static bool start(struct svc *s, struct why *why)
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);
 		g->trail = trail_new(g);
+		g->key_uses = key_uses_new(g);
 		g->outbox = outbox_new(g);
 		g->lease = lease_new(g);
 		subscribe(g);
@@ -374,6 +377,7 @@ static void ship_rest(struct loop_timer *t)
 
 	outbox_kick(g->outbox);
 	trail_kick(g->trail);
+	key_uses_tell(g->key_uses);
 	if ((outbox_empty(g->outbox) && trail_empty(g->trail)) || --g->drain_ticks <= 0)
 		svc_drained(g->svc);
 	else

@@ -6,7 +6,7 @@ import pytest
 
 from servers import http as ask
 from test_access import Engine, as_key, make_key, put_tenant, until
-from two import Two
+from test_limits import Two
 
 NOBODYS = "corral_sk_YyvEAUi7ojPzci2n_EArs0WHbYA5cgWiyKZMutyEgSKxoKFU9IuiPqGsxC4X05dcCS"
 
@@ -117,3 +117,14 @@ def test_nothing_is_lost_while_access_is_away(tmp_path_factory, engine):
         until(lambda: entries(two.url, action="models.pin"))
     finally:
         two.close()
+
+
+def test_when_a_key_was_used_is_shown(corral):
+    key, secret = make_key(corral, name="in-use", role="user")
+    idle, _ = make_key(corral, name="put-away", role="user", networks=["203.0.113.0/24"])
+    act(corral.url, "GET", "/v1/models", secret)
+
+    def used(key):
+        return next(k["last_used_at"] for k in corral.get("/keys?limit=1000")[2]["keys"] if k["id"] == key)
+    seen = until(lambda: used(key))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:00(\.0+)?Z", seen) and used(idle) is None

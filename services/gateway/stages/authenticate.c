@@ -10,6 +10,7 @@
 #include "common/policy/apikey.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/door.h"
+#include "services/gateway/key_uses.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
@@ -223,6 +224,7 @@ void admission_apply(struct req *r, const struct admission *a)
 	r->who = subject_of(a);
 	r->tenant = r->who.tenant;
 	r->key_id = r->who.key_id;
+	key_uses_note(r->worker->gw->key_uses, a->refused == REFUSED_NOT || a->refused == REFUSED_ACTION ? a->key : NULL, r->start_wall_us);
 	r->limits.scopes[0] = a->key ? a->key->scope : NULL;
 	r->limits.scopes[1] = a->home ? a->home->scope : NULL;
 }
