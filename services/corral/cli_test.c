@@ -200,8 +200,8 @@ static void unknown_words_get_the_nearest(void **state)
 		{ "mdels", "did you mean 'models'?" }, { "stat", "did you mean 'status'?" }, { "Chat", "did you mean 'chat'?" },
 		{ "zzzzz", "there is no command 'zzzzz'; see corral help" }, { "models --familly=x", "models has no option '--familly'; did you mean --family?" },
 		{ "usage --formxx", "usage has no option '--formxx'; see corral usage --help" }, { "models -z", "models has no option '-z'" },
-		{ "models sink", "models knows list, sync, pull" }, { "status now", "status takes no arguments, but got 'now'" },
-		{ "models sync again", "'again' is one word too many" }, { "models --backend", "--backend needs a value: NAME" },
+		{ "models sink", "models knows list, sync, init, pull" }, { "status now", "status takes no arguments, but got 'now'" },
+		{ "models sync again", "'again' is one word too many" }, { "models rm a b", "'b' is one word too many" }, { "models --backend", "--backend needs a value: NAME" },
 		{ "models --available=yes", "--available takes no value" }, { "explain", "explain needs the id" },
 		{ "explain x --prompt y", "explain needs the id" }, { "explain x --model y", "go with --prompt only" }, { "usage --csv --json", "exclude each other" },
 		{ "chat -m a b", "exclude each other" }, { "chat --max-tokens=0 x", "--max-tokens is a number above 0" }, { "chat", "there is nothing to ask" },
@@ -255,6 +255,49 @@ static void models_are_changed_by_jobs(void **state)
 	assert_complains("is protected");
 	assert_int_equal(corral("models rm"), EXIT_USAGE);
 	assert_int_equal(corral("models preload m --grace=1"), EXIT_USAGE);
+}
+
+/* One answer serves all three questions: of the hardware, of the models, and the pull. */
+static void the_first_models_are_pulled_after_a_yes(void **state)
+{
+	static const char all[] =
+		"{\"recommended_models\":[{\"name\":\"chatter:8b\",\"role\":\"chat\",\"first\":true,\"fits\":\"gpu\",\"why\":\"needs 6 GB\",\"download_bytes\":5000000000},"
+		"{\"name\":\"coder\",\"role\":\"code\",\"first\":true,\"fits\":\"gpu\",\"why\":\"needs 5 GB\",\"download_bytes\":4000000000},"
+		"{\"name\":\"second\",\"role\":\"code\",\"first\":false,\"fits\":\"gpu\",\"download_bytes\":1000000000},"
+		"{\"name\":\"huge\",\"role\":\"vision\",\"first\":true,\"fits\":\"no\",\"download_bytes\":90000000000}],"
+		"\"disks\":[{\"free_bytes\":8000000000}],\"models\":[{\"name\":\"Coder:latest\",\"backends\":[]}],"
+		"\"job_id\":\"j1\",\"state\":\"done\",\"kind\":\"pull\",\"model\":\"chatter:8b\"}";
+
+	will_answer(200, all);
+	setenv("CORRAL_URL", gw.url, 1);
+	assert_int_equal(corral_in("n\n", true, "models init"), EXIT_OK);
+	assert_says("needs 6 GB");
+	assert_says("is here");
+	assert_says("Pull 1 model, 5.0 GB? [y/N] Nothing was pulled.");
+	assert_null(strstr(said, "huge"));
+	assert_string_equal(gw.asked, "GET /models");
+	assert_int_equal(corral_in("", true, "models init"), EXIT_OK);       /* no answer is a no */
+	assert_string_equal(gw.asked, "GET /models");
+	assert_int_equal(corral_in("", false, "models init"), EXIT_USAGE);
+	assert_complains("say --yes");
+	assert_int_equal(corral_in("Yes\n", true, "models init"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /jobs/j1");
+	assert_says("pull of chatter:8b is done");
+	assert_int_equal(corral("models init --yes --detach"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /models/pull");
+	assert_non_null(str_find(buf_as_str(&gw.body), STR("{\"name\":\"chatter:8b\"}")));
+	assert_int_equal(corral("models init --json"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /models");
+	assert_says("{\"download_bytes\":5000000000,\"models\":[{\"name\":\"chatter:8b\",\"is_here\":false,\"role\":\"chat\"");
+	assert_int_equal(corral("models init --json --yes"), EXIT_OK);
+	assert_says("\"job_id\":\"j1\"");
+	assert_int_equal(corral("models init huge --yes"), EXIT_FAILED);
+	assert_complains("they need 90 GB on the disk, and 8.0 GB are free");
+	assert_int_equal(corral("models init unheard second --yes"), EXIT_OK);        /* what nobody knows the size of */
+	assert_says("the catalogue does not have it");
+	will_answer(200, "{\"recommended_models\":[],\"models\":[]}");
+	assert_int_equal(corral("models init"), EXIT_FAILED);
+	assert_complains("no model of the catalogue fits");
 }
 
 static void jobs_are_listed_watched_and_cancelled(void **state)
@@ -810,7 +853,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(unknown_words_get_the_nearest),
 		cmocka_unit_test(options_stand_anywhere),
-		cmocka_unit_test(models_are_changed_by_jobs), cmocka_unit_test(jobs_are_listed_watched_and_cancelled),
+		cmocka_unit_test(models_are_changed_by_jobs), cmocka_unit_test(the_first_models_are_pulled_after_a_yes), cmocka_unit_test(jobs_are_listed_watched_and_cancelled),
 		cmocka_unit_test(help_and_version),
 		cmocka_unit_test(no_line_of_help_is_wider_than_100),
 		cmocka_unit_test(the_key_is_sent_as_bearer),

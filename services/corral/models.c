@@ -3,7 +3,7 @@
 #include "services/corral/table.h"
 
 struct models_opts {
-	bool available, detach;
+	bool available, detach, yes;
 	const char *backend, *family, *capability, *grace;
 };
 
@@ -13,6 +13,7 @@ static const struct flag flags[] = {
 	FLAG(struct models_opts, capability, 'c', "WORD", "Only models that can do this: completion, tools, vision, embedding, thinking, insert or audio."),
 	FLAG(struct models_opts, available, 'a', NULL, "Only models that a backend can answer with now."),
 	FLAG(struct models_opts, grace, 'g', "SECONDS", "rm: how long it can be brought back; 0 = not at all. Else as the option delete_grace says."),
+	FLAG(struct models_opts, yes, 'y', NULL, "init: pull without asking."),
 	FLAG(struct models_opts, detach, 'd', NULL, "Ask, and do not wait for the end."),
 	{ 0 }
 };
@@ -139,25 +140,32 @@ static int run(struct cli *c)
 	const struct models_opts *o = c->opts;
 	struct change_opts change = { o->backend, o->grace, o->detach };
 
+	if (c->n_args && strcmp(c->args[0], "init") == 0)
+		return models_init(c, &change, o->yes);
+	if (c->n_args > 2)
+		return cli_usage(c, "'%s' is one word too many", c->args[2]);
 	if (c->n_args == 0 || (c->n_args == 1 && strcmp(c->args[0], "list") == 0))
 		return list_models(c, o);
 	if (change_is_verb(c->args[0]))
 		return change_model(c, c->args[0], c->n_args > 1 ? c->args[1] : NULL, &change);
 	if (strcmp(c->args[0], "sync") == 0)
 		return c->n_args > 1 ? cli_usage(c, "'%s' is one word too many", c->args[1]) : sync_models(c, o);
-	return cli_usage(c, "models knows list, sync, pull, rm, undelete, preload, unload, pin, unpin, protect and unprotect, not '%s'", c->args[0]);
+	return cli_usage(c, "models knows list, sync, init, pull, rm, undelete, preload, unload, pin, unpin, protect and unprotect, not '%s'", c->args[0]);
 }
 
 const struct command cmd_models = {
-	.name = "models", .args = "[WORD [NAME]]", .summary = "List models; pull, remove, load, pin and protect them.",
-	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 2, .run = run,
-	.text = "WORD is list (which may be left out), sync (look at all backends again), pull, rm, undelete, preload, unload, pin (keep in memory), unpin, "
+	.name = "models", .args = "[WORD [NAME ...]]", .summary = "List models; pull, remove, load, pin and protect them.",
+	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 64, .run = run,
+	.text = "WORD is list (which may be left out), sync (look at all backends again), init (pull the models to begin with on "
+		"this machine, or those that are named, after a yes), pull, rm, undelete, preload, unload, pin (keep in memory), unpin, "
 		"protect (nobody may delete it) or unprotect. What takes time is a job that goes on whether or not this command waits for it (corral jobs).\n"
 		"CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.",
 	.examples = (const struct example[]){
 		{ "corral models", "All of them." },
 		{ "corral models --capability tools --available", "Those that can call tools, now." },
 		{ "corral models --json | jq -r '.models[].name'", "Their names only." },
+		{ "corral models init", "The first models for this machine: which, how large, why; then a question." },
+		{ "corral models init --yes", "For scripts; --json without --yes shows the plan and pulls nothing." },
 		{ "corral models sync", "After a model was added to a backend." },
 		{ "corral models pull NAME", "With a bar; Ctrl-C leaves the pull running." },
 		{ "corral models rm NAME", "It tells until when 'corral models undelete' brings it back." },

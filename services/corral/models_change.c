@@ -19,7 +19,7 @@ static const char *path_of(struct cli *c, const char *model, const char *verb, c
 	return path;
 }
 
-static struct str pull_body(struct cli *c, const char *model, const char *backend)
+struct str change_pull_body(struct cli *c, const char *model, const char *backend)
 {
 	struct buf b = { 0 };
 	struct json_out jo;
@@ -103,7 +103,7 @@ int change_model(struct cli *c, const char *verb, const char *model, const struc
 	if (strcmp(verb, "rm") == 0)
 		return remove_model(c, model, o);
 	if (strcmp(verb, "pull") == 0)
-		status = cli_ask(c, "POST", "/models/pull", pull_body(c, model, o->backend), &a);
+		status = cli_ask(c, "POST", "/models/pull", change_pull_body(c, model, o->backend), &a);
 	else
 		status = cli_ask(c, "POST", path_of(c, model, verb, o), STR(""), &a);
 	return status ? status : follow(c, &a, o);

@@ -12,4 +12,8 @@ struct change_opts {
 bool change_is_verb(const char *word);
 /* model NULL: none was given. The exit status. */
 int change_model(struct cli *, const char *verb, const char *model, const struct change_opts *);
+/* {"name": model, "backend": …}, in c->mem. */
+struct str change_pull_body(struct cli *, const char *model, const char *backend);
+/* `corral models init [NAME ...]` (models_init.c). */
+int models_init(struct cli *, const struct change_opts *, bool yes);
 #endif

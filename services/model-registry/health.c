@@ -210,7 +210,7 @@ static void failed(struct ward *w, const char *fmt, ...)
 	va_end(ap);
 	series_inc(w->failed);
 	w->failures++;
-	LOG_WARN("a backend fails its generation check", LOG_S("backend", w->name), LOG_S("why", w->why), LOG_I("in_a_row", w->failures),
+	LOG_AT(w->sick ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "a backend fails its generation check", LOG_S("backend", w->name), LOG_S("why", w->why), LOG_I("in_a_row", w->failures),
 		 LOG_S("then", w->failures < config_of(w)->check_failures ? "it is checked again" : "it is listed as down"));
 	if (w->sick || w->failures < config_of(w)->check_failures)
 		return;

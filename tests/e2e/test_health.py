@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from servers import http
+from servers import http, quiet_port
 from test_models import until
 
 
@@ -135,13 +135,11 @@ def test_an_engine_that_hangs_between_tokens_is_restarted(corral_with, fake, tmp
 
 def test_llamacpp_takes_its_place_while_it_hangs(corral_with, fake, engine, model_file, tmp_path):
     """Two entries of backends: the Ollama, and the address at which its standby will listen."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = quiet_port()
+    fake.hung.touch()                                            # before anybody asks: what passed once is not asked again until it is used
     standby = f"{engine}/bin/llama-server --model {model_file} --alias tiny --host 127.0.0.1 --port {port} --ctx-size 2048 --parallel 1"
     front = corral_with({"o": ("ollama", fake.url), "spare": ("llamacpp", f"http://127.0.0.1:{port}")}, *QUICK, f"--standby=o={standby}",
                         env={"LLAMA_ARG_THREADS": "1"})
-    fake.hung.touch()
     until(lambda: state(front) == "down" and state(front, "spare") == "up")
     assert metric(front, 'corral_backend_standby{backend="o"}') == [1]
     until(lambda: front.post("/api/chat", {**CHAT, "stream": False})[0] == 200)
