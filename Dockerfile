@@ -14,8 +14,8 @@ WORKDIR /src
 COPY scripts/setup scripts/lib.sh scripts/
 RUN scripts/setup build
 COPY . .
-RUN make -s -j"$(nproc)" BUILD=/build all && mkdir -p /out && \
-    if [ "$PROGRAMS" = all ]; then cp /build/bin/* /out/; else for p in $PROGRAMS; do cp "/build/bin/$p" /out/; done; fi && \
+RUN make -s -j"$(nproc)" BUILD=/build $([ "$PROGRAMS" = all ] && echo all || printf '/build/bin/%s ' $PROGRAMS) && \
+    mkdir -p /out && cp /build/bin/* /out/ && \
     strip /out/* && mkdir -p /state && \
     ldd /out/* | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p' | xargs -n1 realpath | sort -u | xargs dpkg-query -S 2>/dev/null | cut -d: -f1 | sort -u >/packages
 
