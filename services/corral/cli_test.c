@@ -853,7 +853,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(unknown_words_get_the_nearest),
 		cmocka_unit_test(options_stand_anywhere),
-		cmocka_unit_test(models_are_changed_by_jobs), cmocka_unit_test(the_first_models_are_pulled_after_a_yes), cmocka_unit_test(jobs_are_listed_watched_and_cancelled),
+		cmocka_unit_test(models_are_changed_by_jobs), cmocka_unit_test(the_first_models_are_pulled_after_a_yes),
+		cmocka_unit_test(jobs_are_listed_watched_and_cancelled),
 		cmocka_unit_test(help_and_version),
 		cmocka_unit_test(no_line_of_help_is_wider_than_100),
 		cmocka_unit_test(the_key_is_sent_as_bearer),

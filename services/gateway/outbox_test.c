@@ -292,7 +292,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(facts_go_to_who_keeps_them_and_notes_stay_here), T(a_ledger_that_comes_late_gets_everything),
 		T(a_ledger_that_cannot_write_is_asked_again), T(spools_of_workers_that_are_no_more_are_shipped_and_closed),
-		T(what_another_process_writes_is_shipped_when_it_has_ended), T(a_successor_takes_spools_that_nobody_writes), T(what_is_no_spool_stops_nobody), T(what_an_open_attempt_began_stays_on_disk_until_it_ends),
+		T(what_another_process_writes_is_shipped_when_it_has_ended), T(a_successor_takes_spools_that_nobody_writes),
+		T(what_is_no_spool_stops_nobody),
+		T(what_an_open_attempt_began_stays_on_disk_until_it_ends),
 	};
 
 	log_threshold = LOG_LEVEL_ERROR + 1;
