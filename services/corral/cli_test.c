@@ -731,11 +731,11 @@ static void a_key_is_printed_alone(void **state)
 static void keys_are_listed(void **state)
 {
 	will_answer(200, "{\"keys\":[{\"id\":\"YyvEAUi7ojPzci2n\",\"name\":\"ci\",\"role\":\"user\",\"tenant\":\"acme\",\"created_at\":\"2026-11-21T09:00:00Z\","
-			 "\"expires_at\":null,\"models\":[\"a\",\"b\"]}],\"next\":\"\"}");
+			 "\"expires_at\":null,\"last_used_at\":\"2026-11-22T10:31:00Z\",\"models\":[\"a\",\"b\"]}],\"next\":\"\"}");
 	assert_int_equal(corral("keys list --tenant=acme --all"), EXIT_OK);
 	assert_string_equal(gw.asked, "GET /keys?tenant=acme&all=true");
-	assert_says("ID                NAME  ROLE  TENANT  CREATED     ENDS   MODELS");
-	assert_says("YyvEAUi7ojPzci2n  ci    user  acme    2026-11-21  never  a, b");
+	assert_says("ID                NAME  ROLE  TENANT  CREATED     ENDS   USED              MODELS");
+	assert_says("YyvEAUi7ojPzci2n  ci    user  acme    2026-11-21  never  2026-11-22T10:31  a, b");
 	will_answer(200, "{\"keys\":[],\"next\":null}");
 	assert_int_equal(corral("keys list"), EXIT_OK);
 	assert_says("There are no keys.");
