@@ -258,6 +258,7 @@ static void a_load_that_fails_after_its_client_left_is_booked_too(void **state)
 	http_reply_abort(h.hanging);
 	assert_string_equal(in_order().story, "1cancelled@a ");
 	assert_int_equal(h.calls_b, 0);           /* for nobody */
+	assert_int_equal(replica("m", "a")->breaker.run, 1);      /* it failed all the same */
 }
 
 static void what_cannot_be_booked_is_not_sent(void **state)

@@ -33,6 +33,9 @@ static uint64_t key_of(struct str tenant, struct str conversation)
 	return str_hash(conversation, str_hash(tenant, 1)) | 1;
 }
 
+/* The lowest bit is no choice. */
+static struct entry *bucket_of(struct sticky *s, uint64_t key) { return s->table[(key >> 1) % BUCKETS]; }
+
 const char *sticky_get(struct sticky *s, struct str tenant, struct str conversation, int64_t now_us, struct arena *a)
 {
 	uint64_t key = key_of(tenant, conversation);
@@ -40,7 +43,7 @@ const char *sticky_get(struct sticky *s, struct str tenant, struct str conversat
 
 	pthread_mutex_lock(&s->lock);
 	for (int i = 0; i < WAYS; i++) {
-		const struct entry *e = &s->table[key % BUCKETS][i];
+		const struct entry *e = &bucket_of(s, key)[i];
 
 		if (e->key == key && now_us - e->at_us < forget_us)
 			model = arena_dup(a, e->model, strlen(e->model));
@@ -52,7 +55,7 @@ const char *sticky_get(struct sticky *s, struct str tenant, struct str conversat
 void sticky_put(struct sticky *s, struct str tenant, struct str conversation, const char *model, int64_t now_us)
 {
 	uint64_t key = key_of(tenant, conversation);
-	struct entry *bucket = s->table[key % BUCKETS], *oldest = &bucket[0];
+	struct entry *bucket = bucket_of(s, key), *oldest = &bucket[0];
 
 	pthread_mutex_lock(&s->lock);
 	for (int i = 0; i < WAYS; i++) {
