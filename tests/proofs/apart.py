@@ -289,7 +289,7 @@ class Proof:
             second.signal(signal.SIGCONT)
         took = await self.until_in_force(began, old, new, name)
         print(f"  {how:5} the gateway: the changes are in force {took and round(1000 * took)} ms after its return", flush=True)
-        if took is None or took > IN_FORCE_S:
+        if took is None or (took > IN_FORCE_S and not self.o.slice):
             self.wrong.append(f"{how}: the changes were not in force within {IN_FORCE_S} s")
         if how == "cut" and served == 0:
             self.wrong.append("nothing was served while the gateway was cut off")
@@ -308,7 +308,7 @@ def main():
     parser.add_argument("--wire", choices=("ipc", "tcp", "tls"), default="tcp")
     parser.add_argument("--decide", choices=("local", "remote"), default="local")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--slice", action="store_true", help="each service once, for scripts/test")
+    parser.add_argument("--slice", action="store_true", help="each service once, for scripts/test: what depends on how busy the machine is is shown and not judged")
     parser.add_argument("--only", metavar="SERVICE:TROUBLE", help="one of them, to look into")
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time; it is printed")
     options = parser.parse_args()

@@ -146,7 +146,7 @@ def arrange(folder, llama):
     return registry, gateways, addresses
 
 
-async def parts(registry, gateways, addresses, seconds, seed, problems):
+async def parts(registry, gateways, addresses, seconds, seed, problems, slice, restarts):
     load = Load(addresses, seed)
     for p in (registry, *gateways):
         p.start()
@@ -159,8 +159,8 @@ async def parts(registry, gateways, addresses, seconds, seed, problems):
     a, b = (now - was for now, was in zip(load.done, before))
     print(f"  both gateways: {a} and {b} answers in {seconds} s")
     most = 0.1 if min(a, b) >= 1000 else 0.25    # answers are of random length: a few hundred differ by chance
-    if min(a, b) < 200:
-        print("  (too few to compare)")
+    if slice or min(a, b) < 200:
+        print("  (not compared)")
     elif abs(a - b) > most * max(a, b):
         problems.append(f"the gateways' shares differ by more than {most * 100:.0f} %")
 
@@ -168,7 +168,7 @@ async def parts(registry, gateways, addresses, seconds, seed, problems):
     gateways[0].kill()
     took = await until_in_use(addresses[1], SLOTS, 10)
     print(f"  after kill -9 of one: the other has all {SLOTS} slots after {took and round(took)} ms")
-    if took is None or took > 2000:
+    if took is None or (took > 2000 and not slice):
         problems.append("the slots of a killed gateway did not come back within 2 s")
     gateways[0].start()
     await ready(addresses[0])
@@ -178,18 +178,19 @@ async def parts(registry, gateways, addresses, seconds, seed, problems):
     if took is None:
         problems.append("a gateway that came back got no slot")
 
-    before = sum(load.done)
-    registry.kill()
-    await asyncio.sleep(max(4, seconds / 2))
-    print(f"  registry killed: {sum(load.done) - before} answers without it")
-    if sum(load.done) == before:
-        problems.append("nothing was answered while the registry was away")
-    before = list(load.done)
-    registry.start()
-    await asyncio.sleep(max(4, seconds / 2))
-    print(f"  registry back: {load.done[0] - before[0]} and {load.done[1] - before[1]} answers")
-    if not all(now > was for now, was in zip(load.done, before)):
-        problems.append("a gateway answered nothing after the registry came back")
+    for n in range(restarts):
+        before = sum(load.done)
+        registry.kill()
+        await asyncio.sleep(max(4, seconds / 2) if n == 0 else 2.5)
+        print(f"  registry killed: {sum(load.done) - before} answers without it")
+        if sum(load.done) == before:
+            problems.append("nothing was answered while the registry was away")
+        before = list(load.done)
+        registry.start()
+        await asyncio.sleep(max(4, seconds / 2) if n == 0 else 2.5)
+        print(f"  registry back: {load.done[0] - before[0]} and {load.done[1] - before[1]} answers")
+        if not all(now > was for now, was in zip(load.done, before)):
+            problems.append("a gateway answered nothing after the registry came back")
 
     await load.stop()
     for i, address in enumerate(addresses):
@@ -216,7 +217,7 @@ async def prove(options):
         registry, gateways, addresses = arrange(folder, llama)
         try:
             watch.start()
-            await parts(registry, gateways, addresses, options.seconds, options.seed, problems)
+            await parts(registry, gateways, addresses, options.seconds, options.seed, problems, options.slice, options.restarts)
         finally:
             watch.going = False
             for p in (*gateways, registry):
@@ -242,6 +243,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--restarts", type=int, default=1, help="of the registry")
+    parser.add_argument("--slice", action="store_true", help="for scripts/test: what depends on how busy the machine is is shown and not judged")
     print(f"two gateways, two workers each, {CLIENTS} clients, one llama.cpp of {SLOTS} slots:", flush=True)
     return asyncio.run(prove(parser.parse_args()))
 
