@@ -61,6 +61,7 @@ const struct route gateway_routes[] = {
 	{ "POST", "/cancel/", "inference", "Ends a job; its backend's connection is closed.", LLM_NATIVE, LLM_CHAT, ONE(stage_run_cancel) },
 	{ "POST", "/explain", "inference", "A native inference request that is decided and not sent.", LLM_NATIVE, LLM_CHAT, explain_only },
 	{ "GET", "/explain/", "explain", "How a request was decided, replayed.", LLM_NATIVE, LLM_CHAT, ONE(stage_explain) },
+	{ "POST", "/feedback", "feedback", "What somebody says of an answer: rating, thumbs, success, tests, a correction; said again, it replaces.", LLM_NATIVE, LLM_CHAT, ONE(stage_feedback) },
 	{ "GET", "/requests/", "requests.read", "Every attempt of a request with its ledger record.", LLM_NATIVE, LLM_CHAT, ONE(stage_requests) },
 	{ "GET", "/usage", "usage.read", "Tokens, requests, latency and cost, grouped; JSON or CSV; of one tenant with tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_usage) },
 	{ "GET", "/models", "models.read", "Models, one body for OpenAI-style, Ollama-style and native readers.", LLM_NATIVE, LLM_CHAT, ONE(stage_models) },

@@ -80,6 +80,8 @@ static bool keep_int(void *arg, const struct db_row *row)
 	return true;
 }
 
+struct db *ledger_db(struct ledger *l) { return l->db; }
+
 struct ledger *ledger_open(const char *url, struct why *why)
 {
 	struct db *db = db_open(url, ledger_sql, L_STATEMENTS, ledger_migrations, why);

@@ -59,6 +59,9 @@ bool ledger_cursor(struct ledger *, struct str topic, struct str source, uint64_
  * ret_counts (may be NULL) is what was applied. LEDGER_STALE and LEDGER_FAILED fill *why; after either nothing has changed. */
 enum ledger_outcome ledger_ingest(struct ledger *, const struct ledger_batch *, uint64_t *ret_position, struct ledger_counts *ret_counts, struct why *);
 
+/* For feedback.c, which keeps its rows beside the ledger's. */
+struct db *ledger_db(struct ledger *);
+
 /* Calls on_row for every attempt of a request, in order. */
 bool ledger_attempts(struct ledger *, const uint8_t request_id[16], bool (*on_row)(void *, const struct ledger_row *), void *arg, struct why *);
 /* The same for requests that came in [from_us, to_us). */

@@ -48,6 +48,12 @@ const char *const ledger_sql[L_STATEMENTS] = {
 	[L_SUMS_BETWEEN] = "SELECT hour, dim, " SUMS_COLUMNS " FROM sums WHERE hour >= ?1 AND hour < ?2 ORDER BY hour, dim",
 
 	[L_DEAD_ADD] = "INSERT INTO dead_letters (at_us, topic, source, position, reason, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+
+	[L_FEEDBACK_OF] = "SELECT d.tenant FROM attempts a JOIN dims d ON d.id = a.dim WHERE a.request_id = ?1 ORDER BY a.attempt LIMIT 1",
+	[L_FEEDBACK_KNOWN] = "SELECT 1 FROM feedback WHERE request_id = ?1 AND author = ?2",
+	[L_FEEDBACK_PUT] = "INSERT INTO feedback (request_id, author, tenant, at_us, rating, thumbs, success, tests_passed, tests_total, corrected_output, comment) "
+			   "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (request_id, author) DO UPDATE SET at_us = ?4, rating = ?5, "
+			   "thumbs = ?6, success = ?7, tests_passed = ?8, tests_total = ?9, corrected_output = ?10, comment = ?11",
 };
 
 const struct db_migration ledger_migrations[] = {
@@ -72,5 +78,9 @@ const struct db_migration ledger_migrations[] = {
 	  "CREATE VIEW usage AS SELECT lower(hex(a.request_id)) AS request_id, a.attempt, d.tenant, d.key_id, d.model, d.backend, d.provider, d.dialect,"
 	  " d.task_type, CASE WHEN a.state = 1 THEN 'open' ELSE d.status END AS status, a.started_us, a.ended_us, a.prompt_tokens, a.completion_tokens,"
 	  " a.cost_microusd, a.latency_us, a.gpu_us, a.energy_mj, a.cached FROM attempts a JOIN dims d ON d.id = a.dim" },
+	/* what was not given is null */
+	{ 2, "CREATE TABLE feedback (request_id BLOB NOT NULL, author TEXT NOT NULL, tenant TEXT NOT NULL, at_us BIGINT NOT NULL, rating INTEGER,"
+	     " thumbs INTEGER, success INTEGER, tests_passed BIGINT, tests_total BIGINT, corrected_output TEXT, comment TEXT,"
+	     " PRIMARY KEY (request_id, author)) WITHOUT ROWID;" },
 	{ 0 }
 };

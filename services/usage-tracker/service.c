@@ -4,6 +4,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "facts.pb-c.h"
+#include "services/usage-tracker/feedback.h"
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/query.h"
@@ -17,13 +18,14 @@ static const struct opt options[] = {
 	OPT_END
 };
 
-enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_COUNT };
+enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_FEEDBACK, M_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_ROWS] = { METRIC_COUNTER, "usage_rows_total", "Facts entered into the ledger, by kind.", "kind" },
 	[M_DUPLICATES] = { METRIC_COUNTER, "usage_duplicates_total", "Facts that the ledger had already; they changed nothing.", "" },
 	[M_DEAD] = { METRIC_COUNTER, "usage_dead_letters_total", "Facts that could not be entered and are kept in the table dead_letters.", "" },
 	[M_LAG] = { METRIC_GAUGE, "ledger_lag_seconds", "Age of the youngest fact when its batch was committed last.", "" },
+	[M_FEEDBACK] = { METRIC_COUNTER, "feedback_total", "Feedback kept: new, or replaced what its author had said before.", "kind" },
 	[M_COMMIT] = { METRIC_HISTOGRAM, "ledger_commit_seconds", "Time to apply and commit one batch.", "" },
 };
 
@@ -170,6 +172,22 @@ static void on_speeds(Corral__UsageTracker_Service *rpc, const Corral__SpeedsReq
 	arena_reset(u->mem);
 }
 
+static void on_feedback(Corral__UsageTracker_Service *rpc, const Corral__FeedbackEvent *e, Corral__FeedbackAck_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__FeedbackAck ack = CORRAL__FEEDBACK_ACK__INIT;
+	bool replaced;
+	struct why why;
+
+	if (!feedback_keep(ledger_db(u->ledger), e, &replaced, &why)) {
+		rpc_fail(data, why.code, why.text);
+		return;
+	}
+	series_inc(metrics_series(svc_metrics(u->svc), M_FEEDBACK, replaced ? "replaced" : "new"));
+	ack.replaced = replaced;
+	closure(&ack, data);
+}
+
 /* --- life --- */
 
 static void stop(struct svc *svc)
@@ -220,6 +238,7 @@ static void serve(struct usage_tracker *u)
 	u->rpc.query = on_query;
 	u->rpc.attempts = on_attempts;
 	u->rpc.speeds = on_speeds;
+	u->rpc.feedback = on_feedback;
 	rpc_server_add(svc_rpc_server(u->svc), &u->facts.base);
 	rpc_server_add(svc_rpc_server(u->svc), &u->rpc.base);
 }
