@@ -218,6 +218,60 @@ def test_requests_of_another_tenant_do_not_exist(locked):
     assert row["tenant"] == "north" and row["key_id"] == secrets["north", "developer"][10:26]
 
 
+# What a route's object belongs to: (path, body) of a request about something of that tenant. Of all other routes the objects are everybody's.
+OBJECTS = {
+    ("GET", "/usage"): lambda c, t, seen: (f"/usage?tenant={t}", None),
+    ("GET", "/requests/"): lambda c, t, seen: (f"/requests/{seen[t]}", None),
+    ("GET", "/explain/"): lambda c, t, seen: (f"/explain/{seen[t]}", None),
+    ("GET", "/keys"): lambda c, t, seen: (f"/keys?tenant={t}", None),
+    ("POST", "/keys"): lambda c, t, seen: ("/keys", {"name": fresh_name(), "role": "user", "tenant": t}),
+    ("POST", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}/rotate", {"overlap_s": 60}),
+    ("DELETE", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}", None),
+    ("PUT", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", {"display_name": "changed"}),
+    ("DELETE", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", None),
+}
+EVERYBODYS = {"health", "inference", "feedback", "models.read", "models.write", "models.manage", "backends.read", "hardware.read", "jobs.read", "jobs.write",
+              "tenants.read", "audit.read"}
+NAMES = iter(range(1, 10 ** 6))
+
+
+def fresh_name():
+    return f"made-{next(NAMES)}"
+
+
+def victim(corral, tenant):
+    """A key of the tenant that nobody needs."""
+    status, _, body = corral.post("/keys", {"name": fresh_name(), "role": "user", "tenant": tenant})
+    assert status == 201, body
+    return body["key"]["id"]
+
+
+def test_every_route_with_objects_of_ones_own_tenant_and_of_another(locked):
+    """What is another tenant's does not exist, except for roles that reach it; a route that is new has to be put on one of the lists."""
+    actions = {(method, path): action for method, path, action in routes()}
+    assert set(OBJECTS) <= set(actions)
+    assert [r for r, action in actions.items() if r not in OBJECTS and action not in EVERYBODYS] == []
+    tenants, seen, wrong = ("east", "west"), {}, []
+    keys = {}
+    for t in tenants:
+        put_tenant(locked, t)
+        for role in ROLES:
+            keys[t, role] = make_key(locked, name=f"{t}-{role}", role=role, tenant=t)[1]
+        seen[t] = chat(locked, keys[t, "developer"], "auto")[1]["X-Request-Id"]
+        until(lambda: locked.get(f"/requests/{seen[t]}")[0] == 200 and locked.get(f"/explain/{seen[t]}")[0] == 200)
+    table = rights()
+    for (method, path), about in OBJECTS.items():
+        for role in ROLES:
+            right = table[actions[method, path]][role]
+            for object_tenant in tenants:
+                where, body = about(locked, object_tenant, seen)
+                status = http(locked.url + where, body, method, as_key(keys["east", role]))[0]
+                want = {403} if not right else {404} if object_tenant == "west" and right != "all" else {200, 201, 409}
+                if status not in want:
+                    wrong.append((method, path, role, object_tenant, status, want))
+    assert not wrong
+
+
 def test_suspended_tenants_are_kept_out(locked):
     put_tenant(locked, "late")
     _, secret = make_key(locked, name="late", role="user", tenant="late")
