@@ -119,7 +119,8 @@ static void grow(struct asking *a)
 	size_t room = a->room ? 2 * a->room : 64;
 	Corral__ScopeDemand **list = arena_array(a->s->mem, Corral__ScopeDemand *, room);
 
-	memcpy(list, a->q->scopes, a->q->n_scopes * sizeof(*list));
+	if (a->q->n_scopes)
+		memcpy(list, a->q->scopes, a->q->n_scopes * sizeof(*list));
 	a->q->scopes = list;
 	a->room = room;
 }
