@@ -180,9 +180,33 @@ static enum err convert(struct llm_plan *p, const struct llm_in *in, const struc
 	return ERR_OK;
 }
 
+static bool given(const struct llm_in *in, const char *name, uint32_t *ret)
+{
+	*ret = json_get(&in->doc, 0, name);
+	return *ret && json_kind(&in->doc, *ret) != JSON_NULL;
+}
+
+/* What llama.cpp passes over in silence, or answers with an event of its stream that is none ("data: null"). */
+static enum err check_llamacpp_completion(const struct llm_in *in, struct why *why)
+{
+	uint32_t v;
+	int64_t n;
+
+	if (given(in, "echo", &v) && json_kind(&in->doc, v) == JSON_TRUE)
+		return err_field(why, ERR_UNSUPPORTED_FIELD, "echo", "echo is passed over by llama.cpp; leave it out, and put the prompt before the answer yourself");
+	if (given(in, "best_of", &v) && !(json_i64(&in->doc, v, &n) && n == 1))
+		return err_field(why, ERR_UNSUPPORTED_FIELD, "best_of", "best_of is passed over by llama.cpp; ask for n answers and choose");
+	if (in->stream && given(in, "prompt", &v) && json_kind(&in->doc, v) == JSON_ARRAY && json_count(&in->doc, v) > 1 &&
+	    json_kind(&in->doc, json_first(&in->doc, v)) != JSON_NUMBER)
+		return err_field(why, ERR_UNSUPPORTED_FIELD, "prompt", "llama.cpp does not stream the answers to several prompts; send one prompt, or do not stream");
+	return ERR_OK;
+}
+
 enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
 {
 	memset(p, 0, sizeof(*p));
+	if (in->op == LLM_COMPLETE && in->dialect == LLM_OPENAI && t->kind == LLM_BACKEND_LLAMACPP && check_llamacpp_completion(in, why) != ERR_OK)
+		return why->code;
 	if (in->op == LLM_COUNT && t->kind == LLM_BACKEND_OLLAMA)
 		return err_set(why, ERR_NOT_IMPLEMENTED, "%s counts no tokens of messages", backend_kind_name(t->kind));
 	if (agree(in, t->kind)) {

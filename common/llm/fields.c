@@ -27,7 +27,7 @@ static const struct field table[] = {
 	{ "model", F_MODEL, OPENAI | OLLAMA | NA | AN | OE | LE | LO, TEXT, ALL("model"), "The backend's own name of the chosen model." },
 	{ "messages", F_MESSAGES, OC | LC, LIST, ALL("messages"), "Roles, text, images, tool calls, tool results and thinking are mapped; `developer` becomes `system` for Ollama." },
 	{ "messages", F_MESSAGES, AN, LIST, ALL("messages"), "Blocks become messages: results of tools first, then the rest of the turn; turns of one role that follow each other are joined. A last turn of the assistant is sent as it is, for the backend to continue." },
-	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there." },
+	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there, several prompts in a stream also for llama.cpp." },
 	{ "prompt", F_PROMPT, LG | NA, TEXT, ALL("messages"), "The user message; with `raw` the prompt of /v1/completions." },
 	{ "stream", F_STREAM, OPENAI | OLLAMA | NA | AN, BOOL, ALL("stream"), "" },
 	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, ALL("stream_options"), "`include_usage` is added where it is missing and its chunk taken out again, but not before llama.cpp, which counts in `timings`; for Ollama it decides whether we write that chunk." },
@@ -98,8 +98,8 @@ static const struct field table[] = {
 
 	/* OpenAI's own. */
 	{ "n", F_COUNT_OF_ANSWERS, OPENAI, NUM, { "n", "n", NULL }, "1 is fine everywhere." },
-	{ "best_of", F_COUNT_OF_ANSWERS, OT, NUM, { "best_of", "best_of", NULL }, "1 is fine everywhere." },
-	{ "echo", F_ECHO, OT, BOOL, { "echo", "echo", NULL }, "`false` is fine everywhere." },
+	{ "best_of", F_COUNT_OF_ANSWERS, OT, NUM, { NULL, "best_of", NULL }, "1 is fine everywhere. llama.cpp takes no notice of it." },
+	{ "echo", F_ECHO, OT, BOOL, { NULL, "echo", NULL }, "`false` is fine everywhere. llama.cpp takes no notice of it." },
 	{ "logit_bias", F_LOGIT_BIAS, OPENAI, OBJ | LIST, { "logit_bias", "logit_bias", NULL }, "Token ids differ between models; Ollama has no such field." },
 	{ "modalities", F_MODALITIES, OC, LIST, { "modalities", "modalities", NULL }, "[\"text\"] is fine everywhere." },
 	{ "verbosity", F_VERBOSITY, OC, TEXT, { "verbosity", "verbosity", NULL }, "\"medium\" is fine everywhere." },

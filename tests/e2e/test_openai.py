@@ -166,6 +166,37 @@ def test_logprobs(client):
     assert all(len(t.top_logprobs) == 2 for t in choice.logprobs.content)
 
 
+def test_a_text_completion(client, direct):
+    asked = dict(model=MODEL, prompt="count", max_tokens=6, temperature=0)
+    mine, theirs = client.completions.create(**asked), direct.completions.create(**asked)
+    assert mine.choices[0].text == theirs.choices[0].text and mine.object == "text_completion"
+    assert mine.usage.completion_tokens == theirs.usage.completion_tokens == 6
+    chunks = list(client.completions.create(**asked, stream=True))
+    assert "".join(c.choices[0].text for c in chunks) == mine.choices[0].text and chunks[-1].choices[0].finish_reason == "length"
+    with_usage = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert with_usage[-1].usage.completion_tokens == 6
+
+
+def test_a_text_completion_s_variety(client):
+    asked = dict(model=MODEL, max_tokens=3, temperature=0)
+    assert [c.index for c in client.completions.create(**asked, prompt="count", n=2).choices] == [0, 1]
+    assert client.completions.create(**asked, prompt="count", logprobs=2).choices[0].logprobs
+    several = client.completions.create(**asked, prompt=["hello", "count"]).choices
+    assert [c.index for c in several] == [0, 1] and several[1].text == client.completions.create(**asked, prompt="count").choices[0].text
+    assert client.completions.create(**asked, prompt=[1, 2, 3]).choices[0].text
+    assert client.completions.create(**asked, prompt="count", echo=False, best_of=1).choices[0].text
+
+
+@pytest.mark.parametrize("more, field", [
+    ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"prompt": ["a", "b"], "stream": True}, "prompt"), ({"prompt": None}, "prompt"),
+    ({"max_tokens": "many"}, "max_tokens"),
+])
+def test_a_text_completion_that_cannot_be(client, more, field):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(**{"model": MODEL, "prompt": "hello", **more})
+    assert refused.value.param == field
+
+
 def test_an_unknown_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="no-such-model", messages=user("hello"))
