@@ -10,6 +10,7 @@
 #include "common/io/tls.h"
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
+#include "services/gateway/cors.h"
 #include "services/gateway/limits.h"
 #include "services/gateway/certificate.h"
 #include "services/gateway/routes.h"
@@ -43,18 +44,20 @@ static bool host_allowed(const struct gateway_config *cfg, struct str host)
 	return false;
 }
 
-static void plain_error(struct http_xchg *x, const struct why *why)
+static void plain_error(struct worker *w, struct http_xchg *x, const struct why *why)
 {
+	struct arena *mem = arena_new(1024);
 	struct buf body = { 0 };
 	char id[37];
-	char headers[128];
 	const char *type, *again = err_status(why->code) == 503 ? "Retry-After: 1\r\n" : "";
+	struct str cors = cors_lines(&w->gw->cfg->cors_origins, &x->head, mem);
 
 	uuid_format(uuid_v7(wall_us()), id);
 	type = llm_error_body(route_dialect(x->path), why, str_of(id), wall_us(), &body);
-	snprintf(headers, sizeof(headers), "X-Request-Id: %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\n%s", id, type, again);
-	http_reply(x, err_status(why->code), str_of(headers), buf_as_str(&body));
+	http_reply(x, err_status(why->code), arena_fmt(mem, "X-Request-Id: %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\n%s" STR_FMT, id, type, again,
+						       STR_ARG(cors)), buf_as_str(&body));
 	buf_free(&body);
+	arena_free(mem);
 }
 
 static size_t on_head(struct http_xchg *x, void *arg)
@@ -66,7 +69,7 @@ static size_t on_head(struct http_xchg *x, void *arg)
 	if (x->head.host.n && !host_allowed(w->gw->cfg, x->head.host)) {
 		err_field(&why, ERR_FORBIDDEN, "Host", "host '" STR_FMT "' is not allowed here; add it to CORRAL_ALLOWED_HOSTS if it is this gateway's name",
 			  STR_ARG(x->head.host));
-		plain_error(x, &why);
+		plain_error(w, x, &why);
 		return 0;
 	}
 	admission_check(w, x, &w->admission);
@@ -74,7 +77,7 @@ static size_t on_head(struct http_xchg *x, void *arg)
 		req_start(w, x);          /* answers at once, with log line and all */
 	} else if (x->head.framing != HTTP_NO_BODY && budget_is_full(&w->gw->held)) {
 		err_set(&why, ERR_UNAVAILABLE, "bodies and answers fill the memory that is set aside for them (CORRAL_HOLD_MAX); try again");
-		plain_error(x, &why);
+		plain_error(w, x, &why);
 	} else if (upload_begin(w->gw, x, &allowed)) {
 		return allowed;
 	}
@@ -86,7 +89,7 @@ static void on_refused(struct http_xchg *x, const struct why *why, void *arg)
 {
 	upload_free(upload_take(x));
 	x->on_gone = NULL;
-	plain_error(x, why);
+	plain_error(arg, x, why);
 }
 
 /* --- calls to backends --- */

@@ -35,6 +35,7 @@ static void a_foreign_host_is_turned_away(void **state)
 
 static void a_body_that_is_too_large_is_refused_in_the_askers_dialect(void **state)
 {
+	static const char *origins[] = { "https://chat.example.org" };
 	static char body[5000];
 
 	memset(body, ' ', sizeof(body) - 1);
@@ -46,6 +47,12 @@ static void a_body_that_is_too_large_is_refused_in_the_askers_dialect(void **sta
 	assert_int_equal(reply.status, 413);
 	assert_true(has_body("\"type\":\"error\""));
 	assert_int_equal(h.calls, 0);
+	assert_false(has_header("Access-Control"));
+	h.cfg.cors_origins = (struct opt_list){ origins, 1 };     /* a page may read why */
+	send_to("POST", "/v1/chat/completions", "Origin: https://chat.example.org\r\n", body);
+	run_until(replied);
+	assert_int_equal(reply.status, 413);
+	assert_true(has_header("Access-Control-Allow-Origin: https://chat.example.org"));
 }
 
 static void where_memory_is_full_bodies_are_not_read_and_the_rest_goes_on(void **state)
