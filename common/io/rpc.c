@@ -248,6 +248,12 @@ const struct why *rpc_error(const struct rpc_client *client)
 	return &client->why;
 }
 
+void rpc_reconnect(struct rpc_client *client)
+{
+	if (!client->closing)
+		wire_redial(client->wire);
+}
+
 bool rpc_connected(const struct rpc_client *client)
 {
 	return atomic_load(&client->pipes) > 0;

@@ -47,6 +47,8 @@ void rpc_tries(struct rpc_client *, unsigned tries);
 /* On whose behalf the calls that follow are: the id of a client's request, at most 36 characters; "" = nobody's, as at first. */
 void rpc_asked_for(struct rpc_client *, const char *request_id);
 const struct why *rpc_error(const struct rpc_client *);  /* inside a closure that got NULL */
+/* Drops its connections and dials anew; calls under way fail, or are sent again. */
+void rpc_reconnect(struct rpc_client *);
 bool rpc_connected(const struct rpc_client *);
 
 /* Keeps nng's threads few, where its version can be told; before the first socket of the process. For snapshot.c. */

@@ -15,6 +15,7 @@
 
 enum {
 	LIVE_US = SNAPSHOT_LIVE_MS * 1000,
+	DEAF_US = 3 * 1000 * 1000,
 	ASK_SOON_US = 50 * 1000,      /* at start services come up one after another: then doubling, up to */
 	ASK_AGAIN_US = 1000 * 1000,
 	COMPACT_US = 10 * 1000 * 1000
@@ -44,6 +45,7 @@ struct snapshot_sub {
 	int64_t heard_at_us;          /* 0 = never */
 	int64_t epoch_at_us;          /* heard from have.epoch's publisher */
 	int64_t compacted_at_us;      /* asked for a whole for the file */
+	struct loop_timer watch;      /* dials anew when nothing is heard */
 	struct loop_timer again;      /* at start, and while something is missing */
 	int64_t again_us;             /* its next pause; 0 = the first */
 	void (*on_snapshot)(void *arg, struct snapshot_id, struct str bytes, bool stale);
@@ -53,6 +55,7 @@ struct snapshot_sub {
 };
 
 static void sub_start(struct loop_timer *);
+static void sub_watch(struct loop_timer *);
 static void sub_ask(struct snapshot_sub *);
 static bool sub_open(struct snapshot_sub *, const char *url);
 static void sub_moved(void *arg);
@@ -78,6 +81,8 @@ struct snapshot_sub *snapshot_sub_new(struct loop *loop, struct rpc_client *sour
 		abort();
 	}
 	loop_timer_set(loop, &sub->again, 0, sub_start);
+	if (strncmp(pub_url, "inproc:", 7) != 0)
+		loop_timer_set(loop, &sub->watch, DEAF_US, sub_watch);
 	return sub;
 }
 
@@ -96,6 +101,7 @@ void snapshot_sub_free(struct snapshot_sub *sub)
 	if (!sub)
 		return;
 	loop_timer_del(&sub->again);
+	loop_timer_del(&sub->watch);
 	wire_free(sub->wire);
 	(void)nng_close(sub->socket);
 	nng_aio_stop(sub->aio);
@@ -143,6 +149,16 @@ static void sub_moved(void *arg)      /* nng's thread */
 }
 
 /* First turn: what the file has, and the question for something newer. */
+/* A heartbeat comes every 250 ms: it is gone, or the line swallows it without closing. */
+static void sub_watch(struct loop_timer *timer)
+{
+	struct snapshot_sub *sub = list_entry(timer, struct snapshot_sub, watch);
+
+	loop_timer_set(sub->loop, timer, DEAF_US, sub_watch);
+	if (mono_us() - sub->heard_at_us > DEAF_US)
+		wire_redial(sub->wire);
+}
+
 static void sub_start(struct loop_timer *timer)
 {
 	struct snapshot_sub *sub = list_entry(timer, struct snapshot_sub, again);

@@ -106,6 +106,19 @@ struct wire *wire_dial(struct loop *loop, nng_socket socket, const char *urls)
 	return w;
 }
 
+static void end_drop(struct end *);
+
+void wire_redial(struct wire *w)
+{
+	for (struct target *t = w->targets; t; t = t->next) {
+		for (unsigned e = 0; e < RESOLVE_MAX; e++)
+			if (t->ends[e].url[0])
+				end_drop(&t->ends[e]);
+		if (!t->resolver)
+			target_dial(t);
+	}
+}
+
 void wire_free(struct wire *w)
 {
 	struct target *t;

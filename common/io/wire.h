@@ -18,5 +18,7 @@ struct wire;
 struct wire *wire_listen(struct loop *, nng_socket, const char *url, struct why *);
 /* Several URLs with commas. What cannot be dialled is tried again. */
 struct wire *wire_dial(struct loop *, nng_socket, const char *urls);
+/* Drops what is connected and dials anew: for who has heard nothing for long, on a line that may swallow packets without closing. */
+void wire_redial(struct wire *);
 void wire_free(struct wire *);                    /* NULL is fine */
 #endif

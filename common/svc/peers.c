@@ -6,7 +6,10 @@
 #include "common/data/log.h"
 #include "common/svc/runtime.h"
 
-enum { PING_EVERY_US = 300 * 1000, PING_MS = 350, MISSED = 2 };
+enum {
+	PING_EVERY_US = 300 * 1000, PING_MS = 350, MISSED = 2,
+	DEAF = 20                     /* missed in a row, about 13 s: perhaps it is the line, and a new connection helps */
+};
 
 static void ping_ping(Corral__Peer_Service *service, const Corral__PingRequest *request, Corral__PingReply_Closure closure, void *closure_data)
 {
@@ -36,6 +39,8 @@ static void on_pong(const Corral__PingReply *reply, void *arg)
 		svc_want(p->svc, p->need, true, "");
 	else if (p->missed >= MISSED)
 		svc_want(p->svc, p->need, false, rpc_error(p->client)->text);
+	if (!reply && p->missed % DEAF == 0)
+		rpc_reconnect(p->client);
 	loop_timer_set(p->svc->loop, &p->timer, reply || p->missed >= MISSED ? PING_EVERY_US : 0, ping);
 }
 
