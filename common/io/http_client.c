@@ -103,6 +103,11 @@ bool http_url_parse(struct http_url *u, struct str url, struct why *why)
 	const char *slash, *colon;
 	uint64_t port = 80;
 
+	if (str_starts(url, STR("https://"))) {
+		err_field(why, ERR_INVALID, "url", "'" STR_FMT "': TLS is not spoken to backends; give an http:// address, or that of a proxy on this machine that speaks TLS for us",
+			  STR_ARG(url));
+		return false;
+	}
 	if (!str_starts(url, STR("http://"))) {
 		err_field(why, ERR_INVALID, "url", "'" STR_FMT "' is not an http:// address", STR_ARG(url));
 		return false;

@@ -1666,6 +1666,7 @@ static void parses_urls(void **state)
 	assert_true(http_url_parse(&u, STR("http://[fe80::1]"), &why));
 	assert_int_equal(u.port, 80);
 	assert_false(http_url_parse(&u, STR("https://x"), &why));
+	assert_non_null(strstr(why.text, "TLS is not spoken to backends"));
 	assert_false(http_url_parse(&u, STR("http://"), &why));
 	assert_false(http_url_parse(&u, STR("http://a:0"), &why));
 	assert_false(http_url_parse(&u, STR("http://a:99999"), &why));
