@@ -252,6 +252,20 @@ static const struct found *to_ask(const struct ward *w)
 	return NULL;
 }
 
+/* With another context than the one in force an Ollama would load the model anew. */
+static void write_options(struct json_out *jo, const struct found *f, bool embeds)
+{
+	if (embeds && !f->context_in_force)
+		return;
+	jw_key(jo, "options");
+	jw_obj(jo);
+	if (!embeds)
+		jw_kv_i64(jo, "num_predict", 1);
+	if (f->context_in_force)
+		jw_kv_i64(jo, "num_ctx", f->context_in_force);
+	jw_end(jo);
+}
+
 static const char *write_request(struct ward *w, const struct found *f)
 {
 	bool is_ollama = w->backend->kind == &kind_ollama, embeds = (f->caps & LLM_CAP_EMBEDDING) && !(f->caps & LLM_CAP_COMPLETION);
@@ -264,14 +278,10 @@ static const char *write_request(struct ward *w, const struct found *f)
 	jw_kv_strz(&jo, embeds ? "input" : "prompt", "1");
 	if (!embeds)
 		jw_kv_bool(&jo, "stream", false);
-	if (is_ollama && !embeds) {
-		jw_key(&jo, "options");
-		jw_obj(&jo);
-		jw_kv_i64(&jo, "num_predict", 1);
-		jw_end(&jo);
-	} else if (!embeds) {
+	if (is_ollama)
+		write_options(&jo, f, embeds);
+	else if (!embeds)
 		jw_kv_i64(&jo, "max_tokens", 1);
-	}
 	jw_end(&jo);
 	return is_ollama ? embeds ? "/api/embed" : "/api/generate" : embeds ? "/v1/embeddings" : "/v1/completions";
 }

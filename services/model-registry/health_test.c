@@ -59,7 +59,7 @@ static void on_request(struct http_xchg *x, void *arg)
 	} else if (str_eqz(x->path, "/api/tags")) {
 		json_reply(x, 200, "{\"models\":[{\"name\":\"tiny:latest\",\"digest\":\"d1\",\"size\":10}]}");
 	} else if (str_eqz(x->path, "/api/ps")) {
-		json_reply(x, 200, w->loaded ? "{\"models\":[{\"name\":\"tiny:latest\",\"size\":10,\"expires_at\":\"2318-01-01T00:00:00Z\"}]}" : "{\"models\":[]}");
+		json_reply(x, 200, w->loaded ? "{\"models\":[{\"name\":\"tiny:latest\",\"size\":10,\"context_length\":1234,\"expires_at\":\"2318-01-01T00:00:00Z\"}]}" : "{\"models\":[]}");
 	} else if (str_eqz(x->path, "/api/show")) {
 		json_reply(x, 200, "{\"capabilities\":[\"completion\"]}");
 	} else {
@@ -222,6 +222,7 @@ static void once_after_each_use(void **state)
 
 	until(w, w->asked == 1);
 	assert_non_null(strstr(w->said, "\"num_predict\":1"));
+	assert_non_null(strstr(w->said, "\"num_ctx\":1234"));       /* another would load it anew */
 	assert_null(strstr(w->said, "keep_alive"));
 	turn_ms(w, 1000);
 	assert_int_equal(w->asked, 1);

@@ -3,6 +3,7 @@ against the gateway."""
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -285,3 +286,30 @@ def test_what_was_used_most_is_loaded_at_the_start(own_ollama, corral_with, tmp_
     until(lambda: "first" in http(f"{own_ollama.url}/api/ps")[2])
     until(lambda: [j for j in front.get("/jobs")[2]["jobs"] if j["kind"] == "preload" and j["state"] == "done"])
     assert not front.close()
+
+
+def test_a_check_leaves_the_model_as_it_is_loaded(own_ollama, corral_with):
+    """Another context would load it anew; an engine that was started once is the sign that it was not."""
+    front = corral_with({"o": ("ollama", own_ollama.url)}, "--check-every=200ms", "--residency-every=300ms", "--preload-top=0")
+    until(lambda: model(front, "first"))
+    asked = {"model": "first", "messages": [{"role": "user", "content": "hello"}], "stream": False, "options": {"num_ctx": 1024}}
+    assert front.post("/api/chat", asked, timeout=60)[0] == 200
+    starts = own_ollama.log.read_text().count("llama-server started")
+    checked = lambda: [float(n) for n in re.findall(r'^corral_backend_checks_total{.*backend="o",outcome="ok"} (\d+)', front.metrics(), re.M)]
+    until(lambda: checked() and checked()[0] >= 1)
+    loaded = json.loads(http(f"{own_ollama.url}/api/ps")[2])["models"]
+    assert [m["context_length"] for m in loaded if m["name"] == "first:latest"] == [1024]
+    assert front.post("/api/chat", asked, timeout=60)[0] == 200
+    assert own_ollama.log.read_text().count("llama-server started") == starts
+
+
+def test_a_client_that_leaves_does_not_end_a_load(own_ollama, corral_with):
+    front = corral_with({"o": ("ollama", own_ollama.url)}, "--residency-every=300ms", "--check-every=0s", "--preload-top=0")
+    until(lambda: model(front, "first"))
+    http(f"{own_ollama.url}/api/generate", {"model": "first", "keep_alive": 0}, "POST")
+    until(lambda: "first" not in http(f"{own_ollama.url}/api/ps")[2] and not model(front, "first")["loaded_on"])
+    body = json.dumps({"model": "first", "messages": [{"role": "user", "content": "hello"}]}).encode()
+    with socket.create_connection(("127.0.0.1", int(front.url.rsplit(":", 1)[1]))) as left:
+        left.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.08)                                          # a load takes three times as long
+    until(lambda: "first" in http(f"{own_ollama.url}/api/ps")[2])
