@@ -21,6 +21,7 @@ static const struct { const char *name; bool reads; const char *text; } actions[
 	{ "keys.read",     true,  "List keys." },
 	{ "keys.create",   false, "Make keys, none stronger than one's own." },
 	{ "keys.rotate",   false, "Replace a key by a new one." },
+	{ "keys.limit",    false, "Change the limits of a key, to none above one's own." },
 	{ "keys.revoke",   false, "End a key." },
 	{ "tenants.read",  true,  "List tenants." },
 	{ "tenants.write", false, "Make, change and suspend tenants, limits included." },
@@ -32,7 +33,8 @@ enum { N_ACTIONS = sizeof(actions) / sizeof(*actions) };
 /* The same names, for others. */
 const char *const all_actions[] = {
 	"health", "inference", "feedback", "models.read", "models.write", "models.manage", "backends.read", "hardware.read", "jobs.read",
-	"jobs.write", "explain", "requests.read", "usage.read", "keys.read", "keys.create", "keys.rotate", "keys.revoke", "tenants.read",
+	"jobs.write", "explain", "requests.read", "usage.read", "keys.read", "keys.create", "keys.rotate", "keys.limit", "keys.revoke",
+	"tenants.read",
 	"tenants.write", "tenants.delete", "audit.read", NULL
 };
 

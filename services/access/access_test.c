@@ -418,6 +418,34 @@ static void the_overlap_lengthens_no_life(void **state)
 	assert_false(live(f, old->id));
 }
 
+static void limits_are_changed_within_ones_own(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Limits some = CORRAL__LIMITS__INIT, more = CORRAL__LIMITS__INIT;
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_ADMIN, ""), *made, *ret;
+	struct act a;
+
+	some.requests_per_minute = 50;
+	more.requests_per_minute = 51;
+	k.limits = &some;
+	made = make(f, k);
+	a = BY(made);
+	assert_int_equal(key_limit(&a, str_of(made->id), &more, &ret, &f->why), ERR_FORBIDDEN);
+	a = BY(made);
+	assert_int_equal(key_limit(&a, str_of(made->id), NULL, &ret, &f->why), ERR_FORBIDDEN);
+	a = OWNER;
+	assert_int_equal(key_limit(&a, str_of(made->id), &more, &ret, &f->why), ERR_OK);
+	assert_int_equal(ret->limits->requests_per_minute, 51);
+	assert_int_equal(a.delta.n_put_keys, 1);
+	a = OWNER;
+	assert_int_equal(key_limit(&a, str_of(made->id), NULL, &ret, &f->why), ERR_OK);
+	assert_null(ret->limits);
+	a = OWNER;
+	assert_int_equal(key_revoke(&a, str_of(made->id), &(bool){ false }, &f->why), ERR_OK);
+	a = OWNER;
+	assert_int_equal(key_limit(&a, str_of(made->id), &some, &ret, &f->why), ERR_CONFLICT);
+}
+
 static int64_t last_used(struct fixture *f)
 {
 	Corral__ListKeysRequest q = CORRAL__LIST_KEYS_REQUEST__INIT;
@@ -1102,7 +1130,7 @@ int main(void)
 		T(a_revoked_key_stays_revoked),
 		T(a_rotated_key_lives_on_for_the_overlap),
 		T(the_overlap_lengthens_no_life),
-		T(keys_are_listed_in_pages), T(when_a_key_was_used_is_in_the_list),
+		T(keys_are_listed_in_pages), T(when_a_key_was_used_is_in_the_list), T(limits_are_changed_within_ones_own),
 		T(a_key_is_no_stronger_than_its_maker),
 		T(a_narrow_maker_makes_narrow_keys),
 		T(nobody_rotates_into_more),

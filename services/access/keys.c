@@ -337,6 +337,37 @@ enum err key_rotate(struct act *a, struct str id, int64_t overlap_s, Corral__Cre
 	return act_end(a, e ? e : rotate(a, id, overlap_s, ret, why), why);
 }
 
+static enum err limit(struct act *a, struct str id, Corral__Limits *limits, Corral__Key **ret, struct why *why)
+{
+	struct key_row row;
+	enum err e = find(a, id, &row, why);
+
+	if (e)
+		return e;
+	if (!key_is_live(&row, a->now_us))
+		return err_set(why, ERR_CONFLICT, "the key " STR_FMT " has ended; make a new one", STR_ARG(id));
+	row.key->limits = limits;
+	if ((e = narrow_holds(&a->subject, row.key, why)))
+		return e;
+	a->detail = detail(a->mem, row.key);
+	if (!set_row(a, row.key, 0, why))
+		return why->code;
+	a->delta.put_keys = arena_array(a->mem, Corral__Key *, 1);
+	a->delta.put_keys[a->delta.n_put_keys++] = row.key;
+	*ret = row.key;
+	return ERR_OK;
+}
+
+enum err key_limit(struct act *a, struct str id, Corral__Limits *limits, Corral__Key **ret, struct why *why)
+{
+	enum err e;
+
+	a->action = "keys.limit";
+	a->object = id;
+	e = act_begin(a, why);
+	return act_end(a, e ? e : limit(a, id, limits, ret, why), why);
+}
+
 static enum err revoke(struct act *a, struct str id, bool *ret_changed, struct why *why)
 {
 	struct key_row row;

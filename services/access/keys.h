@@ -19,6 +19,8 @@ enum err key_create(struct act *, const Corral__Key *wanted, Corral__CreateKeyRe
 /* A new key with all that the old one has; the old one ends in overlap_s, now when that is 0. One with an end keeps its length of life,
  * but does not outlive the key that rotates it. */
 enum err key_rotate(struct act *, struct str id, int64_t overlap_s, Corral__CreateKeyReply *ret, struct why *);
+/* These limits from now on, of a key that is live; NULL = none. They lie within those of who asks. */
+enum err key_limit(struct act *, struct str id, Corral__Limits *, Corral__Key **ret, struct why *);
 enum err key_revoke(struct act *, struct str id, bool *ret_changed, struct why *);
 enum err keys_list(struct act *, const Corral__ListKeysRequest *, Corral__ListKeysReply *ret, struct why *);
 

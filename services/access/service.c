@@ -139,6 +139,22 @@ static void on_rotate(Corral__Access_Service *rpc, const Corral__RotateKeyReques
 	arena_reset(a->mem);
 }
 
+static void on_limit(Corral__Access_Service *rpc, const Corral__LimitKeyRequest *q, Corral__Key_Closure closure, void *data)
+{
+	struct access *a = of(rpc);
+	struct act act = act_of(a, q->caller);
+	Corral__Key *key, shown;
+	struct why why;
+	enum err e = key_limit(&act, str_of(q->id), q->limits, &key, &why);
+
+	if (acted(a, &act, e, &why, data)) {
+		shown = *key;
+		shown.hash = (ProtobufCBinaryData){ 0 };
+		closure(&shown, data);
+	}
+	arena_reset(a->mem);
+}
+
 static void on_revoke(Corral__Access_Service *rpc, const Corral__RevokeKeyRequest *q, Corral__Done_Closure closure, void *data)
 {
 	struct access *a = of(rpc);
@@ -457,6 +473,7 @@ static void serve(struct access *a)
 	corral__access__init(&a->rpc, NULL);
 	a->rpc.create_key = on_create;
 	a->rpc.rotate_key = on_rotate;
+	a->rpc.limit_key = on_limit;
 	a->rpc.revoke_key = on_revoke;
 	a->rpc.list_keys = on_list_keys;
 	a->rpc.put_tenant = on_put_tenant;

@@ -76,6 +76,7 @@ const struct route gateway_routes[] = {
 	{ "POST", "/keys", "keys.create", "Makes a key; its secret is in this answer and nowhere else.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_create) },
 	{ "GET", "/keys", "keys.read", "Keys; tenant=NAME, all=true for those that ended too, limit=N, after=ID.", LLM_NATIVE, LLM_CHAT, ONE(stage_keys) },
 	{ "POST", "/keys/", "keys.rotate", "ID/rotate: a new key in its place; the old one lives on for overlap_s.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_rotate) },
+	{ "PUT", "/keys/", "keys.limit", "ID: {limits} in the place of those it has; in force within a second or two.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_limit) },
 	{ "DELETE", "/keys/", "keys.revoke", "Ends a key, everywhere within seconds.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_revoke) },
 	{ "GET", "/tenants", "tenants.read", "Tenants.", LLM_NATIVE, LLM_CHAT, ONE(stage_tenants) },
 	{ "PUT", "/tenants/", "tenants.write", "Makes a tenant, or replaces what is known of it.", LLM_NATIVE, LLM_CHAT, ONE(stage_tenant_put) },

@@ -226,6 +226,7 @@ OBJECTS = {
     ("GET", "/keys"): lambda c, t, seen: (f"/keys?tenant={t}", None),
     ("POST", "/keys"): lambda c, t, seen: ("/keys", {"name": fresh_name(), "role": "user", "tenant": t}),
     ("POST", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}/rotate", {"overlap_s": 60}),
+    ("PUT", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}", {"limits": {"concurrency": 3}}),
     ("DELETE", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}", None),
     ("PUT", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", {"display_name": "changed"}),
     ("DELETE", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", None),

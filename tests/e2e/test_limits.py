@@ -149,6 +149,22 @@ def test_a_changed_limit_holds_on_open_connections(corral):
     until(lambda: once() == (200, None), 5)
 
 
+def test_a_keys_limits_can_be_changed(corral):
+    key, secret = make_key(corral, name="grows", role="user", limits={"requests_per_minute": 2})
+    assert many([corral.url], secret, 5).count(200) == 2
+    status, _, body = corral.get(f"/keys/{key}", body={"limits": {"requests_per_minute": 6}}, method="PUT")
+    assert status == 200 and body["key"]["limits"] == {"requests_per_minute": 6, "tokens_per_minute": 0, "concurrency": 0}
+    until(lambda: chat(corral, secret)[1]["x-ratelimit-limit-requests"] == "6", 5)
+    assert 3 <= many([corral.url], secret, 20).count(200) <= 4                     # two before, and one or none to see it
+    admin, admins = make_key(corral, name="held", role="admin", limits={"requests_per_minute": 50})
+    status, _, text = ask(f"{corral.url}/keys/{admin}", {"limits": {"requests_per_minute": 51}}, "PUT", as_key(admins))
+    assert status == 403 and "limit of 50" in text                                 # nobody frees himself
+    assert ask(f"{corral.url}/keys/{key}", {"limits": {}}, "PUT", as_key(admins))[0] == 403
+    assert ask(f"{corral.url}/keys/{key}", {"limits": {"requests_per_minute": 9}}, "PUT", as_key(admins))[0] == 200
+    assert ask(f"{corral.url}/keys/{key}", {"role": "owner"}, "PUT")[0] == 400
+    assert ask(f"{corral.url}/keys/nothing", {"limits": {}}, "PUT")[0] == 404
+
+
 def test_what_is_limited_is_counted(corral):
     text = corral.metrics()
     assert re.search(r'^corral_limited_total\{limit="requests",of="key"\} [1-9]', text, re.M)

@@ -13,6 +13,7 @@ struct access_ask {
 	Corral__Caller caller;
 	Corral__CreateKeyRequest create;
 	Corral__RotateKeyRequest rotate;
+	Corral__LimitKeyRequest limit;
 	Corral__RevokeKeyRequest revoke;
 	Corral__ListKeysRequest list;
 	Corral__PutTenantRequest put;
@@ -53,6 +54,7 @@ static struct access_ask *begin(struct req *r, struct ask **ret_ask, void (*call
 	fill_caller(r, a, &q->caller);
 	corral__create_key_request__init(&q->create), q->create.caller = &q->caller, q->create.key = &q->key;
 	corral__rotate_key_request__init(&q->rotate), q->rotate.caller = &q->caller;
+	corral__limit_key_request__init(&q->limit), q->limit.caller = &q->caller;
 	corral__revoke_key_request__init(&q->revoke), q->revoke.caller = &q->caller;
 	corral__list_keys_request__init(&q->list), q->list.caller = &q->caller;
 	corral__put_tenant_request__init(&q->put), q->put.caller = &q->caller, q->put.tenant = &q->tenant;
@@ -342,6 +344,44 @@ static enum step rotate(struct req *r)
 	return send(a, why.code == ERR_OK);
 }
 
+static void key_limited(const Corral__Key *reply, void *arg)
+{
+	struct ask *a = arg;
+	struct json_out jo;
+
+	if (!reply) {
+		failed(a);
+		return;
+	}
+	jo = answer(a, 200);
+	jw_key(&jo, "key");
+	json_access_key(&jo, reply);
+	finish(a, &jo);
+}
+
+static void limit_call(struct ask *a) { corral__access__limit_key(access_of(a), &of(a)->limit, key_limited, a); }
+
+/* PUT /keys/ID {limits: {…}} */
+static enum step limit_key(struct req *r)
+{
+	static const char *const known[] = { "limits", NULL };
+	struct ask *a;
+	struct access_ask *q = begin(r, &a, limit_call);
+	struct why why = { 0 };
+	struct json doc;
+
+	q->limit.id = z(a, r->param);
+	if (!read_body(r, a, &doc, known))
+		return send(a, false);
+	if (!json_get(&doc, 0, "limits"))
+		err_field(&why, ERR_MALFORMED, "limits", "limits is missing: of a key that is there only the limits can be changed");
+	else
+		(void)limits(&doc, q, &q->limit.limits, &why);
+	if (why.code)
+		req_fail_why(r, &why);
+	return send(a, why.code == ERR_OK);
+}
+
 static void revoked(const Corral__Done *reply, void *arg)
 {
 	struct ask *a = arg;
@@ -627,5 +667,5 @@ static enum step verify(struct req *r)
 }
 
 const struct stage stage_key_create = { "key_create", create }, stage_key_rotate = { "key_rotate", rotate }, stage_key_revoke = { "key_revoke", revoke },
-	stage_keys = { "keys", list }, stage_tenant_put = { "tenant_put", put_tenant }, stage_tenant_delete = { "tenant_delete", delete_tenant },
+	stage_key_limit = { "key_limit", limit_key }, stage_keys = { "keys", list }, stage_tenant_put = { "tenant_put", put_tenant }, stage_tenant_delete = { "tenant_delete", delete_tenant },
 	stage_tenants = { "tenants", tenants }, stage_audit = { "audit", audit }, stage_audit_verify = { "audit_verify", verify };
