@@ -84,6 +84,41 @@ static enum verdict openai_end(struct llm_relay *r)
 	return END;
 }
 
+static bool wants_several(const struct llm_in *in)
+{
+	uint32_t n = json_get(&in->doc, 0, "n"), prompt = in->op == LLM_COMPLETE ? json_get(&in->doc, 0, "prompt") : 0;
+	int64_t answers = 1;
+	bool every_token = false;
+
+	if (in->dialect != LLM_OPENAI || (json_bool(&in->doc, json_get(&in->doc, 0, "timings_per_token"), &every_token) && every_token))
+		return false;
+	return (n && json_i64(&in->doc, n, &answers) && answers > 1) || (prompt && json_kind(&in->doc, prompt) == JSON_ARRAY);
+}
+
+/* llama.cpp counts each of several answers (n, several prompts) on its own: in a stream at the end of each, in a whole answer the first alone. Then
+ * the others are taken to be as long. */
+static void read_llamacpp(struct llm_relay *r, const struct json *doc, struct chunk *c)
+{
+	struct llm_usage before = r->usage;
+	uint64_t estimate = r->in->prompt_tokens_est;
+
+	if (!wants_several(r->in)) {
+		openai_read_chunk(doc, c, &r->usage, r->scratch);
+		return;
+	}
+	r->usage.reported = false;
+	openai_read_chunk(doc, c, &r->usage, r->scratch);
+	if (!r->usage.reported) {
+		r->usage = before;
+	} else if (c->n_choices > 1) {
+		r->usage.completion_tokens *= c->n_choices;
+		if (r->in->op == LLM_COMPLETE && estimate > r->usage.prompt_tokens)
+			r->usage.prompt_tokens = estimate;
+	} else if (before.reported) {
+		r->usage.completion_tokens += before.completion_tokens;
+	}
+}
+
 static enum verdict look(struct llm_relay *r, const struct json *doc, struct chunk *c)
 {
 	bool usage_only;
@@ -94,6 +129,8 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 		ollama_read_chunk(doc, c, &r->usage, r->scratch);
 	else if (r->from_infill)
 		infill_read_chunk(doc, c, &r->usage, r->scratch);
+	else if (r->target->kind == LLM_BACKEND_LLAMACPP)
+		read_llamacpp(r, doc, c);
 	else
 		openai_read_chunk(doc, c, &r->usage, r->scratch);
 	if (has(c->error)) {

@@ -187,6 +187,21 @@ def test_a_text_completion_s_variety(client):
     assert client.completions.create(**asked, prompt="count", echo=False, best_of=1).choices[0].text
 
 
+@pytest.mark.parametrize("asked, tokens", [
+    ({"prompt": "count", "n": 2}, 6), ({"prompt": ["count", "count"]}, 6), ({"prompt": "count", "n": 2, "stream": True}, 6), ({"prompt": "count"}, 3),
+    ({"messages": [{"role": "user", "content": "count"}], "n": 2}, 6), ({"messages": [{"role": "user", "content": "count"}], "n": 2, "stream": True}, 6),
+    ({"messages": [{"role": "user", "content": "count"}], "n": 2, "stream": True, "stream_options": {"include_usage": True}}, 6),
+])
+def test_several_answers_are_booked(corral, asked, tokens):
+    path = "/v1/chat/completions" if "messages" in asked else "/v1/completions"
+    status, headers, text = http(corral.url + path, {"model": MODEL, "max_tokens": 3, "temperature": 0, **asked})
+    assert status == 200, text
+    end = time.monotonic() + 20
+    while (got := corral.get(f"/requests/{headers['X-Request-Id']}"))[0] != 200 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [a["completion_tokens"] for a in got[2]["attempts"]] == [tokens]
+
+
 @pytest.mark.parametrize("more, field", [
     ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"prompt": ["a", "b"], "stream": True}, "prompt"), ({"prompt": None}, "prompt"),
     ({"max_tokens": "many"}, "max_tokens"),
