@@ -18,8 +18,8 @@ struct ship_opts {
 	const char *topic;            /* "usage.v1" */
 	const char *source;           /* unique name of the writer: "gateway-host/usage-0" */
 	uint8_t type_min, type_max;   /* record types that are shipped; others are skipped */
-	int64_t every_ms;             /* default 50 */
-	uint32_t batch_records, batch_bytes;          /* default 2000, 1 MiB */
+	int64_t every_ms;             /* default 50; twice that while there is much */
+	uint32_t batch_records, batch_bytes;          /* default 4000, 1 MiB */
 };
 
 struct shipper *shipper_new(struct loop *, struct rpc_client *receiver, const struct ship_opts *,
