@@ -22,7 +22,7 @@ def until(true, seconds=60):
         got = true()
         if got:
             return got
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError("it never came to that")
 
 
@@ -309,7 +309,9 @@ def test_a_client_that_leaves_does_not_end_a_load(own_ollama, corral_with):
     http(f"{own_ollama.url}/api/generate", {"model": "first", "keep_alive": 0}, "POST")
     until(lambda: "first" not in http(f"{own_ollama.url}/api/ps")[2] and not model(front, "first")["loaded_on"])
     body = json.dumps({"model": "first", "messages": [{"role": "user", "content": "hello"}]}).encode()
+    starts = lambda: own_ollama.log.read_text().count('msg="starting llama-server')
+    before = starts()
     with socket.create_connection(("127.0.0.1", int(front.url.rsplit(":", 1)[1]))) as left:
         left.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        time.sleep(0.08)                                          # a load takes three times as long
+        until(lambda: starts() > before)                          # the load has begun, and takes a while
     until(lambda: "first" in http(f"{own_ollama.url}/api/ps")[2])
