@@ -26,6 +26,7 @@ ONE_PROCESS_ONLY = {
     "test_health.py": "is about the registry and its engines",
     "test_tls.py": "is about the gateway's own public port",
     "test_limits.py": "starts gateways and access apart itself",
+    "test_config.py": "backs up the state directory of one corral serve, under one configuration file",
     "test_runs.py": "is about jobs in the gateway, which it kills and starts as one process",
 }
 
