@@ -5,6 +5,7 @@ CORRAL_ARRANGEMENT says (servers.py). Each is stopped
 by SIGTERM at the end and has to end with status 0 and without a sanitizer's report in its log.
 """
 import os
+from pathlib import Path
 
 import ollama as ollama_package
 import openai
@@ -12,9 +13,14 @@ import pytest
 
 from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
 
-# What an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
+# These run in every arrangement; a file that is added runs in one process until it is named here.
+ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "bad_requests", "cli", "dialects", "embeddings", "hardware", "models", "native", "ollama", "openai")}
+
+# Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
 ONE_PROCESS_ONLY = {
+    "test_config.py": "is about configuration files and folders of corral serve",
     "test_apart.py": "starts its own processes",
+    "test_upgrade.py": "is about a gateway that hands its ports to the next",
     "test_up.py": "is about scripts/up and starts its own",
     "test_scripts.py": "is about the scripts",
     "test_start.py": "is about the addresses of corral serve",
@@ -32,14 +38,16 @@ ONE_PROCESS_ONLY = {
 
 
 def pytest_ignore_collect(collection_path, config):
-    return True if ARRANGEMENT != "one" and collection_path.name in ONE_PROCESS_ONLY else None
+    left_out = collection_path.suffix == ".py" and collection_path.name.startswith("test_") and collection_path.name not in ARRANGED
+    return True if ARRANGEMENT != "one" and left_out else None
 
 
 def pytest_terminal_summary(terminalreporter):
     if ARRANGEMENT != "one":
         terminalreporter.write_line(f"arrangement {ARRANGEMENT}; left out, for the arrangement does not matter to them:")
-        for name, reason in ONE_PROCESS_ONLY.items():
-            terminalreporter.write_line(f"    {name} {reason}")
+        for path in sorted(Path(__file__).parent.glob("test_*.py")):
+            if path.name not in ARRANGED:
+                terminalreporter.write_line(f"    {path.name} {ONE_PROCESS_ONLY.get(path.name, 'is not known to depend on it')}")
 
 
 @pytest.fixture(scope="session")
