@@ -285,7 +285,7 @@ void req_heartbeat(struct req *r, int64_t now_us)
 	int64_t every_us = r->worker->gw->cfg->heartbeat * 1000;
 	struct buf comment = { 0 };
 
-	if (!every_us || r->answer_begun || !r->x || !is_event_stream(r) || now_us - (r->alive_us ? r->alive_us : r->start_us) < every_us)
+	if (!every_us || r->run || r->answer_begun || !r->x || !is_event_stream(r) || now_us - (r->alive_us ? r->alive_us : r->start_us) < every_us)
 		return;
 	r->alive_us = now_us;
 	if (!r->head_sent) {

@@ -259,8 +259,6 @@ static void stop(struct svc *s)
 		return;
 	loop_timer_del(&g->sweep);
 	loop_timer_del(&g->hurry);
-	lease_free(g->lease);
-	limit_share_free(g->limit_share);
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
 	if (g->door)
@@ -268,6 +266,8 @@ static void stop(struct svc *s)
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
 		if (g->workers[i])
 			worker_stop(g->workers[i]);
+	lease_free(g->lease);                             /* a worker's requests tell these two of slots and limits until it has stopped */
+	limit_share_free(g->limit_share);
 	runs_close(g->runs);
 	ask_forget_all(g);
 	pthread_mutex_destroy(&g->asks_lock);

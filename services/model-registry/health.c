@@ -286,10 +286,11 @@ static const char *write_request(struct ward *w, const struct found *f)
 	return is_ollama ? embeds ? "/api/embed" : "/api/generate" : embeds ? "/v1/embeddings" : "/v1/completions";
 }
 
-/* What was unloaded a moment ago would be loaded again by the question: what is in memory has to be known freshly. */
+/* What was unloaded a moment ago would be loaded again by the question, and so would a model that its last request gave another context:
+ * what is in memory has to be known freshly, and from after that request. */
 static bool is_fresh(struct ward *w, int64_t now)
 {
-	if (now - w->backend->looked_us < FRESH_US)
+	if (now - w->backend->looked_us < FRESH_US && w->backend->looked_us > w->last_us)
 		return true;
 	registry_look(w->health->registry, w->backend);
 	return false;

@@ -53,7 +53,7 @@ static enum step enter(struct req *r)
 	const struct gateway_config *cfg = r->worker->gw->cfg;
 	struct replica_state **wants = arena_array(r->mem, struct replica_state *, r->pick.n_ranked + 1u), *now;
 	unsigned n = 0;
-	int64_t predicted;
+	int64_t predicted, patience_us;
 
 	for (uint16_t i = 0; i < r->pick.n_ranked; i++) {
 		if (!same_model(r, i))
@@ -64,11 +64,12 @@ static enum step enter(struct req *r)
 	}
 	predicted = queue_predict_us(wants, n, r->tenant);
 	r->queue_since_us = req_now(r);
-	r->queue_deadline_us = r->queue_since_us + cfg->queue_timeout * 1000;
+	patience_us = r->run ? r->deadline_us - r->queue_since_us : cfg->queue_timeout * 1000;     /* nobody stands at the door for a job */
+	r->queue_deadline_us = r->queue_since_us + patience_us;
 	r->waiting = queue_join(wants[0]->queue, r->tenant, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now);
 	if (now)
 		return take(r, now);
-	if (r->waiting && (predicted > cfg->queue_timeout * 1000 || req_now(r) + predicted > r->deadline_us)) {
+	if (r->waiting && (predicted > patience_us || req_now(r) + predicted > r->deadline_us)) {
 		queue_leave(r->waiting);
 		r->waiting = NULL;
 	}
