@@ -32,6 +32,10 @@ static void on_started(void *arg)
 		pthread_join(s->thread, NULL);
 		s->phase = SVC_YIELDED;
 		upgrade_start_again(rt);
+		if (rt->ending)
+			drain_next(rt);
+		else
+			life_start(rt);   /* the others, meanwhile */
 		return;
 	}
 	if (s->why.code != ERR_OK) {
@@ -58,6 +62,9 @@ void life_start(struct runtime *rt)
 			return;
 		}
 	if (rt->started) {
+		for (unsigned i = 0; i < rt->n; i++)
+			if (rt->svcs[i].phase != SVC_RUNNING)
+				return;
 		LOG_INFO("the services that had stopped run again");
 		return;
 	}

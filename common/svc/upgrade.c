@@ -146,14 +146,18 @@ static bool offer_all(struct upgrade *up, int to)
 
 /* --- guests --- */
 
-static void answer_asker(struct upgrade *up, const char *word, const char *text)
+static void answer(struct guest *g, const char *word, const char *text)
 {
 	char line[UPGRADE_TEXT];
 
-	if (!up->asker)
-		return;
 	snprintf(line, sizeof(line), "%s %.480s", word, text);
-	(void)upgrade_send(up->asker->io.fd, line, -1);
+	(void)upgrade_send(g->io.fd, line, -1);
+}
+
+static void answer_asker(struct upgrade *up, const char *word, const char *text)
+{
+	if (up->asker)
+		answer(up->asker, word, text);
 }
 
 static void guest_close(struct guest *g)
@@ -255,11 +259,12 @@ static void heard(struct guest *g, const char *text)
 	} else if (strcmp(text, "start") == 0) {
 		const char *no = cannot(up);
 
+		if (no) {
+			answer(g, "failed", no);     /* who asked before still waits for his answer */
+			return;
+		}
 		up->asker = g;
-		if (no)
-			answer_asker(up, "failed", no);
-		else
-			upgrade_start(up->rt);
+		upgrade_start(up->rt);
 	} else if (up->heir != g) {
 		return;
 	} else if (strcmp(text, "yield") == 0) {
@@ -326,6 +331,11 @@ static void on_again(struct loop_timer *t)
 {
 	struct upgrade *up = list_entry(t, struct upgrade, again);
 
+	for (unsigned i = 0; i < up->rt->n; i++)
+		if (up->rt->svcs[i].phase == SVC_STARTING) {          /* one after another */
+			upgrade_start_again(up->rt);
+			return;
+		}
 	for (unsigned i = 0; i < up->rt->n; i++)
 		if (up->rt->svcs[i].phase == SVC_YIELDED)
 			up->rt->svcs[i].phase = SVC_NEW;

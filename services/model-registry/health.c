@@ -491,6 +491,11 @@ static void act(struct ward *w, int64_t now)
 	mind_standby(w, now);
 	if (!w->backend || !config_of(w)->check_every) {
 		end_standby(w, now);
+		if (w->backend && w->sick) {      /* checks were switched off: what they said last is no verdict for ever */
+			w->sick = false;
+			w->failures = 0;
+			registry_set_sick(w->backend, NULL);
+		}
 		return;
 	}
 	look_after(w, now);
