@@ -169,10 +169,10 @@ static void judge(struct run_exec *e, const struct req *r)
 
 	e->why = r->err;
 	e->state = RUN_FAILED;
-	if (r->err.code == ERR_OK) {
-		e->state = RUN_COMPLETED;
-	} else if (e->leave) {
+	if (e->leave) {                   /* first: its last read may have been too much, and all was well */
 		err_set(&e->why, ERR_TOO_LARGE, "%s", e->leave);
+	} else if (r->err.code == ERR_OK) {
+		e->state = RUN_COMPLETED;
 	} else if (r->err.code == ERR_DEADLINE) {
 		e->state = RUN_TIMED_OUT;
 		err_set(&e->why, ERR_DEADLINE, "the job ran longer than its execution time of %lld ms", (long long)e->run.execution_ms);

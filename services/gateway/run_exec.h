@@ -21,6 +21,8 @@ struct run_exec {
 	struct arena *mem;
 	struct run run;               /* as claimed; read-only for the worker */
 	void (*look)(void *arg);      /* on the control thread, with this */
+	bool lost;                    /* the control thread's: a piece could not be kept, so it has failed, however it ends */
+	bool gone;                    /* the control thread's: it was cancelled or is another gateway's now; nothing of it is written any more */
 
 	/* the worker's */
 	struct list node;

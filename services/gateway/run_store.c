@@ -8,7 +8,7 @@
 
 enum { SILENT_US = 15 * 1000000 };
 
-enum { S_ADD, S_GET, S_BODY, S_WAITING, S_TENANTS, S_CLAIM, S_PIECE, S_SAID, S_FINISH, S_REQUEUE, S_CANCEL, S_PIECES, S_DELIVERED, S_COUNT, S_ALIVE,
+enum { S_ADD, S_GET, S_BODY, S_WAITING, S_WAITING_BYTES, S_TENANTS, S_CLAIM, S_PIECE, S_SAID, S_FINISH, S_REQUEUE, S_CANCEL, S_PIECES, S_DELIVERED, S_COUNT, S_ALIVE,
        S_TAKE_BACK, S_GIVE_UP, S_LATE, S_FORGET, S_OLDEST, S_DROP, S_CANCELLED, STATEMENTS };
 
 #define COLUMNS "id, tenant, state, created_us, started_us, ended_us, expires_us, execution_ms, tries, chunks, delivered, error_code, error, request_id"
@@ -20,10 +20,11 @@ static const char *const sql[STATEMENTS] = {
 	[S_GET] = "SELECT " COLUMNS ", output FROM runs WHERE id = ?1",
 	[S_BODY] = "SELECT " COLUMNS ", output, key_id, role, path, body FROM runs WHERE id = ?1",
 	[S_WAITING] = "SELECT count(*) FROM runs WHERE state = 0 AND tenant = ?1",
+	[S_WAITING_BYTES] = "SELECT coalesce(sum(CASE WHEN tenant = ?1 THEN bytes ELSE 0 END), 0), coalesce(sum(bytes), 0) FROM runs WHERE state = 0",
 	[S_TENANTS] = "SELECT tenant, min(id) FROM runs WHERE state = 0 AND not_before_us <= ?1 AND expires_us > ?1 GROUP BY tenant",
 	[S_CLAIM] = "UPDATE runs SET state = 1, owner = ?2, started_us = ?3, tries = tries + 1 WHERE id = ?1 AND state = 0",
-	[S_PIECE] = "INSERT INTO run_pieces (run_id, first, n, data) SELECT id, chunks, ?2, ?3 FROM runs WHERE id = ?1 AND state = 1",
-	[S_SAID] = "UPDATE runs SET chunks = chunks + ?2, bytes = bytes + ?3 WHERE id = ?1 AND state = 1",
+	[S_PIECE] = "INSERT INTO run_pieces (run_id, first, n, data) SELECT id, chunks, ?2, ?3 FROM runs WHERE id = ?1 AND state = 1 AND owner = ?4",
+	[S_SAID] = "UPDATE runs SET chunks = chunks + ?2, bytes = bytes + ?3 WHERE id = ?1 AND state = 1 AND owner = ?4",
 	[S_FINISH] = "UPDATE runs SET state = ?3, ended_us = ?4, error_code = ?5, error = ?6, request_id = ?7, output = ?8,"
 		     " bytes = bytes - length(body) + length(?8), body = '' WHERE id = ?1 AND state = 1 AND owner = ?2",
 	[S_REQUEUE] = "UPDATE runs SET state = 0, owner = '', not_before_us = ?3, tries = tries - 1, error = ?4 WHERE id = ?1 AND state = 1 AND owner = ?2",
@@ -32,7 +33,8 @@ static const char *const sql[STATEMENTS] = {
 	[S_PIECES] = "SELECT first, n, data FROM run_pieces WHERE run_id = ?1 AND first + n > ?2 ORDER BY first",
 	[S_DELIVERED] = "UPDATE runs SET delivered = ?2 WHERE id = ?1",
 	[S_COUNT] = "SELECT coalesce(sum(CASE WHEN state = 0 THEN 1 ELSE 0 END), 0), coalesce(sum(CASE WHEN state = 1 THEN 1 ELSE 0 END), 0),"
-		    " coalesce(sum(CASE WHEN state > 1 THEN 1 ELSE 0 END), 0), coalesce(sum(bytes), 0) FROM runs",
+		    " coalesce(sum(CASE WHEN state > 1 THEN 1 ELSE 0 END), 0), coalesce(sum(bytes), 0),"
+		    " coalesce(sum(CASE WHEN state = 0 THEN bytes ELSE 0 END), 0) FROM runs",
 	[S_ALIVE] = "INSERT INTO run_owners (owner, seen_us) VALUES (?1, ?2) ON CONFLICT (owner) DO UPDATE SET seen_us = ?2",
 	[S_TAKE_BACK] = "UPDATE runs SET state = 0, owner = '' WHERE chunks = 0 AND tries < ?1 AND " SILENT_OWNER,
 	[S_GIVE_UP] = "UPDATE runs SET state = 3, ended_us = ?1, error_code = 'INTERRUPTED', error = CASE WHEN chunks > 0"
@@ -173,6 +175,23 @@ int64_t run_waiting(struct run_store *s, struct str tenant)
 	return n;
 }
 
+static bool keep_two(void *arg, const struct db_row *row)
+{
+	((int64_t *)arg)[0] = db_int(row, 0);
+	((int64_t *)arg)[1] = db_int(row, 1);
+	return false;
+}
+
+bool run_waiting_bytes(struct run_store *s, struct str tenant, int64_t *ret_tenants, int64_t *ret_all, struct why *why)
+{
+	int64_t n[2] = { 0 };
+	bool ok = db_run(s->db, S_WAITING_BYTES, (struct db_value[]){ DB_S(tenant) }, 1, keep_two, n, NULL, why);
+
+	*ret_tenants = n[0];
+	*ret_all = n[1];
+	return ok;
+}
+
 struct choice { unsigned (*weight)(void *arg, const char *tenant); void *arg; unsigned best; char tenant[256], id[40]; };
 
 static bool consider(void *arg, const struct db_row *row)
@@ -184,6 +203,8 @@ static bool consider(void *arg, const struct db_row *row)
 	(void)str_copy(tenant, sizeof(tenant), db_str(row, 0));
 	(void)str_copy(id, sizeof(id), db_str(row, 1));
 	w = c->weight(c->arg, tenant);
+	if (w == RUN_NOT_NOW)
+		return true;
 	if (c->id[0] && (w > c->best || (w == c->best && strcmp(id, c->id) > 0)))
 		return true;
 	c->best = w;
@@ -197,22 +218,29 @@ bool run_claim(struct run_store *s, int64_t now_us, unsigned (*weight)(void *arg
 	int64_t changed = 0;
 
 	*why = (struct why){ 0 };
-	if (!db_run(s->db, S_TENANTS, (struct db_value[]){ DB_I(now_us) }, 1, consider, &c, NULL, why) || !c.id[0] ||
-	    !db_run(s->db, S_CLAIM, (struct db_value[]){ DB_Z(c.id), DB_Z(s->owner), DB_I(now_us) }, 3, NULL, NULL, &changed, why) || changed != 1)
+	if (!db_run(s->db, S_TENANTS, (struct db_value[]){ DB_I(now_us) }, 1, consider, &c, NULL, why) || !c.id[0] || !db_begin(s->db, why))
 		return false;
-	return run_get(s, str_of(c.id), true, mem, ret, why);
+	if (db_run(s->db, S_CLAIM, (struct db_value[]){ DB_Z(c.id), DB_Z(s->owner), DB_I(now_us) }, 3, NULL, NULL, &changed, why) && changed == 1 &&
+	    run_get(s, str_of(c.id), true, mem, ret, why))
+		return db_commit(s->db, why);
+	db_rollback(s->db);                       /* one that is not given out waits on */
+	return false;
 }
 
-bool run_say(struct run_store *s, const char *id, struct str pieces, uint32_t n, struct why *why)
+bool run_say(struct run_store *s, const char *id, struct str pieces, uint32_t n, bool *ret_ours, struct why *why)
 {
-	struct db_value p[] = { DB_Z(id), DB_I(n), DB_B(pieces) };
+	struct db_value p[] = { DB_Z(id), DB_I(n), DB_B(pieces), DB_Z(s->owner) };
+	int64_t changed = 0;
 
 	if (!db_begin(s->db, why))
 		return false;
-	if (db_run(s->db, S_PIECE, p, 3, NULL, NULL, NULL, why)) {
+	if (db_run(s->db, S_PIECE, p, 4, NULL, NULL, NULL, why)) {
 		p[2] = DB_I(pieces.n);
-		if (db_run(s->db, S_SAID, p, 3, NULL, NULL, NULL, why))
+		if (db_run(s->db, S_SAID, p, 4, NULL, NULL, &changed, why)) {
+			if (ret_ours)
+				*ret_ours = changed > 0;
 			return db_commit(s->db, why);
+		}
 	}
 	db_rollback(s->db);
 	return false;
@@ -289,7 +317,7 @@ bool run_delivered(struct run_store *s, const char *id, uint32_t delivered, stru
 
 static bool keep_counts(void *arg, const struct db_row *row)
 {
-	*(struct run_counts *)arg = (struct run_counts){ db_int(row, 0), db_int(row, 1), db_int(row, 2), db_int(row, 3) };
+	*(struct run_counts *)arg = (struct run_counts){ db_int(row, 0), db_int(row, 1), db_int(row, 2), db_int(row, 3), db_int(row, 4) };
 	return false;
 }
 

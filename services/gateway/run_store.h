@@ -47,12 +47,14 @@ bool run_add(struct run_store *, const struct run *, struct why *);
 /* False with *why.code ERR_OK: there is none. Strings in the arena; with_body: body, key and path too. */
 bool run_get(struct run_store *, struct str id, bool with_body, struct arena *, struct run *ret, struct why *);
 int64_t run_waiting(struct run_store *, struct str tenant);
+bool run_waiting_bytes(struct run_store *, struct str tenant, int64_t *ret_tenants, int64_t *ret_all, struct why *);       /* reads a row for each that waits */
+enum { RUN_NOT_NOW = 1 << 30 };               /* as a weight: no job of this tenant */
 /* The oldest job that may begin, of the tenant for which 'weight' is lowest; it is in progress and ours then. False: none, or *why. */
 bool run_claim(struct run_store *, int64_t now_us, unsigned (*weight)(void *arg, const char *tenant), void *arg, struct arena *, struct run *ret, struct why *);
 
 /* Pieces of an answer, each a JSON text, with a line feed behind each. */
-bool run_say(struct run_store *, const char *id, struct str pieces, uint32_t n, struct why *);
-/* All three change nothing when the job is no longer ours and in progress; *ret_ours (may be NULL) says so. */
+bool run_say(struct run_store *, const char *id, struct str pieces, uint32_t n, bool *ret_ours, struct why *);
+/* All four change nothing when the job is no longer ours and in progress; *ret_ours (may be NULL) says so. */
 bool run_finish(struct run_store *, const struct run *, bool *ret_ours, struct why *);       /* id, state, ended_us, error…, request_id, output */
 bool run_requeue(struct run_store *, const char *id, int64_t not_before_us, const char *error, bool *ret_ours, struct why *);
 bool run_cancel(struct run_store *, const char *id, int64_t now_us, bool *ret_changed, struct why *);
@@ -62,7 +64,7 @@ bool run_pieces(struct run_store *, const char *id, uint32_t from, size_t most, 
 bool run_delivered(struct run_store *, const char *id, uint32_t delivered, struct why *);
 
 /* --- time and room --- */
-struct run_counts { int64_t waiting, running, ended, bytes; };
+struct run_counts { int64_t waiting, running, ended, bytes, waiting_bytes; };
 bool run_count(struct run_store *, struct run_counts *, struct why *);
 bool run_alive(struct run_store *, int64_t now_us, struct why *);                    /* we live; what belongs to the silent is taken back */
 bool run_expire(struct run_store *, int64_t now_us, int64_t keep_us, struct why *);  /* too long in the queue; ended too long ago */

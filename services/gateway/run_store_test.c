@@ -133,7 +133,7 @@ static void what_a_crash_leaves(void **state)
 	add("quiet", "t");
 	claim(t0);
 	claim(t0);
-	assert_true(run_say(store, "begun", STR("1\n2\n"), 2, &why));
+	assert_true(run_say(store, "begun", STR("1\n2\n"), 2, NULL, &why));
 	run_store_close(store);
 	store = open_as("me", t0 + S);
 	assert_int_equal(get("quiet").state, RUN_IN_QUEUE);
@@ -169,7 +169,7 @@ static void pieces_by_number(void **state)
 
 	add("a", "t");
 	claim(t0);
-	assert_true(run_say(store, "a", STR("0\n1\n2\n"), 3, &why) && run_say(store, "a", STR("3\n4\n"), 2, &why));
+	assert_true(run_say(store, "a", STR("0\n1\n2\n"), 3, NULL, &why) && run_say(store, "a", STR("3\n4\n"), 2, NULL, &why));
 	assert_true(run_pieces(store, "a", 1, 1000, mem, &text, &n, &why));
 	assert_true(n == 4 && str_eqz(text, "1\n2\n3\n4\n"));
 	assert_true(run_pieces(store, "a", 4, 1000, mem, &text, &n, &why));
@@ -184,6 +184,51 @@ static void pieces_by_number(void **state)
 	assert_true(run_expire(store, t0 + 10 * S, 5 * S, &why));
 	assert_false(run_get(store, STR("a"), false, mem, &(struct run){ 0 }, &why));
 	assert_true(run_pieces(store, "a", 0, 1000, mem, &text, &n, &why) && n == 0);
+}
+
+static void pieces_of_what_is_not_ours(void **state)
+{
+	struct run_store *other = open_as("other", t0);
+	bool ours = false;
+
+	add("a", "t");
+	claim(t0);
+	assert_true(run_say(store, "a", STR("0\n"), 1, &ours, &why) && ours);
+	assert_true(run_say(other, "a", STR("1\n"), 1, &ours, &why) && !ours);
+	assert_int_equal(get("a").chunks, 1);
+	assert_true(run_cancel(store, "a", t0 + 1, &ours, &why) && ours);
+	assert_true(run_say(store, "a", STR("1\n"), 1, &ours, &why) && !ours);
+	assert_int_equal(get("a").chunks, 1);
+	run_store_close(other);
+}
+
+static unsigned north_rests(void *arg, const char *tenant) { return (void)arg, strcmp(tenant, "north") == 0 ? RUN_NOT_NOW : 7; }
+
+static void a_tenant_that_rests_is_passed_over(void **state)
+{
+	struct run r;
+
+	add("a", "north");
+	add("b", "south");
+	assert_true(run_claim(store, t0, north_rests, NULL, mem, &r, &why));
+	assert_string_equal(r.id, "b");
+	assert_false(run_claim(store, t0, north_rests, NULL, mem, &r, &why));
+	assert_int_equal(why.code, ERR_OK);
+	assert_int_equal(get("a").state, RUN_IN_QUEUE);
+}
+
+static void bytes_that_wait(void **state)
+{
+	struct run_counts c;
+	int64_t tenants, all;
+
+	add("a", "north");
+	add("b", "north");
+	add("c", "south");
+	assert_true(run_waiting_bytes(store, STR("north"), &tenants, &all, &why) && tenants == 28 && all == 42);
+	claim(t0);
+	assert_true(run_waiting_bytes(store, STR("north"), &tenants, &all, &why) && tenants == 14 && all == 28);
+	assert_true(run_count(store, &c, &why) && c.waiting_bytes == 28 && c.bytes == 42);
 }
 
 static void too_long_in_the_queue(void **state)
@@ -224,7 +269,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		RUN(oldest_first_and_the_idle_tenant_first), RUN(an_end_is_one), RUN(cancelled_while_it_runs), RUN(put_back_it_waits), RUN(what_a_crash_leaves),
-		RUN(a_job_that_kills_is_given_up), RUN(pieces_by_number), RUN(too_long_in_the_queue),
+		RUN(a_job_that_kills_is_given_up), RUN(pieces_by_number), RUN(pieces_of_what_is_not_ours),
+		RUN(a_tenant_that_rests_is_passed_over), RUN(bytes_that_wait), RUN(too_long_in_the_queue),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,7 +10,14 @@
 #include "services/gateway/own_name.h"
 #include "services/gateway/run_exec.h"
 
-enum { TICK_US = 1000000, STREAM_BYTES = 1 << 20, ALIVE_TICKS = 3 };
+enum { TICK_US = 1000000, STREAM_BYTES = 1 << 20, ALIVE_TICKS = 3, REST_US = 1000000, REST_MAX_US = 4000000 };
+
+/* A tenant whose job was refused for want of room: what else it has waiting would be refused as well, and each refusal costs. */
+struct rest {
+	struct list link;
+	int64_t until_us, length_us;  /* mono; grows while refusals repeat */
+	char tenant[256];
+};
 
 struct end_waiter {
 	struct list link;
@@ -26,9 +33,11 @@ struct runs {
 	unsigned n_running, next_worker, ticks;
 	struct list waiters;
 	struct list owed;             /* struct run_exec whose end the disk did not take yet */
+	struct list rests;            /* struct rest */
 	struct loop_timer tick;
 	int64_t bytes;                /* on disk, as counted last and added to since */
-	bool going, failing;
+	int64_t waiting_bytes;        /* of those at most this much of jobs that wait */
+	bool going, draining, failing;
 };
 
 static void schedule(struct runs *);
@@ -70,12 +79,15 @@ struct runs *runs_open(struct gateway *g, struct why *why)
 	list_init(&rs->running);
 	list_init(&rs->waiters);
 	list_init(&rs->owed);
+	list_init(&rs->rests);
 	tick(&rs->tick);
 	return rs;
 }
 
 void runs_go(struct runs *rs)
 {
+	if (rs->draining)
+		return;
 	rs->going = true;
 	schedule(rs);
 }
@@ -286,11 +298,58 @@ static void look_after_waiters(struct runs *rs, bool all)
 
 /* --- executing --- */
 
+static struct rest *rest_of(struct runs *rs, const char *tenant)
+{
+	list_each(it, &rs->rests)
+		if (strcmp(list_entry(it, struct rest, link)->tenant, tenant) == 0)
+			return list_entry(it, struct rest, link);
+	return NULL;
+}
+
+/* Several that were under way are refused together: that is one refusal. */
+static void refused(struct runs *rs, const char *tenant)
+{
+	struct rest *r = rest_of(rs, tenant);
+
+	if (!r) {
+		r = x_calloc(1, sizeof(*r));
+		(void)str_copy(r->tenant, sizeof(r->tenant), str_of(tenant));
+		list_push(&rs->rests, &r->link);
+	}
+	if (mono_us() < r->until_us)
+		return;
+	r->length_us = !r->length_us ? REST_US : r->length_us * 2 > REST_MAX_US ? REST_MAX_US : r->length_us * 2;
+	r->until_us = mono_us() + r->length_us;
+}
+
+static void served(struct runs *rs, const char *tenant)
+{
+	struct rest *r = rest_of(rs, tenant);
+
+	if (r)
+		r->length_us = 0;
+}
+
+static void forget_rests(struct runs *rs, int64_t before_us)
+{
+	list_each_safe(it, &rs->rests) {
+		struct rest *r = list_entry(it, struct rest, link);
+
+		if (r->until_us < before_us) {
+			list_del(&r->link);
+			free(r);
+		}
+	}
+}
+
 static unsigned weight(void *arg, const char *tenant)
 {
 	struct runs *rs = arg;
+	struct rest *r = rest_of(rs, tenant);
 	unsigned n = 0;
 
+	if (r && mono_us() < r->until_us)
+		return RUN_NOT_NOW;
 	list_each(it, &rs->running)
 		n += strcmp(list_entry(it, struct run_exec, link)->run.tenant, tenant) == 0;
 	return n;
@@ -298,6 +357,7 @@ static unsigned weight(void *arg, const char *tenant)
 
 static void count(struct runs *rs, enum run_state s) { series_inc(metrics_series(rs->gw->metrics, M_RUNS, run_state_name(s))); }
 
+/* 'bytes' may be below 0: what is written frees more than it takes. */
 static bool make_room(struct runs *rs, int64_t bytes)
 {
 	struct why why;
@@ -312,6 +372,14 @@ static bool make_room(struct runs *rs, int64_t bytes)
 	return true;
 }
 
+static void failed(struct run_exec *e, struct run *end, const char *text)
+{
+	end->state = e->state = RUN_FAILED;
+	end->error_code = err_name(ERR_STORE_FAILED);
+	end->error = text;
+	end->output = STR("");
+}
+
 /* False: the disk does not take it; it stays owed. */
 static bool book(struct runs *rs, struct run_exec *e)
 {
@@ -320,18 +388,20 @@ static bool book(struct runs *rs, struct run_exec *e)
 	struct why why;
 	bool ours = false;
 
+	if (e->gone)
+		return true;
+	if (e->lost)
+		e->again = false;
 	if (e->again)
 		return stored(rs, run_requeue(rs->store, e->run.id, end.ended_us + e->wait_us, e->why.text, NULL, &why), &why);
 	if (e->why.code) {
 		end.error_code = err_name(e->why.code);
 		end.error = e->why.text;
 	}
-	if (!make_room(rs, (int64_t)end.output.n)) {
-		end.state = e->state = RUN_FAILED;
-		end.error_code = err_name(ERR_STORE_FAILED);
-		end.error = "the result is larger than the room that is left for results (CORRAL_RUNS_MAX)";
-		end.output = STR("");
-	}
+	if (e->lost)
+		failed(e, &end, "what this job answers cannot be kept: the disk, or the room for results (CORRAL_RUNS_MAX), is full");
+	else if (!make_room(rs, (int64_t)end.output.n - (int64_t)e->run.body.n))
+		failed(e, &end, "the result is larger than the room that is left for results (CORRAL_RUNS_MAX)");
 	if (!stored(rs, run_finish(rs->store, &end, &ours, &why), &why))
 		return false;
 	rs->bytes += (int64_t)end.output.n - (ours ? (int64_t)e->run.body.n : 0);
@@ -343,6 +413,10 @@ static bool book(struct runs *rs, struct run_exec *e)
 static void over(struct runs *rs, struct run_exec *e)
 {
 	list_del(&e->link);
+	if (e->again)
+		refused(rs, e->run.tenant);
+	else
+		served(rs, e->run.tenant);
 	if (!book(rs, e)) {
 		list_push(&rs->owed, &e->link);
 		return;
@@ -355,16 +429,20 @@ static void over(struct runs *rs, struct run_exec *e)
 /* What a stream has said since. Where that cannot be kept, the job ends: its client could not get it. */
 static void keep_pieces(struct runs *rs, struct run_exec *e, struct buf *pieces, uint32_t n)
 {
-	struct run end = { .id = e->run.id, .state = RUN_FAILED, .ended_us = wall_us(), .error_code = err_name(ERR_STORE_FAILED),
-		.error = "what this job answers cannot be kept: the disk, or the room for results (CORRAL_RUNS_MAX), is full", .request_id = "" };
 	struct why why = { 0 };
+	bool ours = false;
 
-	if (make_room(rs, (int64_t)pieces->n) && stored(rs, run_say(rs->store, e->run.id, buf_as_str(pieces), n, &why), &why)) {
-		rs->bytes += (int64_t)pieces->n;
+	if (e->lost || e->gone)
 		return;
+	if (!make_room(rs, (int64_t)pieces->n) || !stored(rs, run_say(rs->store, e->run.id, buf_as_str(pieces), n, &ours, &why), &why)) {
+		e->lost = true;
+		run_exec_stop(e->worker, e->run.id, "its answer cannot be kept");
+	} else if (!ours) {
+		e->gone = true;
+		run_exec_stop(e->worker, e->run.id, "the job is not this gateway's any more");
+	} else {
+		rs->bytes += (int64_t)pieces->n;
 	}
-	(void)run_finish(rs->store, &end, NULL, &why);
-	run_exec_stop(e->worker, e->run.id, "its answer cannot be kept");
 }
 
 static void look(void *arg)
@@ -420,6 +498,26 @@ static void schedule(struct runs *rs)
 
 /* --- submitting, cancelling --- */
 
+/* Jobs that wait may not drive out every result: half of the room is theirs, and of that half of it one tenant's. */
+static bool may_wait(struct runs *rs, const struct run *r, struct why *why)
+{
+	const int64_t max = rs->gw->cfg->runs_max, n = (int64_t)r->body.n;
+	int64_t tenants, all;
+
+	if (rs->waiting_bytes + n <= max / 4)
+		return true;
+	if (!run_waiting_bytes(rs->store, str_of(r->tenant), &tenants, &all, why))
+		return false;
+	rs->waiting_bytes = all;
+	if (tenants + n > max / 4)
+		return err_set(why, ERR_QUEUE_FULL, "this job and those of its tenant that wait would be larger than a quarter of the room for jobs and results "
+						    "(CORRAL_RUNS_MAX); send it again when some are done") == ERR_OK;
+	if (all + n > max / 2)
+		return err_set(why, ERR_QUEUE_FULL, "this job and those that wait would be larger than half of the room for jobs and results (CORRAL_RUNS_MAX); "
+						    "try again later") == ERR_OK;
+	return true;
+}
+
 static bool accept(struct runs *rs, struct ask *a, struct run *r, struct why *why)
 {
 	const struct gateway_config *cfg = rs->gw->cfg;
@@ -427,6 +525,8 @@ static bool accept(struct runs *rs, struct ask *a, struct run *r, struct why *wh
 	if (run_waiting(rs->store, str_of(r->tenant)) >= cfg->runs_queue_max)
 		return err_set(why, ERR_QUEUE_FULL, "%lld jobs of this tenant wait already (CORRAL_RUNS_QUEUE_MAX); send this one again when some are done",
 			       (long long)cfg->runs_queue_max) == ERR_OK;
+	if (!may_wait(rs, r, why))
+		return false;
 	if (!make_room(rs, (int64_t)r->body.n))
 		return err_set(why, ERR_QUEUE_FULL, "jobs that wait and results that are kept fill the room for them (CORRAL_RUNS_MAX); try again later") == ERR_OK;
 	r->id = arena_zero(a->mem, 40);
@@ -436,6 +536,7 @@ static bool accept(struct runs *rs, struct ask *a, struct run *r, struct why *wh
 	if (!stored(rs, run_add(rs->store, r, why), why))
 		return false;
 	rs->bytes += (int64_t)r->body.n;
+	rs->waiting_bytes += (int64_t)r->body.n;
 	return true;
 }
 
@@ -517,7 +618,8 @@ static void pay(struct runs *rs)
 		if (!book(rs, e))
 			return;
 		list_del(&e->link);
-		wake(rs, e->run.id);
+		if (!e->again)
+			wake(rs, e->run.id);
 		run_exec_free(e);
 	}
 }
@@ -530,6 +632,7 @@ static void measure(struct runs *rs)
 	if (!run_count(rs->store, &c, &why))
 		return;
 	rs->bytes = c.bytes;
+	rs->waiting_bytes = c.waiting_bytes;
 	series_set(metrics_series(rs->gw->metrics, M_RUNS_HELD, "waiting"), (double)c.waiting);
 	series_set(metrics_series(rs->gw->metrics, M_RUNS_HELD, "running"), (double)c.running);
 	series_set(metrics_series(rs->gw->metrics, M_RUNS_HELD, "ended"), (double)c.ended);
@@ -551,7 +654,8 @@ static void tick(struct loop_timer *t)
 		(void)run_cancelled(rs->store, now - 10 * (int64_t)TICK_US, cancelled_elsewhere, rs, &why);
 	measure(rs);
 	(void)make_room(rs, 0);
-	look_after_waiters(rs, false);
+	look_after_waiters(rs, rs->draining);
+	forget_rests(rs, mono_us() - 2 * (int64_t)REST_MAX_US);
 	schedule(rs);
 }
 
@@ -560,6 +664,7 @@ static void tick(struct loop_timer *t)
 void runs_drain(struct runs *rs)
 {
 	rs->going = false;
+	rs->draining = true;
 	look_after_waiters(rs, true);     /* theirs begin at the next start, if not elsewhere */
 }
 
@@ -567,8 +672,8 @@ static void close_one(struct runs *rs, struct run_exec *e)
 {
 	struct why why;
 
-	if (e->n_pieces)
-		(void)run_say(rs->store, e->run.id, buf_as_str(&e->pieces), e->n_pieces, &why);
+	if (e->n_pieces && !e->lost && !e->gone)
+		e->lost = !run_say(rs->store, e->run.id, buf_as_str(&e->pieces), e->n_pieces, NULL, &why);
 	if (!e->ended)                    /* the worker never saw it */
 		e->again = true;
 	if (!book(rs, e))
@@ -587,6 +692,7 @@ void runs_close(struct runs *rs)
 		close_one(rs, list_entry(it, struct run_exec, link));
 	list_each_safe(it, &rs->waiters)
 		free(list_entry(it, struct end_waiter, link));
+	forget_rests(rs, INT64_MAX);
 	run_store_close(rs->store);
 	free(rs);
 }

@@ -280,12 +280,35 @@ def test_results_have_an_end(place, model):
 
 
 def test_room_has_an_end(place, model):
+    corral = place("--runs-max", "1m", "--runs-parallel", "4")
+    first = run(corral, {"prompt": "x"}, "/runsync")
+    model.now("hang")
+    answers = [corral.post("/run", {"input": {"prompt": "x" * 250000}})[0] for _ in range(5)]
+    assert answers == [202] * 4 + [429]
+    assert corral.get(f"/status/{first['id']}")[0] == 404                    # went, to make room
+
+
+def test_what_waits_does_not_drive_out_results(place, model):
     corral = place("--runs-max", "1m", "--runs-parallel", "1")
     first = run(corral, {"prompt": "x"}, "/runsync")
     model.now("hang")
-    answers = [corral.post("/run", {"input": {"prompt": "x" * 300000}})[0] for _ in range(4)]
-    assert answers == [202, 202, 202, 429]
-    assert corral.get(f"/status/{first['id']}")[0] == 404                    # went, to make room
+    answers = [corral.post("/run", {"input": {"prompt": "x" * 150000}}) for _ in range(3)]      # one runs, one waits
+    assert [a[0] for a in answers] == [202, 202, 429] and "a quarter" in str(answers[2][2])
+    assert corral.get(f"/status/{first['id']}")[0] == 200
+
+
+def test_a_backlog_is_not_refused_through(place, model):
+    corral = place("--queue-max", "0", "--runs-parallel", "6")
+    model.now("hang")                                                        # four slots are taken, and no queue
+    jobs = [run(corral, {"prompt": f"{i}"}) for i in range(200)]
+    began = time.monotonic()
+    until(lambda: time.monotonic() > began + 3)
+    said = http(corral.admin + "/metrics")[2]
+    refused = sum(float(n) for n in re.findall(r'corral_refused_total\{[^}]*\} (\S+)', said))
+    assert 1 <= refused <= 40 + 4 * (time.monotonic() - began), refused       # and not each of them, each second
+    until(lambda: len(model.calls) == 4)
+    for job in jobs:
+        corral.post(f"/cancel/{job['id']}", {})
 
 
 def test_a_drain_gives_back_what_has_not_begun(place, model):
