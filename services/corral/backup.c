@@ -77,6 +77,9 @@ static bool walk(struct backup *b, const char *dir, const char *name, struct why
 			ok = walk(b, path, in, why);
 		else if (S_ISREG(st.st_mode))
 			add(b, in, path);
+		else if (S_ISLNK(st.st_mode))
+			ok = err_set(why, ERR_INVALID, "%s is a symbolic link, and what it leads to would be missing from the backup; mount the place there instead, or name a database with its option",
+				     path) == ERR_OK;
 	}
 	closedir(d);
 	return ok;
@@ -91,6 +94,28 @@ static void add_outside(struct backup *b, void (*note)(void *, const char *), vo
 		else if (p->outside && access(p->path, F_OK) == 0)
 			add(b, arena_printf(b->mem, "databases/%s.db", p->option), p->path);
 	}
+}
+
+static bool is_found(const struct backup *b, const struct stat *want)
+{
+	struct stat st;
+
+	list_each(it, (struct list *)(uintptr_t)&b->found)
+		if (stat(list_entry(it, struct found, link)->path, &st) == 0 && st.st_dev == want->st_dev && st.st_ino == want->st_ino)
+			return true;
+	return false;
+}
+
+/* A backup without one of the databases would look whole. */
+static bool has_databases(const struct backup *b, struct why *why)
+{
+	struct stat st;
+
+	for (const struct part_db *p = b->parts->dbs; p < b->parts->dbs + b->parts->n_dbs; p++)
+		if (p->path && stat(p->path, &st) == 0 && !is_found(b, &st))
+			return err_set(why, ERR_INVALID, "%s, the database of %s, was not found below the state directory; give it another name (%s)", p->path, p->service,
+				       p->option) == ERR_OK;
+	return true;
 }
 
 /* --- copies --- */
@@ -151,7 +176,8 @@ static bool copy_segment(struct found *f, int from, int to, struct why *why)
 /* A file that is gone is no failure: a segment was shipped, a snapshot replaced; an earlier copy stays. */
 static bool copy_file(struct backup *b, struct found *f, struct why *why)
 {
-	int from = open(f->second ? f->second : f->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), to;
+	bool config = strcmp(f->name, "config.yaml") == 0;     /* a mounted ConfigMap is links */
+	int from = open(f->second ? f->second : f->path, O_RDONLY | O_CLOEXEC | (config ? 0 : O_NOFOLLOW)), to;
 	bool ok;
 
 	if (from < 0)
@@ -315,6 +341,8 @@ static bool make(struct backup *b, const struct svc_settings *s, void (*note)(vo
 	if (!walk(b, b->root, "state", why))
 		return false;
 	add_outside(b, note, arg);
+	if (!has_databases(b, why))
+		return false;
 	if (*s->file)
 		add(b, "config.yaml", s->file);
 	return keep_spools(b, why) && pin_databases(b, why) && look_again(b, why) && copy_databases(b, why) && copy_spools(b, why) && write_archive(b, why);
@@ -326,7 +354,9 @@ static bool open_output(struct backup *b, const char *to, const char *part, stru
 		return err_set(why, ERR_NOT_FOUND, "there is no state in %s; name where it is with --state-dir", b->root) == ERR_OK;
 	if (access(to, F_OK) == 0)
 		return err_set(why, ERR_CONFLICT, "%s is there already; give another name", to) == ERR_OK;
-	b->tar = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	b->tar = open(part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (b->tar < 0 && errno == EEXIST)
+		return err_set(why, ERR_CONFLICT, "%s is there already: another backup to this name is being made, or one was cut off; remove it when none runs", part) == ERR_OK;
 	if (b->tar < 0)
 		return err_set(why, ERR_STORE_FAILED, "%s cannot be made: %s", part, strerror(errno)) == ERR_OK;
 	snprintf(b->staging, sizeof(b->staging), "%.1000s.d-XXXXXX", part);

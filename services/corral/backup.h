@@ -21,6 +21,7 @@ struct restore_result {
 	struct backup_sum sum;
 	char made_at[40], program[40];
 	char kept[1100];              /* where the state that was there lies now; "" = there was none */
+	char databases[4400];         /* the same for databases outside it, with ", " between them */
 	char config[1100];            /* where the configuration was put; "" = it was not */
 };
 /* Unpacks beside the state directory, checks everything, and only then puts it in its place. ERR_CONFLICT while a program has the state open. With

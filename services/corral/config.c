@@ -209,6 +209,8 @@ static void tell_restored(struct cli *c, const struct restoring *r)
 	fprintf(c->out, "The state is in %s.\n", r->state_dir);
 	if (res->kept[0])
 		fprintf(c->out, "What was there before is in %s; remove it when it is no longer needed.\n", res->kept);
+	if (res->databases[0])
+		fprintf(c->out, "Databases that were outside it before are in %s.\n", res->databases);
 	if (res->config[0])
 		fprintf(c->out, "The configuration file of the backup is %s.\n", res->config);
 }
@@ -236,6 +238,7 @@ static int restore(struct cli *c)
 	sum_json(&jo, &r.result.sum);
 	jw_kv_strz(&jo, "state_dir", r.state_dir);
 	jw_kv_strz(&jo, "kept", r.result.kept[0] ? r.result.kept : NULL);
+	jw_kv_strz(&jo, "kept_databases", r.result.databases[0] ? r.result.databases : NULL);
 	jw_kv_strz(&jo, "config", r.result.config[0] ? r.result.config : NULL);
 	jw_end(&jo);
 	buf_char(&out, '\n');

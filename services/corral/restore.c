@@ -33,10 +33,26 @@ struct restore {
 	char staging[1100];           /* state/…, databases/…, config.yaml as they are in the archive */
 	struct buf manifest;
 	struct list files;
+	struct list swaps;            /* struct swap */
+	const struct stat *owner;     /* of the state that is there, when we are root and it is another's; NULL: files stay ours */
 	struct restore_result *ret;
 };
 
+/* A database outside the state directory. */
+struct swap {
+	struct list link;
+	const char *path, *new, *kept;        /* all in one directory, so that a rename is enough */
+	bool placed;
+};
+
 /* --- unpacking --- */
+
+/* Where that is not allowed the files stay root's; docs/ops/backup.md says so. */
+static void give(const struct restore *r, const char *path)
+{
+	if (r->owner)
+		(void)!lchown(path, r->owner->st_uid, r->owner->st_gid);
+}
 
 static bool make_parents(struct restore *r, const char *path, struct why *why)
 {
@@ -47,6 +63,7 @@ static bool make_parents(struct restore *r, const char *path, struct why *why)
 			*p = '\0';
 			if (mkdir(part, 0700) != 0 && errno != EEXIST)
 				return err_set(why, ERR_STORE_FAILED, "%s cannot be made: %s", part, strerror(errno)) == ERR_OK;
+			give(r, part);
 			*p = '/';
 		}
 	return true;
@@ -83,6 +100,7 @@ static bool unpack_one(struct restore *r, const struct tar_entry *e, struct why 
 	if (ok && fsync(fd) != 0)
 		ok = err_set(why, ERR_STORE_FAILED, "%s cannot be written: %s", path, strerror(errno)) == ERR_OK;
 	close(fd);
+	give(r, path);
 	memcpy(u->name, e->name, sizeof(u->name));
 	u->size = e->size;
 	parts_hex(sum, u->hex);
@@ -218,6 +236,16 @@ static void sync_dir(const char *path)
 	}
 }
 
+static void sync_above(const struct restore *r, const char *path)
+{
+	char *above = arena_printf(r->mem, "%s", path), *slash = strrchr(above, '/');
+
+	if (slash && slash > above) {
+		*slash = '\0';
+		sync_dir(above);
+	}
+}
+
 static bool cannot_place(const char *what, struct why *why)
 {
 	const char *hint = errno == EBUSY || errno == EXDEV ? "; it is a mount point: mount the directory above it, or restore into another --state-dir and move the files" : "";
@@ -225,21 +253,27 @@ static bool cannot_place(const char *what, struct why *why)
 	return err_set(why, ERR_STORE_FAILED, "%s cannot be put in its place: %s%s", what, strerror(errno), hint) == ERR_OK;
 }
 
+static const char *kept_name(const struct restore *r, const char *path)
+{
+	time_t now = (time_t)(wall_us() / 1000000);
+	char stamp[32];
+	struct tm tm;
+
+	gmtime_r(&now, &tm);
+	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
+	return arena_printf(r->mem, "%.1000s.before-%s-%ld", path, stamp, (long)getpid());
+}
+
 /* One step on the disk: there is the old state or the new, never a part of each. */
 static bool swap_state(struct restore *r, struct why *why)
 {
 	const char *new = arena_printf(r->mem, "%s/state", r->staging), *dir = r->settings->state_dir;
-	char stamp[32];
-	time_t now = (time_t)(wall_us() / 1000000);
-	struct tm tm;
 
 	if (mkdir(new, 0700) != 0 && errno != EEXIST)
 		return cannot_place(dir, why);
 	if (access(dir, F_OK) != 0)
 		return rename(new, dir) == 0 || cannot_place(dir, why);
-	gmtime_r(&now, &tm);
-	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
-	snprintf(r->ret->kept, sizeof(r->ret->kept), "%.1000s.before-%s-%ld", dir, stamp, (long)getpid());
+	snprintf(r->ret->kept, sizeof(r->ret->kept), "%.1000s", kept_name(r, dir));
 	if (renameat2(AT_FDCWD, new, AT_FDCWD, dir, RENAME_EXCHANGE) != 0)
 		return cannot_place(dir, why);
 	if (rename(new, r->ret->kept) != 0) {     /* then it stays where it is, and what is around it too */
@@ -249,21 +283,100 @@ static bool swap_state(struct restore *r, struct why *why)
 	return true;
 }
 
-static bool swap_databases(struct restore *r, struct why *why)
+static bool copy_bytes(int from, int to)
+{
+	char piece[64 << 10];
+	ssize_t n;
+
+	while ((n = read(from, piece, sizeof(piece))) > 0)
+		for (ssize_t at = 0, put; at < n; at += put)
+			if ((put = write(to, piece + at, (size_t)(n - at))) <= 0)
+				return false;
+	return n == 0 && fsync(to) == 0;
+}
+
+/* As readable as the one that is there, and whose that is; nothing else is changed yet. */
+static bool copy_beside(struct restore *r, struct swap *s, const char *from, struct why *why)
+{
+	int in = open(from, O_RDONLY | O_CLOEXEC), out = in < 0 ? -1 : open(s->new, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	struct stat old;
+	bool ok = out >= 0;
+
+	if (ok)
+		list_push(&r->swaps, &s->link);
+	ok = ok && copy_bytes(in, out);
+	if (ok && stat(s->path, &old) == 0)
+		ok = fchmod(out, old.st_mode & 0777) == 0 && (geteuid() != 0 || ((void)!fchown(out, old.st_uid, old.st_gid), true));
+	else if (ok)
+		give(r, s->new);
+	if (!ok)
+		err_set(why, ERR_STORE_FAILED, "%s cannot be made: %s; nothing was changed", s->new, strerror(errno));
+	if (in >= 0)
+		close(in);
+	if (out >= 0)
+		close(out);
+	return ok;
+}
+
+static bool copy_databases(struct restore *r, struct why *why)
 {
 	for (const struct part_db *p = r->parts->dbs; p < r->parts->dbs + r->parts->n_dbs; p++) {
-		const char *new = arena_printf(r->mem, "%s/databases/%s.db", r->staging, p->option);
+		const char *from = arena_printf(r->mem, "%s/databases/%s.db", r->staging, p->option);
+		struct swap *s = arena_new_of(r->mem, struct swap);
 
-		if (!p->outside || access(new, F_OK) != 0)
+		if (!p->outside || access(from, F_OK) != 0)
 			continue;
-		if (access(p->path, F_OK) == 0 && rename(p->path, arena_printf(r->mem, "%s.before-restore", p->path)) != 0)
-			return cannot_place(p->path, why);
-		(void)unlink(arena_printf(r->mem, "%s-wal", p->path));
-		(void)unlink(arena_printf(r->mem, "%s-shm", p->path));
-		if (rename(new, p->path) != 0)
-			return cannot_place(p->path, why);
+		*s = (struct swap){ .path = p->path, .kept = kept_name(r, p->path) };
+		s->new = arena_printf(r->mem, "%s.restore-%ld", p->path, (long)getpid());
+		if (!copy_beside(r, s, from, why))
+			return false;
 	}
 	return true;
+}
+
+/* A database and what SQLite keeps beside it, which may hold its last rows: together they can be opened under the other name too. */
+static bool move_database(const struct restore *r, const char *from, const char *to)
+{
+	static const char *const ends[] = { "", "-wal", "-shm", "-journal" };
+
+	for (size_t i = 0; i < sizeof(ends) / sizeof(*ends); i++)
+		if (rename(arena_printf(r->mem, "%s%s", from, ends[i]), arena_printf(r->mem, "%s%s", to, ends[i])) != 0 && errno != ENOENT)
+			return false;
+	return true;
+}
+
+static bool swap_databases(struct restore *r, struct why *why)
+{
+	list_each(it, &r->swaps) {
+		struct swap *s = list_entry(it, struct swap, link);
+
+		if (!move_database(r, s->path, s->kept) || rename(s->new, s->path) != 0)
+			return cannot_place(s->path, why);
+		s->placed = true;
+	}
+	return true;
+}
+
+static void undo_databases(struct restore *r)
+{
+	list_each(it, &r->swaps) {
+		struct swap *s = list_entry(it, struct swap, link);
+
+		(void)unlink(s->placed ? s->path : s->new);
+		(void)move_database(r, s->kept, s->path);
+	}
+}
+
+static void name_databases(struct restore *r)
+{
+	list_each(it, &r->swaps) {
+		struct swap *s = list_entry(it, struct swap, link);
+		size_t n = strlen(r->ret->databases);
+
+		sync_above(r, s->path);
+		if (access(s->kept, F_OK) == 0)
+			snprintf(r->ret->databases + n, sizeof(r->ret->databases) - n, "%s%s", n ? ", " : "", s->kept);
+	}
 }
 
 /* The configuration is written where --config says when nothing is there, else beside it: the one in force may be right on purpose. */
@@ -274,20 +387,21 @@ static void place_config(struct restore *r)
 	if (access(from, F_OK) != 0)
 		return;
 	snprintf(r->ret->config, sizeof(r->ret->config), "%.1000s%s", *file ? file : r->settings->state_dir, *file ? ".restored" : "/config.yaml.restored");
+	if (rename(from, r->ret->config) == 0)
+		return;
+	snprintf(r->ret->config, sizeof(r->ret->config), "%.1000s/config.yaml.restored", r->settings->state_dir);     /* another file system, or not ours to write */
 	if (rename(from, r->ret->config) != 0)
 		r->ret->config[0] = '\0';
 }
 
 static bool place(struct restore *r, struct why *why)
 {
-	char *above = arena_printf(r->mem, "%s", r->settings->state_dir), *slash = strrchr(above, '/');
-
-	if (!nobody_runs(r, why) || !swap_databases(r, why) || !swap_state(r, why))
+	if (!copy_databases(r, why) || !nobody_runs(r, why) || !swap_databases(r, why) || !swap_state(r, why)) {
+		undo_databases(r);
 		return false;
-	if (slash && slash > above) {
-		*slash = '\0';
-		sync_dir(above);
 	}
+	sync_above(r, r->settings->state_dir);
+	name_databases(r);
 	place_config(r);
 	return true;
 }
@@ -317,10 +431,14 @@ enum err backup_restore(const struct svc_settings *s, const struct svc_def *cons
 			struct restore_result *ret, struct why *why)
 {
 	struct restore r = { .settings = s, .mem = arena_new(0), .tar = -1, .ret = ret };
+	struct stat st;
 
 	*why = (struct why){ 0 };
 	*ret = (struct restore_result){ 0 };
 	list_init(&r.files);
+	list_init(&r.swaps);
+	if (geteuid() == 0 && stat(s->state_dir, &st) == 0 && st.st_uid != 0)
+		r.owner = &st;
 	r.parts = parts_of(s, defs, n, r.mem);
 	if ((verify_only || nobody_runs(&r, why)) && begin(&r, from, why) && unpack(&r, why) && check(&r, why) && !verify_only)
 		(void)place(&r, why);

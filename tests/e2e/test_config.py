@@ -2,11 +2,13 @@
 import hashlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import sqlite3
 import subprocess
 import tarfile
+import tempfile
 import threading
 
 import pytest
@@ -142,6 +144,78 @@ def test_backup_under_load_and_back(busy, tmp_path):
     until(lambda: (hexed(again[1]["X-Request-Id"]), 1) in ledger(tmp_path / "state"))
     gaps = [line for line in corral.program.log.read_text().splitlines() if "are gone" in line or "damaged" in line]
     assert not gaps, "\n".join(gaps)
+
+
+def test_links_and_leftovers(busy, tmp_path):
+    busy().close()
+    state, real = tmp_path / "state", tmp_path / "real.yaml"
+    (tmp_path / "c.yaml").rename(real)
+    (tmp_path / "c.yaml").symlink_to(real)                               # as every mounted ConfigMap
+    config("backup", tmp_path / "a.tar", "--state-dir", state, "-c", tmp_path / "c.yaml")
+    with tarfile.open(tmp_path / "a.tar") as t:
+        assert t.extractfile("config.yaml").read() == real.read_bytes()
+    (tmp_path / "b.tar.part").write_text("another's")
+    assert "b.tar.part is there already" in config("backup", tmp_path / "b.tar", "--state-dir", state, status=1).stderr
+    assert (tmp_path / "b.tar.part").read_text() == "another's"
+    (state / "usage-tracker/ledger.db").rename(tmp_path / "big.db")
+    (state / "usage-tracker/ledger.db").symlink_to(tmp_path / "big.db")
+    assert "ledger.db is a symbolic link" in config("backup", tmp_path / "c.tar", "--state-dir", state, status=1).stderr
+    assert not list(tmp_path.glob("c.tar*"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system, where there is one."""
+    shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = tempfile.mkdtemp(dir=shm or tmp_path)
+    yield pathlib.Path(folder)
+    shutil.rmtree(folder)
+
+
+def rows(path):
+    book = sqlite3.connect(path)
+    found = [r[0] for r in book.execute("SELECT x FROM extra ORDER BY x")]
+    book.close()
+    return found
+
+
+def test_databases_outside_the_state_are_exchanged_or_left(busy, tmp_path, elsewhere):
+    busy().close()
+    state, ledger_db = tmp_path / "state", elsewhere / "ledger.db"
+    (state / "usage-tracker/ledger.db").unlink()
+    subprocess.run(["python3", "-c", f"""if 1:
+        import os, sqlite3
+        d = sqlite3.connect({str(ledger_db)!r})
+        d.executescript("PRAGMA journal_mode=WAL; CREATE TABLE extra (x); CREATE TABLE schema_version (number INTEGER); INSERT INTO extra VALUES (1)")
+        os._exit(0)"""], check=True)
+    (tmp_path / "c.yaml").write_text(f"db: sqlite:{ledger_db}\n")
+    where = "--state-dir", state, "-c", tmp_path / "c.yaml"
+    config("backup", tmp_path / "b.tar", *where)
+    subprocess.run(["python3", "-c", f"import os, sqlite3; d = sqlite3.connect({str(ledger_db)!r}); d.execute('INSERT INTO extra VALUES (2)'); d.commit(); os._exit(0)"],
+                   check=True)
+    assert (elsewhere / "ledger.db-wal").stat().st_size               # the row is in the log alone
+    if os.geteuid() == 0:                                             # root's restore gives the state back to its owner
+        os.chown(state, 65534, 65534)
+    for turn in range(2):                                             # a second one leaves what the first kept
+        said = json.loads(config("restore", tmp_path / "b.tar", "--json", *where).stdout)
+        assert said["config"] == str(tmp_path / "c.yaml.restored")
+        if turn == 0:
+            first = pathlib.Path(said["kept_databases"])
+    assert rows(ledger_db) == [1] and rows(first) == [1, 2] and said["kept_databases"] != str(first)
+    assert not list(elsewhere.glob("*.restore-*"))
+    if os.geteuid() == 0:
+        assert {p.stat().st_uid for p in [state, *state.rglob("*")]} == {65534}
+
+    (tmp_path / "c.yaml.restored").unlink()
+    (tmp_path / "c.yaml.restored").mkdir()                            # in the way
+    said = json.loads(config("restore", tmp_path / "b.tar", "--json", *where).stdout)
+    assert said["config"] == str(state / "config.yaml.restored") and (state / "config.yaml.restored").is_file()
+
+    before = sorted(p.name for p in elsewhere.iterdir())
+    shutil.rmtree(state)
+    state.symlink_to(tmp_path / "nowhere")                            # nothing can be put over it, which shows after the databases' turn
+    assert "cannot be put in its place" in config("restore", tmp_path / "b.tar", *where, status=1).stderr
+    assert sorted(p.name for p in elsewhere.iterdir()) == before and rows(ledger_db) == [1]
 
 
 def test_what_cannot_be_restored(busy, tmp_path):
