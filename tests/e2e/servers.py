@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,16 +15,10 @@ import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
-from apart import Apart, free_port as quiet_port                                          # noqa: E402
+from apart import Apart, free_port                # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER = re.compile(r"(Address|Leak|Thread|Memory)Sanitizer|runtime error:")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def http(url, body=None, method=None, headers=None, timeout=10):
@@ -123,7 +116,7 @@ class Corral:
 
     def __init__(self, folder, backends, *options, env=None):
         self.folder = Path(folder)
-        self.port, self.program, self.apart = free_port() if ARRANGEMENT == "one" else quiet_port(), None, None
+        self.port, self.program, self.apart = free_port(), None, None
         self.url, self.killed = f"http://127.0.0.1:{self.port}", False
         options = ["--backends", ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options]
         if ARRANGEMENT == "one":

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from servers import http, quiet_port
+from servers import free_port, http
 from test_models import until
 
 
@@ -135,7 +135,7 @@ def test_an_engine_that_hangs_between_tokens_is_restarted(corral_with, fake, tmp
 
 def test_llamacpp_takes_its_place_while_it_hangs(corral_with, fake, engine, model_file, tmp_path):
     """Two entries of backends: the Ollama, and the address at which its standby will listen."""
-    port = quiet_port()
+    port = free_port()
     fake.hung.touch()                                            # before anybody asks: what passed once is not asked again until it is used
     standby = f"{engine}/bin/llama-server --model {model_file} --alias tiny --host 127.0.0.1 --port {port} --ctx-size 2048 --parallel 1"
     front = corral_with({"o": ("ollama", fake.url), "spare": ("llamacpp", f"http://127.0.0.1:{port}")}, *QUICK, f"--standby=o={standby}",

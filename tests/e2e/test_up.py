@@ -9,7 +9,7 @@ import time
 import pytest
 
 from apart import port_is_free
-from servers import ROOT, http, quiet_port
+from servers import ROOT, free_port, http
 
 
 APART = ["gateway", "selector", "model-registry", "hardware-probe", "usage-tracker", "access"]      # as they are stopped
@@ -18,7 +18,7 @@ APART = ["gateway", "selector", "model-registry", "hardware-probe", "usage-track
 def free_pair():
     """A port such that it and its admin ports, from ten above, are free; below those that connections get, for eight in a row are wanted."""
     while True:
-        port = quiet_port()
+        port = free_port()
         if all(port_is_free(port + 10 + i) for i in range(8)):
             return port
 
