@@ -14,6 +14,7 @@ enum {
 	PAUSE_US = 5 * 1000,          /* between two asks, however many requests wait */
 	DEADLINE_MS = 1000, FIRST_DEADLINE_MS = 500,
 	SILENT_US = 2500 * 1000, SILENT_CALLS = 3,    /* then it goes on by itself */
+	MOST_US = 120 * 1000 * 1000,
 	MOST_SCOPES = 100000
 };
 
@@ -27,6 +28,8 @@ struct limit_share {
 	bool heard, leaving;
 	unsigned failures;
 	uint32_t gateways;            /* as access said last; also on disk */
+	uint32_t most;                /* as it said within MOST_US; one that was killed comes back */
+	int64_t most_us;
 	int64_t called_us, heard_us;
 };
 
@@ -38,6 +41,10 @@ static const char *const count_file = "limit-gateways";
 
 static void save_gateways(struct limit_share *s, uint32_t n)
 {
+	if (n >= s->most || mono_us() - s->most_us > MOST_US) {
+		s->most = n;
+		s->most_us = mono_us();
+	}
 	if (n == s->gateways)
 		return;
 	s->gateways = n;
@@ -218,7 +225,7 @@ static void set_mode(struct limit_share *s, enum scope_mode mode, int64_t valid_
 
 	if (was != mode)
 		LOG_INFO(words[mode], LOG_I("gateways", s->gateways));
-	scope_table_mode(s->door->scopes, mode, s->gateways, valid_until_us);
+	scope_table_mode(s->door->scopes, mode, mode == SCOPES_ON_THEIR_OWN && s->most > s->gateways ? s->most : s->gateways, valid_until_us);
 	if (was == SCOPES_ALONE && mode == SCOPES_SHARED) {
 		scope_table_recall(s->door->scopes, mono_us());
 		s->again = true;
