@@ -382,9 +382,9 @@ static enum step limit_key(struct req *r)
 	return send(a, why.code == ERR_OK);
 }
 
-static void revoked(const Corral__Done *reply, void *arg)
+/* {"KEY":"ID","WORD":true} */
+static void ended(const Corral__Done *reply, struct ask *a, const char *key, const char *id, const char *word)
 {
-	struct ask *a = arg;
 	struct json_out jo;
 
 	if (!reply) {
@@ -392,10 +392,12 @@ static void revoked(const Corral__Done *reply, void *arg)
 		return;
 	}
 	jo = answer(a, 200);
-	jw_kv_strz(&jo, "id", of(a)->revoke.id);
-	jw_kv_bool(&jo, "revoked", true);
+	jw_kv_strz(&jo, key, id);
+	jw_kv_bool(&jo, word, true);
 	finish(a, &jo);
 }
+
+static void revoked(const Corral__Done *reply, void *arg) { ended(reply, arg, "id", of(arg)->revoke.id, "revoked"); }
 
 static void revoke_call(struct ask *a) { corral__access__revoke_key(access_of(a), &of(a)->revoke, revoked, a); }
 
@@ -504,20 +506,7 @@ static enum step put_tenant(struct req *r)
 	return send(a, why.code == ERR_OK);
 }
 
-static void tenant_deleted(const Corral__Done *reply, void *arg)
-{
-	struct ask *a = arg;
-	struct json_out jo;
-
-	if (!reply) {
-		failed(a);
-		return;
-	}
-	jo = answer(a, 200);
-	jw_kv_strz(&jo, "name", of(a)->del.name);
-	jw_kv_bool(&jo, "deleted", true);
-	finish(a, &jo);
-}
+static void tenant_deleted(const Corral__Done *reply, void *arg) { ended(reply, arg, "name", of(arg)->del.name, "deleted"); }
 
 static void delete_call(struct ask *a) { corral__access__delete_tenant(access_of(a), &of(a)->del, tenant_deleted, a); }
 
