@@ -18,7 +18,6 @@ ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "bad_requests"
 
 # Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
 ONE_PROCESS_ONLY = {
-    "test_config.py": "is about configuration files and folders of corral serve",
     "test_apart.py": "starts its own processes",
     "test_upgrade.py": "is about a gateway that hands its ports to the next",
     "test_up.py": "is about scripts/up and starts its own",

@@ -15,10 +15,20 @@ import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
-from apart import Apart, free_port                # noqa: E402
+from apart import SANITIZER, Apart, free_port     # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-SANITIZER = re.compile(r"(Address|Leak|Thread|Memory)Sanitizer|runtime error:")
+
+
+def until(what, seconds=30):
+    """What it gave, once that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        got = what()
+        if got:
+            return got
+        time.sleep(0.02)
+    raise AssertionError(f"it did not come to be within {seconds} s: {what()}")
 
 
 def http(url, body=None, method=None, headers=None, timeout=10):

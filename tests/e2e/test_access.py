@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from servers import ROOT, free_port, http
+from servers import ROOT, free_port, http, until
 
 ROLES = ["owner", "admin", "operator", "auditor", "developer", "user", "service"]
 BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
@@ -72,16 +72,6 @@ def locked(corral_with, engine_fake):
     corral = corral_with({"e": ("openai", engine_fake.url)}, "--slots=e=64")
     until(lambda: len(corral.get("/v1/models")[2]["data"]) == 4)
     return corral
-
-
-def until(true, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        got = true()
-        if got:
-            return got
-        time.sleep(0.02)
-    raise AssertionError("it did not come to be in time")
 
 
 def as_key(secret):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import ROOT, free_port, http
+from servers import ROOT, free_port, http, until
 
 BIN = Path(os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))).parent
 
@@ -24,13 +24,6 @@ def programs():
     for p in reversed(running):
         p.terminate()
     assert [p.wait(30) for p in running] == [0] * len(running)
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def asked(url, path, body=None):

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 from scripted import Backend                                     # noqa: E402
 
-from servers import Corral, http                                 # noqa: E402
+from servers import Corral, http, until                          # noqa: E402
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 
@@ -65,16 +65,6 @@ def place(model, tmp_path):
     for corral in running:
         wrong = corral.close()
         assert not wrong, wrong
-
-
-def until(what, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        got = what()
-        if got:
-            return got
-        time.sleep(0.02)
-    raise AssertionError(f"it did not come to be within {seconds} s: {what()}")
 
 
 def run(corral, said, route="/run", **more):

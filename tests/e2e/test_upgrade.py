@@ -10,17 +10,10 @@ import time
 
 import pytest
 
-from servers import ROOT, free_port, http
+from servers import ROOT, free_port, http, until
 from test_tls import make_identity
 
 BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 class House:
