@@ -306,7 +306,7 @@ static bool copy_beside(struct restore *r, struct swap *s, const char *from, str
 		list_push(&r->swaps, &s->link);
 	ok = ok && copy_bytes(in, out);
 	if (ok && stat(s->path, &old) == 0)
-		ok = fchmod(out, old.st_mode & 0777) == 0 && (geteuid() != 0 || ((void)!fchown(out, old.st_uid, old.st_gid), true));
+		ok = fchmod(out, old.st_mode & 0777) == 0 && (geteuid() != 0 || fchown(out, old.st_uid, old.st_gid) == 0);
 	else if (ok)
 		give(r, s->new);
 	if (!ok)
