@@ -190,11 +190,13 @@ void rpc_client_close(struct rpc_client *client)
 
 void rpc_client_free(struct rpc_client *client)
 {
+	bool closed;
+
 	if (!client)
 		return;
 	client->closing = true;
 	wire_free(client->wire);
-	(void)nng_close(client->socket);
+	closed = wire_close(client->socket);
 	list_each(it, &client->all)
 		if (list_entry(it, struct call, all)->aio)
 			nng_aio_stop(list_entry(it, struct call, all)->aio);
@@ -206,7 +208,8 @@ void rpc_client_free(struct rpc_client *client)
 		free(stub);
 	}
 	free(client->url);
-	free(client);
+	if (closed)                   /* else pipe_changed() may still come */
+		free(client);
 }
 
 ProtobufCService *rpc_stub(struct rpc_client *client, const ProtobufCServiceDescriptor *descriptor)
@@ -614,7 +617,7 @@ void rpc_server_free(struct rpc_server *server)
 	if (!server)
 		return;
 	wire_free(server->wire);
-	(void)nng_close(server->socket);
+	(void)wire_close(server->socket);
 	list_each_safe(it, &server->all)
 		seat_free(list_entry(it, struct seat, all));
 	mailbox_free(server->mailbox);

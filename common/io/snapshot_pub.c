@@ -198,7 +198,7 @@ static void hub_drop(struct hub *hub)
 			at = &(*at)->next;
 		*at = hub->next;
 		wire_free(hub->wire);
-		(void)nng_close(hub->socket);
+		(void)wire_close(hub->socket);
 		free(hub->url);
 		free(hub);
 	}

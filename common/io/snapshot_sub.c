@@ -103,7 +103,7 @@ void snapshot_sub_free(struct snapshot_sub *sub)
 	loop_timer_del(&sub->again);
 	loop_timer_del(&sub->watch);
 	wire_free(sub->wire);
-	(void)nng_close(sub->socket);
+	(void)wire_close(sub->socket);
 	nng_aio_stop(sub->aio);
 	nng_aio_free(sub->aio);
 	mailbox_free(sub->mailbox);

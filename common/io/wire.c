@@ -24,6 +24,7 @@ enum {
 	LOOK_UP_EVERY = 5,            /* turns */
 	RECONNECT_MIN_MS = 50,
 	RECONNECT_MAX_MS = 250,       /* a lease of slots is shorter than two seconds: who lives has to be back before (model-registry, slots.h) */
+	CLOSE_S = 2,
 	HOST_MAX = 256
 };
 
@@ -133,6 +134,30 @@ void wire_free(struct wire *w)
 	}
 	free(w->urls);
 	free(w);
+}
+
+static void *close_it(void *arg)
+{
+	nng_socket socket = { .id = (uint32_t)(uintptr_t)arg };
+
+	(void)nng_close(socket);
+	return NULL;
+}
+
+bool wire_close(nng_socket socket)
+{
+	struct timespec end;
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, close_it, (void *)(uintptr_t)socket.id))
+		return nng_close(socket) == 0;
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += CLOSE_S;
+	if (pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end) == 0)
+		return true;
+	pthread_detach(thread);
+	LOG_WARN("a socket did not close in time; it is left", LOG_I("waited_s", CLOSE_S));
+	return false;
 }
 
 /* --- targets --- */

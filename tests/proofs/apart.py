@@ -254,9 +254,17 @@ class Proof:
         _, body = await self.json(self.corral.addresses["second"], "GET", "/v1/models")
         return any(m["id"] == model for m in body["data"])
 
+    async def served(self):
+        """Load at the second gateway, once the first of it was answered: one that has no slot yet waits for the registry."""
+        load, began = Load(self.corral.addresses["second"], self.o.rate / 4, self.dice).start(), time.monotonic()
+        while not load.times:
+            assert time.monotonic() < began + 20, "the second gateway serves nothing"
+            await asyncio.sleep(0.01)
+        return load
+
     async def cut_off(self):
         second = await self.second_gateway()
-        load = Load(self.corral.addresses["second"], self.o.rate / 4, self.dice).start()
+        load = await self.served()
         for n in range(1 if self.o.slice else 5):
             for how in ("cut", "stop", "swallow") if n == 0 else ("cut", "stop"):
                 if how == "stop":
@@ -264,8 +272,7 @@ class Proof:
                 await self.change_while(second, load, how, f"{how}{n}")
                 if how == "stop":
                     self.wrong += load.failed[:10]
-                    load = Load(self.corral.addresses["second"], self.o.rate / 4, self.dice).start()
-                    await asyncio.sleep(1)            # one trouble at a time: it stood still, and is to get its slots back first
+                    load = await self.served()        # one trouble at a time: it stood still, and is to get its slots back first
         await load.stop()
         self.wrong += load.failed[:10]
 
