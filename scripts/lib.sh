@@ -55,6 +55,16 @@ corral_state() {
 
 # --- Debian packages ---------------------------------------------------------------------------
 
+# debian_mirror: CORRAL_DEBIAN_MIRROR, or that of this machine's own sources, in either of apt's two notations.
+debian_mirror() {
+	local mirror=${CORRAL_DEBIAN_MIRROR:-}
+	[ -n "$mirror" ] || mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
+		sed -nE 's#^URIs:[[:space:]]*(https?://[^[:space:]]*/debian)/?([[:space:]].*)?$#\1#p
+		         s#^deb[[:space:]].*(https?://[^[:space:]]*/debian)/?[[:space:]].*#\1#p' | head -n 1)
+	[ -n "$mirror" ] || { warn "apt's sources name no mirror of Debian; set CORRAL_DEBIAN_MIRROR to one"; return 1; }
+	printf '%s\n' "$mirror"
+}
+
 # pkg_missing NAME...: those that are not installed, on one line.
 pkg_missing() {
 	local have_list p missing=()

@@ -37,11 +37,12 @@ podman_works() {
 
 # base_image SUITE: debian:SUITE-slim, from Debian's packages.
 base_image() {
-	local name=docker.io/library/debian:$1-slim
+	local name=docker.io/library/debian:$1-slim mirror
 	podman image exists "$name" && return 0
+	mirror=$(debian_mirror 2>"$CONTAINERS/debootstrap.log") || return 1
 	say "    making $name from Debian's packages" >&2
 	nice mmdebstrap --variant=minbase --mode=root --include=ca-certificates --aptopt='Acquire::Check-Valid-Until "false"' \
-		"$1" "$CONTAINERS/$1.tar" http://deb.debian.org/debian >"$CONTAINERS/debootstrap.log" 2>&1 || return 1
+		"$1" "$CONTAINERS/$1.tar" "$mirror" >"$CONTAINERS/debootstrap.log" 2>&1 || return 1
 	podman import -q "$CONTAINERS/$1.tar" "$name" >/dev/null 2>>"$CONTAINERS/debootstrap.log" && rm -f "$CONTAINERS/$1.tar"
 }
 
