@@ -26,7 +26,14 @@ VARIANTS = {
     "options": {"config": {"log_level": "warn"}, "services": {
         "gateway": {"replicas": 3, "drainSeconds": 60, "preStopSeconds": 0, "config": {"queue_max": 7, "allowed_hosts": ["llm.example"], "require_keys": True}},
         "model-registry": {"config": {"backends": ["gpu1=ollama+http://ollama:11434"], "aliases": ["small=tiny"], "sync_every": "1m"}}}},
+    "options in Secrets": {"config": {"log_level": None}, "secretConfig": {"log_level": {"secretName": "for-all", "key": "level"}},
+                           "secretFiles": {"databases": "corral-databases"}, "services": {
+        "usage-tracker": {"secretConfig": {"db": {"secretName": "corral-db", "key": "url"}, "log_level": {"secretName": "of-one", "key": "level"}}},
+        "gateway": {"secretConfig": {"queue_max": {"secretName": "corral-options", "key": "queue"}}, "secretFiles": {"public-tls": "corral-public"},
+                    "config": {"public_tls_listen": "127.0.0.1:8443", **{f"public_tls_{o}": f"/etc/corral/secrets/public-tls/tls.{f}" for o, f in (("cert", "crt"), ("key", "key"))}}}}},
 }
+# What would be in those Secrets.
+SECRETS = {("for-all", "level"): "warn", ("of-one", "level"): "error", ("corral-db", "url"): "sqlite:/var/lib/corral/else.db", ("corral-options", "queue"): "9"}
 
 
 def helm(*words, values=None, helm=HELMS[0], check=True):
@@ -61,6 +68,7 @@ class Service:
         self.ports = {p["name"]: p["containerPort"] for p in self.container["ports"]}
         self.text = self.by_kind["ConfigMap"]["data"]["corral.yaml"]
         self.config = yaml.safe_load(self.text)
+        self.env = {e["name"]: SECRETS[tuple(e["valueFrom"]["secretKeyRef"][k] for k in ("name", "key"))] for e in self.container["env"] if "valueFrom" in e}
 
 
 def services(objects):
@@ -84,11 +92,11 @@ def test_every_service_has_everything(objects):
     assert len(objects) == 6 * len(SERVICES)
 
 
-def check_config(program, text, folder):
-    """(status, what it prints) of the program, asked whether it can run with this file."""
+def check_config(program, text, folder, env={}):
+    """(status, what it prints) of the program, asked whether it can run with this file and environment."""
     (folder / "corral.yaml").write_text(text)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CORRAL_")}
-    done = subprocess.run([BIN / program, "--check-config"], env={**environment, "CORRAL_CONFIG": str(folder / "corral.yaml")}, capture_output=True, text=True)
+    done = subprocess.run([BIN / program, "--check-config"], env={**environment, **env, "CORRAL_CONFIG": str(folder / "corral.yaml")}, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -104,8 +112,12 @@ def tls_folder(tmp_path_factory):
 
 def test_programs_accept_their_files(objects, tmp_path, tls_folder):
     for service in services(objects):
-        status, said = check_config(service.program, service.text.replace("/etc/corral/tls", str(tls_folder)), tmp_path)
+        text = re.sub("/etc/corral/(tls|secrets/public-tls)", str(tls_folder), service.text)
+        status, said = check_config(service.program, text, tmp_path, service.env)
         assert status == 0, f"{service.program}: {said}"
+        assert "nothing reads" not in said
+        for name, value in service.env.items():
+            assert re.search(rf"^{name.removeprefix('CORRAL_').lower()}: \"?{re.escape(value)}\"? +# environment {name}$", said, re.M), f"{service.program}: {name}"
 
 
 def test_a_program_refuses_what_it_does_not_know(tmp_path):
@@ -203,8 +215,8 @@ def test_paths_in_the_files_are_mounted(objects):
         claims = [c["metadata"]["name"] for c in service.workload["spec"].get("volumeClaimTemplates", [])]
         volumes = [v["name"] for v in service.pod["spec"]["volumes"]] + claims
         assert sorted(mounts.values()) == sorted(volumes)
-        paths = [service.config[o] for o in ("state_dir", "bootstrap_key_file", "tls_ca", "tls_cert", "tls_key") if o in service.config]
-        paths += [e["value"] for e in service.container["env"]]
+        paths = [service.config[o] for o in ("state_dir", "bootstrap_key_file", "tls_ca", "tls_cert", "tls_key", "public_tls_cert", "public_tls_key") if o in service.config]
+        paths += [e["value"] for e in service.container["env"] if "value" in e]
         for path in paths:
             assert any(path == m or path.startswith(m + "/") for m in mounts), path
 
@@ -215,6 +227,25 @@ def test_a_changed_option_restarts_its_service_and_no_other():
 
     before, after = sums({}), sums({"services": {"selector": {"config": {"decision_keep": "1d"}}}})
     assert [name for name in SERVICES if before[name] != after[name]] == ["selector"]
+
+
+def test_options_from_secrets_reach_those_that_have_them():
+    found = {s.program: s for s in services(render(VARIANTS["options in Secrets"]))}
+    assert found["usage-tracker"].env == {"CORRAL_DB": "sqlite:/var/lib/corral/else.db", "CORRAL_LOG_LEVEL": "error"}
+    assert found["gateway"].env == {"CORRAL_QUEUE_MAX": "9", "CORRAL_LOG_LEVEL": "warn"}
+    assert found["access"].env == {"CORRAL_LOG_LEVEL": "warn"}
+    folders = {name: {v["secret"]["secretName"] for v in s.pod["spec"]["volumes"] if v["name"].startswith("secret-")} for name, s in found.items()}
+    assert folders["gateway"] == {"corral-databases", "corral-public"} and folders["access"] == {"corral-databases"}
+    assert not any(service.env for service in services(render()))
+
+
+@pytest.mark.parametrize("where", ["service", "every"])
+def test_an_option_in_two_places_is_refused(where):
+    secret = {"log_level": {"secretName": "a", "key": "b"}}
+    values = {"secretConfig": secret} if where == "every" else {"services": {"selector": {"secretConfig": secret}}}
+    for with_helm in HELMS:
+        done = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values=values, helm=with_helm, check=False)
+        assert done.returncode != 0 and "log_level of " in done.stderr and "secretConfig" in done.stderr
 
 
 def test_the_image():
@@ -242,6 +273,18 @@ def test_only_the_release_s_pods_reach_rpc():
     assert not [kind for kind, _ in render({"networkPolicy": {"enabled": False}}) if kind == "NetworkPolicy"]
 
 
+def test_pods_reach_what_they_may():
+    model, database = ({"to": [{"ipBlock": {"cidr": f"10.0.0.{n}/32"}}], "ports": [{"port": port}]} for n, port in ((4, 11434), (5, 5432)))
+    assert all(s.by_kind["NetworkPolicy"]["spec"]["policyTypes"] == ["Ingress"] for s in services(render({"networkPolicy": {"egress": [model]}})))
+    for service in services(render({"networkPolicy": {"restrictEgress": True, "egress": [model]}, "services": {"usage-tracker": {"egress": [database]}}})):
+        policy = service.by_kind["NetworkPolicy"]["spec"]
+        names, release, *more = policy["egress"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert names == {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
+        assert release == {"to": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "corral", "app.kubernetes.io/instance": "corral"}}}]}
+        assert more == ([model, database] if service.program == "usage-tracker" else [model])
+
+
 def test_a_service_can_be_left_out():
     left = {"services": {"hardware-probe": {"enabled": False}}}
     found = render(left)
@@ -254,7 +297,12 @@ def test_a_service_can_be_left_out():
     ({"services": {"gateway": {"config": {"breaker_opn": "3s"}}}}, "breaker_opn"), ({"services": {"gateway": {"config": {"queue_max": "many"}}}}, "queue_max"),
     ({"services": {"gateway": {"config": {"listen": "0.0.0.0:1"}}}}, "listen"), ({"services": {"gateway": {"config": {"backends": []}}}}, "backends"),
     ({"services": {"access": {"replicas": 2}}}, "replicas"), ({"image": {"digest": "latest"}}, "digest"), ({"config": {"log_level": "loud"}}, "log_level"),
-    ({"services": {"gateway": {"config": {"queue_timeout": "soon"}}}}, "queue_timeout"), ({"firstKey": {"secretName": ""}}, "secretName")])
+    ({"services": {"gateway": {"config": {"queue_timeout": "soon"}}}}, "queue_timeout"), ({"firstKey": {"secretName": ""}}, "secretName"),
+    ({"services": {"gateway": {"secretConfig": {"breaker_opn": {"secretName": "a", "key": "b"}}}}}, "breaker_opn"),
+    ({"services": {"gateway": {"secretConfig": {"queue_max": {"secretName": "a"}}}}}, "queue_max"),
+    ({"services": {"gateway": {"secretConfig": {"queue_max": "9"}}}}, "queue_max"), ({"secretConfig": {"queue_max": {"secretName": "a", "key": "b"}}}, "queue_max"),
+    ({"services": {"gateway": {"secretConfig": {"listen": {"secretName": "a", "key": "b"}}}}}, "listen"),
+    ({"secretFiles": {"../tls": "a"}}, "../tls"), ({"networkPolicy": {"egress": ["10.0.0.5"]}}, "egress")])
 def test_values_that_mean_nothing_are_refused(values, named):
     for with_helm in HELMS:
         done = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values=values, helm=with_helm, check=False)
@@ -268,6 +316,8 @@ def test_the_schema_knows_every_option_of_each_program():
         options = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
         known = set(schema["properties"]["services"]["properties"][program]["properties"]["config"]["properties"])
         assert known <= options
+        (secret,) = schema["properties"]["services"]["properties"][program]["properties"]["secretConfig"]["patternProperties"]
+        assert {o for o in options if re.search(secret, o)} == known
         assert options - known <= {"config", "listen", "admin_listen", "rpc_listen", "state_dir", "drain", "peer", "tls_ca", "tls_cert", "tls_key",
                                    "bootstrap_key_file"}
 

@@ -29,7 +29,10 @@ VARIANTS = [{}, {"tls": {"secretName": "corral-tls"}}, {"adminOnPod": False},
             {"services": {"gateway": {"service": {"type": "LoadBalancer", "annotations": {"c": "d"}}, "tolerations": [{"key": "gpu", "operator": "Exists"}],
                                       "nodeSelector": {"kubernetes.io/os": "linux"}, "priorityClassName": "high", "runtimeClassName": "nvidia",
                                       "podAnnotations": {"a": "b"}}}},
-            {"networkPolicy": {"enabled": True, "adminFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]}}]
+            {"networkPolicy": {"enabled": True, "adminFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]}},
+            {"secretFiles": {"ca": "corral-ca"}, "services": {"usage-tracker": {"secretConfig": {"db": {"secretName": "corral-db", "key": "url"}},
+                                                                                "egress": [{"ports": [{"port": 5432}], "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}]}]}},
+             "networkPolicy": {"restrictEgress": True, "egress": [{"ports": [{"port": 11434}]}]}}]
 
 
 class Failed(Exception):

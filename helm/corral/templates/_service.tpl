@@ -99,6 +99,35 @@ labels:
 {{- toYaml $config }}
 {{- end }}
 
+{{/* Options that come from Secrets, {option: {secretName, key}}: those for every program, over them those for this one. */}}
+{{- define "corral.secretConfig" -}}
+{{- $ := index . 0 }}
+{{- $name := index . 1 }}
+{{- $service := index $.Values.services $name }}
+{{- $secrets := merge (dict) (deepCopy $service.secretConfig) (deepCopy $.Values.secretConfig) }}
+{{- $config := merge (dict) $service.config $.Values.config }}
+{{- range $option, $from := $secrets }}
+{{- if hasKey $config $option }}
+{{- fail (printf "%s of %s stands in config and in secretConfig; the Secret would win, so remove it from config" $option $name) }}
+{{- end }}
+{{- end }}
+{{- toYaml $secrets }}
+{{- end }}
+
+{{- define "corral.env" -}}
+- {name: CORRAL_CONFIG, value: /etc/corral/config/corral.yaml}
+{{- range $option, $from := include "corral.secretConfig" . | fromYaml }}
+- name: CORRAL_{{ upper $option }}
+  valueFrom: {secretKeyRef: {name: {{ $from.secretName }}, key: {{ $from.key }}}}
+{{- end }}
+{{- end }}
+
+{{/* Secrets that are folders, {name: secretName}: below /etc/corral/secrets. */}}
+{{- define "corral.secretFiles" -}}
+{{- $ := index . 0 }}
+{{- toYaml (merge (dict) (index $.Values.services (index . 1)).secretFiles $.Values.secretFiles) }}
+{{- end }}
+
 {{- define "corral.probe" -}}
 {{- $ := index . 0 -}}
 {{- if $.Values.adminOnPod -}}
@@ -112,7 +141,8 @@ exec: {command: [{{ index . 1 }}, --probe={{ index . 2 }}]}
 {{- $ := index . 0 }}
 {{- $name := index . 1 }}
 {{- $service := index $.Values.services $name }}
-{{- $ports := index (include "corral.ports" $ | fromYaml) $name -}}
+{{- $ports := index (include "corral.ports" $ | fromYaml) $name }}
+{{- $files := include "corral.secretFiles" . | fromYaml -}}
 metadata:
   labels:
     {{- include "corral.labels" . | nindent 4 }}
@@ -165,7 +195,7 @@ spec:
       imagePullPolicy: {{ $.Values.image.pullPolicy }}
       command: [{{ $name }}]
       env:
-        - {name: CORRAL_CONFIG, value: /etc/corral/config/corral.yaml}
+        {{- include "corral.env" . | nindent 8 }}
       ports:
         {{- with $ports.public }}
         - {name: http, containerPort: {{ . }}}
@@ -211,6 +241,9 @@ spec:
         {{- if $.Values.tls.secretName }}
         - {name: tls, mountPath: /etc/corral/tls, readOnly: true}
         {{- end }}
+        {{- range $folder, $secret := $files }}
+        - {name: secret-{{ $folder }}, mountPath: /etc/corral/secrets/{{ $folder }}, readOnly: true}
+        {{- end }}
   volumes:
     - name: config
       configMap: {name: {{ include "corral.fullname" $ }}-{{ $name }}}
@@ -229,15 +262,20 @@ spec:
     - name: tls
       secret: {secretName: {{ . }}, defaultMode: 0440}
     {{- end }}
+    {{- range $folder, $secret := $files }}
+    - name: secret-{{ $folder }}
+      secret: {secretName: {{ $secret }}, defaultMode: 0440}
+    {{- end }}
 {{- end }}
 
 {{- define "corral.network" -}}
 {{- $ := index . 0 }}
-{{- $ports := index (include "corral.ports" $ | fromYaml) (index . 1) -}}
+{{- $ports := index (include "corral.ports" $ | fromYaml) (index . 1) }}
+{{- $policy := $.Values.networkPolicy -}}
 podSelector:
   matchLabels:
     {{- include "corral.selector" . | nindent 4 }}
-policyTypes: [Ingress]
+policyTypes: [Ingress{{ if $policy.restrictEgress }}, Egress{{ end }}]
 ingress:
   {{- if $ports.public }}
   - ports:
@@ -252,12 +290,25 @@ ingress:
       - {port: rpc}
       - {port: news}
   {{- end }}
-  {{- if and $.Values.adminOnPod $.Values.networkPolicy.adminFrom }}
+  {{- if and $.Values.adminOnPod $policy.adminFrom }}
   - from:
-      {{- toYaml $.Values.networkPolicy.adminFrom | nindent 6 }}
+      {{- toYaml $policy.adminFrom | nindent 6 }}
     ports:
       - {port: admin}
   {{- end }}
+{{- if $policy.restrictEgress }}
+egress:
+  - ports:                              # names
+      - {protocol: UDP, port: 53}
+      - {protocol: TCP, port: 53}
+  - to:
+      - podSelector:
+          matchLabels:
+            {{- include "corral.selector" (list $ "") | nindent 12 }}
+  {{- range concat $policy.egress (index $.Values.services (index . 1)).egress }}
+  - {{ toYaml . | nindent 4 | trim }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "corral.service" -}}
