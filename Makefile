@@ -14,7 +14,7 @@ endif
 LINK_LTO = $(if $(LTO),-fno-lto)
 WERROR  ?= -Werror
 
-DEPS     = libevent nng libprotobuf-c libsqlite3 yaml-0.1 libsodium
+DEPS     = libevent nng libprotobuf-c libsqlite3 libpq yaml-0.1 libsodium
 CSTD     = -std=c11 -D_GNU_SOURCE
 WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
            -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers $(WERROR)
@@ -23,7 +23,7 @@ SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fra
 CPPFLAGS_ALL = $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -DCORRAL_VERSION='"$(VERSION)"' $(CPPFLAGS)
 CFLAGS_ALL   = $(OPT) $(LTO) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL  = -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SANFLAGS) $(LDFLAGS)
-LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lssl -lcrypto -lprotobuf-c -lsqlite3 -lyaml -lsodium -lpthread -lm -ldl
+LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lssl -lcrypto -lprotobuf-c -lsqlite3 -lpq -lyaml -lsodium -lpthread -lm -ldl
 
 VERSION  := $(shell cat VERSION)
 
@@ -84,6 +84,9 @@ $(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c $(GEN_H)
 $(BUILD)/obj/services/model-registry/strengths.o: services/model-registry/families.tsv
 $(BUILD)/obj/services/hardware-probe/catalogue.o: services/hardware-probe/catalogue.tsv
 
+# where Debian has libpq-fe.h
+$(BUILD)/obj/common/store/db_postgres.o $(BUILD)/obj-fuzz/common/store/db_postgres.o: CPPFLAGS += -isystem /usr/include/postgresql
+
 $(BUILD)/obj/%.o: %.c | $(GEN_H)
 	@mkdir -p $(@D)
 	@echo "  CC  $<"; $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
@@ -117,7 +120,7 @@ fakes: $(FAKES)
 test-bins: $(TESTS)
 
 test: $(TESTS)
-	@scripts/run-unit-tests $(TESTS)
+	@scripts/with-postgres scripts/run-unit-tests $(TESTS)
 
 asan:
 	@LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) BUILD=$(BUILD)/asan SAN=address,undefined OPT=-O1 test

@@ -1,32 +1,48 @@
-/* db.c - chooses the driver, applies migrations, and hands calls on. */
+/* db.c - chooses the driver, applies migrations or looks whether they were applied, and hands calls on. */
 #include "common/store/db.h"
 
 #include "common/store/db_driver.h"
 
-static const struct db_driver *const drivers[] = { &db_sqlite };
+static const struct db_driver *const drivers[] = { &db_sqlite, &db_postgres };
 
-static bool migrate(struct db *, const struct db_migration *, struct why *);
+static bool migrate(struct db *, const struct db_migration *, int64_t *ret_from, struct why *);
+static bool schema_fits(struct db *, const struct db_migration *, struct why *);
 
-static const struct db_driver *driver_find(const char *url)
+static bool has_scheme(const char *url, const char *scheme, size_t *ret_n)
+{
+	if (!scheme || !str_starts(str_of(url), str_of(scheme)))
+		return false;
+	*ret_n = strlen(scheme);
+	return true;
+}
+
+static const struct db_driver *driver_find(const char *url, size_t *ret_n)
 {
 	for (size_t i = 0; i < sizeof(drivers) / sizeof(*drivers); i++)
-		if (str_starts(str_of(url), str_of(drivers[i]->scheme)))
+		if (has_scheme(url, drivers[i]->scheme, ret_n) || has_scheme(url, drivers[i]->also, ret_n))
 			return drivers[i];
+	return NULL;
+}
+
+static struct db *open_bare(const char *url, const char *const *statements, unsigned n, struct why *why)
+{
+	size_t scheme;
+	const struct db_driver *d = driver_find(url, &scheme);
+
+	if (d)
+		return d->open(url + scheme, statements, n, why);
+	/* Not the whole URL: it may hold a password. */
+	err_field(why, ERR_INVALID, "db", "the database URL '%.12s…' has no known scheme; write sqlite:PATH or postgresql://USER@HOST/NAME", url);
 	return NULL;
 }
 
 struct db *db_open(const char *url, const char *const *statements, unsigned n, const struct db_migration *migrations, struct why *why)
 {
-	const struct db_driver *d = driver_find(url);
-	struct db *db;
+	struct db *db = open_bare(url, statements, n, why);
 
-	if (!d) {
-		/* Not the whole URL: it may hold a password. */
-		err_field(why, ERR_INVALID, "db", "the database URL '%.12s…' has no known scheme; write sqlite:PATH", url);
+	if (!db)
 		return NULL;
-	}
-	db = d->open(url + strlen(d->scheme), statements, n, why);
-	if (db && migrate(db, migrations, why) && d->prepare(db, why))
+	if ((db->driver->is_made ? schema_fits(db, migrations, why) : migrate(db, migrations, NULL, why)) && db->driver->prepare(db, why))
 		return db;
 	db_close(db);
 	return NULL;
@@ -46,6 +62,41 @@ static bool keep_int(void *arg, const struct db_row *row)
 	return true;
 }
 
+static int64_t newest(const struct db_migration *m)
+{
+	int64_t n = 0;
+
+	for (; m && m->number; m++)
+		n = m->number;
+	return n;
+}
+
+static bool too_new(int64_t have, int64_t known, struct why *why)
+{
+	return err_set(why, ERR_STORE_FAILED, "the database has schema version %lld, this program knows %lld; start the program that wrote it, or a newer one",
+		       (long long)have, (long long)known) == ERR_OK;
+}
+
+static bool version_read(struct db *db, int64_t *ret, struct why *why)
+{
+	return db->driver->query(db, "SELECT max(number) FROM schema_version", NULL, 0, keep_int, ret, why);
+}
+
+static bool schema_fits(struct db *db, const struct db_migration *migrations, struct why *why)
+{
+	int64_t have = 0, known = newest(migrations);
+	bool made = false;
+
+	if (!migrations)
+		return true;
+	if (!db->driver->is_made(db, &made, why) || (made && !version_read(db, &have, why)))
+		return false;
+	if (have > known)
+		return too_new(have, known, why);
+	return have == known || err_set(why, ERR_STORE_FAILED, "%s has schema version %lld, this program needs %lld; bring it there with 'corral migrate', or this "
+					"program's own command 'migrate', and start again", db->driver->name(db), (long long)have, (long long)known) == ERR_OK;
+}
+
 static bool migrate_from(struct db *db, int64_t have, const struct db_migration *m, struct why *why)
 {
 	const struct db_driver *d = db->driver;
@@ -61,31 +112,44 @@ static bool migrate_from(struct db *db, int64_t have, const struct db_migration 
 	return true;
 }
 
-static bool migrate_locked(struct db *db, const struct db_migration *migrations, struct why *why)
+static bool migrate_locked(struct db *db, const struct db_migration *migrations, int64_t *ret_from, struct why *why)
 {
-	const struct db_driver *d = db->driver;
-	int64_t have = 0, known = 0;
+	int64_t have = 0, known = newest(migrations);
 
-	for (const struct db_migration *m = migrations; m && m->number; m++)
-		known = m->number;
-	if (!d->exec(db, "CREATE TABLE IF NOT EXISTS schema_version (number INTEGER NOT NULL PRIMARY KEY)", why) ||
-	    !d->query(db, "SELECT max(number) FROM schema_version", NULL, 0, keep_int, &have, why))
+	if (!db->driver->exec(db, "CREATE TABLE IF NOT EXISTS schema_version (number INTEGER NOT NULL PRIMARY KEY)", why) || !version_read(db, &have, why))
 		return false;
-	if (have > known)
-		return err_set(why, ERR_STORE_FAILED,
-			       "the database has schema version %lld, this program knows %lld; start the program that wrote it, or a newer one",
-			       (long long)have, (long long)known) == ERR_OK;
-	return migrate_from(db, have, migrations, why);
+	if (ret_from)
+		*ret_from = have;
+	return have > known ? too_new(have, known, why) : migrate_from(db, have, migrations, why);
 }
 
-static bool migrate(struct db *db, const struct db_migration *migrations, struct why *why)
+static bool migrate(struct db *db, const struct db_migration *migrations, int64_t *ret_from, struct why *why)
 {
 	if (!db->driver->begin(db, true, why))
 		return false;
-	if (migrate_locked(db, migrations, why))
+	if (migrate_locked(db, migrations, ret_from, why))
 		return db->driver->commit(db, why);
 	db->driver->rollback(db);
 	return false;
+}
+
+bool db_migrate(const char *url, const struct db_migration *migrations, int64_t *ret_from, int64_t *ret_to, struct why *why)
+{
+	struct db *db = open_bare(url, NULL, 0, why);
+	bool ok = db && migrate(db, migrations, ret_from, why);
+
+	if (ret_to)
+		*ret_to = newest(migrations);
+	db_close(db);
+	return ok;
+}
+
+bool db_migrates_at_open(const char *url)
+{
+	size_t n;
+	const struct db_driver *d = driver_find(url, &n);
+
+	return !d || !d->is_made;
 }
 
 /* --- calls --- */

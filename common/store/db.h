@@ -1,6 +1,13 @@
-/* db.h - a small SQL interface that SQLite fulfils today and PostgreSQL will: statements named in one array, positional parameters,
+/* db.h - a small SQL interface over SQLite and PostgreSQL: statements named in one array, positional parameters,
  * transactions, numbered migrations. Synchronous: it belongs to a control-plane loop thread, never to a gateway worker.
- * URL "sqlite:PATH" (WAL, synchronous=NORMAL unless ?sync=full, foreign keys on, busy timeout 5 s). */
+ * URL "sqlite:PATH" (WAL, synchronous=NORMAL unless ?sync=full, foreign keys on, busy timeout 5 s), or
+ * "postgresql://USER:PASSWORD@HOST:PORT/NAME?schema=S" (and libpq's parameters; statement_timeout_ms=5000).
+ *
+ * What both understand alike: ?1 for parameters; INSERT … ON CONFLICT (columns) DO …; RETURNING; the types INTEGER (64 bits), BIGINT, REAL, TEXT
+ * and BLOB, x'00', INTEGER PRIMARY KEY for a number that is given by the database, WITHOUT ROWID, hex(), CAST, CASE, coalesce, length;
+ * capitals for key words (db_sql.h says what is changed for PostgreSQL). A sum of INTEGERs is an INTEGER; text is UTF-8 without NUL, and what
+ * is not is kept with U+FFFD on PostgreSQL. After a statement has failed in a transaction, all that may follow is db_rollback(). A call
+ * that fails with ERR_STORE_FAILED may succeed later, for a lost server is connected again; the transaction is gone then. */
 #ifndef CORRAL_STORE_DB_H
 #define CORRAL_STORE_DB_H
 #include <stdbool.h>
@@ -17,6 +24,10 @@ struct db_migration { int number; const char *sql; };       /* ascending from 1;
 
 struct db *db_open(const char *url, const char *const *statements, unsigned n_statements, const struct db_migration *, struct why *);
 void db_close(struct db *);
+/* Brings the schema to the newest of these, alone, in one transaction. db_open() does it on SQLite; on PostgreSQL it is an act of its own, and
+ * db_open() refuses a schema that is older or newer than the program. *ret_from and *ret_to (may be NULL): the versions before and after. */
+bool db_migrate(const char *url, const struct db_migration *, int64_t *ret_from, int64_t *ret_to, struct why *);
+bool db_migrates_at_open(const char *url);
 
 bool db_begin(struct db *, struct why *);
 bool db_commit(struct db *, struct why *);

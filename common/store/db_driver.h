@@ -6,7 +6,7 @@
 typedef bool db_row_fn(void *arg, const struct db_row *);
 
 struct db_driver {
-	const char *scheme;           /* "sqlite:" */
+	const char *scheme, *also;    /* "sqlite:"; also: another name of it, or NULL */
 
 	/* 'rest' = the URL behind the scheme. The driver's struct begins with struct db. Statements are prepared later. */
 	struct db *(*open)(const char *rest, const char *const *statements, unsigned n, struct why *);
@@ -21,10 +21,15 @@ struct db_driver {
 	struct db_value (*col)(const struct db_row *, unsigned column);
 	unsigned (*cols)(const struct db_row *);
 	const char *(*col_name)(const struct db_row *, unsigned column);
+
+	/* Of a database that other programs may be using: migrations are a command there (db_migrate()). NULL = they are applied when it is opened.
+	 * Whether there is a schema_version. begin(exclusive) makes what that needs. */
+	bool (*is_made)(struct db *, bool *ret, struct why *);
+	const char *(*name)(struct db *);                                 /* for sentences; with is_made */
 };
 
 struct db { const struct db_driver *driver; };
 struct db_row { const struct db_driver *driver; void *impl; };
 
-extern const struct db_driver db_sqlite;
+extern const struct db_driver db_sqlite, db_postgres;
 #endif

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <ftw.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -13,7 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common/store/db.h"
+#include "common/base/clock.h"
+#include "common/store/db_test.h"
 
 enum { PUT, GET, COUNT, CLEAR, STATEMENTS };
 static const char *const sql[] = {
@@ -31,27 +33,45 @@ static const struct db_migration two[] = {
 
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
 
-static int dir_make(void **state)
-{
-	char path[] = "/tmp/db-test-XXXXXX";
+/* A test's place: a directory, and whether its database is a schema of a server instead of a file there. */
+struct place { char dir[40]; bool postgres; };
 
-	assert_non_null(mkdtemp(path));
-	*state = x_strdup(path);
+static int place_make(void **state, bool postgres)
+{
+	struct place *p = x_calloc(1, sizeof(*p));
+
+	*p = (struct place){ "/tmp/db-test-XXXXXX", postgres };
+	assert_non_null(mkdtemp(p->dir));
+	*state = p;
 	return 0;
 }
 
-static int dir_remove(void **state)
+static int dir_make(void **state) { return place_make(state, false); }
+static int schema_make(void **state) { return place_make(state, true); }
+
+static int place_remove(void **state)
 {
-	nftw(*state, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	nftw(((struct place *)*state)->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	free(*state);
 	return 0;
 }
 
-static struct db *open_in(const char *dir, const struct db_migration *m, struct why *why)
+static void url_in(const struct place *p, char *url, size_t cap)
+{
+	if (p->postgres)
+		test_db_postgres(p->dir, url, cap);
+	else
+		snprintf(url, cap, "sqlite:%s/t.db", p->dir);
+}
+
+/* With the schema brought there first, where that is not part of opening. */
+static struct db *open_in(void *place, const struct db_migration *m, struct why *why)
 {
 	char url[256];
 
-	snprintf(url, sizeof(url), "sqlite:%s/t.db", dir);
+	url_in(place, url, sizeof(url));
+	if (!db_migrates_at_open(url) && !db_migrate(url, m, NULL, NULL, why))
+		return NULL;
 	return db_open(url, sql, STATEMENTS, m, why);
 }
 
@@ -159,19 +179,24 @@ static void a_failed_migration_leaves_nothing(void **state)
 static void says_what_is_wrong(void **state)
 {
 	struct why why = { 0 };
-	struct db *db;
 	char url[256];
 
 	assert_null(db_open("mysql://x", sql, STATEMENTS, one, &why));
 	assert_int_equal(why.code, ERR_INVALID);
 	assert_null(db_open("sqlite:", sql, STATEMENTS, one, &why));
-	snprintf(url, sizeof(url), "sqlite:%s/t.db?fast=yes", (char *)*state);
+	snprintf(url, sizeof(url), "sqlite:%s/t.db?fast=yes", ((struct place *)*state)->dir);
 	assert_null(db_open(url, sql, STATEMENTS, one, &why));
 	assert_non_null(strstr(why.text, "?fast=yes"));
-	snprintf(url, sizeof(url), "sqlite:%s/none/t.db", (char *)*state);
+	snprintf(url, sizeof(url), "sqlite:%s/none/t.db", ((struct place *)*state)->dir);
 	assert_null(db_open(url, sql, STATEMENTS, one, &why));
 	assert_int_equal(why.code, ERR_STORE_FAILED);
-	db = open_in(*state, one, &why);
+}
+
+static void says_what_is_wrong_with_a_statement(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+
 	assert_false(db_query(db, "SELECT nothing FROM t", NULL, 0, NULL, NULL, &why));
 	assert_int_equal(why.code, ERR_INTERNAL);
 	assert_true(put(db, 1, NULL, NULL));
@@ -238,8 +263,6 @@ static void a_kill_loses_no_commit(void **state)
 	}
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, dir_make, dir_remove)
-
 static bool pinned_count(void *arg, const struct db_row *row)
 {
 	*(int64_t *)arg = db_int(row, 0);
@@ -287,13 +310,308 @@ static void a_pinned_moment_is_copied_later(void **state)
 		}
 }
 
+/* --- what a server can do besides --- */
+
+static struct db *open_more(void *place, const char *more, struct why *why)
+{
+	char url[300];
+
+	url_in(place, url, sizeof(url));
+	(void)snprintf(url + strlen(url), sizeof(url) - strlen(url), "%s", more);
+	return db_open(url, sql, STATEMENTS, one, why);
+}
+
+static void an_older_schema_is_refused(void **state)
+{
+	struct why why = { 0 };
+	char url[256];
+	int64_t from = -1, to = -1;
+	struct db *db;
+
+	url_in(*state, url, sizeof(url));
+	assert_null(db_open(url, sql, STATEMENTS, one, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_non_null(strstr(why.text, "schema version 0, this program needs 1"));
+	assert_non_null(strstr(why.text, "corral migrate"));
+	assert_true(db_migrate(url, one, &from, &to, &why));
+	assert_true(from == 0 && to == 1);
+	assert_null(db_open(url, sql, STATEMENTS, two, &why));
+	assert_non_null(strstr(why.text, "schema version 1, this program needs 2"));
+	db = db_open(url, sql, STATEMENTS, one, &why);
+	assert_non_null(db);
+	db_close(db);
+	assert_true(db_migrate(url, two, &from, &to, &why));
+	assert_true(from == 1 && to == 2);
+	assert_true(db_migrate(url, two, &from, &to, &why));
+	assert_true(from == 2 && to == 2);
+	assert_null(db_open(url, sql, STATEMENTS, one, &why));
+	assert_non_null(strstr(why.text, "schema version 2, this program knows 1"));
+}
+
+/* Both at once: one does it, the other finds it done. */
+static void two_migrate_at_once(void **state)
+{
+	struct why why;
+	char url[256];
+	pid_t pids[4];
+	int status;
+
+	url_in(*state, url, sizeof(url));
+	for (size_t i = 0; i < 4; i++)
+		if ((pids[i] = fork()) == 0) {
+			bool ok = db_migrate(url, two, NULL, NULL, &why);
+
+			if (!ok)
+				fprintf(stderr, "%s\n", why.text);
+			_exit(ok ? 0 : 1);
+		}
+	for (size_t i = 0; i < 4; i++) {
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	}
+	db_close(open_in(*state, two, &why));
+}
+
+/* As an administrator ends a session, or a server that stops. */
+static void end_session_of(void *place, struct db *db)
+{
+	struct db *other = open_in(place, one, NULL);
+	int64_t pid = 0, left = 1;
+
+	assert_true(db_query(db, "SELECT pg_backend_pid()", NULL, 0, keep_int, &pid, NULL));
+	assert_true(db_query(other, "SELECT count(*) FROM (SELECT pg_terminate_backend(CAST(?1 AS int))) AS t", (struct db_value[]){ DB_I(pid) }, 1, NULL, NULL, NULL));
+	while (left)
+		assert_true(db_query(other, "SELECT count(*) FROM pg_stat_activity WHERE pid = ?1", (struct db_value[]){ DB_I(pid) }, 1, keep_int, &left, NULL));
+	db_close(other);
+}
+
+static void a_lost_connection_is_made_again(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+
+	assert_true(put(db, 1, NULL, &why));
+	end_session_of(*state, db);
+	assert_false(put(db, 2, NULL, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_true(put(db, 2, NULL, &why));
+	assert_int_equal(count(db), 2);
+	db_close(db);
+}
+
+static void a_transaction_is_lost_with_its_connection(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+
+	assert_true(db_begin(db, &why) && put(db, 1, NULL, &why));
+	end_session_of(*state, db);
+	assert_false(put(db, 2, NULL, &why));
+	assert_false(put(db, 3, NULL, &why));     /* not on its own, outside of the transaction */
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_false(db_commit(db, &why));
+	assert_int_equal(count(db), 0);
+	assert_true(db_begin(db, &why) && put(db, 4, NULL, &why));
+	end_session_of(*state, db);
+	assert_false(db_commit(db, &why));
+	assert_true(db_begin(db, &why) && put(db, 5, NULL, &why));
+	end_session_of(*state, db);
+	db_rollback(db);
+	assert_true(db_begin(db, &why) || db_begin(db, &why));    /* what ended it may be heard here */
+	assert_true(put(db, 6, NULL, &why) && db_commit(db, &why));
+	assert_int_equal(count(db), 1);
+	db_close(db);
+}
+
+static void a_failed_statement_fails_its_transaction(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+
+	assert_true(db_begin(db, &why) && put(db, 1, NULL, &why));
+	assert_false(db_query(db, "INSERT INTO t (k) VALUES (1)", NULL, 0, NULL, NULL, &why));
+	assert_int_equal(why.code, ERR_CONFLICT);
+	assert_false(db_commit(db, &why));
+	assert_int_equal(count(db), 0);
+	db_close(db);
+}
+
+static void a_statement_has_its_time(void **state)
+{
+	struct why why = { 0 };
+	struct db *db;
+	int64_t began_us = mono_us();
+
+	db_close(open_in(*state, one, &why));
+	db = open_more(*state, "&statement_timeout_ms=100", &why);
+	assert_non_null(db);
+	assert_false(db_query(db, "SELECT pg_sleep(60)", NULL, 0, NULL, NULL, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_true(mono_us() - began_us < 30000000);
+	assert_int_equal(count(db), 0);
+	db_close(db);
+}
+
+static bool keep_value(void *arg, const struct db_row *row)
+{
+	*(struct db_value *)arg = db_col(row, 0);
+	return true;
+}
+
+static struct db_value ask(struct db *db, const char *text, struct db_value p)
+{
+	struct db_value v = { .type = DB_BLOB };
+	struct why why;
+
+	if (!db_query(db, text, &p, 1, keep_value, &v, &why))
+		fail_msg("%s", why.text);
+	return v;
+}
+
+static void sums_and_casts_are_numbers(void **state)
+{
+	static const struct { const char *text; int64_t i; } whole[] = {
+		{ "SELECT sum(v) FROM (VALUES (?1), (5000000000)) AS t (v)", 5000000001 },
+		{ "SELECT sum(v) FROM (VALUES (?1), (-30000000001)) AS t (v)", -30000000000 },
+		{ "SELECT sum(v) FROM (VALUES (?1), (9223372036854775806)) AS t (v)", INT64_MAX },
+		{ "SELECT CAST(10000 AS numeric) + ?1 - ?1", 10000 }, { "SELECT CAST(100000000 AS numeric) + ?1", 100000001 },
+		{ "SELECT CAST(0 AS numeric) * ?1", 0 }, { "SELECT 1 = ?1", 1 }, { "SELECT CAST(?1 AS smallint) - 3", -2 },
+	};
+	static const struct { const char *text; double d; } real[] = {
+		{ "SELECT avg(v) FROM (VALUES (?1), (2)) AS t (v)", 1.5 }, { "SELECT CAST(-0.00001234 AS numeric) * ?1", -0.00001234 },
+		{ "SELECT CAST(?1 AS REAL) / 4", 0.25 }, { "SELECT CAST(12345.0625 AS numeric) * ?1", 12345.0625 },
+		{ "SELECT sum(v) FROM (VALUES (?1), (9223372036854775807)) AS t (v)", 9223372036854775808.0 },
+	};
+	struct db *db = open_in(*state, one, NULL);
+
+	for (size_t i = 0; i < sizeof(whole) / sizeof(*whole); i++) {
+		struct db_value v = ask(db, whole[i].text, DB_I(1));
+
+		assert_int_equal(v.type, DB_INT);
+		assert_true(v.i == whole[i].i);
+	}
+	for (size_t i = 0; i < sizeof(real) / sizeof(*real); i++) {
+		struct db_value v = ask(db, real[i].text, DB_I(1));
+
+		assert_int_equal(v.type, DB_REAL);
+		assert_true(v.d - real[i].d < 1e-12 && real[i].d - v.d < 1e-12);
+	}
+	db_close(db);
+}
+
+/* A statement is prepared with the types of what it is given first. */
+static void types_may_change(void **state)
+{
+	struct db_value p[] = { DB_I(1), DB_NIL, DB_NIL, DB_NIL, DB_NIL };
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+	int64_t good = 0;
+
+	for (int i = 0; i < 3; i++) {
+		p[0] = DB_I(i);
+		p[1] = i ? DB_I(7) : DB_NIL;
+		p[2] = i == 2 ? DB_D(0.5) : i ? DB_I(3) : DB_NIL;
+		p[3] = i ? DB_S(STR("a\0b")) : DB_NIL;
+		p[4] = i ? DB_B(STR("\0\xff")) : DB_NIL;
+		assert_true(db_run(db, PUT, p, 5, NULL, NULL, NULL, &why));
+	}
+	assert_true(db_query(db, "SELECT count(*) FROM t WHERE i = 7 AND d = CASE k WHEN 1 THEN 3 ELSE 0.5 END AND length(s) = 3 AND hex(b) = '00FF'",
+			     NULL, 0, keep_int, &good, &why));
+	assert_int_equal(good, 2);
+	db_close(db);
+}
+
+struct nested { struct db *db; int64_t seen; };
+
+static bool ask_within(void *arg, const struct db_row *row)
+{
+	struct nested *x = arg;
+
+	assert_int_equal(count(x->db), 3);
+	return ++x->seen < 2 && db_int(row, 0) >= 0;
+}
+
+static void rows_may_ask(void **state)
+{
+	struct nested x = { .db = open_in(*state, one, NULL) };
+
+	for (int64_t k = 1; k <= 3; k++)
+		assert_true(put(x.db, k, NULL, NULL));
+	assert_true(db_query(x.db, "SELECT k FROM t ORDER BY k", NULL, 0, ask_within, &x, NULL));
+	assert_int_equal(x.seen, 2);
+	assert_int_equal(count(x.db), 3);
+	db_close(x.db);
+}
+
+static void passwords_are_not_told(void **state)
+{
+	static const char *const urls[] = {
+		"postgresql://who:se-cret@127.0.0.1:1/x", "postgresql://who:se-cret@[bad/x", "postgresql://who:se-cret@127.0.0.1:port/x?schema=a",
+		"postgresql:who:se-cret", "postgresql://who:se-cret@127.0.0.1/x?what=se-cret", "postgresql://who:se-cret@127.0.0.1/x?schema=Bad-Name",
+		"postgresql://who:se-cret@127.0.0.1/x?statement_timeout_ms=soon",
+	};
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+	char url[300];
+
+	for (size_t i = 0; i < sizeof(urls) / sizeof(*urls); i++) {
+		assert_null(db_open(urls[i], sql, STATEMENTS, one, &why));
+		assert_null(strstr(why.text, "se-cret"));
+	}
+	(void)db_query(db, "CREATE ROLE with_password LOGIN PASSWORD 'right'", NULL, 0, NULL, NULL, &why);
+	snprintf(url, sizeof(url), "%s&user=with_password&password=se-cret", getenv("CORRAL_TEST_POSTGRES"));
+	assert_null(db_open(url, sql, STATEMENTS, one, &why));
+	assert_non_null(strstr(why.text, "password"));
+	assert_null(strstr(why.text, "se-cret"));
+	db_close(db);
+}
+
+static void nothing_answers(void **state)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t n = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int64_t began_us = mono_us();
+	struct why why = { 0 };
+	char url[100];
+
+	assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&a, n) == 0 && listen(fd, 4) == 0 && getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+	snprintf(url, sizeof(url), "postgresql://who@127.0.0.1:%u/x", ntohs(a.sin_port));
+	assert_null(db_open(url, sql, STATEMENTS, one, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_non_null(strstr(why.text, "no answer"));
+	assert_true(mono_us() - began_us < 20000000);
+	close(fd);
+}
+
+static void on_postgres(void **state)
+{
+	printf("skip: CORRAL_TEST_POSTGRES is not set; scripts/with-postgres sets it\n");
+	skip();
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, dir_make, place_remove)
+#define P(f) { #f "_on_postgres", f, schema_make, place_remove, NULL }
+
+static const struct CMUnitTest on_server[] = {
+	P(keeps_values), P(commits_or_not), P(migrates_once_and_never_back), P(a_failed_migration_leaves_nothing),
+	P(says_what_is_wrong_with_a_statement), P(a_kill_loses_no_commit), P(an_older_schema_is_refused), P(two_migrate_at_once),
+	P(a_lost_connection_is_made_again), P(a_transaction_is_lost_with_its_connection), P(a_failed_statement_fails_its_transaction),
+	P(a_statement_has_its_time), P(sums_and_casts_are_numbers), P(types_may_change), P(rows_may_ask), P(passwords_are_not_told),
+};
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_pinned_moment_is_copied_later),
 		T(keeps_values), T(commits_or_not), T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
-		T(says_what_is_wrong), T(a_full_disk_loses_no_commit), T(a_kill_loses_no_commit),
+		T(says_what_is_wrong), T(says_what_is_wrong_with_a_statement), T(a_full_disk_loses_no_commit), T(a_kill_loses_no_commit),
+		cmocka_unit_test(nothing_answers),
 	};
+	const struct CMUnitTest skipped[] = { cmocka_unit_test(on_postgres) };
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	if (getenv("CORRAL_TEST_POSTGRES"))
+		return failed + cmocka_run_group_tests(on_server, NULL, NULL);
+	return failed + cmocka_run_group_tests(skipped, NULL, NULL);
 }

@@ -1,0 +1,765 @@
+/* db_postgres.c - the PostgreSQL driver of db.h; the only file that includes libpq-fe.h.
+ *
+ * URL: postgresql://USER:PASSWORD@HOST:PORT/NAME[?schema=S&statement_timeout_ms=N&…], the rest as libpq has it. Everything lies in the
+ * schema S (default: corral), which is all of the search path. The connection belongs to this process for long: a pooler between has to
+ * pool sessions, not transactions.
+ *
+ * No call waits for a server that does not answer: connecting has CONNECT_MS, a statement its statement_timeout (the server ends it) and
+ * a little more (then the connection is given up). A lost connection fails the call in hand and its transaction; a later call connects
+ * again, at most once every backoff_ms. Values go and come in binary; a statement is prepared when it first runs, with the types of what it
+ * is given, so that SQL needs no casts. Answers are read whole before the first row is handed on, so that on_row may ask further. */
+#include <libpq-fe.h>
+#include <endian.h>
+#include <poll.h>
+
+#include "common/base/arena.h"
+#include "common/base/clock.h"
+#include "common/store/db_driver.h"
+#include "common/store/db_sql.h"
+
+enum { CONNECT_MS = 2000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 2000,
+       MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks */ };
+
+/* Types by the numbers that pg_type has for them since ever. */
+enum { T_BOOL = 16, T_BYTEA = 17, T_NAME = 19, T_INT8 = 20, T_INT2 = 21, T_INT4 = 23, T_TEXT = 25, T_OID = 26, T_FLOAT4 = 700, T_FLOAT8 = 701,
+       T_BPCHAR = 1042, T_VARCHAR = 1043, T_NUMERIC = 1700 };
+
+struct stmt {
+	char *sql;                    /* rewritten; NULL until first used */
+	char name[32];                /* "" = not prepared on this connection */
+	Oid *types;                   /* n_types; 0 = only NULL was given so far */
+	unsigned n_types, times;
+};
+
+struct db_postgres {
+	struct db base;
+	PGconn *conn;                 /* NULL = not connected */
+	PQconninfoOption *info;
+	const char **keys, **values;  /* what to connect with, into info and constants; ended by NULL */
+	char schema[64], where[300];  /* where: for sentences; without a password */
+	const char *const *sql;
+	struct stmt *stmts;
+	unsigned n;
+	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
+	bool migrating;
+	int64_t statement_ms, backoff_ms, retry_us;
+	struct arena *mem;            /* of the parameters in hand */
+	char trouble[300];            /* why it could not connect last */
+};
+
+static struct db_postgres *of(struct db *db) { return (struct db_postgres *)(void *)db; }
+
+/* --- what went wrong --- */
+
+/* The first line of what libpq says, which ends in a newline. */
+static struct str first_line(const char *text)
+{
+	return str_trim(str_n(text, strcspn(text, "\n")));
+}
+
+static enum err code_of(const char *state)
+{
+	if (!state)
+		return ERR_STORE_FAILED;
+	if (strncmp(state, "23", 2) == 0)
+		return ERR_CONFLICT;
+	return strncmp(state, "42", 2) == 0 || strncmp(state, "22", 2) == 0 || strncmp(state, "26", 2) == 0 ? ERR_INTERNAL : ERR_STORE_FAILED;
+}
+
+static void hang_up(struct db_postgres *d)
+{
+	PQfinish(d->conn);
+	d->conn = NULL;
+	d->lost = d->in_tx;
+	for (unsigned i = 0; i < d->n; i++)
+		d->stmts[i].name[0] = '\0';
+}
+
+static bool gone(struct db_postgres *d, const char *what, struct why *why)
+{
+	struct str said = first_line(d->conn ? PQerrorMessage(d->conn) : "");
+
+	err_set(why, ERR_STORE_FAILED, "%s: %s%s" STR_FMT "; it is connected again with the next call", d->where, what, said.n ? ": " : "", STR_ARG(said));
+	hang_up(d);
+	return false;
+}
+
+/* Sessions that the server ends say why before the connection breaks. */
+static bool ends_session(const char *state)
+{
+	return state && (strncmp(state, "57P0", 4) == 0 || strncmp(state, "08", 2) == 0 || strcmp(state, "25P03") == 0);
+}
+
+static bool refused(struct db_postgres *d, const PGresult *r, const char *sql, struct why *why)
+{
+	const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE), *text = PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY);
+
+	err_set(why, code_of(state), "%s: %s (%s), in: %.120s", d->where, text ? text : "it failed", state ? state : "no code", sql);
+	if (ends_session(state) || PQstatus(d->conn) == CONNECTION_BAD)
+		hang_up(d);
+	return false;
+}
+
+/* --- waiting --- */
+
+static bool wait_for(struct db_postgres *d, short events, int64_t until_us)
+{
+	struct pollfd p = { .fd = PQsocket(d->conn), .events = events };
+	int64_t left_us = until_us - mono_us();
+
+	return left_us > 0 && p.fd >= 0 && (poll(&p, 1, (int)(left_us / 1000) + 1) >= 0);
+}
+
+static int64_t call_until(const struct db_postgres *d)
+{
+	return mono_us() + 1000 * ((d->migrating ? MIGRATE_MS : d->statement_ms) + SPARE_MS);
+}
+
+/* The next result of what was sent; NULL with *ret_ok = true when there is none more. */
+static PGresult *next_result(struct db_postgres *d, int64_t until_us, bool *ret_ok, struct why *why)
+{
+	int unsent;
+
+	*ret_ok = true;
+	while ((unsent = PQflush(d->conn)) >= 0) {
+		if (!PQisBusy(d->conn))
+			return PQgetResult(d->conn);
+		if (!wait_for(d, (short)(POLLIN | (unsent ? POLLOUT : 0)), until_us)) {
+			*ret_ok = gone(d, "no answer within the time for a statement, the connection is given up", why);
+			return NULL;
+		}
+		if (!PQconsumeInput(d->conn))
+			break;
+	}
+	*ret_ok = gone(d, "the connection was lost", why);
+	return NULL;
+}
+
+static bool is_good(const PGresult *r)
+{
+	ExecStatusType s = PQresultStatus(r);
+
+	return s == PGRES_COMMAND_OK || s == PGRES_TUPLES_OK || s == PGRES_EMPTY_QUERY;
+}
+
+/* Reads all results of one command and keeps the last; NULL = it failed, or the connection did. */
+static PGresult *finish(struct db_postgres *d, const char *sql, struct why *why)
+{
+	int64_t until_us = call_until(d);
+	PGresult *r, *last = NULL;
+	bool ok, good = true;
+
+	while ((r = next_result(d, until_us, &ok, why))) {
+		if (good && !is_good(r))
+			good = refused(d, r, sql, why);
+		PQclear(last);
+		last = r;
+		if (!d->conn)
+			break;
+	}
+	if (good && ok)
+		return last;
+	PQclear(last);
+	return NULL;
+}
+
+static bool command(struct db_postgres *d, const char *sql, struct why *why)
+{
+	PGresult *r;
+
+	if (!PQsendQuery(d->conn, sql))
+		return gone(d, "the connection was lost", why);
+	r = finish(d, sql, why);
+	PQclear(r);
+	return r != NULL;
+}
+
+/* --- connecting --- */
+
+static void ignore_notice(void *arg, const PGresult *r) { (void)arg, (void)r; }
+
+/* NULL = connected, else why not. */
+static const char *connect_wait(struct db_postgres *d)
+{
+	int64_t until_us = mono_us() + CONNECT_MS * 1000;
+	PostgresPollingStatusType next = PGRES_POLLING_WRITING;
+
+	while (next != PGRES_POLLING_OK && next != PGRES_POLLING_FAILED && PQstatus(d->conn) != CONNECTION_BAD) {
+		if (!wait_for(d, next == PGRES_POLLING_READING ? POLLIN : POLLOUT, until_us))
+			return "no answer within 2 s";
+		next = PQconnectPoll(d->conn);
+	}
+	return PQstatus(d->conn) == CONNECTION_OK ? NULL : PQerrorMessage(d->conn);
+}
+
+/* A session whose client is gone is ended by the server soon, so that its locks do not outlive it. */
+static bool session_begin(struct db_postgres *d, struct why *why)
+{
+	char sql[600];
+
+	snprintf(sql, sizeof(sql), "SET search_path TO %s; SET statement_timeout TO %lld; SET lock_timeout TO %d; SET idle_in_transaction_session_timeout TO %lld; "
+		 "SET client_min_messages TO warning; SET standard_conforming_strings TO on; SET tcp_keepalives_idle TO 5; SET tcp_keepalives_interval TO 2; "
+		 "SET tcp_keepalives_count TO 3", d->schema, (long long)d->statement_ms, LOCK_MS, (long long)d->statement_ms * 2);
+	return command(d, sql, why);
+}
+
+static bool connect_failed(struct db_postgres *d, struct str text, struct why *why)
+{
+	(void)str_copy(d->trouble, sizeof(d->trouble), text);
+	hang_up(d);
+	d->lost = false;
+	d->backoff_ms = d->backoff_ms ? d->backoff_ms * 2 : BACKOFF_FIRST_MS;
+	if (d->backoff_ms > BACKOFF_MOST_MS)
+		d->backoff_ms = BACKOFF_MOST_MS;
+	d->retry_us = mono_us() + d->backoff_ms * 1000;
+	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s", d->where, d->trouble) == ERR_OK;
+}
+
+static bool connect_now(struct db_postgres *d, struct why *why)
+{
+	struct why said = { 0 };
+	const char *flaw;
+
+	d->conn = PQconnectStartParams(d->keys, d->values, 0);
+	if (!d->conn)
+		return connect_failed(d, STR("out of memory"), why);
+	PQsetNoticeReceiver(d->conn, ignore_notice, NULL);
+	flaw = connect_wait(d);
+	if (flaw)
+		return connect_failed(d, first_line(flaw), why);
+	PQsetnonblocking(d->conn, 1);
+	if (!session_begin(d, &said))
+		return connect_failed(d, str_of(said.text), why);
+	d->backoff_ms = 0;
+	return true;
+}
+
+static bool ready(struct db_postgres *d, struct why *why)
+{
+	if (d->lost)
+		return err_set(why, ERR_STORE_FAILED, "%s: the connection was lost, and the transaction with it", d->where) == ERR_OK;
+	if (d->conn)
+		return true;
+	if (mono_us() < d->retry_us)
+		return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s; it is tried again in a moment", d->where, d->trouble) == ERR_OK;
+	return connect_now(d, why);
+}
+
+/* --- the URL --- */
+
+static bool is_schema(struct str s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (!((s.p[i] >= 'a' && s.p[i] <= 'z') || s.p[i] == '_' || (i && s.p[i] >= '0' && s.p[i] <= '9')))
+			return false;
+	return s.n > 0 && s.n < 60 && !str_starts(s, STR("pg_"));
+}
+
+/* True when the parameter is ours and not libpq's. */
+static bool own_parameter(struct db_postgres *d, struct str name, struct str value, bool *ret_bad, struct why *why)
+{
+	if (str_eqz(name, "schema")) {
+		(void)str_copy(d->schema, sizeof(d->schema), value);
+		*ret_bad = !is_schema(value) &&
+			   err_field(why, ERR_INVALID, "db", "'" STR_FMT "' is no name for a schema; it has small letters, digits and _", STR_ARG(value));
+		return true;
+	}
+	if (!str_eqz(name, "statement_timeout_ms"))
+		return false;
+	*ret_bad = (!str_i64(value, &d->statement_ms) || d->statement_ms < 10 || d->statement_ms > 3600000) &&
+		   err_field(why, ERR_INVALID, "db", "statement_timeout_ms is a number from 10 to 3600000");
+	return true;
+}
+
+/* The URL without what is ours. */
+static bool url_take(struct db_postgres *d, const char *rest, struct buf *to, struct why *why)
+{
+	struct str url = str_of(rest), head, part, value;
+	bool bad = false;
+	char sep = '?';
+
+	buf_addz(to, "postgresql:");
+	(void)str_split(&url, '?', &head);
+	buf_str(to, head);
+	while (!bad && url.p && str_split(&url, '&', &part)) {
+		value = part;
+		(void)str_split(&value, '=', &head);
+		if (own_parameter(d, head, value, &bad, why))
+			continue;
+		buf_char(to, sep);
+		buf_str(to, part);
+		sep = '&';
+	}
+	(void)buf_z(to);
+	return !bad;
+}
+
+static void describe(struct db_postgres *d)
+{
+	const char *host = NULL, *port = NULL, *name = NULL, *user = NULL;
+
+	for (const PQconninfoOption *o = d->info; o->keyword; o++) {
+		const char **to = strcmp(o->keyword, "host") == 0 ? &host : strcmp(o->keyword, "port") == 0 ? &port :
+				  strcmp(o->keyword, "dbname") == 0 ? &name : strcmp(o->keyword, "user") == 0 ? &user : NULL;
+
+		if (to)
+			*to = o->val;
+	}
+	snprintf(d->where, sizeof(d->where), "PostgreSQL at %.100s%s%.10s, database %.60s, schema %.60s", host ? host : "the local socket", port ? ":" : "",
+		 port ? port : "", name ? name : user ? user : "of the user's name", d->schema);
+}
+
+/* What is not said in the URL is as good for a service: no wait for a dead peer, no Kerberos that asks around first. */
+static void parameters(struct db_postgres *d)
+{
+	static const char *const more[][2] = {
+		{ "client_encoding", "UTF8" }, { "fallback_application_name", "corral" }, { "gssencmode", "disable" }, { "tcp_user_timeout", "5000" },
+		{ "keepalives_idle", "5" }, { "keepalives_interval", "2" }, { "keepalives_count", "3" },
+	};
+	unsigned n = 0;
+
+	for (const PQconninfoOption *o = d->info; o->keyword; o++)
+		n++;
+	d->keys = x_calloc(n + sizeof(more) / sizeof(*more) + 1, sizeof(*d->keys));
+	d->values = x_calloc(n + sizeof(more) / sizeof(*more) + 1, sizeof(*d->values));
+	n = 0;
+	for (size_t i = 0; i < sizeof(more) / sizeof(*more); i++, n++) {
+		d->keys[n] = more[i][0];
+		d->values[n] = more[i][1];
+	}
+	for (const PQconninfoOption *o = d->info; o->keyword; o++)        /* a later one wins */
+		if (o->val) {
+			d->keys[n] = o->keyword;
+			d->values[n++] = o->val;
+		}
+}
+
+static bool url_parse(struct db_postgres *d, const char *rest, struct why *why)
+{
+	struct buf url = { 0 };
+	char *said = NULL;
+	bool ok = url_take(d, rest, &url, why);
+
+	if (ok && !(d->info = PQconninfoParse(url.p, &said)))
+		/* What libpq says of it may hold the password. */
+		ok = err_field(why, ERR_INVALID, "db", "the database URL cannot be read; write postgresql://USER:PASSWORD@HOST:PORT/NAME, with %%40 for @ and %%2F for / in "
+			       "the password") == ERR_OK;
+	PQfreemem(said);
+	buf_free(&url);
+	if (ok) {
+		describe(d);
+		parameters(d);
+	}
+	return ok;
+}
+
+/* --- open and close --- */
+
+static void pg_close(struct db *db)
+{
+	struct db_postgres *d = of(db);
+
+	PQfinish(d->conn);
+	for (unsigned i = 0; i < d->n; i++) {
+		free(d->stmts[i].sql);
+		free(d->stmts[i].types);
+	}
+	free(d->stmts);
+	free(d->keys);
+	free(d->values);
+	PQconninfoFree(d->info);
+	arena_free(d->mem);
+	free(d);
+}
+
+static struct db *pg_open(const char *rest, const char *const *statements, unsigned n, struct why *why)
+{
+	struct db_postgres *d = x_calloc(1, sizeof(*d));
+
+	*d = (struct db_postgres){ .base.driver = &db_postgres, .sql = statements, .n = n, .schema = "corral", .statement_ms = STATEMENT_MS };
+	d->stmts = x_calloc(n ? n : 1, sizeof(*d->stmts));
+	d->mem = arena_new(0);
+	if (url_parse(d, rest, why) && connect_now(d, why))
+		return &d->base;
+	pg_close(&d->base);
+	return NULL;
+}
+
+/* Statements are prepared when they first run: then the types are known. */
+static bool pg_prepare(struct db *db, struct why *why)
+{
+	(void)db, (void)why;
+	return true;
+}
+
+/* --- transactions --- */
+
+static bool pg_exec(struct db *db, const char *sql, struct why *why)
+{
+	struct db_postgres *d = of(db);
+	struct buf own = { 0 };
+	bool ok;
+
+	if (!ready(d, why))
+		return false;
+	db_sql_rewrite(str_of(sql), &own);
+	ok = command(d, buf_z(&own), why);
+	buf_free(&own);
+	return ok;
+}
+
+/* For migrations: one at a time; the schema, and what SQLite has and views use. */
+static bool begin_alone(struct db_postgres *d, struct why *why)
+{
+	char sql[1000];
+
+	d->migrating = true;
+	snprintf(sql, sizeof(sql), "BEGIN; SET LOCAL statement_timeout TO %d; SET LOCAL lock_timeout TO %d; SET LOCAL idle_in_transaction_session_timeout TO 0;"
+		 "SELECT pg_advisory_xact_lock(%d, hashtext('%s')); SET LOCAL lock_timeout TO %d", MIGRATE_MS, MIGRATE_LOCK_MS, LOCK_CLASS, d->schema, LOCK_MS * 5);
+	if (!command(d, sql, why))
+		return false;
+	d->in_tx = true;
+	snprintf(sql, sizeof(sql), "DO $do$ BEGIN IF to_regnamespace('%s') IS NULL THEN CREATE SCHEMA %s; END IF;"
+		 "IF to_regprocedure('%s.hex(bytea)') IS NULL THEN CREATE FUNCTION %s.hex(bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
+		 " AS $fn$ SELECT upper(encode($1, 'hex')) $fn$; END IF; END $do$", d->schema, d->schema, d->schema, d->schema);
+	return command(d, sql, why);
+}
+
+static void pg_rollback(struct db *db)
+{
+	struct db_postgres *d = of(db);
+
+	/* also after a BEGIN of which nothing is known */
+	if (d->conn && PQtransactionStatus(d->conn) != PQTRANS_IDLE)
+		(void)command(d, "ROLLBACK", NULL);
+	d->in_tx = d->lost = d->migrating = false;
+}
+
+static bool pg_begin(struct db *db, bool exclusive, struct why *why)
+{
+	struct db_postgres *d = of(db);
+
+	if (!ready(d, why))
+		return false;
+	d->in_tx = exclusive ? begin_alone(d, why) : command(d, "BEGIN", why);
+	if (!d->in_tx)
+		pg_rollback(db);
+	return d->in_tx;
+}
+
+/* A COMMIT of what has failed is answered with ROLLBACK. */
+static bool commit_said(struct db_postgres *d, struct why *why)
+{
+	PGresult *r;
+	bool ok;
+
+	if (!PQsendQuery(d->conn, "COMMIT"))
+		return gone(d, "the connection was lost", why);
+	r = finish(d, "COMMIT", why);
+	ok = r && strcmp(PQcmdStatus(r), "COMMIT") == 0;
+	if (r && !ok)
+		err_set(why, ERR_STORE_FAILED, "%s: a statement of the transaction had failed; nothing of it was kept", d->where);
+	PQclear(r);
+	return ok;
+}
+
+static bool pg_commit(struct db *db, struct why *why)
+{
+	struct db_postgres *d = of(db);
+	bool ok = ready(d, why) && commit_said(d, why);
+
+	if (!ok)
+		pg_rollback(db);
+	d->in_tx = d->lost = d->migrating = false;
+	return ok;
+}
+
+/* --- parameters --- */
+
+struct given {
+	const char **values;
+	int *lengths, *formats;
+	Oid *types;
+};
+
+static Oid type_of(enum db_type t)
+{
+	static const Oid types[] = { [DB_NULL] = 0, [DB_INT] = T_INT8, [DB_REAL] = T_FLOAT8, [DB_TEXT] = T_TEXT, [DB_BLOB] = T_BYTEA };
+
+	return types[t];
+}
+
+static const char *eight(struct db_postgres *d, uint64_t v)
+{
+	v = htobe64(v);
+	return arena_dup(d->mem, &v, 8);
+}
+
+static void give(struct db_postgres *d, struct given *g, unsigned i, const struct db_value *v)
+{
+	struct str s = v->type == DB_TEXT ? db_sql_text(d->mem, v->s) : v->s;
+	uint64_t bits;
+
+	g->types[i] = type_of(v->type);
+	g->formats[i] = 1;
+	g->lengths[i] = 8;
+	switch (v->type) {
+	case DB_INT:
+		g->values[i] = eight(d, (uint64_t)v->i);
+		return;
+	case DB_REAL:
+		memcpy(&bits, &v->d, 8);
+		g->values[i] = eight(d, bits);
+		return;
+	case DB_NULL:
+		return;
+	default:
+		g->values[i] = s.p ? s.p : "";
+		g->lengths[i] = (int)s.n;
+	}
+}
+
+static struct given given(struct db_postgres *d, const struct db_value *params, unsigned n)
+{
+	struct given g = {
+		.values = arena_array(d->mem, const char *, n + 1), .lengths = arena_array(d->mem, int, n + 1),
+		.formats = arena_array(d->mem, int, n + 1), .types = arena_array(d->mem, Oid, n + 1),
+	};
+
+	for (unsigned i = 0; i < n; i++)
+		give(d, &g, i, &params[i]);
+	return g;
+}
+
+/* --- rows --- */
+
+struct answer { PGresult *result; int row; };
+
+static uint64_t be(const char *p, int n)
+{
+	uint64_t v = 0;
+
+	for (int i = 0; i < n; i++)
+		v = v << 8 | (uint8_t)p[i];
+	return v;
+}
+
+static double real_of(const char *p, int n)
+{
+	uint64_t bits = be(p, n);
+	uint32_t half = (uint32_t)bits;
+	float f;
+	double v;
+
+	memcpy(&f, &half, 4);
+	memcpy(&v, &bits, 8);
+	return n == 4 ? (double)f : v;
+}
+
+/* A sum of BIGINTs is NUMERIC: groups of four digits, the place of the first, sign. A whole number that fits is an INT. */
+static struct db_value numeric_of(const char *p, int n)
+{
+	int groups = n >= 8 ? (int)be(p, 2) : 0, place = n >= 8 ? (int16_t)be(p + 2, 2) : 0;
+	bool negative = n >= 8 && be(p + 4, 2) == 0x4000, fits = true;
+	int64_t whole = 0;
+	double v = 0, unit = 1;
+
+	for (int i = place; i < -1 && i > -100; i++)
+		unit /= 10000;
+	for (int i = 0; i < groups && 8 + 2 * i + 2 <= n; i++) {
+		int64_t digits = (int64_t)be(p + 8 + 2 * i, 2);
+
+		v = i <= place ? v * 10000 + (double)digits : v + (double)digits * (unit /= 10000);
+		fits &= i <= place ? !__builtin_mul_overflow(whole, 10000, &whole) && !__builtin_add_overflow(whole, digits, &whole) : digits == 0;
+	}
+	for (int i = groups; i <= place; i++) {
+		v *= 10000;
+		fits &= !__builtin_mul_overflow(whole, 10000, &whole);
+	}
+	if (fits)
+		return DB_I(negative ? -whole : whole);
+	return DB_D(negative ? -v : v);
+}
+
+static struct db_value value_of(Oid type, const char *p, int n)
+{
+	switch (type) {
+	case T_BOOL: case T_INT2: case T_INT4: case T_INT8: case T_OID:
+		return DB_I(n == 2 ? (int16_t)be(p, n) : n == 4 && type != T_OID ? (int32_t)be(p, n) : (int64_t)be(p, n));
+	case T_FLOAT4: case T_FLOAT8:
+		return DB_D(real_of(p, n));
+	case T_NUMERIC:
+		return numeric_of(p, n);
+	case T_TEXT: case T_VARCHAR: case T_BPCHAR: case T_NAME: case 0x2c1 /* unknown */:
+		return DB_S(str_n(p, (size_t)n));
+	default:
+		return DB_B(str_n(p, (size_t)n));
+	}
+}
+
+static struct db_value pg_col(const struct db_row *row, unsigned column)
+{
+	const struct answer *a = row->impl;
+	int c = (int)column;
+
+	if (c >= PQnfields(a->result) || PQgetisnull(a->result, a->row, c))
+		return DB_NIL;
+	return value_of(PQftype(a->result, c), PQgetvalue(a->result, a->row, c), PQgetlength(a->result, a->row, c));
+}
+
+static unsigned pg_cols(const struct db_row *row) { return (unsigned)PQnfields(((const struct answer *)row->impl)->result); }
+static const char *pg_col_name(const struct db_row *row, unsigned column) { return PQfname(((const struct answer *)row->impl)->result, (int)column); }
+
+static void hand_on(PGresult *r, db_row_fn *on_row, void *arg)
+{
+	struct answer a = { r, 0 };
+	struct db_row row = { &db_postgres, &a };
+
+	for (; on_row && a.row < PQntuples(r); a.row++)
+		if (!on_row(arg, &row))
+			return;
+}
+
+static int64_t changed_of(PGresult *r)
+{
+	int64_t n = 0;
+
+	(void)str_i64(str_of(PQcmdTuples(r)), &n);
+	return n;
+}
+
+/* --- statements --- */
+
+/* Takes what is known of the types from the parameters; false = as it was prepared. */
+static bool types_merge(struct stmt *s, const Oid *types, unsigned n)
+{
+	bool other = n != s->n_types;
+
+	if (other) {
+		s->types = x_realloc(s->types, (n ? n : 1) * sizeof(*s->types));
+		memset(s->types, 0, (n ? n : 1) * sizeof(*s->types));
+		s->n_types = n;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (types[i] && types[i] != s->types[i]) {
+			s->types[i] = types[i];
+			other = true;
+		}
+	return other;
+}
+
+static bool forget_stmt(struct db_postgres *d, struct stmt *s, struct why *why)
+{
+	char sql[64];
+
+	if (!s->name[0])
+		return true;
+	snprintf(sql, sizeof(sql), "DEALLOCATE %s", s->name);
+	s->name[0] = '\0';
+	return command(d, sql, why);
+}
+
+static bool stmt_ready(struct db_postgres *d, unsigned index, const Oid *types, unsigned n, struct why *why)
+{
+	struct stmt *s = &d->stmts[index];
+	PGresult *r;
+
+	if (!s->sql) {
+		struct buf b = { 0 };
+
+		db_sql_rewrite(str_of(d->sql[index]), &b);
+		s->sql = x_strdup(buf_z(&b));
+		buf_free(&b);
+	}
+	if (types_merge(s, types, n) && !forget_stmt(d, s, why))
+		return false;
+	if (s->name[0])
+		return true;
+	snprintf(s->name, sizeof(s->name), "s%u_%u", index, ++s->times);
+	if (!PQsendPrepare(d->conn, s->name, s->sql, (int)n, s->types)) {
+		s->name[0] = '\0';
+		return gone(d, "the connection was lost", why);
+	}
+	r = finish(d, s->sql, why);
+	if (!r)
+		s->name[0] = '\0';
+	PQclear(r);
+	return r != NULL;
+}
+
+static bool pg_run(struct db *db, unsigned index, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, int64_t *ret_changed,
+		   struct why *why)
+{
+	struct db_postgres *d = of(db);
+	struct given g;
+	PGresult *r;
+	bool ok;
+
+	if (index >= d->n)
+		return err_set(why, ERR_INTERNAL, "there is no statement %u", index) == ERR_OK;
+	if (!ready(d, why))
+		return false;
+	g = given(d, params, n);
+	ok = stmt_ready(d, index, g.types, n, why) &&
+	     (PQsendQueryPrepared(d->conn, d->stmts[index].name, (int)n, g.values, g.lengths, g.formats, 1) || gone(d, "the connection was lost", why));
+	arena_reset(d->mem);
+	r = ok ? finish(d, d->sql[index], why) : NULL;
+	if (!r)
+		return false;
+	if (ret_changed)
+		*ret_changed = changed_of(r);
+	hand_on(r, on_row, arg);
+	PQclear(r);
+	return true;
+}
+
+static bool pg_query(struct db *db, const char *sql, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, struct why *why)
+{
+	struct db_postgres *d = of(db);
+	struct buf own = { 0 };
+	struct given g;
+	PGresult *r;
+	bool ok;
+
+	if (!ready(d, why))
+		return false;
+	db_sql_rewrite(str_of(sql), &own);
+	g = given(d, params, n);
+	ok = PQsendQueryParams(d->conn, buf_z(&own), (int)n, g.types, g.values, g.lengths, g.formats, 1) || gone(d, "the connection was lost", why);
+	arena_reset(d->mem);
+	buf_free(&own);
+	r = ok ? finish(d, sql, why) : NULL;
+	if (!r)
+		return false;
+	hand_on(r, on_row, arg);
+	PQclear(r);
+	return true;
+}
+
+/* --- the version of the schema --- */
+
+static bool keep_there(void *arg, const struct db_row *row)
+{
+	*(bool *)arg = db_int(row, 0) != 0;
+	return true;
+}
+
+static bool pg_is_made(struct db *db, bool *ret, struct why *why)
+{
+	struct db_postgres *d = of(db);
+	char sql[160];
+
+	snprintf(sql, sizeof(sql), "SELECT to_regclass('%s.schema_version') IS NOT NULL", d->schema);
+	return pg_query(db, sql, NULL, 0, keep_there, ret, why);
+}
+
+static const char *pg_name(struct db *db) { return of(db)->where; }
+
+const struct db_driver db_postgres = {
+	.scheme = "postgresql:", .also = "postgres:",
+	.open = pg_open, .close = pg_close, .prepare = pg_prepare, .exec = pg_exec,
+	.begin = pg_begin, .commit = pg_commit, .rollback = pg_rollback,
+	.run = pg_run, .query = pg_query,
+	.col = pg_col, .cols = pg_cols, .col_name = pg_col_name,
+	.is_made = pg_is_made, .name = pg_name,
+};
