@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="corral" \
       org.opencontainers.image.base.name="debian:${DEBIAN_SUITE}-slim"
 # the libraries that the programs were linked with, by the names of this suite
 COPY --from=build /packages /tmp/packages
-RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive xargs apt-get install -y -qq --no-install-recommends ca-certificates </tmp/packages && \
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive xargs apt-get install -y -qq --no-install-recommends ca-certificates tzdata </tmp/packages && \
     rm -rf /tmp/packages /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
 COPY --from=build /out/ /usr/local/bin/
 COPY --from=build --chown=65532:65532 /state /var/lib/corral

@@ -28,7 +28,7 @@ static uint8_t *put_subject(const Corral__UsageEvent *e, uint8_t *p)
 	return pb_put_number(p, 19, e->cached);
 }
 
-/* 20 to 38: how it ended, what it took, why it went there. */
+/* 20 to 39: how it ended, what it took, why it went there. */
 static uint8_t *put_outcome(const Corral__UsageEvent *e, uint8_t *p)
 {
 	p = pb_put_string(p, 20, e->status);
@@ -49,7 +49,8 @@ static uint8_t *put_outcome(const Corral__UsageEvent *e, uint8_t *p)
 	p = pb_put_string(p, 35, e->requested_model);
 	p = pb_put_number(p, 36, e->http_status);
 	p = pb_put_number(p, 37, e->response_bytes);
-	return pb_put_number(p, 38, e->prompt_tokens_source);
+	p = pb_put_number(p, 38, e->prompt_tokens_source);
+	return pb_put_bytes(p, 39, e->budgets.data, e->budgets.len);
 }
 
 size_t usage_pack(const Corral__UsageEvent *e, uint8_t *out)

@@ -29,6 +29,7 @@ struct ledger {
 	int64_t corrections_waiting;  /* for a FINAL that has not come */
 	void (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *);
 	void *on_finished_arg;
+	struct ledger_watch watch;
 };
 
 struct fact {
@@ -119,6 +120,8 @@ void ledger_on_finished(struct ledger *l, void (*fn)(void *, const struct dim *,
 	l->on_finished_arg = arg;
 }
 
+void ledger_watch(struct ledger *l, struct ledger_watch w) { l->watch = w; }
+
 const struct dim *ledger_dim(struct ledger *l, int64_t id, struct why *why)
 {
 	return dims_get(l->dims, id, why);
@@ -132,6 +135,18 @@ static void forget_all(struct ledger *l)
 	dims_forget(l->dims);
 	book_forget(l->book);
 	open_rows_forget(l->open);
+	if (l->watch.undone)
+		l->watch.undone(l->watch.arg);
+}
+
+static bool watch_tell(struct work *w)
+{
+	const struct ledger_watch *watch = &w->l->watch;
+
+	for (size_t i = 0; i < w->n_finished && watch->on_finished; i++)
+		if (!watch->on_finished(watch->arg, w->finished[i].dim, w->finished[i].event, w->l->mem, w->why))
+			return false;
+	return !watch->on_finished || watch->on_finished(watch->arg, NULL, NULL, w->l->mem, w->why);
 }
 
 static enum ledger_outcome batch_apply(struct work *w, uint64_t *ret_position)
@@ -147,7 +162,7 @@ static enum ledger_outcome batch_apply(struct work *w, uint64_t *ret_position)
 	for (size_t i = 0; i < w->n_cases; i++)
 		if (!case_apply(w, &w->cases[i]))
 			return LEDGER_FAILED;
-	return rows_add(w) && book_write(w->l->book, w->why) && db_commit(w->l->db, w->why) ? LEDGER_APPLIED : LEDGER_FAILED;
+	return rows_add(w) && book_write(w->l->book, w->why) && watch_tell(w) && db_commit(w->l->db, w->why) ? LEDGER_APPLIED : LEDGER_FAILED;
 }
 
 /* What was done is undone; the same batch once more, in smaller steps. */

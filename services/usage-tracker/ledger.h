@@ -75,6 +75,14 @@ const struct dim *ledger_dim(struct ledger *, int64_t id, struct why *);      /*
 
 /* Called for each attempt that finishes, after its batch is committed; for the speeds. */
 void ledger_on_finished(struct ledger *, void (*fn)(void *, const struct dim *, const Corral__UsageEvent *), void *arg);
+/* Called inside a batch's transaction, before its commit, with each attempt that finishes in it and then once with NULL; false with *why undoes the
+ * batch. 'undone' (with neither) is told when it is undone all the same. For the budgets. */
+struct ledger_watch {
+	bool (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *, struct arena *, struct why *);
+	void (*undone)(void *);
+	void *arg;
+};
+void ledger_watch(struct ledger *, struct ledger_watch);
 
 int64_t ledger_row_time_us(const struct ledger_row *);    /* when it is booked */
 /* A request is counted by its row 0 or 1. Row 0 is of a request that met no backend: no attempt, and no latency unless a cache answered. */

@@ -54,6 +54,7 @@ const char *const ledger_sql[L_STATEMENTS] = {
 	[L_FEEDBACK_PUT] = "INSERT INTO feedback (request_id, author, tenant, at_us, rating, thumbs, success, tests_passed, tests_total, corrected_output, comment) "
 			   "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (request_id, author) DO UPDATE SET at_us = ?4, rating = ?5, "
 			   "thumbs = ?6, success = ?7, tests_passed = ?8, tests_total = ?9, corrected_output = ?10, comment = ?11",
+	BUDGET_SQL
 };
 
 const struct db_migration ledger_migrations[] = {
@@ -82,5 +83,6 @@ const struct db_migration ledger_migrations[] = {
 	{ 2, "CREATE TABLE feedback (request_id BLOB NOT NULL, author TEXT NOT NULL, tenant TEXT NOT NULL, at_us BIGINT NOT NULL, rating INTEGER,"
 	     " thumbs INTEGER, success INTEGER, tests_passed BIGINT, tests_total BIGINT, corrected_output TEXT, comment TEXT,"
 	     " PRIMARY KEY (request_id, author)) WITHOUT ROWID;" },
+	{ 3, BUDGET_SCHEMA },
 	{ 0 }
 };

@@ -2,6 +2,7 @@
 #ifndef CORRAL_USAGE_LEDGER_SQL_H
 #define CORRAL_USAGE_LEDGER_SQL_H
 #include "common/store/db.h"
+#include "services/usage-tracker/budgets_sql.h"
 
 enum ledger_statement {
 	L_CURSOR_GET, L_CURSOR_NEW, L_CURSOR_MOVE,
@@ -11,6 +12,7 @@ enum ledger_statement {
 	L_SUMS_GET, L_SUMS_SET, L_SUMS_BETWEEN,
 	L_DEAD_ADD,
 	L_FEEDBACK_OF, L_FEEDBACK_KNOWN, L_FEEDBACK_PUT,
+	BUDGET_STATEMENTS
 	L_STATEMENTS
 };
 

@@ -4,21 +4,26 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "facts.pb-c.h"
+#include "services/usage-tracker/budget_service.h"
 #include "services/usage-tracker/feedback.h"
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/query.h"
 #include "services/usage-tracker/speeds.h"
 
-struct usage_config { const char *db; };
+struct usage_config { const char *db, *budget_time_zone; int64_t budget_in_doubt; };
 
 static const struct opt options[] = {
 	OPT(struct usage_config, STRING, db, "", "Database of the ledger, sqlite:PATH?sync=full; empty = ledger.db in the service's state directory, with sync=full. "
 	    "Without it a power cut can take facts whose spool was deleted because the ledger had them."),
+	OPT(struct usage_config, STRING, budget_time_zone, "UTC", "Time zone in which a budget's month and day begin: UTC, or a name of tzdata such as Europe/Berlin."),
+	OPT(struct usage_config, DURATION, budget_in_doubt, "0", "After so long, what a gateway had been lent and never accounted for counts as used, so that it is in doubt no "
+	    "longer; nothing is ever given back by time. 0 = never: it stays in doubt until that gateway's facts are here or the period is over.", .min = 0,
+	    .max = 366 * 86400000LL),
 	OPT_END
 };
 
-enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_FEEDBACK, M_COUNT };
+enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_FEEDBACK, M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS, M_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_ROWS] = { METRIC_COUNTER, "usage_rows_total", "Facts entered into the ledger, by kind.", "kind" },
@@ -26,6 +31,11 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_DEAD] = { METRIC_COUNTER, "usage_dead_letters_total", "Facts that could not be entered and are kept in the table dead_letters.", "" },
 	[M_LAG] = { METRIC_GAUGE, "ledger_lag_seconds", "Age of the youngest fact when its batch was committed last.", "" },
 	[M_FEEDBACK] = { METRIC_COUNTER, "feedback_total", "Feedback kept: new, or replaced what its author had said before.", "kind" },
+	[M_BUDGET_TOKENS] = { METRIC_GAUGE, "budget_tokens", "Tokens of each budget in its present period, by account: limit, used, held (lent to gateways), in_doubt. Those of keys and "
+			      "users are not shown here.", "scope,period,account" },
+	[M_BUDGET_MICROUSD] = { METRIC_GAUGE, "budget_microusd", "The same in micro-dollars.", "scope,period,account" },
+	[M_BUDGET_OVERDRAWN] = { METRIC_GAUGE, "budget_overdrawn", "Times that facts passed a budget's limit: answers were longer than what was reserved for them.", "scope,period" },
+	[M_BUDGET_ASKS] = { METRIC_COUNTER, "budget_asks_total", "Asks of gateways for leases, by outcome.", "outcome" },
 	[M_COMMIT] = { METRIC_HISTOGRAM, "ledger_commit_seconds", "Time to apply and commit one batch.", "" },
 };
 
@@ -33,6 +43,7 @@ struct usage_tracker {
 	struct svc *svc;
 	struct ledger *ledger;
 	struct speeds *speeds;
+	struct budget_service *budgets;
 	struct arena *mem;            /* of the question in hand */
 	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
 	Corral__Facts_Service facts;
@@ -190,12 +201,18 @@ static void on_feedback(Corral__UsageTracker_Service *rpc, const Corral__Feedbac
 
 /* --- life --- */
 
+static enum err check(const void *config, struct why *why)
+{
+	return budget_zone_check(((const struct usage_config *)config)->budget_time_zone, why);
+}
+
 static void stop(struct svc *svc)
 {
 	struct usage_tracker *u = svc_state(svc);
 
 	if (!u)
 		return;
+	budget_service_free(u->budgets);
 	ledger_close(u->ledger);
 	speeds_free(u->speeds);
 	arena_free(u->mem);
@@ -213,7 +230,9 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	if (!u->ledger || !speeds_load(u->speeds, u->ledger, wall_us(), why))
 		return false;
 	ledger_on_finished(u->ledger, speeds_add, u->speeds);
-	return true;
+	u->budgets = budget_service_new(u->svc, u->ledger, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
+					cfg->budget_in_doubt, why);
+	return u->budgets != NULL;
 }
 
 static void metrics_start(struct usage_tracker *u)
@@ -271,6 +290,7 @@ const struct svc_def usage_tracker_service = {
 	.n_metrics = M_COUNT,
 	.admin_port = 8115,
 	.rpc_port = 7115,
+	.check = check,
 	.start = start,
 	.stop = stop,
 };
