@@ -14,25 +14,17 @@ import pytest
 from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
 
 # These run in every arrangement; a file that is added runs in one process until it is named here.
-ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "bad_requests", "cli", "dialects", "embeddings", "hardware", "models", "native", "ollama", "openai")}
+ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways", "hardware", "health", "keys", "limits", "models",
+            "models_init", "native", "ollama", "openai", "probe", "reload", "runs", "start", "tls", "trail")}
 
 # Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
 ONE_PROCESS_ONLY = {
-    "test_apart.py": "starts its own processes",
-    "test_upgrade.py": "is about a gateway that hands its ports to the next",
-    "test_up.py": "is about scripts/up and starts its own",
+    "test_apart.py": "starts its own processes, over each wire",
+    "test_upgrade.py": "is about corral upgrade, which is for one process; tests/proofs/upgrade.py does it with a gateway apart, too",
+    "test_up.py": "is about scripts/up and starts its own, in one process and apart",
     "test_scripts.py": "is about the scripts",
-    "test_start.py": "is about the addresses of corral serve",
-    "test_reload.py": "is about one configuration file of corral serve",
-    "test_probe.py": "is about --probe of corral serve",
-    "test_keys.py": "starts corral serve with its own state",
     "test_model.py": "asks the model server itself",
     "test_golden_clients.py": "is about recorded bytes",
-    "test_health.py": "is about the registry and its engines",
-    "test_tls.py": "is about the gateway's own public port",
-    "test_limits.py": "starts gateways and access apart itself",
-    "test_config.py": "backs up the state directory of one corral serve, under one configuration file",
-    "test_runs.py": "is about jobs in the gateway, which it kills and starts as one process",
 }
 
 

@@ -128,7 +128,8 @@ class Corral:
         self.folder = Path(folder)
         self.port, self.program, self.apart = free_port(), None, None
         self.url, self.killed = f"http://127.0.0.1:{self.port}", False
-        options = ["--backends", ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options]
+        if backends is not None:                  # None: the configuration file names them
+            options = ["--backends", ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options]
         if ARRANGEMENT == "one":
             self._one(options, env)
         else:
@@ -156,26 +157,39 @@ class Corral:
         status, headers, text = http(self.url + path, body, "POST", **kw)
         return status, headers, json.loads(text)
 
-    def _programs(self):
+    def programs(self):
         return list(self.apart.services.values()) if self.apart else [self.program]
 
     def metrics(self):
         """Of all its processes, without the label that says which service's a metric is where one process runs several."""
-        admins = [p.admin for p in self._programs()] if self.apart else [self.admin]
+        admins = [p.admin for p in self.programs()] if self.apart else [self.admin]
         text = "\n".join(http(f"{admin}/metrics")[2] for admin in admins)
         return re.sub(r'\{service="[^"]*"\}|(?<=\{)service="[^"]*",', "", text)
 
     def logs(self):
-        return "\n".join(p.log.read_text(errors="replace") for p in self._programs())
+        return "\n".join(p.log.read_text(errors="replace") for p in self.programs())
+
+    def pids(self):
+        return [p.handle.pid for p in self.programs()]
+
+    def admin_of(self, service):
+        """The admin port at which that service answers."""
+        return self.apart[service].admin if self.apart else self.admin
 
     def signal(self, number):
-        for p in self._programs():
+        for p in self.programs():
             p.handle.send_signal(number)
+
+    def reload(self):
+        """SIGHUP, after --config was written anew. Apart: each program has a file of its own, with those of its lines that it knows."""
+        if self.apart:
+            self.apart.write_configs()
+        self.signal(signal.SIGHUP)
 
     def kill(self):
         """kill -9, all of it; there is nothing to close afterwards."""
         self.signal(signal.SIGKILL)
-        for p in self._programs():
+        for p in self.programs():
             p.handle.wait()
         self.killed = True
 

@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from servers import ROOT, free_port
+from servers import ROOT, Corral, free_port
 
 BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("CORRAL_", "OLLAMA_"))}
@@ -128,11 +128,10 @@ def test_a_bootstrap_key(cli, tmp_path):
 
 
 def test_keys_through_a_gateway(tmp_path):
-    server = serve(tmp_path)
-    url = "http://" + re.search(r'--listen\0(\S+?)\0', open(f"/proc/{server.pid}/cmdline").read())[1]
+    corral = Corral(tmp_path, {})
 
     def call(*words, status=0, key=""):
-        done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=60, env={**CLEAN, "CORRAL_URL": url, "CORRAL_API_KEY": key})
+        done = subprocess.run([BINARY, *words], capture_output=True, text=True, timeout=60, env={**CLEAN, "CORRAL_URL": corral.url, "CORRAL_API_KEY": key})
         assert done.returncode == status, done.stdout + done.stderr
         return done
     try:
@@ -149,7 +148,7 @@ def test_keys_through_a_gateway(tmp_path):
             call("models", key=key)
         call("keys", "revoke", ci)
         deadline = time.monotonic() + 5
-        while subprocess.run([BINARY, "models"], capture_output=True, timeout=60, env={**CLEAN, "CORRAL_URL": url, "CORRAL_API_KEY": ci}).returncode == 0:
+        while subprocess.run([BINARY, "models"], capture_output=True, timeout=60, env={**CLEAN, "CORRAL_URL": corral.url, "CORRAL_API_KEY": ci}).returncode == 0:
             assert time.monotonic() < deadline, "a revoked key is good after 5 s"
             time.sleep(0.05)
         call("models", key=after)
@@ -160,4 +159,4 @@ def test_keys_through_a_gateway(tmp_path):
         assert "is whole" in call("audit", "verify", "--head", head).stdout
         assert "was remembered" in call("audit", "verify", "--head", head.replace(":", "0:", 1), status=1).stdout
     finally:
-        end(server)
+        assert corral.close() is None

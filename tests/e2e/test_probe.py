@@ -25,7 +25,7 @@ def test_probes_of_a_running_program(corral):
 def test_a_backend_that_is_down_is_told_of_and_no_reason_to_be_unready(tmp_path):
     corral = Corral(tmp_path, {"gone": ("ollama", "http://127.0.0.1:1")})
     try:
-        done = probe("readyz", corral.admin.split("//")[1])
+        done = probe("readyz", corral.admin_of("model-registry").split("//")[1])
         assert done.returncode == 0 and "0 of 1 backends are up" in done.stdout
         _, _, health = corral.get("/health")
         assert health["backends"][0]["state"] != "up"

@@ -1,16 +1,17 @@
-"""Addresses to listen on: one that is taken, a socket file, one that is none."""
+"""Addresses that a gateway listens on, alone or in corral serve: one that is taken, a socket file, one that is none."""
 import os
 import socket
 import subprocess
 import time
 
-from servers import ROOT, free_port
+from servers import ARRANGEMENT, ROOT, free_port
 
 BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+PROGRAM = [BINARY, "serve"] if ARRANGEMENT == "one" else [os.path.join(os.path.dirname(BINARY), "gateway")]
 
 
 def serve(folder, listen, *options):
-    return [BINARY, "serve", "--listen", listen, "--admin-listen", f"127.0.0.1:{free_port()}", "--state-dir", str(folder / "state"), *options]
+    return [*PROGRAM, "--listen", listen, "--admin-listen", f"127.0.0.1:{free_port()}", "--state-dir", str(folder / "state"), *options]
 
 
 def test_a_second_one_does_not_share_the_port(corral, tmp_path):

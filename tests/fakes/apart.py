@@ -142,6 +142,9 @@ class Apart:
         self.state = Path(state) if state else self.folder / "state"
         self.env = {**(os.environ if env is None else env)}
         self.flags = as_flags(options)
+        self.config = next((Path(flag.split("=", 1)[1]) for name, flag in self.flags if name == "config"), None)
+        self.flags = [(name, flag) for name, flag in self.flags if name != "config"]
+        self.write_configs()
         self.places = self._places()
         self.services = {name: self._service(name, name, free_port()) for name in SERVICES if name != "gateway"}
         self.addresses = {}
@@ -169,6 +172,21 @@ class Apart:
         ports = {name: free_port(pair=True) for name in names}
         return {name: (f"{scheme}://127.0.0.1:{p}", f"{scheme}://localhost:{p}") for name, p in ports.items()}
 
+    def write_configs(self):
+        """Of the file that corral serve would read, each program gets the lines that are for it, in their places; what nobody knows is the gateway's."""
+        if not self.config:
+            return
+        known = {p: options_of(p) for p in SERVICES}
+        for program in SERVICES:
+            kept, mine = [], True
+            for line in self.config.read_text().splitlines():
+                key = re.match(r"([\w-]+):", line)
+                if key:
+                    option = key[1].replace("-", "_")
+                    mine = option in known[program] or (program == "gateway" and not any(option in k for k in known.values()))
+                kept.append(line if mine else "#")
+            (self.folder / f"{program}.yaml").write_text("".join(f"{line}\n" for line in kept))
+
     def _service(self, name, program, admin, *more):
         argv = [str(programs() / program), f"--admin-listen=127.0.0.1:{admin}", f"--state-dir={self.state}", *more]
         if program in self.places:
@@ -177,6 +195,8 @@ class Apart:
         if self.wire == "tls":
             tls = self.folder / "tls"
             argv += [f"--tls-ca={tls}/ca.pem", f"--tls-cert={tls}/{program}.pem", f"--tls-key={tls}/{program}.key"]
+        if self.config:
+            argv.append(f"--config={self.folder / program}.yaml")
         had = options_of(program)
         argv += [flag for option, flag in self.flags if option in had or option.removeprefix("no_") in had]
         return Service(name, self.folder, argv, admin)
