@@ -27,6 +27,7 @@ struct lease {
 	bool calling, again;          /* a report is on its way; another is wanted after it */
 	bool whole;                   /* the next report says everything */
 	bool alone, on_its_own, leaving;
+	bool had_parts;               /* some tenant waits at other gateways too */
 	unsigned failures;
 	uint32_t gateways;            /* that share the backends, as the registry said last; also on disk */
 	int64_t called_us, heard_us;
@@ -137,6 +138,47 @@ static void put_claims(struct lease *l, struct arena *mem, Corral__LeaseRequest 
 		claim(l, mem, s, r);
 }
 
+struct demand { struct arena *mem; Corral__ModelDemand *model; size_t cap; };
+
+static void put_tenant(void *arg, struct str tenant, uint32_t wanted)
+{
+	struct demand *d = arg;
+	Corral__TenantDemand *t = arena_new_of(d->mem, Corral__TenantDemand), **more;
+
+	corral__tenant_demand__init(t);
+	t->tenant = arena_dup(d->mem, tenant.p, tenant.n);
+	t->wanted = wanted;
+	if (d->model->n_tenants == d->cap) {
+		d->cap = d->cap ? d->cap * 2 : 8;
+		more = arena_array(d->mem, Corral__TenantDemand *, d->cap);
+		if (d->model->n_tenants)
+			memcpy(more, d->model->tenants, d->model->n_tenants * sizeof(Corral__TenantDemand *));
+		d->model->tenants = more;
+	}
+	d->model->tenants[d->model->n_tenants++] = t;
+}
+
+/* Who wants the slots, beside how many are wanted. */
+static void put_demands(struct lease *l, struct arena *mem, Corral__LeaseRequest *r)
+{
+	size_t n = 1;
+
+	for (struct model_queue *q = replica_table_queues(l->gw->replicas); q; q = q->next)
+		n++;
+	r->demands = arena_array(mem, Corral__ModelDemand *, n);
+	for (struct model_queue *q = replica_table_queues(l->gw->replicas); q; q = q->next) {
+		struct demand d = { mem, arena_new_of(mem, Corral__ModelDemand), 0 };
+		uint64_t changes;
+
+		corral__model_demand__init(d.model);
+		d.model->model = q->model;
+		changes = queue_demand(q, put_tenant, &d);
+		if (l->whole ? d.model->n_tenants > 0 : changes != q->claimed_changes)
+			r->demands[r->n_demands++] = d.model;
+		q->claimed_changes = changes;
+	}
+}
+
 /* Also where all slots are this gateway's: the registry looks after the engines by it. */
 static void put_active(struct lease *l, struct arena *mem, Corral__LeaseRequest *r)
 {
@@ -177,8 +219,10 @@ static void send_report(struct loop_timer *t)
 	r.whole = l->whole && !l->alone;
 	r.leaving = l->leaving;
 	replica_table_told(l->gw->replicas);
-	if (!l->alone && (l->epoch || r.whole))
+	if (!l->alone && (l->epoch || r.whole)) {
 		put_claims(l, mem, &r);
+		put_demands(l, mem, &r);
+	}
 	put_active(l, mem, &r);
 	l->calling = true;
 	l->again = false;
@@ -190,6 +234,18 @@ static void send_report(struct loop_timer *t)
 }
 
 /* --- what comes back --- */
+
+static void apply_parts(struct lease *l, const Corral__LeaseReply *reply)
+{
+	struct tenant_part *parts = x_calloc(reply->n_parts + 1, sizeof(*parts));
+
+	for (size_t i = 0; i < reply->n_parts; i++)
+		parts[i] = (struct tenant_part){ reply->parts[i]->model, reply->parts[i]->tenant, reply->parts[i]->milli };
+	if (reply->n_parts || l->had_parts)
+		replica_table_parts(l->gw->replicas, parts, reply->n_parts);
+	l->had_parts = reply->n_parts > 0;
+	free(parts);
+}
 
 static void apply(struct lease *l, const Corral__LeaseReply *reply)
 {
@@ -205,6 +261,7 @@ static void apply(struct lease *l, const Corral__LeaseReply *reply)
 	}
 	for (size_t i = 0; i < reply->n_grants; i++)
 		replica_lease(t, reply->grants[i]->backend, reply->grants[i]->model, reply->grants[i]->slots);
+	apply_parts(l, reply);
 	replica_table_valid(t, l->called_us + VALID_US);
 }
 

@@ -137,9 +137,12 @@ void replica_table_own(struct replica_table *t)
 	atomic_store(&t->shared, false);
 	for (struct replica_state *s = t->states; s; s = s->next)
 		replica_lease_set(s, s->total);
+	replica_table_parts(t, NULL, 0);
 }
 
 void replica_table_share(struct replica_table *t) { atomic_store(&t->shared, true); }
+
+bool replica_table_shared(const struct replica_table *t) { return atomic_load_explicit(&t->shared, memory_order_relaxed); }
 
 void replica_lease_set(struct replica_state *s, uint32_t slots)
 {
@@ -164,6 +167,7 @@ void replica_table_valid(struct replica_table *t, int64_t until_us)
 }
 
 struct replica_state *replica_table_first(struct replica_table *t) { return t->states; }
+struct model_queue *replica_table_queues(struct replica_table *t) { return t->queues; }
 
 static void changed(struct replica_table *t)
 {
@@ -223,7 +227,7 @@ static void flows_forget(struct model_queue *q)
 	list_each_safe(it, &q->flows) {
 		struct flow *f = list_entry(it, struct flow, node);
 
-		if (f->n || f->clock_us > q->clock_us)
+		if (f->n || f->in_use || f->clock_us > q->clock_us)
 			continue;
 		list_del(&f->node);
 		free(f);
@@ -246,13 +250,19 @@ static struct flow *flow_get(struct model_queue *q, struct str tenant)
 }
 
 /* Who comes back starts where the others are: time that nobody asked for is not saved up. */
+static void flow_start(struct model_queue *q, struct flow *f)
+{
+	if (f->clock_us < q->clock_us)
+		f->clock_us = q->clock_us;
+}
+
 static void flow_push(struct model_queue *q, struct flow *f, struct waiter *w)
 {
 	if (f->n++ == 0) {
 		q->n_busy++;
-		if (f->clock_us < q->clock_us)
-			f->clock_us = q->clock_us;
+		flow_start(q, f);
 	}
+	q->changes++;
 	w->flow = f;
 	w->seq = ++q->seq;
 	w->queued = true;
@@ -264,6 +274,7 @@ static void flow_remove(struct model_queue *q, struct waiter *w)
 {
 	list_del(&w->node);
 	w->queued = false;
+	q->changes++;
 	if (--w->flow->n == 0)
 		q->n_busy--;
 	atomic_fetch_sub(&q->n, 1);
@@ -306,15 +317,27 @@ static struct waiter *next_for(const struct model_queue *q, const struct replica
 	return best;
 }
 
+static int64_t scaled(const struct flow *f, int64_t us) { return f->milli ? us * 1000 / f->milli : us; }
+
 /* What the slot will take is not known yet: as long as they usually take; queue_settle() corrects it. */
-static void charge(struct model_queue *q, struct waiter *w, const struct replica_state *s)
+static int64_t charge(struct model_queue *q, struct flow *f, const struct replica_state *s)
 {
 	int64_t us = atomic_load_explicit(&s->service_us, memory_order_relaxed);
 
-	w->charged_us = us > 0 ? us : UNKNOWN_SERVICE_US;
-	if (w->flow->clock_us > q->clock_us)
-		q->clock_us = w->flow->clock_us;
-	w->flow->clock_us += w->charged_us;
+	us = us > 0 ? us : UNKNOWN_SERVICE_US;
+	if (f->clock_us > q->clock_us)
+		q->clock_us = f->clock_us;
+	f->clock_us += scaled(f, us);
+	f->in_use++;
+	q->changes++;
+	return us;
+}
+
+static void uncharge(struct model_queue *q, struct flow *f, int64_t more_us)
+{
+	f->clock_us += scaled(f, more_us);
+	f->in_use -= f->in_use > 0;
+	q->changes++;
 }
 
 void queue_settle(struct model_queue *q, struct str tenant, int64_t more_us)
@@ -324,11 +347,58 @@ void queue_settle(struct model_queue *q, struct str tenant, int64_t more_us)
 	pthread_mutex_lock(&q->lock);
 	f = flow_find(q, tenant);
 	if (f)
-		f->clock_us += more_us;
+		uncharge(q, f, more_us);
 	pthread_mutex_unlock(&q->lock);
 }
 
+/* --- tenants at several gateways --- */
+
+static uint32_t part_in(const struct tenant_part *parts, size_t n, const char *model, const struct flow *f)
+{
+	for (size_t i = 0; i < n; i++)
+		if (str_eqz(str_n(f->name, f->name_n), parts[i].tenant) && strcmp(parts[i].model, model) == 0)
+			return parts[i].milli;
+	return 0;
+}
+
+void replica_table_parts(struct replica_table *t, const struct tenant_part *parts, size_t n)
+{
+	for (struct model_queue *q = t->queues; q; q = q->next) {
+		pthread_mutex_lock(&q->lock);
+		list_each(it, &q->flows) {
+			struct flow *f = list_entry(it, struct flow, node);
+
+			f->milli = part_in(parts, n, q->model, f);
+		}
+		pthread_mutex_unlock(&q->lock);
+	}
+}
+
+uint64_t queue_demand(struct model_queue *q, void (*each)(void *arg, struct str tenant, uint32_t wanted), void *arg)
+{
+	uint64_t changes;
+
+	pthread_mutex_lock(&q->lock);
+	list_each(it, &q->flows) {
+		struct flow *f = list_entry(it, struct flow, node);
+
+		if (f->n + f->in_use)
+			each(arg, str_n(f->name, f->name_n), f->n + f->in_use);
+	}
+	changes = q->changes;
+	pthread_mutex_unlock(&q->lock);
+	return changes;
+}
+
 /* --- waiting --- */
+
+static void not_wanted(struct waiter *w, struct replica_state *s)
+{
+	pthread_mutex_lock(&w->queue->lock);
+	uncharge(w->queue, w->flow, -w->charged_us);
+	pthread_mutex_unlock(&w->queue->lock);
+	slot_free(s, 0);
+}
 
 static void deliver(void *arg)
 {
@@ -339,7 +409,7 @@ static void deliver(void *arg)
 	if (r)
 		w->granted(r, s);
 	else if (s)
-		slot_free(s, 0);
+		not_wanted(w, s);
 	free(w);
 }
 
@@ -351,7 +421,7 @@ static struct waiter *pop(struct model_queue *q, struct replica_state *s)
 	if (!w || !slot_take(s))
 		return NULL;
 	flow_remove(q, w);
-	charge(q, w, s);
+	w->charged_us = charge(q, w->flow, s);
 	w->got = s;
 	return w;
 }
@@ -441,16 +511,28 @@ static struct waiter *enqueue(struct model_queue *q, struct str tenant, uint32_t
 	return w;
 }
 
+static int64_t charge_now(struct model_queue *q, struct str tenant, const struct replica_state *s)
+{
+	struct flow *f = flow_get(q, tenant);
+
+	flow_start(q, f);
+	return charge(q, f, s);
+}
+
 struct waiter *queue_join(struct model_queue *q, struct str tenant, struct req *r, struct loop *loop, struct replica_state **want, unsigned n, uint32_t max,
-			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now)
+			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now, int64_t *ret_charged_us)
 {
 	struct waiter *w = NULL, *displaced = NULL;
 
+	if (ret_charged_us)
+		*ret_charged_us = 0;
 	pthread_mutex_lock(&q->lock);
 	atomic_fetch_add(&q->n, 1);               /* before looking for a slot: who frees one from now on sees that somebody waits */
 	*ret_now = take_now(q, want, n);
 	if (!*ret_now)
 		w = enqueue(q, tenant, max, &displaced);
+	else if (ret_charged_us && replica_table_shared(q->table))
+		*ret_charged_us = charge_now(q, tenant, *ret_now);
 	atomic_fetch_sub(&q->n, 1);
 	if (w) {
 		w->queue = q;

@@ -6,7 +6,8 @@
  *
  * Tenants that wait share the slots evenly by the time they hold them, however many requests each has waiting (start-time fair queueing:
  * each tenant has a clock that its slots' time moves on, and the one whose clock is furthest behind is next). Inside a tenant the first
- * to come is the first served. A queue that is full makes room for a tenant that has less than its part of the places.
+ * to come is the first served. A queue that is full makes room for a tenant that has less than its part of the places. Of a tenant that waits
+ * at other gateways too only a part waits here: its clock goes the faster, the smaller that part is (the model-registry says it).
  *
  * Where several gateways share the backends the slots of each replica are lent by the model-registry (lease.c): 'slots' is what this
  * gateway may use at present, 'total' what the backend has. */
@@ -25,6 +26,7 @@ struct model_queue {
 	struct list flows;            /* struct flow: the tenants that wait, and those whose clock is ahead */
 	_Atomic uint32_t n;           /* who wait */
 	uint32_t n_busy;              /* flows that have somebody waiting */
+	uint64_t changes, claimed_changes;    /* of who wants how much; the second: control thread, as lease.c said last */
 	int64_t clock_us;             /* of the tenant that was served last */
 	uint64_t seq;
 	struct replica_table *table;
@@ -62,9 +64,16 @@ void replica_table_own(struct replica_table *);       /* all slots of all replic
 void replica_table_share(struct replica_table *);     /* what there is stays, replicas to come have none: replica_lease() says */
 void replica_lease(struct replica_table *, const char *backend, const char *model, uint32_t slots);
 void replica_lease_set(struct replica_state *, uint32_t slots);
+/* Thousandths of a tenant's requests for the model that are here; 1000 of those that are not told. */
+struct tenant_part { const char *model, *tenant; uint32_t milli; };
+void replica_table_parts(struct replica_table *, const struct tenant_part *, size_t n);
+bool replica_table_shared(const struct replica_table *);
 /* While slots are shared nothing is taken after this moment. */
 void replica_table_valid(struct replica_table *, int64_t until_us);
 struct replica_state *replica_table_first(struct replica_table *);    /* then by ->next */
+struct model_queue *replica_table_queues(struct replica_table *);     /* then by ->next */
+/* The tenants that have requests in use or waiting; returns queue->changes of that moment. While all slots are ours only those that waited count. */
+uint64_t queue_demand(struct model_queue *, void (*each)(void *arg, struct str tenant, uint32_t wanted), void *arg);
 
 bool slot_take(struct replica_state *);
 void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first who waits for it, if any */
@@ -74,6 +83,8 @@ struct flow {
 	struct list node;
 	struct list waiters;          /* struct waiter, oldest first */
 	uint32_t n;
+	uint32_t in_use;              /* slots it was charged with, until queue_settle() */
+	uint32_t milli;               /* its part here; 0 = all */
 	int64_t clock_us;             /* slot time it has had, on the queue's scale */
 	size_t name_n;
 	char name[];
@@ -94,11 +105,12 @@ struct waiter {
 	struct replica_state *got;
 	bool queued;
 };
-/* Takes a slot at once (then *ret_now is it and NULL is returned), or queues. NULL with *ret_now NULL: the queue has 'max' already. */
+/* Takes a slot at once (then *ret_now is it and NULL is returned), or queues. NULL with *ret_now NULL: the queue has 'max' already.
+ * *ret_charged_us (NULL is fine): for the slot taken, to be settled; 0 while all slots are ours, when who need not wait costs nobody anything. */
 struct waiter *queue_join(struct model_queue *, struct str tenant, struct req *, struct loop *, struct replica_state **wants, unsigned n_wants, uint32_t max,
-			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now);
+			  void (*granted)(struct req *, struct replica_state *), struct replica_state **ret_now, int64_t *ret_charged_us);
 void queue_leave(struct waiter *);            /* the request gives up; a slot on its way to it is freed. NULL is fine */
-/* A slot that was waited for was held so much longer (shorter: negative) than its tenant was charged with. */
+/* A slot was held so much longer (shorter: negative) than its tenant was charged with, and is free now: once for every charge. */
 void queue_settle(struct model_queue *, struct str tenant, int64_t more_us);
 /* Time until a slot can be expected for one more of this tenant, from service times and the queue. */
 int64_t queue_predict_us(struct replica_state **wants, unsigned n_wants, struct str tenant);

@@ -56,7 +56,7 @@ static void turn(void)
 static struct waiter *join_as(const char *tenant, intptr_t who, uint32_t max)
 {
 	struct replica_state *now;
-	struct waiter *w = queue_join(s->queue, str_of(tenant), (struct req *)who, loop, &s, 1, max, granted, &now);
+	struct waiter *w = queue_join(s->queue, str_of(tenant), (struct req *)who, loop, &s, 1, max, granted, &now, NULL);
 
 	assert_null(now);
 	return w;
@@ -125,7 +125,7 @@ static void a_slot_freed_before_joining_is_taken_at_once(void **state)
 	struct replica_state *now;
 
 	slot_take(s);
-	assert_null(queue_join(s->queue, STR("t"), (struct req *)1, loop, &s, 1, 10, granted, &now));
+	assert_null(queue_join(s->queue, STR("t"), (struct req *)1, loop, &s, 1, 10, granted, &now, NULL));
 	assert_ptr_equal(now, s);
 	assert_int_equal(atomic_load(&s->queue->n), 0);
 }
@@ -137,7 +137,7 @@ static void who_can_use_a_free_slot_does_not_wait_for_who_cannot(void **state)
 
 	slot_take(s), slot_take(s);
 	w = join(1, 10);                  /* for s alone: the other's context is too small, say */
-	assert_null(queue_join(s->queue, STR("t"), (struct req *)2, loop, both, 2, 10, granted, &now));
+	assert_null(queue_join(s->queue, STR("t"), (struct req *)2, loop, both, 2, 10, granted, &now, NULL));
 	assert_ptr_equal(now, small);
 	assert_int_equal(atomic_load(&s->queue->n), 1);
 	queue_leave(w);
@@ -203,13 +203,17 @@ static void sim_granted(struct req *r, struct replica_state *state)
 	sim.served[tenant]++;
 }
 
+static const struct tenant_part *sim_parts;
+static size_t sim_n_parts;
+
 static void sim_join(int tenant, int client)
 {
 	struct replica_state *now;
 
 	sim.waiters[tenant][client] = queue_join(s->queue, str_of(names[tenant]), (struct req *)(intptr_t)(1000 + tenant * 100 + client), loop, &s, 1, 200,
-						  sim_granted, &now);
+						  sim_granted, &now, NULL);
 	assert_null(now);
+	replica_table_parts(table, sim_parts, sim_n_parts);
 }
 
 static void stop_now(void *arg) { loop_stop(loop); }
@@ -268,6 +272,74 @@ static void who_was_away_has_saved_nothing_up(void **state)
 	assert_in_range(sim.served[1], 45, 55);
 }
 
+/* Half of the one's requests are at another gateway: it is served half as often here. */
+static void a_tenant_that_is_elsewhere_too_has_its_part(void **state)
+{
+	const struct tenant_part parts[] = { { "other", "many", 10 }, { "m", "many", 500 } };
+
+	sim_parts = parts;
+	sim_n_parts = 2;
+	simulate(40, 10, 30000, 30000, 900);
+	assert_in_range(sim.served[0], 295, 305);
+	assert_in_range(sim.served[1], 595, 605);
+	sim_n_parts = 0;
+	simulate(40, 10, 30000, 30000, 1000);     /* and no longer, when it is not told any more */
+	assert_in_range(sim.served[0], 490, 510);
+}
+
+struct said { char names[4][8]; uint32_t wanted[4]; int n; };
+
+static void hear_tenant(void *arg, struct str tenant, uint32_t wanted)
+{
+	struct said *said = arg;
+
+	str_copy(said->names[said->n], sizeof(said->names[0]), tenant);
+	said->wanted[said->n++] = wanted;
+}
+
+static void demand_is_what_waits_and_what_is_in_use(void **state)
+{
+	struct replica_state *now;
+	struct said said = { 0 };
+	int64_t charged = 0;
+	uint64_t changes;
+	struct waiter *w;
+
+	assert_null(queue_join(s->queue, STR("north"), (struct req *)1, loop, &s, 1, 10, granted, &now, &charged));
+	assert_true(now == s && charged == 0);    /* all slots are ours: it costs nobody anything */
+	replica_table_share(table);
+	replica_table_valid(table, INT64_MAX);
+	assert_null(queue_join(s->queue, STR("north"), (struct req *)1, loop, &s, 1, 10, granted, &now, &charged));
+	assert_true(now == s && charged > 0);
+	w = join_as("north", 2, 10);
+	queue_leave(join_as("south", 3, 10));
+	changes = queue_demand(s->queue, hear_tenant, &said);
+	assert_int_equal(said.n, 1);
+	assert_string_equal(said.names[0], "north");
+	assert_int_equal(said.wanted[0], 2);
+	queue_leave(w);
+	queue_settle(s->queue, STR("north"), 100 - charged);
+	slot_free(s, 100);
+	said.n = 0;
+	assert_true(queue_demand(s->queue, hear_tenant, &said) != changes && said.n == 0);
+}
+
+/* A grant on its way to one who leaves costs his tenant nothing. */
+static void what_was_not_used_is_not_counted(void **state)
+{
+	struct said said = { 0 };
+	struct waiter *w;
+
+	slot_take(s), slot_take(s);
+	w = join_as("north", 1, 10);
+	slot_free(s, 1000);
+	queue_leave(w);
+	turn();
+	queue_demand(s->queue, hear_tenant, &said);
+	assert_int_equal(said.n, 0);
+	assert_int_equal(atomic_load(&s->in_use), 1);
+}
+
 static int lost;
 static void grant_or_lose(struct req *r, struct replica_state *state) { lost += !state; }
 
@@ -279,17 +351,17 @@ static void a_full_queue_makes_room_for_who_has_less(void **state)
 	lost = 0;
 	slot_take(s), slot_take(s);
 	for (int i = 0; i < 10; i++)
-		w[i] = queue_join(s->queue, STR("many"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now);
-	assert_null(queue_join(s->queue, STR("many"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now));
+		w[i] = queue_join(s->queue, STR("many"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now, NULL);
+	assert_null(queue_join(s->queue, STR("many"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now, NULL));
 	for (int i = 0; i < 2; i++)
-		w[10 + i] = queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now);
+		w[10 + i] = queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now, NULL);
 	assert_true(w[10] && w[11]);
 	assert_int_equal(atomic_load(&s->queue->n), 10);
 	turn();
 	assert_int_equal(lost, 2);        /* the newest of those that are many */
 	for (int i = 2; i < 5; i++)
-		assert_non_null(queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now));
-	assert_null(queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now));
+		assert_non_null(queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now, NULL));
+	assert_null(queue_join(s->queue, STR("few"), (struct req *)1, loop, &s, 1, 10, grant_or_lose, &now, NULL));
 	turn();
 	assert_int_equal(lost, 5);
 	for (int i = 0; i < 5; i++)
@@ -331,7 +403,7 @@ static void play(void *arg)
 	struct player *p = arg;
 	struct replica_state *now = slot_take(s) ? s : NULL;
 
-	if (!now && queue_join(s->queue, STR("t"), (struct req *)arg, p->loop, &s, 1, 100, player_granted, &now))
+	if (!now && queue_join(s->queue, STR("t"), (struct req *)arg, p->loop, &s, 1, 100, player_granted, &now, NULL))
 		return;
 	release(p);
 }
@@ -371,7 +443,9 @@ int main(void)
 		T(leaving_with_a_slot_on_its_way_gives_it_back), T(a_slot_freed_before_joining_is_taken_at_once),
 		T(who_can_use_a_free_slot_does_not_wait_for_who_cannot), T(more_slots_reach_all_who_wait),
 		T(waits_are_predicted_from_service_times), T(forty_clients_get_no_more_than_ten), T(time_is_shared_not_requests),
-		T(who_was_away_has_saved_nothing_up), T(a_full_queue_makes_room_for_who_has_less), T(threads_share_slots_and_nobody_starves),
+		T(who_was_away_has_saved_nothing_up), T(a_tenant_that_is_elsewhere_too_has_its_part),
+		T(demand_is_what_waits_and_what_is_in_use), T(what_was_not_used_is_not_counted),
+		T(a_full_queue_makes_room_for_who_has_less), T(threads_share_slots_and_nobody_starves),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

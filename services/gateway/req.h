@@ -102,7 +102,7 @@ struct req {
 	struct replica_state *slot;   /* set by queue, taken over by dispatch */
 	uint32_t probe;               /* with it: the breaker's ticket */
 	struct waiter *waiting;       /* set by queue while it waits */
-	int64_t slot_charged_us;      /* slot time its tenant was charged with for waiting; 0 = it did not wait */
+	int64_t slot_charged_us;      /* slot time its tenant was charged with; 0 = nothing to settle */
 	int64_t queue_since_us, queue_us, queue_deadline_us;
 	struct attempt try;           /* set by dispatch; the current one */
 

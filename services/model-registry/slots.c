@@ -1,25 +1,29 @@
 /* slots.c - see slots.h. */
 #include "services/model-registry/slots.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "services/model-registry/demand.h"
+
 enum { BUCKETS = 1024 };
+#define WHOLE 1e-6                /* parts of slots are computed: so near to a whole one is one */
 
 struct key {                          /* a replica; never removed, for holders may still use its slots */
 	struct key *next;             /* of the same bucket */
 	char *backend, *model;
 	uint32_t total;
 	size_t index;
-	int64_t counted_us;           /* share.used is right for this moment; 0 = nobody contends */
+	int64_t counted_us;           /* share.ahead is right for this moment */
+	bool contended;               /* more is wanted than there is */
 };
 
 struct share {
 	uint32_t held, wanted;        /* as claimed last */
 	uint32_t granted;             /* as told last */
 	bool known;                   /* the holder has claimed it */
-	bool contends;
-	int64_t used;                 /* slots × microseconds since it contends */
+	double ahead;                 /* slots × microseconds that it had above what it was due, of late */
 };
 
 struct holder {
@@ -28,6 +32,7 @@ struct holder {
 	int64_t until_us;
 	bool everything, leaving;
 	bool claimed;                 /* it has said what it has, all of it */
+	struct demand_list demand;
 	struct share *shares;         /* by key.index */
 	size_t n_shares;
 };
@@ -38,6 +43,7 @@ struct slots {
 	uint8_t (*expected)[16];      /* who may hold something from before; when all have claimed, it is time too */
 	size_t n_expected;
 	int64_t tick_us;
+	struct demands *demands;
 	struct key *buckets[BUCKETS], **keys;
 	size_t n_keys, cap_keys;
 	struct holder *holders[SLOTS_HOLDERS_MAX];
@@ -50,12 +56,14 @@ struct slots *slots_new(uint64_t epoch, bool after_restart, int64_t now_us)
 
 	s->epoch = epoch;
 	s->tick_us = now_us;
+	s->demands = demands_new();
 	s->lend_from_us = after_restart ? now_us + SLOTS_LEASE_MS * 1000 : now_us;
 	return s;
 }
 
 static void holder_free(struct holder *h)
 {
+	demand_clear(&h->demand);
 	free(h->shares);
 	free(h);
 }
@@ -66,6 +74,7 @@ void slots_free(struct slots *s)
 		return;
 	for (unsigned i = 0; i < s->n; i++)
 		holder_free(s->holders[i]);
+	demands_free(s->demands);
 	for (size_t i = 0; i < s->n_keys; i++) {
 		free(s->keys[i]->backend);
 		free(s->keys[i]->model);
@@ -225,7 +234,8 @@ struct member {
 	const struct holder *holder;
 	struct share *share;
 	uint32_t lent, target;
-	int64_t rank;                 /* what is left over goes to the smallest first */
+	double due;
+	double rank;                  /* what is left over goes to the smallest first */
 };
 
 static unsigned members(const struct slots *s, const struct key *k, struct member *m)
@@ -270,62 +280,75 @@ static void divide_spare(struct member *m, unsigned n, uint32_t spare)
 		staying += stays(&m[i]);
 	for (unsigned i = 0; i < n; i++) {
 		m[i].target = m[i].share->wanted;
-		m[i].rank = (int64_t)m[i].target - m[i].lent;
+		m[i].rank = (double)m[i].target - m[i].lent;
 		m[i].target += staying && stays(&m[i]) ? spare / staying : 0;
-		m[i].share->contends = false;
-		m[i].share->used = 0;
 	}
 	if (staying)
 		give_rest(m, n, spare % staying, stays);
 }
 
-/* Time passes for those who contend. Who joins them starts with the least that any of them had. */
+/* Time passes for those who contend. What was lent in all is what they were due of: a slot on its way from one to another is nobody's loss alone. */
 static void count_use(struct key *k, struct member *m, unsigned n, int64_t now_us)
 {
-	int64_t passed = k->counted_us ? now_us - k->counted_us : 0, least = INT64_MAX;
+	int64_t passed = now_us - k->counted_us;
+	double lent = 0, due = 0;
 
-	k->counted_us = now_us;
-	for (unsigned i = 0; i < n; i++)
-		if (m[i].share->contends) {
-			m[i].share->used += passed * m[i].lent;
-			least = m[i].share->used < least ? m[i].share->used : least;
-		}
 	for (unsigned i = 0; i < n; i++) {
-		if (m[i].share->wanted && !m[i].share->contends)
-			m[i].share->used = least == INT64_MAX ? 0 : least;
-		m[i].share->contends = m[i].share->wanted > 0;
+		lent += m[i].lent;
+		due += m[i].due;
 	}
+	for (unsigned i = 0; i < n; i++) {
+		double *ahead = &m[i].share->ahead;
+
+		if (k->contended && due > 0)
+			*ahead += (double)passed * (m[i].lent - m[i].due * lent / due);
+		else if (passed > SLOTS_MEMORY_MS * 1000)
+			*ahead = 0;
+		*ahead = fmax(-SLOTS_AHEAD_MS * 1000.0, fmin(SLOTS_AHEAD_MS * 1000.0, *ahead));
+	}
+	k->counted_us = now_us;
+	k->contended = true;
 }
 
-/* Fills up all alike until nothing is left to share evenly. Returns the rest, smaller than the number of those who want more. */
-static uint32_t fill(struct member *m, unsigned n, uint32_t left)
+static void divide_by_tenants(const struct key *k, struct member *m, unsigned n)
 {
-	for (;;) {
-		uint32_t need = UINT32_MAX, hungry = 0, each;
+	struct demander who[SLOTS_HOLDERS_MAX];
 
-		for (unsigned i = 0; i < n; i++)
-			if (wants_more(&m[i])) {
-				hungry++;
-				need = min_u32(need, m[i].share->wanted - m[i].target);
-			}
-		if (!hungry || left < hungry)
-			return left;
-		each = min_u32(need, left / hungry);
-		for (unsigned i = 0; i < n; i++)
-			if (wants_more(&m[i]))
-				m[i].target += each;
-		left -= each * hungry;
+	for (unsigned i = 0; i < n; i++)
+		who[i] = (struct demander){ .list = &m[i].holder->demand, .wanted = m[i].share->wanted };
+	demand_divide(who, n, k->model, k->total);
+	for (unsigned i = 0; i < n; i++)
+		m[i].due = who[i].due;
+}
+
+/* How long one may keep what is nobody's whole: the smaller a part, the shorter are the turns, so that nobody waits long for a small one. */
+static double turn_us(const struct member *m, unsigned n)
+{
+	double least = 1;
+
+	for (unsigned i = 0; i < n; i++) {
+		double part = m[i].due - m[i].target;
+
+		if (part > WHOLE && part < least)
+			least = part;
 	}
+	return SLOTS_TURN_MS * 1000 * fmin(1, 2 * least);
 }
 
 static void divide_shortage(struct key *k, struct member *m, unsigned n, int64_t now_us)
 {
-	uint32_t rest;
+	uint32_t rest = k->total;
+	double turn;
 
+	divide_by_tenants(k, m, n);
 	count_use(k, m, n, now_us);
-	rest = fill(m, n, k->total);
+	for (unsigned i = 0; i < n; i++) {
+		m[i].target = min_u32((uint32_t)(m[i].due + WHOLE), rest);
+		rest -= m[i].target;
+	}
+	turn = turn_us(m, n);
 	for (unsigned i = 0; i < n; i++)      /* who has one now keeps it for his turn */
-		m[i].rank = m[i].share->used - (m[i].share->granted > m[i].target ? SLOTS_TURN_MS * 1000 : 0);
+		m[i].rank = m[i].share->ahead - (m[i].share->granted > m[i].target ? turn : 0);
 	give_rest(m, n, rest, wants_more);
 }
 
@@ -338,7 +361,7 @@ static uint32_t target_of(struct slots *s, struct key *k, const struct holder *h
 	for (unsigned i = 0; i < n; i++)
 		wanted += m[i].share->wanted;
 	if (wanted <= k->total) {
-		k->counted_us = 0;
+		k->contended = false;
 		divide_spare(m, n, k->total - (uint32_t)wanted);
 	} else {
 		divide_shortage(k, m, n, now_us);
@@ -394,6 +417,7 @@ static void take_claims(struct slots *s, struct holder *h, const Corral__LeaseRe
 	if (r->whole) {
 		if (h->n_shares)
 			memset(h->shares, 0, h->n_shares * sizeof *h->shares);
+		demand_clear(&h->demand);
 		h->everything = false;
 		h->claimed = true;
 	}
@@ -404,6 +428,8 @@ static void take_claims(struct slots *s, struct holder *h, const Corral__LeaseRe
 		share->held = claim->held;
 		share->wanted = claim->wanted;
 	}
+	for (size_t i = 0; i < r->n_demands; i++)
+		demand_set(s->demands, &h->demand, r->demands[i]);
 }
 
 static void put_grant(struct arena *mem, Corral__LeaseReply *reply, const struct key *k, uint32_t slots)
@@ -456,6 +482,7 @@ enum err slots_lease(struct slots *s, const Corral__LeaseRequest *r, int64_t now
 	reply->gateways = s->n;
 	reply->lease_ms = SLOTS_LEASE_MS;
 	if (s->n == 1 && (may_lend(s, now_us) || alone_as_before(s, h))) {
+		demand_clear(&h->demand);
 		h->everything = true;
 		reply->everything = true;
 		return ERR_OK;
@@ -467,6 +494,7 @@ enum err slots_lease(struct slots *s, const Corral__LeaseRequest *r, int64_t now
 	}
 	take_claims(s, h, r);
 	put_grants(s, h, r->whole, now_us, mem, reply);
+	demand_parts(&h->demand, mem, reply);
 	return ERR_OK;
 }
 

@@ -3,8 +3,8 @@
  *
  * Nouns: holder (a gateway process), share (what one holder has of one replica). A slot counts as lent to a holder until the holder has
  * said that it is free, or was not heard of for SLOTS_LEASE_MS. A holder alone is told "everything" and claims nothing.
- * Division: who wants gets the same, as far as he wants it; what nobody wants is lent evenly ahead of need; where slots are fewer than
- * those who want one, the one who had least goes next, for half a second at a time.
+ * Division: who wants gets what the tenants that wait there are due (demand.h); what nobody wants is lent evenly ahead of need. What a holder is
+ * due is seldom whole: the rest goes by turns of half a second at most, the one who is furthest behind next.
  * Pure: the clock is a parameter. One loop thread. */
 #ifndef REGISTRY_SLOTS_H
 #define REGISTRY_SLOTS_H
@@ -16,7 +16,7 @@
 #include "common/base/err.h"
 #include "models.pb-c.h"
 
-enum { SLOTS_LEASE_MS = 1500, SLOTS_RESTART_MS = 2500, SLOTS_TURN_MS = 500, SLOTS_TICK_MS = 200, SLOTS_HOLDERS_MAX = 64 };
+enum { SLOTS_LEASE_MS = 1500, SLOTS_RESTART_MS = 2500, SLOTS_TURN_MS = 500, SLOTS_MEMORY_MS = 5000, SLOTS_AHEAD_MS = 60000, SLOTS_TICK_MS = 200, SLOTS_HOLDERS_MAX = 64 };
 
 struct slots;
 

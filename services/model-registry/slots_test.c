@@ -21,6 +21,8 @@ struct gate {
 	uint32_t slots, in_use, waiting;
 	uint32_t claimed_held, claimed_wanted;
 	bool claimed;
+	uint32_t tenants[2];          /* requests of each, in use and waiting; not said where both are 0 */
+	uint32_t parts[2];            /* as told, in thousandths */
 };
 
 static struct slots *s;
@@ -65,6 +67,35 @@ static uint32_t held(const struct gate *gate)
 	return gate->in_use > slots ? gate->in_use : slots;
 }
 
+static const char *const names[] = { "north", "south" };
+
+static void put_demand(const struct gate *gate, struct arena *mem, Corral__LeaseRequest *r)
+{
+	Corral__ModelDemand *demand = arena_new_of(mem, Corral__ModelDemand);
+
+	corral__model_demand__init(demand);
+	demand->model = (char *)"m";
+	demand->tenants = arena_array(mem, Corral__TenantDemand *, 2);
+	for (int i = 0; i < 2; i++) {
+		Corral__TenantDemand *t = arena_new_of(mem, Corral__TenantDemand);
+
+		corral__tenant_demand__init(t);
+		t->tenant = (char *)names[i];
+		t->wanted = gate->tenants[i];
+		if (t->wanted)
+			demand->tenants[demand->n_tenants++] = t;
+	}
+	r->demands = arena_array(mem, Corral__ModelDemand *, 1);
+	r->demands[r->n_demands++] = demand;
+}
+
+static void hear_parts(struct gate *gate, const Corral__LeaseReply *reply)
+{
+	gate->parts[0] = gate->parts[1] = 1000;
+	for (size_t i = 0; i < reply->n_parts; i++)
+		gate->parts[strcmp(reply->parts[i]->tenant, "north") != 0] = reply->parts[i]->milli;
+}
+
 /* One report; 'lost': its reply never comes. */
 static void report(struct gate *gate, bool lost)
 {
@@ -85,7 +116,10 @@ static void report(struct gate *gate, bool lost)
 		r.claims = claims, r.n_claims = 1;
 		gate->claimed = true, gate->claimed_held = h, gate->claimed_wanted = w;
 	}
+	if (gate->tenants[0] + gate->tenants[1] && !gate->alone)
+		put_demand(gate, mem, &r);
 	assert_int_equal(slots_lease(s, &r, now, mem, &reply, &why), ERR_OK);
+	hear_parts(gate, &reply);
 	if (lost) {
 		gate->whole = true;
 	} else {
@@ -166,6 +200,74 @@ static void one_slot_goes_round(void **state)
 	}
 	for (int i = 0; i < 3; i++)
 		assert_in_range(had[i], 800, 1100);
+}
+
+/* Two gateways whose requests take 20 ms; inside each gateway its tenants get time by their parts (replicas.c does it). What each had, in percent. */
+static void serve(const uint32_t (*clients)[2], int rounds_n, double *ret_north, double *ret_first)
+{
+	double had[2][2] = { 0 };
+
+	for (int k = 0; k < rounds_n; k++) {
+		for (int i = 0; i < 2; i++) {
+			double part[2] = { clients[i][0] ? g[i].parts[0] : 0, clients[i][1] ? g[i].parts[1] : 0 };
+
+			memcpy(g[i].tenants, clients[i], sizeof(g[i].tenants));
+			g[i].in_use = g[i].slots < clients[i][0] + clients[i][1] ? g[i].slots : clients[i][0] + clients[i][1];
+			g[i].waiting = clients[i][0] + clients[i][1] - g[i].in_use;
+			for (int t = 0; t < 2; t++)
+				had[i][t] += g[i].in_use * part[t] / (part[0] + part[1]);
+		}
+		rounds(1, 2);
+	}
+	*ret_north = 100 * (had[0][0] + had[1][0]) / (had[0][0] + had[0][1] + had[1][0] + had[1][1]);
+	*ret_first = 100 * (had[0][0] + had[0][1]) / (had[0][0] + had[0][1] + had[1][0] + had[1][1]);
+}
+
+static void tenants_get_the_same_wherever_their_clients_are(void **state)
+{
+	static const struct { uint32_t clients[2][2], total, first; } cases[] = {
+		{ { { 20, 5 }, { 25, 0 } }, 2, 72 },      /* the first is due all of the one and 20/45 of the other */
+		{ { { 40, 10 }, { 10, 40 } }, 2, 50 }, { { { 40, 10 }, { 10, 40 } }, 1, 50 }, { { { 45, 0 }, { 0, 5 } }, 2, 50 },
+		{ { { 98, 0 }, { 1, 1 } }, 1, 49 }, { { { 30, 7 }, { 11, 2 } }, 5, 75 },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		double north, first;
+
+		set_total(cases[i].total);
+		rounds(6, 2);
+		serve(cases[i].clients, 3000, &north, &first);
+		assert_in_range((int)(north + 0.5), 49, 51);
+		assert_in_range((int)(first + 0.5), cases[i].first - 1, cases[i].first + 1);
+	}
+}
+
+static void who_wants_less_leaves_the_rest_to_the_other(void **state)
+{
+	static const uint32_t clients[2][2] = { { 1, 0 }, { 0, 30 } };
+	double north, first;
+
+	set_total(4);
+	rounds(6, 2);
+	serve(clients, 500, &north, &first);
+	assert_in_range((int)(north + 0.5), 24, 26);
+}
+
+/* One that is due a fiftieth gets it request by request, and not half a second every half minute. */
+static void a_small_part_is_not_waited_for_long(void **state)
+{
+	static const uint32_t clients[2][2] = { { 98, 0 }, { 2, 0 } };
+	int without = 0, longest = 0;
+	double north, first;
+
+	set_total(1);
+	rounds(6, 2);
+	for (int k = 0; k < 3000; k++) {
+		serve(clients, 1, &north, &first);
+		without = first < 50 ? 0 : without + 1;
+		longest = without > longest ? without : longest;
+	}
+	assert_in_range(longest, 20, 250);        /* rounds of 20 ms: one in fifty is its own, and a turn takes two or three */
 }
 
 static void the_dead_give_back_within_two_seconds(void **state)
@@ -332,7 +434,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(the_first_has_everything_at_once), T(a_second_gets_what_the_first_does_not_use), T(idle_slots_go_to_who_waits),
-		T(a_slot_in_use_is_not_lent_again_until_it_is_free), T(one_slot_goes_round), T(the_dead_give_back_within_two_seconds),
+		T(a_slot_in_use_is_not_lent_again_until_it_is_free), T(one_slot_goes_round), T(tenants_get_the_same_wherever_their_clients_are),
+		T(who_wants_less_leaves_the_rest_to_the_other), T(a_small_part_is_not_waited_for_long), T(the_dead_give_back_within_two_seconds),
 		T(who_leaves_keeps_only_what_it_uses), T(after_a_restart_claims_come_before_lending),
 		T(after_a_restart_those_known_are_waited_for), T(after_a_restart_the_dead_are_not_waited_for_long),
 		T(nobody_dies_because_the_registry_stood_still), T(old_requests_are_refused), T(never_more_than_there_are),

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Slots by lease: two gateways of two workers before one llama.cpp of two slots, 50 clients; nothing may queue inside llama.cpp.
+"""Slots by lease: two gateways of two workers before one llama.cpp of two slots, 50 clients of two tenants; nothing may queue inside llama.cpp.
 
     tests/proofs/slots.py [--seconds N] [--seed N]
 
-Five parts, each with the load going on: both gateways; one is killed (-9) and its slots have to come to the other within 2 s; it
-comes back; the registry is killed and nobody may notice; the registry comes back. llama.cpp is asked for requests_deferred all the
-time, the gateways for the slots they use. It ends with 1 when anything was deferred, a request failed that should not, a slot was
-lost, or the two gateways' shares differ by more than a tenth (a quarter below 1,000 answers each) while both had work. Skipped where llama.cpp cannot be had.
+With the load going on all the time: both gateways, with the tenants' clients spread over them in several uneven ways; one gateway is killed
+(-9) and its slots have to come to the other within 2 s; it comes back; the registry is killed and nobody may notice; the registry comes
+back. llama.cpp is asked for requests_deferred all the time, the gateways for the slots they use. It ends with 1 when anything was deferred,
+a request failed that should not, a slot was lost, or one tenant got a tenth more answers or tokens than the other in any spread: all
+answers of the measured time count, --seconds for each spread. Skipped where llama.cpp cannot be had.
 """
 import argparse
 import asyncio
@@ -29,7 +30,16 @@ from client import Client                                        # noqa: E402
 from servers import free_port, script, start_llama               # noqa: E402
 
 BIN = Path(os.environ.get("BUILD", "build")) / "bin"
-CLIENTS, SLOTS = 50, 2
+SLOTS, TENANTS = 2, ("north", "south")
+SPREADS = {                               # clients of each tenant at each gateway
+    "40:10 at each, the other way round": ((40, 10), (10, 40)),
+    "40:10 at each, the same way": ((40, 10), (40, 10)),
+    "one tenant at both, the other's few at one": ((20, 5), (25, 0)),
+    "each tenant at a gateway of its own, 45 and 5": ((45, 0), (0, 5)),
+}
+CLIENTS = 50
+for spread in SPREADS.values():           # those of 100 are halved
+    assert sum(map(sum, spread)) in (CLIENTS, 2 * CLIENTS)
 
 
 class Process:
@@ -83,30 +93,38 @@ async def in_use(address):
 
 
 class Load:
-    """25 clients for each gateway, each asking again as soon as it was answered."""
+    """Clients that ask again as soon as they were answered; where each is and whose is said by spread()."""
 
-    def __init__(self, addresses, seed):
-        self.addresses, self.random = addresses, random.Random(seed)
-        self.done, self.failed, self.dead = [0, 0], [], set()
-        self.going, self.tasks = True, []
+    def __init__(self, addresses, seed, keys):
+        self.addresses, self.random, self.keys = addresses, random.Random(seed), keys
+        self.done, self.failed, self.dead = [0, 0], [], set()     # by gateway
+        self.answers, self.tokens = [0, 0], [0, 0]                # by tenant
+        self.going, self.tasks, self.places = True, [], []
 
-    async def client(self, i):
+    def spread(self, name):
+        halve = sum(map(sum, SPREADS[name])) // CLIENTS
+        self.places = [(g, t) for g, at in enumerate(SPREADS[name]) for t, n in enumerate(at) for _ in range(n // halve)]
+
+    async def client(self, k):
         while self.going:
+            i, tenant = self.places[k]
             if i in self.dead:
                 await asyncio.sleep(0.02)
                 continue
             body = {"model": "corral-tiny", "stream": self.random.random() < 0.5, "max_tokens": self.random.randint(2, 40),
                     "messages": [{"role": "user", "content": f"count to {self.random.randint(2, 50)}"}]}
-            asked = Client(self.addresses[i], "POST", "/v1/chat/completions", body).start()
+            asked = Client(self.addresses[i], "POST", "/v1/chat/completions", body, [f"Authorization: Bearer {self.keys[tenant]}"]).start()
             await asked.done.wait()
             if asked.complete and asked.status == 200:
                 self.done[i] += 1
+                self.answers[tenant] += 1
+                self.tokens[tenant] += body["max_tokens"]
             elif i not in self.dead:
                 self.failed.append(f"gateway {i}: status {asked.status}, {asked.broken}, {asked.data[:200]!r}")
                 await asyncio.sleep(0.05)
 
     def start(self):
-        self.tasks = [asyncio.ensure_future(self.client(k % 2)) for k in range(CLIENTS)]
+        self.tasks = [asyncio.ensure_future(self.client(k)) for k in range(CLIENTS)]
 
     async def stop(self):
         self.going = False
@@ -123,6 +141,38 @@ async def ready(address, seconds=20):
     raise SystemExit("a gateway did not get ready")
 
 
+async def call(address, method, path, body, headers=()):
+    return await Client(address, method, path, body, headers).start().wait(10)
+
+
+async def make_keys(addresses):
+    """One for each tenant, known to both gateways."""
+    keys = []
+    for tenant in TENANTS:
+        end = time.monotonic() + 20
+        while (await call(addresses[0], "PUT", f"/tenants/{tenant}", {})).status not in (200, 201):
+            assert time.monotonic() < end, "no tenant could be made"
+            await asyncio.sleep(0.05)
+        keys.append(json.loads((await call(addresses[0], "POST", "/keys", {"name": tenant, "tenant": tenant, "role": "user"})).data)["secret"])
+        for address in addresses:
+            while (await call(address, "GET", "/v1/models", None, [f"Authorization: Bearer {keys[-1]}"])).status != 200:
+                assert time.monotonic() < end, "a gateway does not know a key"
+                await asyncio.sleep(0.05)
+    return keys
+
+
+async def compare(load, name, seconds, judge):
+    """What each tenant got in that time; the sentence that says what is wrong with it, or None."""
+    load.spread(name)
+    await asyncio.sleep(3)                    # until those who were asked before have been answered, and the slots lie where they are due
+    answers, tokens = list(load.answers), list(load.tokens)
+    await asyncio.sleep(seconds)
+    answers, tokens = ([now - was for now, was in zip(*pair)] for pair in ((load.answers, answers), (load.tokens, tokens)))
+    off = max(1 - min(got) / max(1, max(got)) for got in (answers, tokens))
+    print(f"  {name}: {answers[0]} and {answers[1]} answers, {tokens[0]} and {tokens[1]} tokens in {seconds} s; {100 * off:.1f} % apart", flush=True)
+    return f"{name}: the tenants are {100 * off:.1f} % apart" if judge and off > 0.1 else None
+
+
 async def until_in_use(address, n, seconds):
     """Milliseconds until a gateway uses n slots; None when it does not within the time."""
     began = time.monotonic()
@@ -133,36 +183,37 @@ async def until_in_use(address, n, seconds):
     return None
 
 
+def rpc_port():
+    port = free_port()
+    while port > 65000:
+        port = free_port()
+    return port
+
+
 def arrange(folder, llama):
-    rpc = free_port()
-    while rpc > 65000:
-        rpc = free_port()
+    rpc, keys = rpc_port(), rpc_port()
     registry = Process(folder, "registry", "model-registry", "--rpc-listen", f"tcp://127.0.0.1:{rpc}", "--admin-listen", f"127.0.0.1:{free_port()}",
                        "--backends", f"l=llamacpp+{llama.url}")
+    access = Process(folder, "access", "access", "--rpc-listen", f"tcp://127.0.0.1:{keys}", "--admin-listen", f"127.0.0.1:{free_port()}")
     addresses = [("127.0.0.1", free_port()) for _ in range(2)]
     gateways = [Process(folder, f"gateway{i}", "gateway", "--workers", "2", "--listen", "%s:%d" % a, "--admin-listen", f"127.0.0.1:{free_port()}",
-                        "--peer", f"model-registry=tcp://127.0.0.1:{rpc}", "--queue-timeout", "5m", "--access-log", "errors")
+                        "--peer", f"model-registry=tcp://127.0.0.1:{rpc}", "--peer", f"access=tcp://127.0.0.1:{keys}", "--queue-timeout", "5m",
+                        "--access-log", "errors")
                 for i, a in enumerate(addresses)]
-    return registry, gateways, addresses
+    return registry, access, gateways, addresses
 
 
-async def parts(registry, gateways, addresses, seconds, seed, problems, slice, restarts):
-    load = Load(addresses, seed)
-    for p in (registry, *gateways):
+async def parts(registry, access, gateways, addresses, seconds, seed, problems, slice, restarts):
+    for p in (registry, access, *gateways):
         p.start()
     for a in addresses:
         await ready(a)
+    load = Load(addresses, seed, await make_keys(addresses))
+    load.spread(next(iter(SPREADS)))
     load.start()
-    await asyncio.sleep(1.5)                  # until both have their share
-    before = list(load.done)
-    await asyncio.sleep(seconds)
-    a, b = (now - was for now, was in zip(load.done, before))
-    print(f"  both gateways: {a} and {b} answers in {seconds} s")
-    most = 0.1 if min(a, b) >= 1000 else 0.25    # answers are of random length: a few hundred differ by chance
-    if slice or min(a, b) < 200:
-        print("  (not compared)")
-    elif abs(a - b) > most * max(a, b):
-        problems.append(f"the gateways' shares differ by more than {most * 100:.0f} %")
+    for name in list(SPREADS)[2:3] if slice else SPREADS:
+        problems += filter(None, [await compare(load, name, seconds, not slice)])
+    load.spread(next(iter(SPREADS)))
 
     load.dead.add(0)
     gateways[0].kill()
@@ -214,13 +265,14 @@ async def prove(options):
     with tempfile.TemporaryDirectory(prefix="corral-slots-") as folder:
         llama = start_llama(folder, engine, model, slots=SLOTS, context=4096)
         watch = Watch(llama.url)
-        registry, gateways, addresses = arrange(folder, llama)
+        registry, access, gateways, addresses = arrange(folder, llama)
+        all_of_them = (*gateways, registry, access)
         try:
             watch.start()
-            await parts(registry, gateways, addresses, options.seconds, options.seed, problems, options.slice, options.restarts)
+            await parts(registry, access, gateways, addresses, options.seconds, options.seed, problems, options.slice, options.restarts)
         finally:
             watch.going = False
-            for p in (*gateways, registry):
+            for p in all_of_them:
                 if p.handle and p.handle.poll() is None and p.stop() != 0:
                     problems.append(f"{p.log.name}: it did not end well")
             llama.stop()
@@ -228,11 +280,11 @@ async def prove(options):
               f"all slots busy {100 * watch.full / max(1, watch.asked):.0f} % of the time")
         if watch.deferred > 0 or watch.asked < 100:
             problems.append("requests were deferred inside llama.cpp, or it was not asked often enough")
-        for p in (*gateways, registry):
+        for p in all_of_them:
             if re.search(r"Sanitizer|runtime error:", p.log.read_text(errors="replace")):
                 problems.append(f"{p.log.name}: a sanitizer's report")
         if problems:
-            for p in (*gateways, registry):
+            for p in all_of_them:
                 print(f"--- {p.log.name}\n" + "\n".join(p.log.read_text(errors="replace").splitlines()[-15:]))
     for p in problems:
         print(f"  wrong: {p}")
@@ -241,11 +293,11 @@ async def prove(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=20, help="for each spread of the clients")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--restarts", type=int, default=1, help="of the registry")
     parser.add_argument("--slice", action="store_true", help="for scripts/test: what depends on how busy the machine is is shown and not judged")
-    print(f"two gateways, two workers each, {CLIENTS} clients, one llama.cpp of {SLOTS} slots:", flush=True)
+    print(f"two gateways, two workers each, {CLIENTS} clients of two tenants, one llama.cpp of {SLOTS} slots:", flush=True)
     return asyncio.run(prove(parser.parse_args()))
 
 

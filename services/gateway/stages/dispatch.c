@@ -12,6 +12,9 @@ static enum step enter(struct req *r)
 		if (r->world->states[r->pick.ranked[i].replica] == s)
 			return attempt_start(r, s, r->pick.ranked[i].replica);
 	breaker_neutral(&s->breaker, r->probe);
+	if (r->slot_charged_us)
+		queue_settle(s->queue, r->tenant, -r->slot_charged_us);
+	r->slot_charged_us = 0;
 	slot_free(s, 0);
 	return req_fail(r, ERR_INTERNAL, "the slot that was granted belongs to no candidate");
 }

@@ -53,20 +53,21 @@ static enum step enter(struct req *r)
 	const struct gateway_config *cfg = r->worker->gw->cfg;
 	struct replica_state **wants = arena_array(r->mem, struct replica_state *, r->pick.n_ranked + 1u), *now;
 	unsigned n = 0;
+	bool shared = replica_table_shared(r->worker->gw->replicas);  /* then each tenant's demand is counted */
 	int64_t predicted, patience_us;
 
 	for (uint16_t i = 0; i < r->pick.n_ranked; i++) {
 		if (!same_model(r, i))
 			continue;
 		wants[n++] = r->world->states[r->pick.ranked[i].replica];
-		if (atomic_load(&wants[0]->queue->n) == 0 && slot_take(wants[n - 1]))
+		if (!shared && atomic_load(&wants[0]->queue->n) == 0 && slot_take(wants[n - 1]))
 			return take(r, wants[n - 1]);
 	}
 	predicted = queue_predict_us(wants, n, r->tenant);
 	r->queue_since_us = req_now(r);
 	patience_us = r->run ? r->deadline_us - r->queue_since_us : cfg->queue_timeout * 1000;     /* nobody stands at the door for a job */
 	r->queue_deadline_us = r->queue_since_us + patience_us;
-	r->waiting = queue_join(wants[0]->queue, r->tenant, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now);
+	r->waiting = queue_join(wants[0]->queue, r->tenant, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now, &r->slot_charged_us);
 	if (now)
 		return take(r, now);
 	if (r->waiting && (predicted > patience_us || req_now(r) + predicted > r->deadline_us)) {
