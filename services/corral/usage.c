@@ -5,12 +5,13 @@
 #include "services/corral/table.h"
 
 struct usage_opts {
-	const char *by, *from, *to;
+	const char *by, *group_by, *from, *to;
 	bool csv;
 };
 
 static const struct flag flags[] = {
 	FLAG(struct usage_opts, by, 0, "A,B", "Grouped by these: model, day, backend, tenant, key, provider, task_type, dialect, status. Default: model."),
+	FLAG(struct usage_opts, group_by, 0, "A,B", "The same."),
 	FLAG(struct usage_opts, from, 0, "TIME", "From then on: 2026-11-21, or 2026-11-21T09:00:00Z."),
 	FLAG(struct usage_opts, to, 0, "TIME", "Until then, not included."),
 	FLAG(struct usage_opts, csv, 0, NULL, "Comma-separated values with a header line, for spreadsheets."),
@@ -98,11 +99,13 @@ static int print_usage(struct cli *c, const struct json *j, const char *by)
 static int run(struct cli *c)
 {
 	const struct usage_opts *o = c->opts;
-	const char *by = *o->by ? o->by : "model";
+	const char *by = *o->by ? o->by : *o->group_by ? o->group_by : "model";
 	struct buf path = { 0 };
 	struct remote *r;
 	struct answer a;
 
+	if (*o->by && *o->group_by)
+		return cli_usage(c, "--by and --group-by are one");
 	if (o->csv && c->json)
 		return cli_usage(c, "--csv and --json exclude each other");
 	r = remote_gateway(c);

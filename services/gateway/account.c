@@ -193,6 +193,7 @@ static void fill_usage(struct req *r, Corral__UsageEvent *e)
 		return;
 	e->prompt_tokens = u->prompt_tokens;
 	e->completion_tokens = u->completion_tokens;
+	e->cached_prompt_tokens = u->cached_tokens < u->prompt_tokens ? u->cached_tokens : u->prompt_tokens;
 	/* Not reported: pieces of a stream are counted, a whole answer and every prompt are judged by their length. */
 	e->tokens_source = u->reported ? CORRAL__TOKENS_SOURCE__TOKENS_REPORTED :
 		r->in.stream ? CORRAL__TOKENS_SOURCE__TOKENS_COUNTED : CORRAL__TOKENS_SOURCE__TOKENS_ESTIMATED;
@@ -211,6 +212,14 @@ void account_checkpoint(struct req *r)
 	fill_usage(r, &e);
 	e.response_bytes = r->try.bytes;
 	append_usage(r->worker, REC_CHECKPOINT, &e, &why);
+}
+
+/* GPU time: that of the attempt on its backend, as large a part of it as its slot is of the replica's slots (common/policy/price.h). */
+static int64_t gpu_us(const struct req *r, int64_t now_us)
+{
+	uint32_t slots = r->world->cat.replicas[r->try.replica].slots;
+
+	return r->try.sent && now_us > r->try.start_us ? (now_us - r->try.start_us) / (slots ? slots : 1) : 0;
 }
 
 void account_final(struct req *r, const char *status, enum err code)
@@ -235,6 +244,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	r->spent_tokens += e.prompt_tokens + e.completion_tokens;
 	e.response_bytes = t->bytes;
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
+	e.gpu_us = t->number ? gpu_us(r, now) : 0;
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
 	if (append_usage(w, REC_FINAL, &e, &why) < 0 && t->number)
 		owe(w, &e, t->start_position);

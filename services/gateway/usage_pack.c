@@ -28,6 +28,18 @@ static uint8_t *put_subject(const Corral__UsageEvent *e, uint8_t *p)
 	return pb_put_number(p, 19, e->cached);
 }
 
+/* 40 to 46: what it costs, how many there were before it, what it was like. */
+static uint8_t *put_more(const Corral__UsageEvent *e, uint8_t *p)
+{
+	p = pb_put_number(p, 40, e->cached_prompt_tokens);
+	p = pb_put_number(p, 41, e->cost_source);
+	p = pb_put_number(p, 42, e->run);
+	p = pb_put_number(p, 43, e->run_finals);
+	p = pb_put_number(p, 44, e->run_tokens);
+	p = pb_put_number(p, 45, e->prompt_hash);
+	return pb_put_number(p, 46, e->prompt_sketch);
+}
+
 /* 20 to 39: how it ended, what it took, why it went there. */
 static uint8_t *put_outcome(const Corral__UsageEvent *e, uint8_t *p)
 {
@@ -55,5 +67,5 @@ static uint8_t *put_outcome(const Corral__UsageEvent *e, uint8_t *p)
 
 size_t usage_pack(const Corral__UsageEvent *e, uint8_t *out)
 {
-	return (size_t)(put_outcome(e, put_subject(e, out)) - out);
+	return (size_t)(put_more(e, put_outcome(e, put_subject(e, out))) - out);
 }

@@ -30,6 +30,8 @@ struct ledger {
 	void (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *);
 	void *on_finished_arg;
 	struct ledger_watch watch;
+	int64_t (*cost)(void *, const Corral__UsageEvent *, int64_t began_us);
+	void *cost_arg;
 };
 
 struct fact {
@@ -121,6 +123,11 @@ void ledger_on_finished(struct ledger *l, void (*fn)(void *, const struct dim *,
 }
 
 void ledger_watch(struct ledger *l, struct ledger_watch w) { l->watch = w; }
+void ledger_set_pricer(struct ledger *l, int64_t (*cost)(void *, const Corral__UsageEvent *, int64_t began_us), void *arg)
+{
+	l->cost = cost;
+	l->cost_arg = arg;
+}
 
 const struct dim *ledger_dim(struct ledger *l, int64_t id, struct why *why)
 {
@@ -367,6 +374,8 @@ int64_t ledger_row_time_us(const struct ledger_row *r)
 	return ms * 1000;
 }
 
+int64_t ledger_row_began_us(const struct ledger_row *r) { return r->started_us ? r->started_us : ledger_row_time_us(r); }
+
 void ledger_row_sums(const struct ledger_row *r, struct str status, struct sums *s, int sign)
 {
 	bool finished = r->state & ROW_FINISHED, ok = finished && str_eq(status, STR("ok"));
@@ -486,6 +495,11 @@ static bool row_open(struct work *w, struct ledger_row *r, const struct fact *st
 	return row_dim(w, r, start->event);
 }
 
+static int64_t row_cost(struct work *w, const struct ledger_row *r, const Corral__UsageEvent *e)
+{
+	return w->l->cost ? w->l->cost(w->l->cost_arg, e, ledger_row_began_us(r)) : e->cost_microusd;
+}
+
 /* Completes the row; the START (may be NULL) fills what the FINAL left out. Every field of the whole is in one of the two. */
 static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *final, const struct fact *start)
 {
@@ -498,7 +512,7 @@ static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *
 		r->started_us = e->occurred_at_us - e->latency_us;
 	r->prompt_tokens = (int64_t)e->prompt_tokens;
 	r->completion_tokens = (int64_t)e->completion_tokens;
-	r->cost_microusd = e->cost_microusd;
+	r->cost_microusd = e->cost_microusd = row_cost(w, r, e);
 	r->latency_us = e->latency_us;
 	r->gpu_us = e->gpu_us;
 	r->energy_mj = e->energy_mj;
@@ -602,6 +616,7 @@ static bool slow_finish(struct work *w, struct ledger_row *r, const struct fact 
 static bool slow_start(struct work *w, struct ledger_row *r, const struct fact *start)
 {
 	struct fact final = { .event = row_event(w, r), .bytes = r->event };
+	int64_t cost = final.event ? row_cost(w, r, final.event) : 0;
 
 	w->counts.starts++;
 	r->state |= ROW_STARTED;
@@ -612,6 +627,7 @@ static bool slow_start(struct work *w, struct ledger_row *r, const struct fact *
 			return false;
 		w->n_finished--;      /* it was told when the FINAL came */
 	}
+	r->cost_microusd += final.event ? row_cost(w, r, final.event) - cost : 0;
 	return true;
 }
 

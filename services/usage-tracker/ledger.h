@@ -85,6 +85,10 @@ struct ledger_watch {
 void ledger_watch(struct ledger *, struct ledger_watch);
 
 int64_t ledger_row_time_us(const struct ledger_row *);    /* when it is booked */
+int64_t ledger_row_began_us(const struct ledger_row *);   /* when its attempt began, as well as the ledger knows: the time its price is of */
+
+/* Says what a finished attempt costs. Without one, and before, it costs what its event says. */
+void ledger_set_pricer(struct ledger *, int64_t (*cost)(void *, const Corral__UsageEvent *, int64_t began_us), void *arg);
 /* A request is counted by its row 0 or 1. Row 0 is of a request that met no backend: no attempt, and no latency unless a cache answered. */
 void ledger_row_sums(const struct ledger_row *, struct str status, struct sums *add_to, int sign);
 #endif

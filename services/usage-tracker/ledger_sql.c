@@ -11,6 +11,9 @@
 #define ROW_VALUES_4 ROW_VALUES "," ROW_VALUES "," ROW_VALUES "," ROW_VALUES
 #define ROW_VALUES_16 ROW_VALUES_4 "," ROW_VALUES_4 "," ROW_VALUES_4 "," ROW_VALUES_4
 #define SUMS_COLUMNS "attempts, requests, finished, ok, errors, cached, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj, latency"
+#define PRICE_COLUMNS \
+	"id, valid_from_us, provider, backend, model, machine, input_microusd, cached_input_microusd, output_microusd, gpu_hour_microusd, kwh_microusd, " \
+	"currency, set_by, set_at_us"
 #define DIM_COLUMNS "tenant, key_id, model, backend, provider, dialect, task_type, status"
 
 const char *const ledger_sql[L_STATEMENTS] = {
@@ -55,6 +58,9 @@ const char *const ledger_sql[L_STATEMENTS] = {
 			   "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (request_id, author) DO UPDATE SET at_us = ?4, rating = ?5, "
 			   "thumbs = ?6, success = ?7, tests_passed = ?8, tests_total = ?9, corrected_output = ?10, comment = ?11",
 	BUDGET_SQL
+
+	[L_PRICES_ALL] = "SELECT " PRICE_COLUMNS " FROM prices ORDER BY id",
+	[L_PRICE_ADD] = "INSERT INTO prices (" PRICE_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
 };
 
 const struct db_migration ledger_migrations[] = {
@@ -84,5 +90,10 @@ const struct db_migration ledger_migrations[] = {
 	     " thumbs INTEGER, success INTEGER, tests_passed BIGINT, tests_total BIGINT, corrected_output TEXT, comment TEXT,"
 	     " PRIMARY KEY (request_id, author)) WITHOUT ROWID;" },
 	{ 3, BUDGET_SCHEMA },
+	/* input, cached input and output: micro-dollars per million tokens; gpu_hour and kwh: micro-dollars. Rows are added and never changed. */
+	{ 4, "CREATE TABLE prices (id BIGINT PRIMARY KEY, valid_from_us BIGINT NOT NULL, provider TEXT NOT NULL, backend TEXT NOT NULL, model TEXT NOT NULL,"
+	     " machine INTEGER NOT NULL, input_microusd BIGINT NOT NULL, cached_input_microusd BIGINT NOT NULL, output_microusd BIGINT NOT NULL,"
+	     " gpu_hour_microusd BIGINT NOT NULL, kwh_microusd BIGINT NOT NULL, currency TEXT NOT NULL, set_by TEXT NOT NULL, set_at_us BIGINT NOT NULL,"
+	     " UNIQUE (provider, backend, model, machine, valid_from_us));" },
 	{ 0 }
 };

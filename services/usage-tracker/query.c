@@ -179,6 +179,7 @@ static Corral__UsageRow *row_of(struct report *r, const struct group *g, size_t 
 	row->requests = (uint64_t)s->requests;
 	row->attempts = (uint64_t)s->attempts;
 	row->errors = (uint64_t)s->errors;
+	row->finished = (uint64_t)s->finished;
 	row->prompt_tokens = (uint64_t)s->prompt_tokens;
 	row->completion_tokens = (uint64_t)s->completion_tokens;
 	row->cached_requests = (uint64_t)s->cached;

@@ -8,7 +8,9 @@
 #include "services/usage-tracker/feedback.h"
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
+#include "services/usage-tracker/prices.h"
 #include "services/usage-tracker/query.h"
+#include "services/usage-tracker/savings.h"
 #include "services/usage-tracker/speeds.h"
 
 struct usage_config { const char *db, *budget_time_zone; int64_t budget_in_doubt; };
@@ -44,6 +46,7 @@ struct usage_tracker {
 	struct ledger *ledger;
 	struct speeds *speeds;
 	struct budget_service *budgets;
+	struct prices *prices;
 	struct arena *mem;            /* of the question in hand */
 	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
 	Corral__Facts_Service facts;
@@ -199,6 +202,58 @@ static void on_feedback(Corral__UsageTracker_Service *rpc, const Corral__Feedbac
 	closure(&ack, data);
 }
 
+/* --- prices --- */
+
+static void on_put_price(Corral__UsageTracker_Service *rpc, const Corral__PutPriceRequest *q, Corral__PutPriceReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__PutPriceReply reply;
+	struct why why = { 0 };
+
+	if (!q->price)
+		rpc_fail(data, ERR_MALFORMED, "there is no price");
+	else if (prices_load(u->prices, &why) && prices_put(u->prices, q->price, wall_us(), u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
+static void on_prices(Corral__UsageTracker_Service *rpc, const Corral__PricesRequest *q, Corral__PricesReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__PricesReply reply;
+
+	prices_reply(u->prices, wall_us(), u->mem, &reply);
+	closure(&reply, data);
+	arena_reset(u->mem);
+}
+
+static void on_reprice(Corral__UsageTracker_Service *rpc, const Corral__RepriceRequest *q, Corral__RepriceReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__RepriceReply reply;
+	struct why why = { 0 };
+
+	if (prices_rebook(u->prices, u->ledger, q, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+}
+
+static void on_savings(Corral__UsageTracker_Service *rpc, const Corral__SavingsQuery *q, Corral__SavingsReport_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__SavingsReport reply;
+	struct why why = { 0 };
+
+	if (savings_query(u->ledger, u->prices, q, wall_us(), u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
 /* --- life --- */
 
 static enum err check(const void *config, struct why *why)
@@ -213,6 +268,7 @@ static void stop(struct svc *svc)
 	if (!u)
 		return;
 	budget_service_free(u->budgets);
+	prices_free(u->prices);
 	ledger_close(u->ledger);
 	speeds_free(u->speeds);
 	arena_free(u->mem);
@@ -230,6 +286,10 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	if (!u->ledger || !speeds_load(u->speeds, u->ledger, wall_us(), why))
 		return false;
 	ledger_on_finished(u->ledger, speeds_add, u->speeds);
+	u->prices = prices_new(ledger_db(u->ledger));
+	if (!prices_load(u->prices, why))
+		return false;
+	ledger_set_pricer(u->ledger, prices_cost, u->prices);
 	u->budgets = budget_service_new(u->svc, u->ledger, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
 					cfg->budget_in_doubt, why);
 	return u->budgets != NULL;
@@ -258,6 +318,10 @@ static void serve(struct usage_tracker *u)
 	u->rpc.attempts = on_attempts;
 	u->rpc.speeds = on_speeds;
 	u->rpc.feedback = on_feedback;
+	u->rpc.put_price = on_put_price;
+	u->rpc.prices = on_prices;
+	u->rpc.reprice = on_reprice;
+	u->rpc.savings = on_savings;
 	rpc_server_add(svc_rpc_server(u->svc), &u->facts.base);
 	rpc_server_add(svc_rpc_server(u->svc), &u->rpc.base);
 }

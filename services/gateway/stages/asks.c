@@ -125,11 +125,11 @@ static void usage_json(struct ask *a, const Corral__UsageQuery *q, const Corral_
 	jw_end(&jo);
 }
 
-/* RFC 4180; a leading = + - @ would be a formula to a spreadsheet, so such text is quoted with a leading apostrophe. */
+/* RFC 4180; a leading = + - @, tab or carriage return would be a formula to a spreadsheet, so such text is quoted with a leading apostrophe. */
 static void csv_text(struct buf *b, const char *s)
 {
 	buf_char(b, '"');
-	if (*s && strchr("=+-@", *s))
+	if (*s && strchr("=+-@\t\r", *s))
 		buf_char(b, '\'');
 	for (; *s; s++) {
 		if (*s == '"')
@@ -203,7 +203,8 @@ static enum step usage(struct req *r)
 	if (authorise(&r->who, STR("usage.read"), tenant, tenant, &why) != ERR_OK) {
 		req_fail_why(r, &why);
 	} else if (format.n && !str_eqz(format, "json") && !str_eqz(format, "csv")) {
-		req_fail(r, ERR_INVALID, "format is json or csv, not '" STR_FMT "'", STR_ARG(format));
+		err_field(&why, ERR_INVALID, "format", "format is json or csv, not '" STR_FMT "'", STR_ARG(format));
+		req_fail_why(r, &why);
 	} else if (read_groups(r, a, u, text) && ask_time(r, a, "from", &u->q.from_us) && ask_time(r, a, "to", &u->q.to_us)) {
 		u->csv = str_eqz(format, "csv");
 		return ask_send(a);

@@ -1,0 +1,159 @@
+"""Prices, what they make of the ledger, /usage as CSV, /savings; and the commands that show them."""
+import csv
+import io
+import json
+import os
+import subprocess
+
+import pytest
+
+from servers import ROOT, http
+from test_runs import until
+from test_runs import model, place                               # noqa: F401
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+PROGRAM = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+
+
+def put(corral, headers=None, **price):
+    status, _, text = http(corral.url + "/prices", price, "PUT", headers=headers or {})
+    return status, json.loads(text)
+
+
+def ask(corral, n=1):
+    before = corral.get("/usage")[2]["totals"]["attempts"]
+    for _ in range(n):
+        status, _, text = http(corral.url + "/v1/chat/completions", ASK)
+        assert status == 200, text
+    until(lambda: corral.get("/usage")[2]["totals"]["attempts"] == before + n)
+
+
+def key(corral, tenant, role):
+    assert http(f"{corral.url}/tenants/{tenant}", {}, "PUT")[0] in (200, 201)
+    status, _, made = corral.post("/keys", {"name": f"{tenant}-{role}", "tenant": tenant, "role": role})
+    assert status == 201, made
+    headers = {"Authorization": f"Bearer {made['secret']}"}
+    until(lambda: http(corral.url + "/api/version", headers=headers)[0] == 200)
+    return headers
+
+
+def totals(corral):
+    return corral.get("/usage")[2]["totals"]
+
+
+def test_a_price_counts_from_its_time_on(place, model):          # noqa: F811
+    corral = place()
+    ask(corral)
+    assert totals(corral)["cost_microusd"] == 0
+    assert put(corral, model="m", input_microusd=1_000_000_000, output_microusd=0)[0] == 201
+    assert totals(corral)["cost_microusd"] == 0                  # what was booked is not touched
+    ask(corral)
+    first = totals(corral)
+    tokens = first["prompt_tokens"] // 2
+    assert first["cost_microusd"] == tokens * 1000               # 1,000 micro-dollars each
+    assert put(corral, model="m", input_microusd=3_000_000_000, output_microusd=0)[0] == 201
+    ask(corral)
+    assert totals(corral)["cost_microusd"] == tokens * 4000
+    corral.kill()
+    corral = place()
+    ask(corral)
+    assert totals(corral)["cost_microusd"] == tokens * 7000      # a restart knows the price
+    day = corral.get("/prices")[2]["prices"][0]["valid_from"]
+    assert [(p["in_force"], p["input_microusd"]) for p in corral.get("/prices")[2]["prices"]] == [(False, 1_000_000_000), (True, 3_000_000_000)]
+    # learned late: from the day's beginning on it was another price; booked by a reprice
+    start = day[:10] + "T00:00:00Z"
+    assert put(corral, model="m*", input_microusd=1, output_microusd=1, valid_from=start)[0] == 201
+    assert put(corral, model="m", input_microusd=2_000_000_000, output_microusd=0, valid_from=start)[0] == 201
+    status, _, said = corral.post("/prices/reprice", {"from": start, "to": day})
+    assert (status, said["attempts"], said["changed"], said["before_microusd"], said["after_microusd"]) == (200, 1, 1, 0, tokens * 2000), said
+    assert totals(corral)["cost_microusd"] == tokens * 9000
+
+
+@pytest.mark.parametrize("price, status, field", [
+    ({"model": "m"}, 400, "input_microusd"), ({"model": "m", "input_microusd": 1}, 400, "output_microusd"),
+    ({"model": "m", "input_microusd": -1, "output_microusd": 1}, 422, "input_microusd"), ({"input_microusd": 1, "output_microusd": 1.5}, 400, "output_microusd"),
+    ({"input_microusd": 1, "output_microusd": 1, "kwh_microusd": 1}, 400, "gpu_hour_microusd"), ({"kwh_microusd": 1, "colour": "red"}, 400, "colour"),
+    ({"kwh_microusd": 1, "valid_from": "yesterday"}, 422, "valid_from"), ({"kwh_microusd": 1, "currency": "EUR"}, 422, "currency"),
+])
+def test_what_is_no_price(corral, price, status, field):
+    got, answer = put(corral, **price)
+    assert (got, answer["field"]) == (status, field), answer
+
+
+@pytest.mark.parametrize("path, status, field", [
+    ("/usage?group_by=colour", 422, "group_by"), ("/usage?format=xml", 422, "format"), ("/usage?from=yesterday", 422, "from"),
+    ("/usage?to=soon", 422, "to"), ("/savings", 400, "against"), ("/savings?against=nobody-has-this", 404, "against"),
+    ("/savings?against=m&month=2026-13", 422, "month"), ("/savings?against=m&month=now", 422, "month"),
+])
+def test_what_cannot_be_asked(corral, path, status, field):
+    got, _, answer = corral.get(path)
+    assert (got, answer["field"]) == (status, field), answer
+
+
+def test_the_same_scope_and_time_is_a_conflict(place, model):    # noqa: F811
+    corral = place()
+    price = dict(provider="acme", model="big", input_microusd=2_500_000, output_microusd=10_000_000, valid_from="2026-01-01")
+    assert put(corral, **price)[0] == 201
+    assert put(corral, **price)[0] == 200
+    status, answer = put(corral, **{**price, "output_microusd": 9})
+    assert (status, answer["error_code"]) == (409, "CONFLICT"), answer
+
+
+def test_who_may(place, model):                                  # noqa: F811
+    corral = place()
+    assert put(corral, model="big", input_microusd=1_000_000_000, output_microusd=1_000_000_000, valid_from="2026-01-01")[0] == 201
+    north, admin, auditor = key(corral, "north", "developer"), key(corral, "default", "admin"), key(corral, "default", "auditor")
+    assert put(corral, headers=north, kwh_microusd=1)[0] == 403
+    assert put(corral, headers=auditor, kwh_microusd=1)[0] == 403
+    assert put(corral, headers=admin, kwh_microusd=1)[0] == 201
+    ask(corral)                                                  # the default tenant's
+    def would(headers, more=""):
+        status, _, said = corral.get("/savings?against=big" + more, headers=headers)
+        return said["would_cost_microusd"] if status == 200 else status
+    assert would(north) == 0 and would(auditor) > 0 and would(auditor) == would(admin) == would(admin, "&tenant=default")
+    assert would(north, "&tenant=default") == 404
+
+
+def test_machines_cost_by_the_share_of_their_slots(place, model):    # noqa: F811
+    corral = place()
+    assert put(corral, backend="a", gpu_hour_microusd=3_600_000_000_000, kwh_microusd=0)[0] == 201      # 1,000 micro-dollars a microsecond
+    ask(corral, 3)
+    said = totals(corral)
+    assert said["gpu_s"] > 0
+    assert said["cost_microusd"] == round(said["gpu_s"] * 1e6) * 1000
+
+
+def test_csv_is_safe_for_spreadsheets(place, model):             # noqa: F811
+    corral = place()
+    for name in ('=1+1', '+a', '@b', '-c', 'say "hi", now'):
+        assert http(corral.url + "/v1/chat/completions", {**ASK, "model": name})[0] == 404
+        assert http(corral.url + "/api/ollama/inference", {"prompt": "x", "model": "m", "task_type": name})[0] == 200
+    until(lambda: corral.get("/usage")[2]["totals"]["requests"] >= 5)
+    status, headers, text = http(corral.url + "/usage?group_by=task_type,day&format=csv")
+    assert status == 200 and headers["Content-Type"] == "text/csv; charset=utf-8" and "\r\n" in text
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert rows and set(rows[0]) >= {"task_type", "day", "requests", "cost_microusd", "success_rate"}
+    assert not any(r["task_type"][:1] in "=+-@" and r["task_type"] for r in rows), rows
+    assert sum(int(r["requests"]) for r in rows) == totals(corral)["requests"]
+
+
+def test_the_commands(place, model):                             # noqa: F811
+    corral = place()
+
+    def cli(*words, status=0):
+        done = subprocess.run([PROGRAM, *words, "--url", corral.url], capture_output=True, text=True, timeout=60)
+        assert done.returncode == status, (done.stdout, done.stderr)
+        return done.stdout
+    assert "no prices" in cli("prices")
+    assert "reprice" in cli("prices", "set", "--model", "big", "--provider", "acme", "--input", "2.50", "--output", "10", "--from", "2026-01-01")
+    assert cli("prices", "set", "--backend", "a", "--gpu-hour", "1.80", "--kwh", "0.28").startswith("Set, from ")
+    shown = cli("prices")
+    assert "2.50" in shown and "10.00" in shown and "0.28" in shown and "in force" in shown
+    cli("prices", "set", "--input", "2,50", "--output", "1", status=2)
+    ask(corral, 2)
+    assert "2 requests" in cli("savings", "--against", "big")
+    assert json.loads(cli("savings", "--against", "big", "--json"))["local_requests"] == 2
+    assert "no price" in subprocess.run([PROGRAM, "savings", "--against", "huge", "--url", corral.url], capture_output=True, text=True, timeout=60).stderr
+    assert json.loads(cli("prices", "reprice", "--from", "2026-11-01", "--json"))["changed"] == 0
+    assert cli("usage", "--group-by", "day,model", "--csv").startswith("day,model,requests")
+    assert json.loads(cli("usage", "--group-by", "model", "--json"))["totals"]["requests"] == 2
