@@ -744,6 +744,37 @@ static void keys_are_listed(void **state)
 	assert_complains("is not Corral");
 }
 
+static const char tenants[] =
+	"{\"name\":\"acme\",\"tenants\":[{\"name\":\"acme\",\"display_name\":\"Acme\",\"limits\":{\"requests_per_minute\":600,\"tokens_per_minute\":0,\"concurrency\":0},"
+	"\"models\":[\"a*\"],\"suspended\":true,\"teams\":[\"red\"]}]}";
+
+static const char a_limited_key[] =
+	"{\"keys\":[{\"id\":\"other\",\"limits\":{\"requests_per_minute\":1}},{\"id\":\"YyvEAUi7ojPzci2n\",\"limits\":{\"requests_per_minute\":60,"
+	"\"tokens_per_minute\":500,\"concurrency\":0}}],\"next\":null,\"key\":{\"id\":\"YyvEAUi7ojPzci2n\",\"limits\":{\"requests_per_minute\":9,"
+	"\"tokens_per_minute\":0,\"concurrency\":4}}}";
+
+static void limits_are_changed_in_part(void **state)
+{
+	will_answer(200, a_limited_key);
+	assert_int_equal(corral("keys limit YyvEAUi7ojPzci2n"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /keys");
+	assert_string_equal(said, "YyvEAUi7ojPzci2n: 60 requests a minute, 500 tokens a minute\n");
+	assert_int_equal(corral("keys limit YyvEAUi7ojPzci2n --rpm 9 --concurrency=4"), EXIT_OK);
+	assert_string_equal(gw.asked, "PUT /keys/YyvEAUi7ojPzci2n");
+	assert_body("{\"limits\":{\"requests_per_minute\":9,\"tokens_per_minute\":500,\"concurrency\":4}}");
+	assert_string_equal(said, "YyvEAUi7ojPzci2n: 9 requests a minute, 4 requests at once\n");
+	assert_int_equal(corral("keys limit YyvEAUi7ojPzci2n --tokens-per-minute 0 --json"), EXIT_OK);
+	assert_body("{\"limits\":{\"requests_per_minute\":60,\"tokens_per_minute\":0,\"concurrency\":0}}");
+	assert_string_equal(said, "{\"id\":\"YyvEAUi7ojPzci2n\",\"limits\":{\"requests_per_minute\":9,\"tokens_per_minute\":0,\"concurrency\":4}}\n");
+	assert_int_equal(corral("keys limit nobody --rpm 9"), EXIT_FAILED);
+	assert_complains("there is no key 'nobody'");
+	will_answer(200, tenants);
+	assert_int_equal(corral("tenants limit acme --tpm 7"), EXIT_OK);
+	assert_string_equal(gw.asked, "PUT /tenants/acme");
+	assert_body("{\"display_name\":\"Acme\",\"models\":[\"a*\"],\"teams\":[\"red\"],\"suspended\":true,\"limits\":{\"requests_per_minute\":600,"
+		    "\"tokens_per_minute\":7,\"concurrency\":0}}");
+}
+
 /* People paste the whole key: its secret must not be in a path, and so in logs. */
 static void only_the_id_of_a_key_leaves(void **state)
 {
@@ -776,6 +807,8 @@ static void wrong_words_about_keys(void **state)
 		{ "keys list --role user", "does not take all of these options" }, { "keys create --overlap 3d", "does not take all" },
 		{ "keys create --role king", "there is no role 'king'" }, { "keys create --expires soon", "'soon' is no time" },
 		{ "keys create --concurrency many", "'many' is not a number" }, { "keys rotate x --overlap long", "'long' is no length of time" },
+		{ "keys limit", "needs the id" }, { "keys list --rpm 3", "does not take all" }, { "keys limit x --role user", "does not take all" },
+		{ "tenants limit acme", "say which limit" }, { "tenants limit acme --rpm 3 --suspend", "takes limits only" },
 		{ "tenants make", "not 'make'" }, { "tenants create", "needs a name" }, { "tenants set acme", "say what to set" },
 		{ "tenants list --suspend", "none of these options" }, { "tenants set acme --suspend --resume", "exclude each other" },
 		{ "audit check", "not 'check'" }, { "audit list --head 1:0", "are for audit verify" }, { "audit verify --actor x", "walks the whole log" },
@@ -787,10 +820,6 @@ static void wrong_words_about_keys(void **state)
 		assert_complains(cases[i].text);
 	}
 }
-
-static const char tenants[] =
-	"{\"name\":\"acme\",\"tenants\":[{\"name\":\"acme\",\"display_name\":\"Acme\",\"limits\":{\"requests_per_minute\":600,\"tokens_per_minute\":0,\"concurrency\":0},"
-	"\"models\":[\"a*\"],\"suspended\":true,\"teams\":[\"red\"]}]}";
 
 static void tenants_are_set_in_part(void **state)
 {
@@ -879,7 +908,7 @@ int main(void)
 		cmocka_unit_test(settings_are_read_back),
 		cmocka_unit_test(a_full_disk_is_a_failure),
 		cmocka_unit_test(a_key_is_printed_alone),
-		cmocka_unit_test(keys_are_listed),
+		cmocka_unit_test(keys_are_listed), cmocka_unit_test(limits_are_changed_in_part),
 		cmocka_unit_test(only_the_id_of_a_key_leaves),
 		cmocka_unit_test(a_generated_key_is_one),
 		cmocka_unit_test(wrong_words_about_keys),

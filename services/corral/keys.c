@@ -1,4 +1,4 @@
-/* keys.c - `corral keys`: make, list, replace and end keys; the first one without a running gateway (local.h). */
+/* keys.c - `corral keys`: make, list, limit, replace and end keys; the first one without a running gateway (local.h). */
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
 #include "common/policy/access_json.h"
@@ -23,9 +23,11 @@ static const struct flag flags[] = {
 	FLAG(O, models, 'm', "A,B", "create: only these models; * stands for any characters."),
 	FLAG(O, actions, 0, "A,B", "create: only these of the role's actions, as 'inference,models.read'."),
 	FLAG(O, networks, 0, "A,B", "create: only from these networks, as 10.0.0.0/8,2001:db8::/32."),
-	{ "requests_per_minute", 0, "N", offsetof(O, requests), "create: at most so many requests a minute." },
-	{ "tokens_per_minute", 0, "N", offsetof(O, tokens), "create: at most so many tokens a minute, of prompts and answers." },
-	FLAG(O, concurrency, 0, "N", "create: at most so many requests at once."),
+	{ "requests_per_minute", 0, "N", offsetof(O, requests), "create, limit: at most so many requests a minute; 0 = no limit." },
+	{ "rpm", 0, "N", offsetof(O, requests), "The same, for short." },
+	{ "tokens_per_minute", 0, "N", offsetof(O, tokens), "create, limit: at most so many tokens a minute, of prompts and answers; 0 = no limit." },
+	{ "tpm", 0, "N", offsetof(O, tokens), "The same, for short." },
+	FLAG(O, concurrency, 0, "N", "create, limit: at most so many requests at once; 0 = no limit."),
 	FLAG(O, overlap, 0, "TIME", "rotate: how long the old key goes on. Default: 24h; 0 ends it now."),
 	FLAG(O, all, 'a', NULL, "list: ended keys too."),
 	FLAG(O, state_dir, 0, "DIR", "create, when no gateway runs: where 'corral serve' keeps its state."),
@@ -97,10 +99,26 @@ static size_t words(struct cli *c, const char *list, char ***ret)
 	return at;
 }
 
+/* Those that are said take the place of what is there. */
+static bool limits_said(struct cli *c, const struct keys_opts *o, Corral__Limits *l)
+{
+	uint64_t requests, tokens, concurrency;
+
+	if (!number_ok(c, "requests-per-minute", o->requests, &requests) || !number_ok(c, "tokens-per-minute", o->tokens, &tokens) ||
+	    !number_ok(c, "concurrency", o->concurrency, &concurrency))
+		return false;
+	if (*o->requests)
+		l->requests_per_minute = requests;
+	if (*o->tokens)
+		l->tokens_per_minute = tokens;
+	if (*o->concurrency)
+		l->concurrency = concurrency > UINT32_MAX ? UINT32_MAX : (uint32_t)concurrency;
+	return true;
+}
+
 static bool wish(struct cli *c, const struct keys_opts *o, Corral__Key *k)
 {
 	Corral__Limits *l = arena_alloc(c->mem, sizeof(*l));
-	uint64_t concurrency;
 
 	corral__key__init(k);
 	corral__limits__init(l);
@@ -108,10 +126,8 @@ static bool wish(struct cli *c, const struct keys_opts *o, Corral__Key *k)
 		cli_usage(c, "--role: there is no role '%s'; there are owner, admin, operator, auditor, developer, user and service", o->role);
 		return false;
 	}
-	if (!end_of(c, o, &k->expires_at_us) || !number_ok(c, "requests-per-minute", o->requests, &l->requests_per_minute) ||
-	    !number_ok(c, "tokens-per-minute", o->tokens, &l->tokens_per_minute) || !number_ok(c, "concurrency", o->concurrency, &concurrency))
+	if (!end_of(c, o, &k->expires_at_us) || !limits_said(c, o, l))
 		return false;
-	l->concurrency = concurrency > UINT32_MAX ? UINT32_MAX : (uint32_t)concurrency;
 	if (l->requests_per_minute || l->tokens_per_minute || l->concurrency)
 		k->limits = l;
 	k->name = (char *)(c->n_args > 1 ? c->args[1] : "");
@@ -369,6 +385,108 @@ static int revoke(struct cli *c)
 	return EXIT_OK;
 }
 
+/* --- limit --- */
+
+static Corral__Limits limits_in(struct cli *c, const struct json *j, uint32_t key)
+{
+	Corral__Limits l = CORRAL__LIMITS__INIT;
+	uint32_t at = json_get(j, key, "limits");
+
+	l.requests_per_minute = at ? (uint64_t)get_int(j, at, "requests_per_minute") : 0;
+	l.tokens_per_minute = at ? (uint64_t)get_int(j, at, "tokens_per_minute") : 0;
+	l.concurrency = at ? (uint32_t)get_int(j, at, "concurrency") : 0;
+	return l;
+}
+
+/* The key with that id among those that the gateway lists, of which *ret is the page it is on; 0 and a status: it is not there. */
+static uint32_t key_listed(struct cli *c, struct str id, struct answer *ret, int *ret_status)
+{
+	const struct keys_opts any = { .tenant = "" };
+	const char *after = "";
+	uint32_t keys;
+
+	do {
+		*ret_status = cli_ask(c, "GET", list_path(c, &any, after), STR(""), ret);
+		keys = *ret_status ? 0 : json_get(&ret->doc, 0, "keys");
+		if (!*ret_status && !keys)
+			*ret_status = cli_answer_failed(c, ret);
+		for (uint32_t k = keys ? json_first(&ret->doc, keys) : 0; k; k = json_next(&ret->doc, keys, k))
+			if (str_eq(get_str(c, &ret->doc, k, "id"), id))
+				return k;
+		after = *ret_status ? "" : get_z(c, &ret->doc, 0, "next");
+	} while (*after);
+	if (!*ret_status)
+		*ret_status = cli_fail(c, EXIT_FAILED, "there is no key '" STR_FMT "' that is good", STR_ARG(id));
+	return 0;
+}
+
+static void add_limit(struct buf *b, uint64_t n, const char *what)
+{
+	if (n)
+		buf_printf(b, "%s%llu %s", b->n ? ", " : "", (unsigned long long)n, what);
+}
+
+static int print_limits(struct cli *c, const char *id, const Corral__Limits *l)
+{
+	struct buf b = { 0 };
+
+	add_limit(&b, l->requests_per_minute, "requests a minute");
+	add_limit(&b, l->tokens_per_minute, "tokens a minute");
+	add_limit(&b, l->concurrency, "requests at once");
+	fprintf(c->out, "%s: %s\n", id, b.n ? buf_z(&b) : "no limits");
+	buf_free(&b);
+	return EXIT_OK;
+}
+
+static struct str limits_body(struct cli *c, const Corral__Limits *l)
+{
+	struct buf b = { 0 };
+	struct json_out jo;
+	struct str s;
+
+	json_begin(&jo, &b);
+	jw_obj(&jo);
+	json_limits_member(&jo, l);
+	json_done(&jo);
+	s = arena_str(c->mem, buf_as_str(&b));
+	buf_free(&b);
+	return s;
+}
+
+/* What is not said stays as it is; with nothing said it shows what there is. */
+static int limit(struct cli *c, const struct keys_opts *o)
+{
+	bool change = *o->requests || *o->tokens || *o->concurrency;
+	struct str id = str_of(c->args[1]), of_secret;
+	struct answer a;
+	Corral__Limits l;
+	uint32_t key;
+	int status;
+
+	if (apikey_parse(id, &of_secret))
+		id = of_secret;
+	key = key_listed(c, id, &a, &status);
+	if (!key)
+		return status;
+	l = limits_in(c, &a.doc, key);
+	if (!limits_said(c, o, &l))
+		return EXIT_USAGE;
+	if (change) {
+		status = cli_ask(c, "PUT", key_path(c, ""), limits_body(c, &l), &a);
+		key = status ? 0 : json_get(&a.doc, 0, "key");
+		if (!key)
+			return status ? status : cli_answer_failed(c, &a);
+		l = limits_in(c, &a.doc, key);
+	}
+	if (c->json) {
+		struct str body = limits_body(c, &l);
+
+		fprintf(c->out, "{\"id\":\"" STR_FMT "\"," STR_FMT "\n", STR_ARG(id), STR_ARG(str_from(body, 1)));
+		return EXIT_OK;
+	}
+	return print_limits(c, arena_str(c->mem, id).p, &l);
+}
+
 /* --- the command --- */
 
 static bool is(struct cli *c, const char *word) { return c->n_args && strcmp(c->args[0], word) == 0; }
@@ -376,9 +494,9 @@ static bool is(struct cli *c, const char *word) { return c->n_args && strcmp(c->
 /* Options of another of the words would be ignored in silence. */
 static bool options_fit(struct cli *c, const struct keys_opts *o)
 {
-	bool create_only = *o->role || *o->team || *o->user || *o->expires || *o->models || *o->actions || *o->networks || *o->requests || *o->tokens ||
-			   *o->concurrency || *o->state_dir || *o->config;
-	bool wrong = (create_only && !is(c, "create")) || (*o->tenant && !is(c, "create") && !is(c, "list")) || (*o->overlap && !is(c, "rotate")) ||
+	bool create_only = *o->role || *o->team || *o->user || *o->expires || *o->models || *o->actions || *o->networks || *o->state_dir || *o->config;
+	bool limits = *o->requests || *o->tokens || *o->concurrency;
+	bool wrong = (create_only && !is(c, "create")) || (limits && !is(c, "create") && !is(c, "limit")) || (*o->tenant && !is(c, "create") && !is(c, "list")) || (*o->overlap && !is(c, "rotate")) ||
 		     (o->all && !is(c, "list"));
 
 	if (wrong)
@@ -391,7 +509,7 @@ static int run(struct cli *c)
 	const struct keys_opts *o = c->opts;
 
 	if (!c->n_args)
-		return cli_usage(c, "say what to do with keys: create, list, rotate, revoke or generate");
+		return cli_usage(c, "say what to do with keys: create, list, limit, rotate, revoke or generate");
 	if (!options_fit(c, o))
 		return EXIT_USAGE;
 	if (is(c, "create"))
@@ -400,25 +518,29 @@ static int run(struct cli *c)
 		return is(c, "list") ? list(c, o) : generate(c);
 	if ((is(c, "rotate") || is(c, "revoke")) && c->n_args == 2)
 		return is(c, "rotate") ? rotate(c, o) : revoke(c);
-	if (is(c, "rotate") || is(c, "revoke"))
+	if (is(c, "limit") && c->n_args == 2)
+		return limit(c, o);
+	if (is(c, "rotate") || is(c, "revoke") || is(c, "limit"))
 		return cli_usage(c, "keys %s needs the id of a key", c->args[0]);
 	if (c->n_args > 1)
 		return cli_usage(c, "'%s' is one word too many", c->args[1]);
-	return cli_usage(c, "keys knows create, list, rotate, revoke and generate, not '%s'", c->args[0]);
+	return cli_usage(c, "keys knows create, list, limit, rotate, revoke and generate, not '%s'", c->args[0]);
 }
 
 const struct command cmd_keys = {
-	.name = "keys", .args = "create [NAME] | list | rotate ID | revoke ID | generate", .summary = "Make, list, replace and end API keys.",
+	.name = "keys", .args = "create [NAME] | list | limit ID | rotate ID | revoke ID | generate", .summary = "Make, list, limit, replace and end API keys.",
 	.flags = flags, .opts_size = sizeof(struct keys_opts), .max_args = 2, .run = run,
 	.text = "create prints the key alone on the output, this once; only a hash of it is kept. While no gateway runs on this machine it makes the key in the "
 		"store itself: a gateway that other machines can reach does not start before there is one.\n"
 		"A key is no stronger than the one that makes it. rotate makes a new key with all that the old one has and lets the old one go on for the overlap. "
 		"revoke is in force everywhere within seconds.\n"
+		"limit changes the limits that are said and leaves the others; without one it shows them. In force within seconds, on open connections too.\n"
 		"generate prints a key that nobody knows yet, for the file of bootstrap_key_file (CORRAL_BOOTSTRAP_KEY_FILE).",
 	.examples = (const struct example[]){
 		{ "corral keys create --role owner me", "The first key." },
 		{ "corral keys create ci --expires 90d --models 'small-*' --requests-per-minute 60", "One for a program, narrow and for a while." },
 		{ "corral keys list --all", "Also those that have ended." },
+		{ "corral keys limit ID --rpm 60 --tpm 20000", "Other limits; --rpm 0 takes one away." },
 		{ "corral keys rotate ID --overlap 7d", "A new one; the old one goes on for a week." },
 		{ "corral keys generate >key && CORRAL_BOOTSTRAP_KEY_FILE=key corral serve", "Where the first key has to be there before the program." },
 		{ 0 } },

@@ -14,7 +14,9 @@ static const struct flag flags[] = {
 	FLAG(O, models, 'm', "A,B", "Only these models, of all its keys; * stands for any characters; '-' = all models."),
 	FLAG(O, teams, 0, "A,B", "Its teams; '-' = none."),
 	{ "requests_per_minute", 0, "N", offsetof(O, requests), "At most so many requests a minute, of all its keys together; 0 = no limit." },
+	{ "rpm", 0, "N", offsetof(O, requests), "The same, for short." },
 	{ "tokens_per_minute", 0, "N", offsetof(O, tokens), "At most so many tokens a minute; 0 = no limit." },
+	{ "tpm", 0, "N", offsetof(O, tokens), "The same, for short." },
 	FLAG(O, concurrency, 0, "N", "At most so many requests at once; 0 = no limit."),
 	FLAG(O, suspend, 0, NULL, "set: its keys are refused until --resume."),
 	FLAG(O, resume, 0, NULL, "set: its keys are good again."),
@@ -195,19 +197,30 @@ static int drop(struct cli *c)
 
 /* --- the command --- */
 
+static bool says_limits(const struct tenants_opts *o) { return *o->requests || *o->tokens || *o->concurrency; }
+
 static bool says_something(const struct tenants_opts *o)
 {
-	return *o->display_name || *o->models || *o->teams || *o->requests || *o->tokens || *o->concurrency || o->suspend || o->resume;
+	return *o->display_name || *o->models || *o->teams || says_limits(o) || o->suspend || o->resume;
+}
+
+/* 'limit' is 'set' with limits only. */
+static int limit(struct cli *c, const struct tenants_opts *o)
+{
+	if (*o->display_name || *o->models || *o->teams || o->suspend || o->resume)
+		return cli_usage(c, "tenants limit takes limits only; the rest is for tenants set");
+	return says_limits(o) ? put(c, o, false) : cli_usage(c, "say which limit: --requests-per-minute, --tokens-per-minute or --concurrency");
 }
 
 static int run(struct cli *c)
 {
 	const struct tenants_opts *o = c->opts;
 	const char *word = c->n_args ? c->args[0] : "list";
-	bool change = strcmp(word, "create") == 0 || strcmp(word, "set") == 0, remove = strcmp(word, "delete") == 0;
+	bool limits = strcmp(word, "limit") == 0;
+	bool change = strcmp(word, "create") == 0 || strcmp(word, "set") == 0 || limits, remove = strcmp(word, "delete") == 0;
 
 	if (!change && !remove && strcmp(word, "list") != 0)
-		return cli_usage(c, "tenants knows list, create, set and delete, not '%s'", word);
+		return cli_usage(c, "tenants knows list, create, set, limit and delete, not '%s'", word);
 	if (!change && says_something(o))
 		return cli_usage(c, "tenants %s takes none of these options", word);
 	if (!change && !remove)
@@ -216,6 +229,8 @@ static int run(struct cli *c)
 		return cli_usage(c, "tenants %s needs a name", word);
 	if (remove)
 		return drop(c);
+	if (limits)
+		return limit(c, o);
 	if (o->suspend && o->resume)
 		return cli_usage(c, "--suspend and --resume exclude each other");
 	if (strcmp(word, "set") == 0 && !says_something(o))
@@ -224,13 +239,14 @@ static int run(struct cli *c)
 }
 
 const struct command cmd_tenants = {
-	.name = "tenants", .args = "[list] | create NAME | set NAME | delete NAME", .summary = "List, make, change and delete tenants.",
+	.name = "tenants", .args = "[list] | create NAME | set NAME | limit NAME | delete NAME", .summary = "List, make, change and delete tenants.",
 	.flags = flags, .opts_size = sizeof(struct tenants_opts), .max_args = 2, .run = run,
 	.text = "A tenant is who pays: its keys, its limits, its part of the ledger. Limits are for all its keys together. set changes what is said and leaves "
-		"the rest. A tenant with keys is not deleted; suspend it, or revoke them first.",
+		"the rest; limit is set for limits alone. A tenant with keys is not deleted; suspend it, or revoke them first.",
 	.examples = (const struct example[]){
 		{ "corral tenants create acme --display-name 'Acme Ltd.' --requests-per-minute 600", "A new one." },
 		{ "corral tenants set acme --models 'small-*,embed-*' --concurrency 8", "What it may use." },
+		{ "corral tenants limit acme --rpm 600 --tpm 0", "Other limits; 0 takes one away, what is not said stays." },
 		{ "corral tenants set acme --suspend", "Its keys are refused within seconds." },
 		{ 0 } },
 };

@@ -143,6 +143,11 @@ def test_keys_through_a_gateway(tmp_path):
         assert "may do more" in call("keys", "create", "--role", "owner", key=admin, status=1).stderr
         listed = json.loads(call("keys", "list", "--json", key=admin).stdout)["keys"]
         assert {(k["name"], k["tenant"]) for k in listed} == {("admin", "acme"), ("ci", "acme")}
+        call("tenants", "limit", "acme", "--rpm", "500")
+        assert re.search(r"^acme +active +500 +- +4 +all +red", call("tenants").stdout, re.M)
+        assert "60 requests a minute, 3 requests at once" in call("keys", "limit", ci, "--rpm", "60", "--concurrency", "3", key=admin).stdout
+        assert json.loads(call("keys", "limit", ci, "--rpm", "0", "--json").stdout)["limits"] == {"requests_per_minute": 0, "tokens_per_minute": 0, "concurrency": 3}
+        assert call("keys", "limit", ci).stdout == f"{ci[10:26]}: 3 requests at once\n"
         after = call("keys", "rotate", ci, "--overlap", "1h", key=admin).stdout.strip()
         for key in ci, after:
             call("models", key=key)
@@ -154,7 +159,7 @@ def test_keys_through_a_gateway(tmp_path):
         call("models", key=after)
         entries = json.loads(call("audit", "--json", key=admin).stdout)["entries"]
         assert [(e["action"], e["outcome"]) for e in entries if e["action"].startswith("keys.")][:5] == [
-            ("keys.create", "ok"), ("keys.create", "ok"), ("keys.create", "refused"), ("keys.rotate", "ok"), ("keys.revoke", "ok")]
+            ("keys.create", "ok"), ("keys.create", "ok"), ("keys.create", "refused"), ("keys.limit", "ok"), ("keys.limit", "ok")]
         head = f"{entries[1]['seq']}:{entries[1]['hash']}"
         assert "is whole" in call("audit", "verify", "--head", head).stdout
         assert "was remembered" in call("audit", "verify", "--head", head.replace(":", "0:", 1), status=1).stdout
