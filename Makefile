@@ -158,6 +158,9 @@ $(BUILD)/fuzz/registry_answers: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 $(BUILD)/fuzz/run_input: $(BUILD)/obj-fuzz/services/gateway/run_input.o
 $(BUILD)/fuzz/run_input: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 
+$(BUILD)/fuzz/recall_entry: $(BUILD)/obj-fuzz/services/gateway/recall_entry.o
+$(BUILD)/fuzz/recall_entry: LIBS := $(BUILD)/libfuzz.a $(LIBS)
+
 $(BUILD)/fuzz/tar: $(BUILD)/obj-fuzz/services/corral/tar.o
 $(BUILD)/fuzz/tar: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 

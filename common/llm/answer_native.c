@@ -64,7 +64,7 @@ static void write_figures(struct llm_relay *r, const struct llm_extra *x, struct
 	milliseconds(jo, "latency_ms", x->latency_us);
 	milliseconds(jo, "ttft_ms", x->ttft_us);
 	jw_kv_i64(jo, "cost_microusd", x->cost_microusd);
-	jw_kv_bool(jo, "cached", false);
+	jw_kv_bool(jo, "cached", x->cached);
 	word(jo, "task_type", x->task_type);
 	word(jo, "complexity", x->complexity);
 	word(jo, "language", x->language);

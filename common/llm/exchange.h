@@ -117,6 +117,7 @@ struct llm_extra {
 	uint32_t context_size;
 	double confidence;
 	int64_t latency_us, ttft_us, cost_microusd;
+	bool cached;                  /* given again */
 };
 
 struct llm_relay *llm_relay_new(struct arena *, const struct llm_in *, const struct llm_plan *, const struct llm_target *);

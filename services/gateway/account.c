@@ -7,6 +7,7 @@
 #include "common/data/log.h"
 #include "events.pb-c.h"
 #include "services/gateway/decision_pack.h"
+#include "services/gateway/recall.h"
 #include "services/gateway/usage_pack.h"
 
 static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryData){ sizeof(u->b), u->b }; }
@@ -241,8 +242,10 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.error_code = code == ERR_OK ? (char *)"" : (char *)err_name(code);
 	e.http_status = (uint32_t)r->status;
 	fill_usage(r, &e);
-	r->spent_tokens += e.prompt_tokens + e.completion_tokens;
+	if (!recall_is_hit(r))            /* what is given again takes nothing from a limit */
+		r->spent_tokens += e.prompt_tokens + e.completion_tokens;
 	e.response_bytes = t->bytes;
+	e.cached = recall_is_hit(r);
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
 	e.gpu_us = t->number ? gpu_us(r, now) : 0;
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;

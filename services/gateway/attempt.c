@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/account.h"
+#include "services/gateway/recall.h"
 
 enum { HEARD_STEP_US = 50000, HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
 
@@ -208,7 +209,7 @@ static const char *alternatives(struct req *r)
 	return arena_fmt(r->mem, STR_FMT "]", STR_ARG(s)).p;
 }
 
-static struct llm_extra extra_of(struct req *r)
+struct llm_extra attempt_extra(struct req *r)
 {
 	struct llm_extra e = {
 		.backend = str_of(req_backend_name(r)), .task_type = str_of(r->features.task_type),
@@ -301,6 +302,7 @@ static void on_data(struct http_call *call, struct str data, void *arg)
 		no_room(r, call);
 		return;
 	}
+	recall_record(r, data);
 	step = llm_relay_data(r->try.relay, data, &r->out, &why);
 	if (step == LLM_FAILED) {
 		push(r);
@@ -323,6 +325,7 @@ static void tell_of_a_cut(struct req *r)
 	if (!u->reported || !u->prompt_tokens || !context || r->in.op == LLM_EMBED || (r->in.needs & LLM_CAP_VISION) || r->in.prompt_tokens_est <= context ||
 	    u->prompt_tokens * 3 >= r->in.prompt_tokens_est)
 		return;
+	recall_spoil(r);
 	series_inc(metrics_series(r->worker->gw->metrics, M_CUT, req_model_name(r), req_backend_name(r)));
 	LOG_WARN("a backend has cut a prompt", LOG_S("request_id", r->id_text), LOG_S("model", req_model_name(r)), LOG_S("backend", req_backend_name(r)),
 		 LOG_I("tokens_read", (int64_t)u->prompt_tokens), LOG_I("tokens_sent_about", r->in.prompt_tokens_est), LOG_I("context", context));
@@ -345,7 +348,7 @@ static void on_end(struct http_call *call, void *arg)
 {
 	struct req *r = arg;
 	struct why why = { 0 };
-	struct llm_extra extra = extra_of(r);
+	struct llm_extra extra = attempt_extra(r);
 
 	(void)call;
 	r->try.call = NULL;
@@ -358,6 +361,7 @@ static void on_end(struct http_call *call, void *arg)
 	note_progress(r);
 	r->status = 200;
 	tell_of_a_cut(r);
+	recall_keep(r);
 	settle(r, V_OK, "ok", ERR_OK, "");        /* in the spool before the client sees the end */
 	if (!r->x) {
 		req_resume(r, STEP_DONE);
@@ -418,7 +422,7 @@ static struct str spelled(const struct req *r, uint16_t model)
 	return r->model == model && !r->alias ? r->in.model : r->world->cat.models[model].name;
 }
 
-static struct llm_target target_of(struct req *r, uint16_t replica)
+struct llm_target attempt_target(struct req *r, uint16_t replica)
 {
 	const struct cat_replica *cr = &r->world->cat.replicas[replica];
 
@@ -458,7 +462,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	const struct gateway_config *cfg = r->worker->gw->cfg;
 	const struct world_backend *b = &r->world->backends[r->world->cat.replicas[replica].backend];
 	struct http_pool *pool = worker_pool(r->worker, &b->url);
-	struct llm_target target = target_of(r, replica);
+	struct llm_target target = attempt_target(r, replica);
 	struct http_call_opts opts = { .connect_ms = cfg->connect_timeout, .first_byte_ms = cfg->first_byte_timeout,
 		.idle_ms = cfg->idle_timeout, .deadline_us = r->deadline_us };
 	uint32_t number = t->number + 1;
@@ -482,6 +486,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	if (t->plan.ignored.n && http_value_ok(t->plan.ignored) && t->plan.ignored.n < 1024)
 		r->extra_headers = arena_fmt(r->mem, "X-Corral-Ignored: " STR_FMT "\r\n", STR_ARG(t->plan.ignored));
 	t->relay = llm_relay_new(r->mem, &r->in, &t->plan, &target);
+	recall_begin(r);
 	t->call = http_call_start(pool, http_call_head(r->mem, pool, "POST", str_of(t->plan.path), call_headers(r), true, t->plan.length),
 				  t->plan.parts, t->plan.n_parts, &opts, &ops, r);
 	return STEP_WAIT;

@@ -8,6 +8,9 @@ enum step attempt_start(struct req *, struct replica_state *slot, uint16_t repli
 void attempt_close(struct req *);
 /* The client left: true when the call goes on for the model's sake, until the load is done. */
 bool attempt_orphan(struct req *);
+/* What a backend that is asked by this request is told and says; what a native answer shows of it. */
+struct llm_target attempt_target(struct req *, uint16_t replica);
+struct llm_extra attempt_extra(struct req *);
 /* The worker's sweep: silence, deadlines. */
 void attempt_tick(struct req *, int64_t now_us);
 #endif

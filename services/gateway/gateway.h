@@ -31,6 +31,7 @@ struct certificate;
 struct door;
 struct key_uses;
 struct limit_share;
+struct recall;
 struct runs;
 struct trail;
 struct worker;
@@ -57,6 +58,9 @@ struct gateway_config {
 	struct opt_list allowed_hosts, cors_origins;
 	int64_t checkpoint, heartbeat;
 	int64_t spool_segment, spool_max;
+	const char *cache, *master_key_file;
+	int64_t cache_size, cache_entry_max, cache_ttl, cache_lookup;
+	bool cache_undigested;
 	const char *runs_db;
 	int64_t runs_keep, runs_max, runs_parallel, runs_queue_max;
 };
@@ -65,7 +69,8 @@ enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_CUT, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
 	M_HELD, M_TLS_ENDS, M_LIMITED, M_AUDIT_LOST, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS,
-	M_RUNS, M_RUNS_HELD, M_RUNS_BYTES, M_COUNT
+	M_RUNS, M_RUNS_HELD, M_RUNS_BYTES,
+	M_CACHE_HITS, M_CACHE_MISSES, M_CACHE_BYPASSED, M_CACHE_STORED, M_CACHE_SECONDS, M_CACHE_BYTES, M_CACHE_ENTRIES, M_CACHE_EVICTIONS, M_CACHE_TROUBLE, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -84,6 +89,7 @@ struct gateway {
 	struct replica_table *replicas;
 	struct lease *lease;          /* how many slots of each are ours */
 	struct sticky *sticky;
+	struct recall *recall;        /* answers that may be given again; NULL = the cache is off */
 	struct budget held;           /* what bodies and whole answers of all workers hold */
 	struct snapshot_sub *models_sub, *policy_sub;
 	struct snapshot_id models_id, policy_id;

@@ -11,6 +11,7 @@
 #include "services/gateway/attempt.h"
 #include "services/gateway/cors.h"
 #include "services/gateway/passage.h"
+#include "services/gateway/recall.h"
 #include "services/gateway/limits.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/trail.h"
@@ -23,7 +24,7 @@ int64_t req_now(const struct req *r) { return loop_now_us(r->worker->loop); }
 
 const char *req_model_name(const struct req *r)
 {
-	return r->pick.n_ranked && r->try.number ? r->world->cat.replicas[r->try.replica].pb->model : "";
+	return r->pick.n_ranked && (r->try.number || recall_is_hit(r)) ? r->world->cat.replicas[r->try.replica].pb->model : "";
 }
 
 const char *req_backend_name(const struct req *r)
@@ -169,8 +170,10 @@ struct str req_headers(struct req *r, const char *content_type)
 		buf_addz(&b, "\r\nX-Corral-Reason: ");
 		buf_addz(&b, r->picked_reason);
 	}
-	if (r->try.number) {              /* no cache was asked, and a local model has no price */
-		buf_addz(&b, "\r\nX-Corral-Cache: bypass\r\nX-Corral-Attempts: ");
+	if (r->try.number || recall_is_hit(r)) {
+		buf_addz(&b, "\r\nX-Corral-Cache: ");
+		buf_addz(&b, recall_word(r));
+		buf_addz(&b, "\r\nX-Corral-Attempts: ");
 		buf_u64(&b, r->try.number);
 		if (!r->in.stream)
 			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: 0");
@@ -350,6 +353,7 @@ static void req_end(struct req *r)
 	if (r->ended)
 		return;
 	r->ended = true;
+	recall_end(r);
 	if (r->waiting)
 		queue_leave(r->waiting);
 	r->waiting = NULL;
@@ -442,8 +446,10 @@ void req_gone(struct http_xchg *x, const char *why)
 	if (r->err.code == ERR_OK)
 		err_set(&r->err, ERR_CLIENT_GONE, "the client left: %s", why);
 	r->status = 499;
-	if (attempt_orphan(r))
+	if (attempt_orphan(r)) {
+		recall_end(r);            /* whoever waits for the same answer asks for it now */
 		return;                   /* the backend is loading the model for it: that is let finish */
+	}
 	req_end(r);
 }
 

@@ -12,6 +12,7 @@
 #include "services/gateway/world.h"
 
 struct admission;
+struct recollection;
 struct run_exec;
 
 /* What a stage answers: go on; wait (the stage will call req_resume); the answer was sent; it failed (req_fail was called); try another
@@ -99,6 +100,7 @@ struct req {
 	struct load *pick_load;       /* theirs, as it saw it */
 	char picked_reason[16];
 
+	struct recollection *recall;  /* set by cache, see recall.h; NULL = the cache is off, or not asked yet */
 	struct replica_state *slot;   /* set by queue, taken over by dispatch */
 	uint32_t probe;               /* with it: the breaker's ticket */
 	struct waiter *waiting;       /* set by queue while it waits */

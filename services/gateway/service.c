@@ -13,6 +13,7 @@
 #include "services/gateway/key_uses.h"
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
+#include "services/gateway/recall.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/run_store.h"
 #include "services/gateway/limit_share.h"
@@ -62,6 +63,16 @@ static const struct opt options[] = {
 	OPT(C, DURATION, checkpoint, "1s", "How often the tokens of a running stream are noted, for a restart after a crash.", .min = 10, .max = 60000, .live = true),
 	OPT(C, BYTES, spool_segment, "16m", "Size of one file of the spool; room on disk is taken in this step, for each worker.", .min = 64 << 10, .max = 1 << 30),
 	OPT(C, BYTES, spool_max, "4g", "Most that may wait in a worker's spool for the ledger; then requests are refused with 503.", .min = 1 << 20, .max = INT64_C(1) << 50),
+	OPT(C, STRING, cache, "memory:", "Where answers are kept that may be given again: memory: is in this process; sqlite:PATH a file, for one node; redis://[user:password@]host[:port][/db] "
+					 "or redis+unix:///PATH?db=N what several gateways share, with the memory in front; off.", .aliases = "OLLAMA_CACHE_ENABLED"),
+	OPT(C, BYTES, cache_size, "256m", "Most that answers kept in memory may hold; no single one more than 1/64 of it.", .min = 1 << 20, .max = INT64_C(1) << 50),
+	OPT(C, BYTES, cache_entry_max, "1m", "Longest answer, as the backend sends it, that is kept.", .min = 1024, .max = 64 << 20, .live = true),
+	OPT(C, DURATION, cache_ttl, "24h", "How long an answer is kept, unless its request says otherwise.", .min = 1000, .max = 30LL * 86400000, .live = true),
+	OPT(C, DURATION, cache_lookup, "2ms", "Longest wait for a file or a Redis; then the request goes on without it.", .min = 1, .max = 1000),
+	OPT(C, BOOL, cache_undigested, "no", "Keeps also answers of backends that tell no digest of their models (llama.cpp, vLLM): such a model is known by its backend, name and sizes, and "
+					     "another one put in its place with the same is taken for it. Requests that ask for caching need no such leave.", .live = true),
+	OPT(C, STRING, master_key_file, "", "File with the installation's secret, at least 32 bytes. The names of kept answers are made from it: gateways that share a Redis need the same. "
+					    "Empty = a secret of its own, cache.key in the service's state directory."),
 	OPT(C, STRING, runs_db, "", "Database of the jobs of /run, sqlite:PATH; empty = runs.db in the service's state directory. Gateways on one database answer for "
 	    "each other's jobs. ?sync=full behind the path makes an accepted job survive a power cut too."),
 	OPT(C, DURATION, runs_keep, "1h", "How long the result of a job is kept after its end.", .min = 1000, .max = 366 * 86400000LL, .live = true),
@@ -72,6 +83,8 @@ static const struct opt options[] = {
 	OPT_END
 };
 #undef C
+
+static const double cache_seconds[] = { 0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.002, 0.003, 0.005, 0.01, 0.03, 0.1, 1, 0 };
 
 const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_REQUESTS] = { METRIC_COUNTER, "requests_total", "Requests by dialect and HTTP status; 499 = the client left.", "dialect,status" },
@@ -105,6 +118,17 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_RUNS] = { METRIC_COUNTER, "runs_total", "Jobs of /run that ended, by state.", "state" },
 	[M_RUNS_HELD] = { METRIC_GAUGE, "runs", "Jobs of /run that are kept: waiting, running, ended.", "state" },
 	[M_RUNS_BYTES] = { METRIC_GAUGE, "runs_bytes", "What jobs and their results hold on disk.", "" },
+	[M_CACHE_HITS] = { METRIC_COUNTER, "cache_hits_total", "Answers given again: kept from before, or shared by requests that asked at once.", "from" },
+	[M_CACHE_MISSES] = { METRIC_COUNTER, "cache_misses_total", "Requests whose answer might have been kept and was not.", "" },
+	[M_CACHE_BYPASSED] = { METRIC_COUNTER, "cache_bypassed_total", "Requests that were not looked up: asked (by the client), sampling (neither temperature 0 nor a seed), tools, digest (the model has none), "
+							       "nothing_asked, not_sent.", "reason" },
+	[M_CACHE_STORED] = { METRIC_COUNTER, "cache_stored_total", "Answers that were kept.", "" },
+	[M_CACHE_SECONDS] = { METRIC_HISTOGRAM, "cache_lookup_seconds", "Time to find out whether an answer is kept.", "", cache_seconds },
+	[M_CACHE_BYTES] = { METRIC_GAUGE, "cache_bytes", "Memory of kept answers.", "" },
+	[M_CACHE_ENTRIES] = { METRIC_GAUGE, "cache_entries", "Answers kept in memory.", "" },
+	[M_CACHE_EVICTIONS] = { METRIC_COUNTER, "cache_evictions_total", "Answers that left memory to make room.", "" },
+	[M_CACHE_TROUBLE] = { METRIC_COUNTER, "cache_trouble_total", "Of the file or the Redis behind the memory: late (not in time), broken (connection, error), resting (not asked for being late or away), "
+							     "dropped (not stored), foreign (bytes that are no answer to this question).", "kind" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 
@@ -122,6 +146,10 @@ static enum err check(const void *config, struct why *why)
 		return err_field(why, ERR_INVALID, "listen", "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", c->listen);
 	if (certificate_check(c, why))
 		return why->code;
+	if (!recall_url_check(c->cache, why)) {
+		(void)str_copy(why->field, sizeof(why->field), STR("cache"));
+		return why->code;
+	}
 	return door_check(c, why);
 }
 
@@ -206,6 +234,7 @@ static void sweep(struct loop_timer *t)
 	ask_models_came(g);               /* for those that have waited too long */
 	certificate_sweep(g->certificate);
 	outbox_sweep(g->outbox);
+	recall_sweep(g);
 	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(index, sizeof(index), "%u", i);
@@ -274,6 +303,7 @@ static void stop(struct svc *s)
 	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
+	recall_close(g);
 	trail_free(g->trail);
 	key_uses_free(g->key_uses);
 	door_free(g->door);
@@ -312,7 +342,7 @@ static bool start(struct svc *s, struct why *why)
 	g->door = door_new(g);
 	g->spool_base = outbox_free_base(g);
 	g->waits = svc_is_heir(s);
-	ok = certificate_new(g, why) && make_workers(g, why) && (g->runs = runs_open(g, why)) != NULL;
+	ok = certificate_new(g, why) && recall_open(g, why) && make_workers(g, why) && (g->runs = runs_open(g, why)) != NULL;
 	if (ok) {
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);

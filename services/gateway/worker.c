@@ -13,6 +13,7 @@
 #include "services/gateway/cors.h"
 #include "services/gateway/limits.h"
 #include "services/gateway/certificate.h"
+#include "services/gateway/recall.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
@@ -129,6 +130,7 @@ void worker_sweep(struct worker *w, int64_t now)
 		account_announce(r, now);
 		req_heartbeat(r, now);
 		queue_tick(r, now);
+		recall_tick(r, now);
 	}
 	limits_news(w);
 	(void)account_flush(w);
@@ -221,6 +223,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, struct why *why)
 	w->m_queue_seconds = metrics_series(g->metrics, M_QUEUE_SECONDS);
 	w->usage = open_spool(w, "usage", w->usage_dir, sizeof(w->usage_dir), 20, why);
 	w->decisions = w->usage ? open_spool(w, "decisions", w->decisions_dir, sizeof(w->decisions_dir), 1000, why) : NULL;
+	w->recall = recall_seat_new(g, w->loop);
 	closed = w->decisions ? account_recover(w->usage, w->usage_dir, why) : -1;
 	if (closed > 0)
 		LOG_WARN("attempts were under way when the last run ended; the ledger has them as unknown", LOG_I("attempts", closed));
@@ -390,6 +393,7 @@ void worker_free(struct worker *w)
 		return;
 	worker_stop(w);
 	http_server_free(w->server);
+	recall_seat_free(w->recall);
 	while (w->pools) {
 		struct backend_pool *p = w->pools;
 

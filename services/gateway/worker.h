@@ -7,6 +7,8 @@
 #include "services/gateway/admission.h"
 #include "services/gateway/req.h"
 
+struct recall_seat;
+
 struct backend_pool {
 	struct backend_pool *next;
 	struct http_url url;
@@ -25,6 +27,7 @@ struct worker {
 	struct admission admission;   /* of the head that was looked at last */
 	struct snapshot_id logged_models, logged_policy;      /* versions that the decision log has the bytes of */
 	struct backend_pool *pools;
+	struct recall_seat *recall;   /* NULL: the cache is off */
 	struct spool *usage, *decisions;
 	struct list open;             /* attempts with START and no FINAL, oldest first */
 	struct list owed;             /* FINALs that the spool could not take, oldest first (account.c) */

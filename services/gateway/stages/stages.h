@@ -8,6 +8,7 @@ extern const struct stage stage_parse;        /* body -> what was asked */
 extern const struct stage stage_limits;       /* the limits of key and tenant: taken, or a refusal that says when to come back */
 extern const struct stage stage_load_only;    /* Ollama's empty request for a backend that has nothing to load */
 extern const struct stage stage_decide;       /* which model, which backends */
+extern const struct stage stage_cache;        /* an answer that is kept; or the same question is under way (recall.c) */
 extern const struct stage stage_queue;        /* a slot, or a place in the queue, or a refusal */
 extern const struct stage stage_dispatch;     /* START, send, relay */
 extern const struct stage stage_count_tokens; /* answers with the tokens of the prompt instead of sending it */
