@@ -233,6 +233,7 @@ BENCH   = ulimit -n "$$(ulimit -Hn)"; tests/bench/bench.py --build $(BUILD) --ro
 bench: all fakes
 	@$(BENCH) --cases post-1k,post-32k,sse-100,sse-1000
 	@$(BENCH) --cases post-1k-1 --targets direct,nginx,floor,corral --base direct
+	@$(BENCH) --cases post-1k --targets nginx,hit
 	@$(BUILD)/tests/bench/policy_bench
 
 bench-scale: all fakes

@@ -22,6 +22,7 @@ struct recall {
 	struct flights *flights;
 	uint8_t seed[HMAC_BYTES];     /* of the installation; each seat derives its tenants' from it */
 	_Atomic uint64_t events[CACHE_EVENTS];
+	_Atomic int ready;            /* seats whose store is asked */
 	uint64_t told[CACHE_EVENTS], evictions;       /* what the metrics have of it */
 };
 
@@ -35,6 +36,7 @@ struct recall_seat {
 	struct tenant_key tenants[TENANTS];
 	struct buf text;
 	struct metrics *metrics;
+	bool ready;                   /* as recall.ready has it */
 	struct series *hits, *misses, *shared, *kept, *seconds;
 };
 
@@ -184,6 +186,7 @@ void recall_sweep(struct gateway *g)
 	if (!rl)
 		return;
 	cache_memory_figures(cache_near(rl->cache), &f);
+	series_set(metrics_series(g->metrics, M_CACHE_READY), (double)atomic_load_explicit(&rl->ready, memory_order_relaxed));
 	series_set(metrics_series(g->metrics, M_CACHE_BYTES), (double)f.bytes);
 	series_set(metrics_series(g->metrics, M_CACHE_ENTRIES), (double)f.entries);
 	series_add(metrics_series(g->metrics, M_CACHE_EVICTIONS), (double)(f.evictions - rl->evictions));
@@ -194,6 +197,16 @@ void recall_sweep(struct gateway *g)
 		series_add(metrics_series(g->metrics, M_CACHE_TROUBLE, kinds[i]), (double)(n - rl->told[i]));
 		rl->told[i] = n;
 	}
+}
+
+void recall_seat_sweep(struct recall_seat *s)
+{
+	bool ready = s && cache_seat_ready(s->seat);
+
+	if (!s || ready == s->ready)
+		return;
+	s->ready = ready;
+	atomic_fetch_add_explicit(&s->recall->ready, ready ? 1 : -1, memory_order_relaxed);
 }
 
 /* --- the key --- */

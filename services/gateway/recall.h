@@ -40,7 +40,8 @@ struct recollection {
 
 bool recall_open(struct gateway *, struct why *);     /* gateway.recall; NULL when the cache is off */
 void recall_close(struct gateway *);                  /* after every worker */
-void recall_sweep(struct gateway *);                  /* once a second: figures */
+void recall_sweep(struct gateway *);                  /* once a second, on the control thread: figures */
+void recall_seat_sweep(struct recall_seat *);         /* on the worker's */
 bool recall_url_check(const char *option, struct why *);
 struct recall_seat *recall_seat_new(struct gateway *, struct loop *);         /* NULL when the cache is off */
 void recall_seat_free(struct recall_seat *);

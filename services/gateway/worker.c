@@ -133,6 +133,7 @@ void worker_sweep(struct worker *w, int64_t now)
 		recall_tick(r, now);
 	}
 	limits_news(w);
+	recall_seat_sweep(w->recall);
 	(void)account_flush(w);
 	if (w->draining && w->server_idle && w->n_requests == 0) {
 		w->draining = false;

@@ -230,6 +230,11 @@ class CorralAuto(Corral):
     name, model = "auto", "auto"
 
 
+class CorralHit(Corral):
+    """The same question over and over, kept: nothing of it reaches the backend."""
+    name, headers = "hit", {"Cache-Control": "max-age=86400"}
+
+
 def wait_ready(admin):
     import urllib.request
     for _ in range(100):
@@ -241,7 +246,7 @@ def wait_ready(admin):
     sys.exit("bench: corral is not ready")
 
 
-TARGETS = {t.name: t for t in (Direct, Nginx, Haproxy, Floor, Corral, CorralAuto)}
+TARGETS = {t.name: t for t in (Direct, Nginx, Haproxy, Floor, Corral, CorralAuto, CorralHit)}
 
 
 # --- cases: each gives a dict of numbers for one run -------------------------------------------------------------------
@@ -360,6 +365,7 @@ def show(name, rows, base_name):
 
 PROMISES = (("post-1k", "corral", 1.0), ("post-32k", "corral", 1.0), ("post-1k", "auto", 1.25), ("sse-1000", "corral", 1.0))
 RSS_IDLE_MB = 40
+HIT_RATE = 2.0        # of a kept answer, beside what nginx proxies
 
 
 def say(what, value, limit, spread=""):
@@ -371,6 +377,9 @@ def verdicts(summaries, rss_idle_mb):
     for case, target, limit in PROMISES:
         if ratio := summaries.get(case, {}).get(target, {}).get("cpu_us_ratio"):
             say(f"{case}, {target}: CPU per {CASES[case].unit} / nginx's", ratio["median"], limit, f" ({ratio['min']:.2f}..{ratio['max']:.2f})")
+    if ratio := summaries.get("post-1k", {}).get("hit", {}).get("rate_ratio"):
+        print(f"{'met   ' if ratio['median'] >= HIT_RATE else 'MISSED'} post-1k, hit: requests/s / nginx's: {ratio['median']:.2f} "
+              f"({ratio['min']:.2f}..{ratio['max']:.2f}), promised at least {HIT_RATE:g}")
     if rss_idle_mb is not None:
         say("corral serve at rest: RSS in MB", rss_idle_mb, RSS_IDLE_MB)
 

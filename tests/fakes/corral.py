@@ -47,7 +47,7 @@ class Corral:
         self.address = ("127.0.0.1", free_port())
         argv = [binary(), "serve", "--listen", "%s:%d" % self.address, "--admin-listen", "%s:%d" % self.admin, "--state-dir", str(self.state),
                 "--log-format", "json", "--backends", ",".join(f"{b.name}={b.kind}+{b.url}" for b in self.backends)]
-        return argv + [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+        return argv + [f"--{k.replace('_', '-')}={str(v).replace('{folder}', str(self.folder))}" for k, v in options.items()]
 
     def _environment(self):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("CORRAL_", "OLLAMA_"))}

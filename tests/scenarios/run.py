@@ -11,7 +11,7 @@ SIGTERM, and its log holds no line of level error that the scenario did not allo
 The language, a line each (words in quotes may hold blanks; # begins a comment):
 
     scenario "NAME"
-    needs root                                        skipped elsewhere
+    needs root|PROGRAM                                skipped elsewhere
     backend NAME KIND [models=a,b] [slots=N] [loaded=no] [ctx=N] [caps=x,y] [params=7B] : BEHAVIOUR | BEHAVIOUR ...
     config NAME=VALUE ...                             options of corral; the next line of another kind starts it
     post PATH [model=M] [stream|whole] [prompt=P] [max_tokens=N] [json={...}] [header="A: b"] [times=N] [as NAME]
@@ -25,6 +25,9 @@ The language, a line each (words in quotes may hold blanks; # begins a comment):
     forget BACKEND MODEL ...  learn BACKEND MODEL ... it has them no more; it has them, like its first one
     advance 30s             pause 100ms               of virtual time; of real time
     signal TERM   kill   restart   stop
+    redis start|stop|continue|kill                    a redis-server at {folder}/redis.sock, password geheim
+    redis asked                                       waits until every worker asks it
+    load N PATH [model=M] [as NAME]                   N different deterministic questions, ten at a time
     lock-ledger   unlock-ledger                       somebody else holds the ledger's database
     disk SIZE   fill-disk   empty-disk                the state folder on a disk of its own (root)
     sweep cut|split PATH BACKEND [stream|whole]       one request for each byte of the answer
@@ -41,6 +44,7 @@ import operator
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -131,7 +135,7 @@ class Scenario:
         self.folder = Path(folder)
         self.backends, self.clients, self.groups, self.options = {}, {}, {}, {}
         self.corral, self.allowed, self.figures = None, [], []
-        self.left_at, self.ledger_lock, self.disk, self.status = None, None, None, None
+        self.left_at, self.ledger_lock, self.disk, self.status, self.redis = None, None, None, None, None
         self.all_clients = []
 
     async def run(self, lines):
@@ -149,7 +153,7 @@ class Scenario:
         head, colon, tail = text.partition(" : ")
         words = shlex.split(head if head.split()[0] in ("backend", "now") else text)
         verb, words = words[0].replace("-", "_"), words[1:]
-        if verb not in ("backend", "config", "needs", "disk", "allow") and self.corral is None:
+        if verb not in ("backend", "config", "needs", "disk", "allow") and words[:1] != ["start"] and self.corral is None:
             await self.start()
         behaviours = [b.strip() for b in tail.split("|")] if colon and verb in ("backend", "now") else None
         method = getattr(self, "verb_" + verb, None)
@@ -169,6 +173,9 @@ class Scenario:
             await backend.stop()
         if self.ledger_lock:
             self.ledger_lock.close()
+        if self.redis:
+            self.redis.kill()
+            self.redis.wait()
         if self.disk:
             subprocess.run(["umount", "-l", str(self.disk)], check=False)
 
@@ -177,6 +184,8 @@ class Scenario:
     async def verb_needs(self, words):
         if words == ["root"] and os.getuid() != 0:
             raise Skipped("needs root")
+        if words != ["root"] and not shutil.which(words[0]):
+            raise Skipped(f"needs {words[0]}")
 
     async def verb_backend(self, words, behaviours):
         name, kind, (plain, options) = words[0], words[1], option_words(words[2:])
@@ -362,7 +371,44 @@ class Scenario:
     async def verb_empty_disk(self, words):
         (self.disk / "ballast").unlink()
 
+    async def verb_redis(self, words):
+        if words == ["asked"]:
+            return await self._redis_asked()
+        if words != ["start"]:
+            self.redis.send_signal({"stop": signal.SIGSTOP, "continue": signal.SIGCONT, "kill": signal.SIGKILL}[words[0]])
+            return None
+        socket = self.folder / "redis.sock"
+        if self.redis:
+            self.redis.wait()
+            socket.unlink(missing_ok=True)
+        self.redis = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no", "--dir", str(self.folder),
+                                       "--requirepass", "geheim"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 20
+        while not socket.exists():
+            check(time.monotonic() < end and self.redis.poll() is None, "redis-server does not start")
+            await asyncio.sleep(0.02)
+        return None
+
+    async def _redis_asked(self):
+        end = time.monotonic() + 20
+        while True:
+            ready = (await self.corral.metrics()).get('corral_cache_ready_workers{service="gateway"}', 0)
+            if ready == 2:
+                return
+            check(time.monotonic() < end, f"{ready} workers ask Redis")
+            await asyncio.sleep(0.05)
+
     # --- many at once ---
+
+    async def verb_load(self, words):
+        n, name, opened = int(words[0]), words[words.index("as") + 1], []
+        for first in range(0, n, 10):
+            some = [self._open([*words[1:words.index("as")], "whole", f"prompt={name} {i}", 'json={"options":{"temperature":0}}'])[0]
+                    for i in range(first, min(first + 10, n))]
+            for client in some:
+                await client.wait()
+            opened += some
+        self.groups[name] = opened
 
     async def verb_sweep(self, words):
         what, path, backend, (plain, _) = words[0], words[1], self.backends[words[2]], option_words(words[3:])
