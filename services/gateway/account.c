@@ -44,6 +44,25 @@ static int64_t append_usage(struct worker *w, uint8_t type, const Corral__UsageE
 	return at ? spool_commit(w->usage, type, (uint32_t)usage_pack(e, at)) : -1;
 }
 
+/* Which FINAL of this spool's run it is; the ledger counts them. */
+static int64_t append_final(struct worker *w, Corral__UsageEvent *e, struct why *why)
+{
+	uint64_t tokens = w->run_tokens + e->prompt_tokens + e->completion_tokens;
+	int64_t at;
+
+	e->run = w->run;
+	e->run_finals = w->run_finals + 1;
+	e->run_tokens = tokens;
+	at = append_usage(w, REC_FINAL, e, why);
+	if (at >= 0) {
+		w->run_finals++;
+		w->run_tokens = tokens;
+	} else {
+		e->run = e->run_finals = e->run_tokens = 0;       /* it is written later, if at all, and not counted */
+	}
+	return at;
+}
+
 /* A FINAL that waits for room on the disk. Its START stays needed for recovery meanwhile. */
 struct owed {
 	struct list node;
@@ -249,7 +268,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
 	e.gpu_us = t->number ? gpu_us(r, now) : 0;
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
-	if (append_usage(w, REC_FINAL, &e, &why) < 0 && t->number)
+	if (append_final(w, &e, &why) < 0 && t->number)
 		owe(w, &e, t->start_position);
 	if (t->number) {
 		list_del(&t->open);
@@ -383,7 +402,8 @@ static void note(struct open_start **table, uint8_t type, Corral__UsageEvent *e)
 	corral__usage_event__free_unpacked(e, NULL);
 }
 
-static bool close_one(struct spool *s, struct open_start *o, struct why *why)
+/* 'run' counts what is written so, as append_final() does: run, finals, tokens. */
+static bool close_one(struct spool *s, struct open_start *o, uint64_t run[3], struct why *why)
 {
 	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
 	struct uuid id = uuid_v7(wall_us());
@@ -404,6 +424,9 @@ static bool close_one(struct spool *s, struct open_start *o, struct why *why)
 		e.prompt_tokens_source = o->checkpoint->prompt_tokens_source;
 		e.response_bytes = o->checkpoint->response_bytes;
 	}
+	e.run = run[0];
+	e.run_finals = ++run[1];
+	e.run_tokens = run[2] += e.prompt_tokens + e.completion_tokens;
 	n = corral__usage_event__get_packed_size(&e);
 	packed = x_malloc(n);
 	corral__usage_event__pack(&e, packed);
@@ -416,6 +439,7 @@ int account_recover(struct spool *s, const char *dir, struct why *why)
 {
 	struct open_start **table = x_calloc(BUCKETS, sizeof(*table));
 	struct spool_reader *reader = spool_reader_open(dir, 0, why);
+	uint64_t run[3] = { rand_u64() | 1 };
 	struct str payload;
 	uint64_t position, next;
 	uint8_t type;
@@ -436,7 +460,7 @@ int account_recover(struct spool *s, const char *dir, struct why *why)
 	for (unsigned i = 0; i < BUCKETS; i++)
 		while (table[i]) {
 			if (closed >= 0)
-				closed = close_one(s, table[i], why) ? closed + 1 : -1;
+				closed = close_one(s, table[i], run, why) ? closed + 1 : -1;
 			drop(&table[i]);
 		}
 	free(table);

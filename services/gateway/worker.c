@@ -225,6 +225,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, struct why *why)
 	w->usage = open_spool(w, "usage", w->usage_dir, sizeof(w->usage_dir), 20, why);
 	w->decisions = w->usage ? open_spool(w, "decisions", w->decisions_dir, sizeof(w->decisions_dir), 1000, why) : NULL;
 	w->recall = recall_seat_new(g, w->loop);
+	w->run = rand_u64() | 1;
 	closed = w->decisions ? account_recover(w->usage, w->usage_dir, why) : -1;
 	if (closed > 0)
 		LOG_WARN("attempts were under way when the last run ended; the ledger has them as unknown", LOG_I("attempts", closed));

@@ -42,6 +42,7 @@ struct worker {
 	struct req *spare_req[64];
 	unsigned n_spare_req;
 	struct loop_timer sweep;
+	uint64_t run, run_finals, run_tokens; /* of 'usage' since it was opened, see UsageEvent; account.c */
 	bool spool_failed;            /* the last append to 'usage' failed: logged once */
 	bool draining, server_idle;
 	char usage_dir[512], decisions_dir[512];

@@ -266,7 +266,7 @@ void budget_service_free(struct budget_service *s)
 		return;
 	loop_timer_del(&s->tick);
 	if (s->budgets)
-		ledger_watch(s->ledger, (struct ledger_watch){ 0 });
+		ledger_watch(s->ledger, (struct ledger_watch){ .arg = s });
 	budgets_close(s->budgets);
 	arena_free(s->mem);
 	free(s);

@@ -29,7 +29,8 @@ struct ledger {
 	int64_t corrections_waiting;  /* for a FINAL that has not come */
 	void (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *);
 	void *on_finished_arg;
-	struct ledger_watch watch;
+	struct ledger_watch watches[LEDGER_WATCHES];
+	size_t n_watches;
 	int64_t (*cost)(void *, const Corral__UsageEvent *, int64_t began_us);
 	void *cost_arg;
 };
@@ -122,7 +123,18 @@ void ledger_on_finished(struct ledger *l, void (*fn)(void *, const struct dim *,
 	l->on_finished_arg = arg;
 }
 
-void ledger_watch(struct ledger *l, struct ledger_watch w) { l->watch = w; }
+void ledger_watch(struct ledger *l, struct ledger_watch w)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < l->n_watches; i++)
+		if (l->watches[i].arg != w.arg)
+			l->watches[kept++] = l->watches[i];
+	if (w.on_finished && kept < LEDGER_WATCHES)
+		l->watches[kept++] = w;
+	l->n_watches = kept;
+}
+
 void ledger_set_pricer(struct ledger *l, int64_t (*cost)(void *, const Corral__UsageEvent *, int64_t began_us), void *arg)
 {
 	l->cost = cost;
@@ -142,18 +154,23 @@ static void forget_all(struct ledger *l)
 	dims_forget(l->dims);
 	book_forget(l->book);
 	open_rows_forget(l->open);
-	if (l->watch.undone)
-		l->watch.undone(l->watch.arg);
+	for (size_t i = 0; i < l->n_watches; i++)
+		if (l->watches[i].undone)
+			l->watches[i].undone(l->watches[i].arg);
 }
 
 static bool watch_tell(struct work *w)
 {
-	const struct ledger_watch *watch = &w->l->watch;
+	for (size_t k = 0; k < w->l->n_watches; k++) {
+		const struct ledger_watch *watch = &w->l->watches[k];
 
-	for (size_t i = 0; i < w->n_finished && watch->on_finished; i++)
-		if (!watch->on_finished(watch->arg, w->finished[i].dim, w->finished[i].event, w->l->mem, w->why))
+		for (size_t i = 0; i < w->n_finished; i++)
+			if (!watch->on_finished(watch->arg, w->finished[i].dim, w->finished[i].event, w->l->mem, w->why))
+				return false;
+		if (!watch->on_finished(watch->arg, NULL, NULL, w->l->mem, w->why))
 			return false;
-	return !watch->on_finished || watch->on_finished(watch->arg, NULL, NULL, w->l->mem, w->why);
+	}
+	return true;
 }
 
 static enum ledger_outcome batch_apply(struct work *w, uint64_t *ret_position)

@@ -1,6 +1,8 @@
 /* ledger_sql.c - see ledger_sql.h. */
 #include "services/usage-tracker/ledger_sql.h"
 
+#include "services/usage-tracker/views_sql.h"
+
 #define ROW_COLUMNS \
 	"request_id, attempt, dim, state, started_us, ended_us, prompt_tokens, completion_tokens, cost_microusd, latency_us, gpu_us, energy_mj, " \
 	"cached, final_seq, event"
@@ -61,6 +63,23 @@ const char *const ledger_sql[L_STATEMENTS] = {
 
 	[L_PRICES_ALL] = "SELECT " PRICE_COLUMNS " FROM prices ORDER BY id",
 	[L_PRICE_ADD] = "INSERT INTO prices (" PRICE_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+
+	[L_RUN_ADD] = "INSERT INTO spool_runs (run, last_us, finals_said, tokens_said, finals_had, tokens_had) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+		      "ON CONFLICT (run) DO UPDATE SET "
+		      "last_us = CASE WHEN excluded.finals_said > spool_runs.finals_said THEN excluded.last_us ELSE spool_runs.last_us END, "
+		      "tokens_said = CASE WHEN excluded.finals_said > spool_runs.finals_said THEN excluded.tokens_said ELSE spool_runs.tokens_said END, "
+		      "finals_said = CASE WHEN excluded.finals_said > spool_runs.finals_said THEN excluded.finals_said ELSE spool_runs.finals_said END, "
+		      "finals_had = spool_runs.finals_had + excluded.finals_had, tokens_had = spool_runs.tokens_had + excluded.tokens_had",
+	[L_RUNS_MISSING] = "SELECT CAST(COALESCE(SUM(ABS(finals_said - finals_had)), 0) AS BIGINT), "
+			   "CAST(COALESCE(SUM(ABS(tokens_said - tokens_had)), 0) AS BIGINT) FROM spool_runs",
+	[L_HOUR_SUMS] = "SELECT CAST(COALESCE(SUM(attempts), 0) AS BIGINT), CAST(COALESCE(SUM(requests), 0) AS BIGINT), "
+			"CAST(COALESCE(SUM(prompt_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(completion_tokens), 0) AS BIGINT), "
+			"CAST(COALESCE(SUM(cost_microusd), 0) AS BIGINT) FROM sums WHERE hour = ?1",
+	[L_HOUR_BEFORE] = "SELECT COALESCE(MAX(hour), -1) FROM sums WHERE hour < ?1",
+	[L_ROWS_TALLY] = "SELECT CAST(COALESCE(SUM(CASE WHEN attempt >= 1 THEN 1 ELSE 0 END), 0) AS BIGINT), "
+			 "CAST(COALESCE(SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END), 0) AS BIGINT), CAST(COALESCE(SUM(prompt_tokens), 0) AS BIGINT), "
+			 "CAST(COALESCE(SUM(completion_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(cost_microusd), 0) AS BIGINT) "
+			 "FROM attempts WHERE request_id >= ?1 AND request_id < ?2",
 };
 
 const struct db_migration ledger_migrations[] = {
@@ -95,5 +114,9 @@ const struct db_migration ledger_migrations[] = {
 	     " machine INTEGER NOT NULL, input_microusd BIGINT NOT NULL, cached_input_microusd BIGINT NOT NULL, output_microusd BIGINT NOT NULL,"
 	     " gpu_hour_microusd BIGINT NOT NULL, kwh_microusd BIGINT NOT NULL, currency TEXT NOT NULL, set_by TEXT NOT NULL, set_at_us BIGINT NOT NULL,"
 	     " UNIQUE (provider, backend, model, machine, valid_from_us));" },
+	/* finals and tokens that each run of a spool said it had written, and those that came; see reconcile.h */
+	{ 5, "CREATE TABLE spool_runs (run BIGINT PRIMARY KEY, last_us BIGINT NOT NULL, finals_said BIGINT NOT NULL, tokens_said BIGINT NOT NULL,"
+	     " finals_had BIGINT NOT NULL, tokens_had BIGINT NOT NULL);" },
+	{ 6, LEDGER_VIEWS },
 	{ 0 }
 };

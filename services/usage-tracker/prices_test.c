@@ -312,6 +312,37 @@ static void check_usage(struct fixture *f)
 	assert_int_equal(r.totals->cost_microusd, 30034);
 }
 
+static bool take_int(void *arg, const struct db_row *d)
+{
+	*(int64_t *)arg = db_int(d, 0);
+	return true;
+}
+
+static int64_t number(struct fixture *f, const char *sql)
+{
+	int64_t v = -1;
+	struct why why = { 0 };
+
+	if (!db_query(ledger_db(f->l), sql, NULL, 0, take_int, &v, &why))
+		fail_msg("%s", why.text);
+	return v;
+}
+
+/* docs/sql-views.md: the same figures for who asks the database. 20,772 days after 1970 is 2026-11-15. */
+static void check_views(struct fixture *f)
+{
+	assert_int_equal(number(f, "SELECT COUNT(*) FROM v_attempts"), ROWS);
+	assert_int_equal(number(f, "SELECT SUM(cost_microusd) FROM v_attempts"), TOTAL);
+	assert_int_equal(number(f, "SELECT SUM(cost_microusd) FROM v_attempts WHERE day = 20772"), 350 + 280 + 2035 + 208);
+	assert_int_equal(number(f, "SELECT COUNT(*) FROM v_requests"), 18);
+	assert_int_equal(number(f, "SELECT COUNT(*) FROM v_requests WHERE answered = 1"), 13);
+	assert_int_equal(number(f, "SELECT MAX(rows_of_it) FROM v_requests"), 2);
+	assert_int_equal(number(f, "SELECT SUM(cost_microusd) FROM v_usage_daily"), TOTAL);
+	assert_int_equal(number(f, "SELECT SUM(cost_microusd) FROM v_usage_daily WHERE day = 20772 AND model = 'big'"), 350 + 280 + 208);
+	assert_int_equal(number(f, "SELECT SUM(requests) FROM v_usage_daily"), 18);
+	assert_int_equal(number(f, "SELECT COUNT(*) FROM v_prices WHERE valid_until_us IS NULL"), 2);
+}
+
 static enum err savings(struct fixture *f, const char *tenant, const char *against, const char *provider, Corral__SavingsReport *r)
 {
 	Corral__SavingsQuery q = CORRAL__SAVINGS_QUERY__INIT;
@@ -363,6 +394,7 @@ static void twenty_rows_in_every_order(void **state)
 		check_rows(f);
 		check_usage(f);
 		check_savings(f);
+		check_views(f);
 		teardown(state);
 		setup(state);
 	}

@@ -10,10 +10,11 @@
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/prices.h"
 #include "services/usage-tracker/query.h"
+#include "services/usage-tracker/reconcile.h"
 #include "services/usage-tracker/savings.h"
 #include "services/usage-tracker/speeds.h"
 
-struct usage_config { const char *db, *budget_time_zone; int64_t budget_in_doubt; };
+struct usage_config { const char *db, *budget_time_zone; int64_t budget_in_doubt, reconcile_every; };
 
 static const struct opt options[] = {
 	OPT(struct usage_config, STRING, db, "", "Database of the ledger, sqlite:PATH?sync=full; empty = ledger.db in the service's state directory, with sync=full. "
@@ -22,10 +23,13 @@ static const struct opt options[] = {
 	OPT(struct usage_config, DURATION, budget_in_doubt, "0", "After so long, what a gateway had been lent and never accounted for counts as used, so that it is in doubt no "
 	    "longer; nothing is ever given back by time. 0 = never: it stays in doubt until that gateway's facts are here or the period is over.", .min = 0,
 	    .max = 366 * 86400000LL),
+	OPT(struct usage_config, DURATION, reconcile_every, "1h", "Pause between two looks through the whole ledger for rows that do not agree with what was added up, and for facts "
+	    "that gateways wrote and that never came (metric ledger_unreconciled).", .min = 10, .max = 366 * 86400000LL),
 	OPT_END
 };
 
-enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_FEEDBACK, M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS, M_COUNT };
+enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_FEEDBACK, M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS,
+	M_UNRECONCILED, M_RECONCILED, M_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_ROWS] = { METRIC_COUNTER, "usage_rows_total", "Facts entered into the ledger, by kind.", "kind" },
@@ -38,6 +42,9 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_BUDGET_MICROUSD] = { METRIC_GAUGE, "budget_microusd", "The same in micro-dollars.", "scope,period,account" },
 	[M_BUDGET_OVERDRAWN] = { METRIC_GAUGE, "budget_overdrawn", "Times that facts passed a budget's limit: answers were longer than what was reserved for them.", "scope,period" },
 	[M_BUDGET_ASKS] = { METRIC_COUNTER, "budget_asks_total", "Asks of gateways for leases, by outcome.", "outcome" },
+	[M_UNRECONCILED] = { METRIC_GAUGE, "ledger_unreconciled", "What does not agree, 0 in balance. Attempts and tokens that gateways wrote and that are not here (spool_attempts, "
+			     "spool_tokens); that were added up and are not in the rows (row_attempts, row_tokens, row_microusd).", "kind" },
+	[M_RECONCILED] = { METRIC_GAUGE, "ledger_reconciled_timestamp_seconds", "When the last look through the whole ledger ended.", "" },
 	[M_COMMIT] = { METRIC_HISTOGRAM, "ledger_commit_seconds", "Time to apply and commit one batch.", "" },
 };
 
@@ -47,6 +54,8 @@ struct usage_tracker {
 	struct speeds *speeds;
 	struct budget_service *budgets;
 	struct prices *prices;
+	struct reconcile *reconcile;
+	struct loop_timer reconcile_timer;
 	struct arena *mem;            /* of the question in hand */
 	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
 	Corral__Facts_Service facts;
@@ -254,6 +263,37 @@ static void on_savings(Corral__UsageTracker_Service *rpc, const Corral__SavingsQ
 	arena_reset(u->mem);
 }
 
+/* --- reconciliation: in the background, a little at a time --- */
+
+enum { RECONCILE_STEP_US = 5000, RECONCILE_REST_US = 50000 };
+
+static void reconcile_tell(struct usage_tracker *u)
+{
+	struct metrics *m = svc_metrics(u->svc);
+	struct unreconciled x = reconcile_result(u->reconcile);
+
+	series_set(metrics_series(m, M_UNRECONCILED, "spool_attempts"), (double)x.spool_attempts);
+	series_set(metrics_series(m, M_UNRECONCILED, "spool_tokens"), (double)x.spool_tokens);
+	series_set(metrics_series(m, M_UNRECONCILED, "row_attempts"), (double)x.row_attempts);
+	series_set(metrics_series(m, M_UNRECONCILED, "row_tokens"), (double)x.row_tokens);
+	series_set(metrics_series(m, M_UNRECONCILED, "row_microusd"), (double)x.row_microusd);
+}
+
+static void on_reconcile(struct loop_timer *t)
+{
+	struct usage_tracker *u = OF(reconcile_timer, t);
+	const struct usage_config *cfg = svc_config(u->svc);
+	struct why why = { 0 };
+	bool whole = false, ok = reconcile_step(u->reconcile, RECONCILE_STEP_US, &whole, &why);
+
+	if (!ok)
+		LOG_WARN("the ledger could not be looked through", LOG_S("error", why.text));
+	if (whole)
+		series_set(metrics_series(svc_metrics(u->svc), M_RECONCILED), (double)wall_us() / 1e6);
+	reconcile_tell(u);
+	loop_timer_set(svc_loop(u->svc), t, ok && !whole ? RECONCILE_REST_US : cfg->reconcile_every * 1000, on_reconcile);
+}
+
 /* --- life --- */
 
 static enum err check(const void *config, struct why *why)
@@ -268,6 +308,8 @@ static void stop(struct svc *svc)
 	if (!u)
 		return;
 	budget_service_free(u->budgets);
+	loop_timer_del(&u->reconcile_timer);
+	reconcile_free(u->reconcile);
 	prices_free(u->prices);
 	ledger_close(u->ledger);
 	speeds_free(u->speeds);
@@ -290,6 +332,8 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	if (!prices_load(u->prices, why))
 		return false;
 	ledger_set_pricer(u->ledger, prices_cost, u->prices);
+	u->reconcile = reconcile_new(u->ledger);
+	loop_timer_set(svc_loop(u->svc), &u->reconcile_timer, RECONCILE_REST_US, on_reconcile);
 	u->budgets = budget_service_new(u->svc, u->ledger, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
 					cfg->budget_in_doubt, why);
 	return u->budgets != NULL;
