@@ -180,8 +180,12 @@ struct str req_headers(struct req *r, const char *content_type)
 	}
 	buf_addz(&b, r->in.stream ? "\r\n" STREAM_LINES : "\r\nCache-Control: no-store\r\n");
 	lines = buf_as_str(&b);
-	return extra.n || r->cors.n || r->limit_headers.n
-		? arena_fmt(r->mem, STR_FMT STR_FMT STR_FMT STR_FMT, STR_ARG(lines), STR_ARG(r->limit_headers), STR_ARG(r->cors), STR_ARG(extra)) : lines;
+	if (extra.n || r->cors.n || r->limit_headers.n) {
+		const struct str parts[] = { lines, r->limit_headers, r->cors, extra };
+
+		return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
+	}
+	return lines;
 }
 
 enum step req_reply(struct req *r, int status, const char *content_type, struct str body)

@@ -344,6 +344,14 @@ static enum step send(struct req *r)
 	return STEP_DONE;
 }
 
+static struct str with_age(struct req *r, int64_t age_s)
+{
+	char digits[20];
+	const struct str parts[] = { r->extra_headers, STR("Age: "), str_from_u64((uint64_t)age_s, digits), STR("\r\n") };
+
+	return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
+}
+
 /* False: it cannot be used, and the request goes on as if there was none. Takes the reference. */
 static bool give(struct req *r, struct cached *c, struct series *counter, enum step *ret)
 {
@@ -362,7 +370,7 @@ static bool give(struct req *r, struct cached *c, struct series *counter, enum s
 	rc->hit = true;
 	rc->age_us = age_us < 0 ? 0 : age_us;
 	r->status = 200;
-	r->extra_headers = arena_fmt(r->mem, STR_FMT "Age: %lld\r\n", STR_ARG(r->extra_headers), (long long)(rc->age_us / 1000000));
+	r->extra_headers = with_age(r, rc->age_us / 1000000);
 	account_final(r, "ok", ERR_OK);
 	series_inc(counter);
 	*ret = send(r);

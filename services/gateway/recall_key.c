@@ -139,6 +139,10 @@ static void put_number(struct writing *w, uint32_t v)
 	char text[40];
 	double d;
 
+	if (raw.n == 1) {                 /* a digit */
+		put_str(w->out, 'd', raw);
+		return;
+	}
 	if (raw.n > 15 || !json_double(w->doc, v, &d)) {
 		put_str(w->out, 'n', raw);
 		return;
@@ -231,7 +235,7 @@ static void put_model(const struct world *w, uint16_t replica, struct buf *out)
 	const struct cat_replica *c = &w->cat.replicas[replica];
 	const Corral__Model *m = w->cat.models[c->model].pb;
 	const char *digest = digest_of(w, replica);
-	char text[64];
+	uint64_t sizes[] = { m->size_bytes, m->parameter_count };
 
 	put_str(out, 'm', str_of(digest));
 	put_count(out, 'c', c->context);
@@ -240,8 +244,7 @@ static void put_model(const struct world *w, uint16_t replica, struct buf *out)
 	put_str(out, 'b', w->cat.backends[c->backend].name);
 	put_str(out, 'r', str_of(c->remote_name));
 	put_str(out, 'q', str_of(m->quantization));
-	(void)snprintf(text, sizeof(text), "%llu %llu", (unsigned long long)m->size_bytes, (unsigned long long)m->parameter_count);
-	put_str(out, 'z', str_of(text));
+	put_str(out, 'z', str_n((const char *)sizes, sizeof(sizes)));
 }
 
 bool recall_text(struct recollection *rc, struct buf *out)

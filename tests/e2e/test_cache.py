@@ -1,0 +1,106 @@
+"""Answers that are given again, on the real model and a real Redis."""
+import json
+import shutil
+import subprocess
+import threading
+import time
+
+import pytest
+from servers import http, until
+
+QUESTION = {"model": "corral-tiny", "messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 40}
+KEEP = {"Cache-Control": "max-age=600"}
+
+
+def ask(corral, question=None, headers=None, path="/v1/chat/completions"):
+    begun = time.monotonic()
+    status, answer_headers, text = http(corral.url + path, question or QUESTION, "POST", headers=KEEP if headers is None else headers)
+    assert status == 200, text
+    answer_headers = {k.lower(): v for k, v in answer_headers.items()}
+    return answer_headers["x-corral-cache"], text, (time.monotonic() - begun) * 1000, answer_headers
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "r.sock"
+    server = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no", "--dir", str(folder)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(socket.exists)
+    yield f"redis+unix://{socket}"
+    server.kill()
+    server.wait()
+
+
+def test_a_repeated_question_is_answered_within_50_ms(corral):
+    word, first, _, _ = ask(corral)
+    assert word == "miss"
+    times = []
+    for _ in range(20):
+        word, text, ms, headers = ask(corral)
+        assert (word, text) == ("hit", first) and headers["x-corral-cost-microusd"] == "0"
+        times.append(ms)
+    print(f"hit: median {sorted(times)[10]:.1f} ms, longest {max(times):.1f} ms")
+    assert sorted(times)[10] < 50
+
+
+def test_what_was_said_to_one_dialect_is_said_to_another(corral):
+    _, first, _, _ = ask(corral)
+    said = json.loads(first)["choices"][0]["message"]["content"]
+    word, text, _, _ = ask(corral, {"model": "corral-tiny", "prompt": "hello", "temperature": 0, "max_tokens": 40}, path="/inference")
+    native = json.loads(text)
+    assert (word, native["response"], native["cached"], native["cost_microusd"]) == ("hit", said, True, 0)
+    word, text, _, _ = ask(corral, {**QUESTION, "stream": True})
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    assert word == "hit" and text.endswith("data: [DONE]\n\n")
+    assert "".join(c["delta"].get("content") or "" for e in events for c in e["choices"]) == said
+
+
+def test_another_tenant_never_hits(corral_with, llama):
+    shared = corral_with({"tiny": ("llamacpp", llama.url)}, "--cache-undigested=yes")
+    for tenant in ("red", "blue"):
+        status, _, text = http(f"{shared.url}/tenants/{tenant}", {}, "PUT")
+        assert status in (200, 201), text
+    secrets = {}
+    for tenant in ("red", "blue"):
+        status, _, text = http(f"{shared.url}/keys", {"tenant": tenant, "role": "developer", "name": tenant}, "POST")
+        assert status in (200, 201), text
+        secrets[tenant] = {"Authorization": "Bearer " + json.loads(text)["secret"]}
+    for tenant in secrets:
+        until(lambda t=tenant: http(f"{shared.url}/v1/models", headers=secrets[t])[0] == 200)
+    assert [ask(shared, headers=secrets[t])[0] for t in ("red", "red", "blue", "blue")] == ["miss", "hit", "miss", "hit"]
+
+
+def test_gateways_that_share_redis_and_secret_share_answers(corral_with, llama, redis, tmp_path):
+    secret, other = tmp_path / "one.key", tmp_path / "two.key"
+    secret.write_bytes(b"s" * 40)
+    other.write_bytes(b"o" * 40)
+    options = ["--cache", redis, "--cache-lookup=1s", "--workers=2"]
+    one, two, stranger = (corral_with({"tiny": ("llamacpp", llama.url)}, *options, f"--master-key-file={key}") for key in (secret, secret, other))
+    for corral in (one, two, stranger):
+        until(lambda c=corral: "corral_cache_ready_workers 2" in c.metrics())
+    word, first, _, _ = ask(one)
+    assert word == "miss"
+    until(lambda: ask(two)[0] == "hit")
+    assert ask(two)[1] == first
+    assert ask(stranger)[0] == "miss"
+
+
+def test_the_same_question_at_once_is_sent_once(corral):
+    question = {**QUESTION, "messages": [{"role": "user", "content": "count"}]}
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(ask(corral, question)[:2])) for _ in range(12)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(word for word, _ in seen) == ["hit"] * 11 + ["miss"] and len({text for _, text in seen}) == 1
+
+
+def test_a_job_gets_the_same_answer(corral):
+    _, first, _, _ = ask(corral)
+    _, _, job = corral.post("/runsync", {"input": QUESTION}, headers=KEEP)
+    assert job["status"] == "COMPLETED", job
+    assert json.loads(first)["choices"][0]["message"]["content"] in json.dumps(job["output"])
