@@ -17,7 +17,10 @@
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
-enum { SWEEP_US = 100 * 1000 };
+enum {
+	SWEEP_US = 100 * 1000,
+	IDLE_CALLS = 1024             /* connections kept for the next request, of one backend; never more than were in use together a few seconds ago */
+};
 
 /* --- the door --- */
 
@@ -104,7 +107,7 @@ struct http_pool *worker_pool(struct worker *w, const struct http_url *url)
 			return p->pool;
 	p = x_calloc(1, sizeof(*p));
 	p->url = *url;
-	p->pool = http_pool_new(w->loop, url, NULL);
+	p->pool = http_pool_new(w->loop, url, &(struct http_pool_opts){ .max_idle = IDLE_CALLS });
 	p->next = w->pools;
 	w->pools = p;
 	return p->pool;
