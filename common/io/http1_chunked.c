@@ -5,7 +5,7 @@
 #include "common/io/http1.h"
 #include "common/io/http1_scan.h"
 
-enum { MAX_DIGITS = 16, MAX_EXTENSION = 256, MAX_TRAILERS = 8192 };
+enum { MAX_DIGITS = 16, SHORT_DIGITS = 7, MAX_EXTENSION = 256, MAX_TRAILERS = 8192 };
 
 enum state {
 	SIZE, EXT_SEMICOLON, EXT_NAME_FIRST, EXT_NAME, EXT_EQUALS, EXT_VALUE_FIRST, EXT_VALUE, EXT_QUOTED, EXT_QUOTED_PAIR, EXT_QUOTED_END,
@@ -36,6 +36,31 @@ static void take_data(struct http_chunked *k, struct str *in, struct str *data)
 		k->state = DATA_CR;
 }
 
+/* What nearly every chunk looks like: a short size without an extension, its whole line and some data here. Anything else is for step(). */
+static bool plain_size(struct http_chunked *k, struct str *in)
+{
+	uint64_t left = 0;
+	size_t n = 0;
+
+	while (n < SHORT_DIGITS && n < in->n && http_is(in->p[n], C_HEX))
+		left = left << 4 | http_unhex(in->p[n++]);
+	if (k->digits || left == 0 || in->n < n + 3 || in->p[n] != '\r' || in->p[n + 1] != '\n' || k->total > INT64_MAX - left)
+		return false;
+	k->left = left;
+	k->state = DATA;
+	*in = str_from(*in, n + 2);
+	return true;
+}
+
+static bool plain_end(struct http_chunked *k, struct str *in)
+{
+	if (in->n < 2 || in->p[0] != '\r' || in->p[1] != '\n')
+		return false;
+	k->state = SIZE;
+	*in = str_from(*in, 2);
+	return true;
+}
+
 enum http_parse http_chunked_next(struct http_chunked *k, struct str *in, struct str *data, struct why *why)
 {
 	const char *fault;
@@ -46,6 +71,8 @@ enum http_parse http_chunked_next(struct http_chunked *k, struct str *in, struct
 			take_data(k, in, data);
 			return HTTP_MORE;
 		}
+		if (k->state == DATA_CR ? plain_end(k, in) : k->state == SIZE && plain_size(k, in))
+			continue;
 		fault = step(k, *in->p);
 		if (fault) {
 			k->state = BROKEN;

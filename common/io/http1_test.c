@@ -237,6 +237,37 @@ static enum http_parse chunked(struct http_chunked *k, const char *z)
 	return r;
 }
 
+/* What comes in pieces is read byte by byte, what is whole in one go: both say the same, and stop at the same byte. */
+static void whole_chunks_are_read_as_their_bytes_are(void **state)
+{
+	static const char *const bodies[] = {
+		"5\r\nhello\r\n0\r\n\r\n", "05\r\nhello\r\n00\r\n\r\n", "0000005\r\nhello\r\n0\r\n\r\n", "00000005\r\nhello\r\n0\r\n\r\n",
+		"0000000000000005\r\nhello\r\n0\r\n\r\n", "00000000000000005\r\nhello\r\n0\r\n\r\n", "a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n",
+		"5 \r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "5\r\rhello\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n",
+		"5\r\nhello\r0\r\n\r\n", "5\r\nhellox\r\n0\r\n\r\n", "5\r\nhell\r\n0\r\n\r\n", "\r\n5\r\nhello\r\n", "+5\r\nhello\r\n", "0x5\r\nhello\r\n", "-1\r\n",
+		"5\r\nhello\r\n\r\n0\r\n\r\n", "fffffff\r\nx", "ffffffff\r\nx", "7fffffffffffffff\r\nx", "8000000000000000\r\nx", "1\r\n!\r\n7fffffffffffffff\r\nx",
+	};
+
+	for (size_t i = 0; i < sizeof(bodies) / sizeof(*bodies); i++) {
+		struct str whole = str_of(bodies[i]), data;
+		struct http_chunked a, b;
+		enum http_parse ra, rb = HTTP_MORE;
+		uint64_t n = 0;
+
+		http_chunked_init(&a);
+		http_chunked_init(&b);
+		ra = chunked(&a, bodies[i]);
+		for (; whole.n && rb == HTTP_MORE; n += data.n) {
+			struct str one = str_n(whole.p, 1);
+
+			rb = http_chunked_next(&b, &one, &data, &why);
+			whole = str_from(whole, 1 - one.n);
+		}
+		if (ra != rb || a.total != b.total || b.total != n || a.state != b.state || a.left != b.left)
+			fail_msg("'%s': %d and %d, %llu and %llu bytes", bodies[i], ra, rb, (unsigned long long)a.total, (unsigned long long)b.total);
+	}
+}
+
 static void bounds_extensions_and_trailers(void **state)
 {
 	struct http_chunked k;
@@ -318,7 +349,7 @@ int main(void)
 		cmocka_unit_test(explains_old_and_new_protocols),
 		cmocka_unit_test(keeps_what_came_before_a_fault),
 		cmocka_unit_test(scans_wide_as_narrow),
-		cmocka_unit_test(yields_chunks_without_copying),
+		cmocka_unit_test(yields_chunks_without_copying), cmocka_unit_test(whole_chunks_are_read_as_their_bytes_are),
 		cmocka_unit_test(bounds_extensions_and_trailers),
 		cmocka_unit_test(checks_what_is_sent),
 		cmocka_unit_test(normalises_paths),

@@ -25,6 +25,7 @@ enum {
 	PARTS_INLINE = 4, IOV_MAX_PARTS = 16,
 	SMALL_BYTES = 4096,           /* what is sent from one piece: the kernel takes longer over a list than we do over the copy */
 	READ_TURN = 1 << 20,
+	QUIET_US = 100000,
 	STALE_US = 1000000            /* a server that closed before it read the request is heard of sooner */
 };
 
@@ -44,28 +45,29 @@ struct link {
 
 enum call_state { CALL_WAITING, CALL_CONNECTING, CALL_HEAD, CALL_BODY, CALL_OVER };
 
+/* What each piece of an answer touches comes first, as in struct conn. */
 struct http_call {
 	struct http_pool *pool;
-	struct list node;             /* on pool.calls */
 	struct link *link;
 	enum call_state state;
-	struct http_call_ops ops;
-	struct http_call_opts opts;
+	enum http_framing framing;
+	bool sent, reused, again, paused, readable, hup, answered;
+	bool keep;
+	int64_t since_us;             /* of the wait that runs: connecting, first byte, between bytes */
 	void *arg;
+	struct http_call_ops ops;
+	struct http_chunked chunked;
+	uint64_t left;                /* of HTTP_LENGTH */
+	struct list node;             /* on pool.calls */
+	struct http_call_opts opts;
 	struct loop_deferred release;
 	struct loop_timer fail;
 	enum http_call_error error;   /* for 'fail' */
 	const char *error_text;
-	int64_t since_us;             /* of the wait that runs: connecting, first byte, between bytes */
 	unsigned n_parts, part;       /* part and at: the first byte not sent */
 	size_t at;
 	struct str *parts, inline_parts[PARTS_INLINE + 1];
 	unsigned address;             /* index of the one tried */
-	bool sent, reused, again, paused, readable, hup, answered;
-	enum http_framing framing;
-	bool keep;
-	uint64_t left;                /* of HTTP_LENGTH */
-	struct http_chunked chunked;
 };
 
 struct http_pool {
@@ -787,7 +789,7 @@ static bool passed(int64_t now_us, int64_t since_us, int64_t limit_ms) { return 
 
 static void call_check(struct http_call *call, int64_t now_us)
 {
-	if (call->link && call->link->suspect && !call->paused) {
+	if (call->link && call->link->suspect && !call->paused && now_us - call->since_us >= QUIET_US) {
 		call->link->suspect = false;
 		link_read(call->link, false);
 		if (call->state == CALL_OVER)
@@ -817,7 +819,7 @@ static void drop_old_links(struct http_pool *p, int64_t now_us)
 }
 
 /* Looks at some of the calls, the one not seen for longest first. It also reads once more where a short read may have
- * hidden a reset that came together with the bytes before it: libevent reports an error as "readable". */
+ * hidden a reset that came together with the bytes before it: libevent reports an error as "readable". Where bytes still come nothing was hidden. */
 static void sweep(struct loop_timer *t)
 {
 	struct http_pool *p = list_entry(t, struct http_pool, sweep);

@@ -25,7 +25,7 @@ struct conn;
 enum { HELD_FREE = 65536 };           /* up to this size a buffer is not charged: how many there are is limited elsewhere */
 /* Requests and answers of up to this size lie in blocks that the server keeps: malloc(3) takes many times longer for what is above its
  * thread's cache (1 KiB). */
-enum { BLOCK_BYTES = 2048, BLOCKS_SPARE = 64 };
+enum { BLOCK_BYTES = 2048, BLOCKS_SPARE = 512 };
 
 /* One exchange: allocated with exactly as many headers as there are, followed by the head's bytes, the normalised path
  * and, when it came with the head, the body. A large request stays where it was received instead. */
@@ -42,12 +42,20 @@ struct exchange {
 	struct http_xchg x;           /* last: cut off after the headers that are used */
 };
 
+/* What each piece of an answer touches comes first, in few cache lines: thousands of streams take turns. */
 struct conn {
 	struct loop_io io;
 	struct http_server *srv;
-	struct list node;             /* on srv->conns */
-	struct loop_deferred flush, release;
 	enum conn_state state;
+	enum reply_framing framing;
+	char *out;                    /* NULL when nothing is queued */
+	size_t out_at, out_n, out_cap;
+	size_t out_charged;           /* of opts.held */
+	struct loop_deferred flush;
+	struct tls *tls;              /* NULL: plain */
+	const struct http_local_ops *local;   /* not NULL: there is no connection and no server, see http_local.h */
+	void *local_arg;
+	int64_t deadline_us;          /* of the state; 0 = none */
 	bool keep;                    /* keep the connection after this answer */
 	bool aborting;                /* break it after the flush */
 	bool unread;                  /* input was left in the kernel */
@@ -57,22 +65,16 @@ struct conn {
 	bool handshaking;             /* TLS, and not a byte of a request can have come yet */
 	bool wrong_door;              /* plain HTTP where TLS is spoken */
 	uint8_t door;
-	enum reply_framing framing;
+	struct exchange *xc;
+	struct list node;             /* on srv->conns */
 	uint64_t reply_left;          /* of REPLY_LENGTH */
 	uint32_t requests;
-	int64_t deadline_us;          /* of the state; 0 = none */
 	int undelivered;              /* CONN_LINGER while draining: bytes in the kernel when it was looked at last */
 	size_t seen;                  /* of 'in', for http_parse_request() */
 	struct buf in;                /* part of a head, or requests that came early */
-	char *out;                    /* NULL when nothing is queued */
-	size_t out_at, out_n, out_cap;
-	size_t out_charged;           /* of opts.held */
-	struct exchange *xc;
-	struct tls *tls;              /* NULL: plain */
+	struct loop_deferred release;
 	struct tls_identity *identity;        /* until the first byte has come */
 	char peer[56];
-	const struct http_local_ops *local;   /* not NULL: there is no connection and no server, see http_local.h */
-	void *local_arg;
 };
 
 /* An address, or one of several descriptors of it. */

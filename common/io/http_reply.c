@@ -13,7 +13,7 @@
 #include "common/base/clock.h"
 #include "common/io/http_conn.h"
 
-enum { DIRECT_BYTES = 16384 };
+enum { DIRECT_BYTES = 16384, CHUNK_FRAME = 4 + 4 /* digits below DIRECT_BYTES, two line ends */ };
 
 /* --- the queue --- */
 
@@ -227,12 +227,39 @@ void http_reply_start(struct http_xchg *x, int status, struct str headers, int64
 	conn_flush_later(c);
 }
 
+/* A small chunk with its frame, by one look for room: this is what streams are made of. */
+static void add_chunk(struct conn *c, struct str data)
+{
+	char *p = out_room(c, data.n + CHUNK_FRAME), *at = p;
+	int shift = 0;
+
+	while (shift < 16 && data.n >> (shift + 4))
+		shift += 4;
+	for (; shift >= 0; shift -= 4)
+		*at++ = "0123456789abcdef"[data.n >> shift & 15];
+	*at++ = '\r';
+	*at++ = '\n';
+	memcpy(at, data.p, data.n);
+	at += data.n;
+	*at++ = '\r';
+	*at++ = '\n';
+	c->out_n += (size_t)(at - p);
+}
+
 static void add_data(struct conn *c, struct str data)
 {
 	if (data.n >= DIRECT_BYTES && c->out_at == 0)
 		send_direct(c, data);
 	else
 		out_add(c, data);
+}
+
+static void add_large_chunk(struct conn *c, struct str data)
+{
+	add_number(c, data.n, 16);
+	out_add(c, STR("\r\n"));
+	add_data(c, data);
+	out_add(c, STR("\r\n"));
 }
 
 void http_reply_data(struct http_xchg *x, struct str data)
@@ -249,13 +276,12 @@ void http_reply_data(struct http_xchg *x, struct str data)
 		data.n = data.n < c->reply_left ? data.n : (size_t)c->reply_left;
 		c->reply_left -= data.n;
 	}
-	if (c->framing == REPLY_CHUNKED) {
-		add_number(c, data.n, 16);
-		out_add(c, STR("\r\n"));
-	}
-	add_data(c, data);
-	if (c->framing == REPLY_CHUNKED)
-		out_add(c, STR("\r\n"));
+	if (c->framing != REPLY_CHUNKED)
+		add_data(c, data);
+	else if (data.n < DIRECT_BYTES)
+		add_chunk(c, data);
+	else
+		add_large_chunk(c, data);
 	if (conn_queued(c) > c->srv->opts.high_water)
 		c->was_full = true;
 	conn_flush_later(c);

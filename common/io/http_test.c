@@ -143,6 +143,13 @@ static void echo_chunked(struct http_xchg *x)
 	http_reply_end(x);
 }
 
+static void echo_in_a_chunk(struct http_xchg *x)
+{
+	http_reply_start(x, 200, STR("X-Kind: chunked\r\n"), -1);
+	http_reply_data(x, x->body);
+	http_reply_end(x);
+}
+
 static void h_request(struct http_xchg *x, void *arg)
 {
 	w.requests++;
@@ -151,6 +158,8 @@ static void h_request(struct http_xchg *x, void *arg)
 		w.held = x;
 		if (str_eqz(x->path, "/stream"))
 			http_reply_start(x, 200, STR(""), -1);
+	} else if (str_eqz(x->path, "/chunk")) {
+		echo_in_a_chunk(x);
 	} else if (str_eqz(x->path, "/chunked")) {
 		echo_chunked(x);
 	} else if (str_eqz(x->path, "/pieces")) {
@@ -1155,6 +1164,23 @@ static void carries_8_mib_both_ways(void **state)
 	big_free();
 }
 
+/* Sizes around each further digit, and around what goes past the queue. */
+static void chunks_of_every_length_are_framed(void **state)
+{
+	static const size_t sizes[] = { 1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 16383, 16384, 16385, 65535, 65536 };
+
+	big_set(65536);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		call("POST", "/chunk", str_n(w.big.p, sizes[i]), NULL);
+		run_until(over);
+		assert_int_equal(got.ends, 1);
+		assert_true(str_eq(buf_as_str(&got.body), str_n(w.big.p, sizes[i])));
+	}
+	assert_int_equal(http_server_conns(w.srv), 1);    /* no byte too many: the connection was kept */
+	got_reset();
+	big_free();
+}
+
 static void a_cancelled_call_is_seen_by_the_server(void **state)
 {
 	call("GET", "/hold", STR(""), NULL);
@@ -1704,7 +1730,7 @@ int main(void)
 		T(drain_of_an_idle_server_is_immediate), T(drain_serves_what_the_kernel_has),
 		T(drain_waits_until_answers_arrived), T(drain_does_not_wait_for_who_reads_nothing), T(http_server_free_breaks_what_is_open),
 		T(may_be_freed_when_drained), T(holds_early_requests_back), T(listens_on_v6_and_unix), T(says_who_has_the_port), T(limits_connections),
-		T(calls_and_reuses), T(carries_8_mib_both_ways), T(a_cancelled_call_is_seen_by_the_server), T(a_pause_holds_the_server_back),
+		T(calls_and_reuses), T(carries_8_mib_both_ways), T(chunks_of_every_length_are_framed), T(a_cancelled_call_is_seen_by_the_server), T(a_pause_holds_the_server_back),
 		T(server_death_reaches_the_call), T(pool_free_cancels), T(finds_a_name_without_blocking),
 		F(reads_every_framing), F(reads_an_answer_split_anywhere), F(noise_ends_every_call_once),
 		F(refuses_a_bad_answer), F(caps_the_head), F(a_server_that_dies_anywhere),
