@@ -18,17 +18,18 @@ struct llm_relay {
 	bool embeds;                  /* vectors, see embed.c */
 	bool from_ollama, from_infill;        /* the backend's dialect; neither: OpenAI's */
 	bool hide_usage;              /* we asked for the usage chunk, the client did not */
+	bool started;                 /* something was written */
+	bool done, failed;
 	enum reply reply;
 	int status, refused_status;
 	struct frames frames;         /* REPLY_STREAM */
 	struct shape shape;
-	struct buf body;              /* REPLY_WHOLE, REPLY_ERROR */
-	struct llm_usage usage;
 	uint32_t deltas;
 	uint64_t text_bytes;          /* of the answer, for an estimate where nothing is counted */
+	struct llm_usage usage;
+	struct buf body;              /* REPLY_WHOLE, REPLY_ERROR */
 	char finish[32];
 	bool called;                  /* a tool was called */
-	bool started;                 /* something was written */
 	/* Where dialects differ: */
 	const struct writer *writer;
 	struct str head;              /* what every event to the client begins with */
@@ -43,7 +44,6 @@ struct llm_relay {
 	bool too_many_calls;          /* more than RELAY_CALLS */
 	uint64_t text_chars;          /* sent so far, for the offsets of /v1/completions */
 	bool shape_is_thinking;       /* the text of a matched shape is thinking */
-	bool done, failed;
 	bool one_object;              /* a stream that the backend answered with one object, as Ollama does when it only loads */
 	bool finished;                /* the client's last line is written */
 	struct why why;               /* when failed */

@@ -192,6 +192,46 @@ static void the_ledger_hears_of_an_attempt_after_a_second(void **state)
 	assert_string_equal(books().story, "1cancelled@a ");
 }
 
+/* The sweep passes by a request whose answer flows, until its moment has come. */
+static void the_sweep_tells_the_ledger_of_a_stream_when_its_second_is_over(void **state)
+{
+	int64_t start_us;
+
+	h.does = STREAMS_AND_HANGS;
+	send_chat(CHAT("m", ",\"stream\":true"));
+	run_until(first_piece);
+	start_us = only_request()->try.start_us;
+	worker_sweep(h.w, start_us + 1);
+	worker_sweep(h.w, start_us + ANNOUNCE_US - 1);
+	assert_int_equal(books().started, 0);
+	worker_sweep(h.w, start_us + ANNOUNCE_US);
+	assert_int_equal(books().started, 1);
+	worker_sweep(h.w, start_us + 2 * ANNOUNCE_US);
+	assert_int_equal(books().started, 1);
+	reply_free(&reply);
+	run_until(no_requests);
+}
+
+/* A full disk does not make it forget. */
+static void a_stream_that_could_not_be_told_of_is_told_of_later(void **state)
+{
+	int64_t start_us;
+
+	h.does = STREAMS_AND_HANGS;
+	send_chat(CHAT("m", ",\"stream\":true"));
+	run_until(first_piece);
+	start_us = only_request()->try.start_us;
+	worker_sweep(h.w, start_us + 1);
+	disk_fill();
+	worker_sweep(h.w, start_us + ANNOUNCE_US);
+	assert_false(only_request()->try.announced);
+	disk_free();
+	worker_sweep(h.w, start_us + ANNOUNCE_US + 1);
+	assert_true(only_request()->try.announced);
+	reply_free(&reply);
+	run_until(no_requests);
+}
+
 static void a_request_that_reached_no_backend_stands_alone(void **state)
 {
 	chat(CHAT("nobody", ""));
@@ -270,7 +310,8 @@ int main(void)
 		HOUSE(what_a_crash_left_open_is_closed_once_with_what_was_last_known), HOUSE(many_open_attempts_are_all_closed),
 		HOUSE(records_that_make_no_sense_close_nothing), HOUSE(a_spool_that_is_not_there_is_said),
 		HOUSE(a_final_that_finds_no_room_is_written_when_there_is_some), HOUSE(what_is_still_owed_at_the_end_is_left_to_the_next_start),
-		HOUSE(the_ledger_hears_of_an_attempt_after_a_second), HOUSE(a_request_that_reached_no_backend_stands_alone),
+		HOUSE(the_ledger_hears_of_an_attempt_after_a_second), HOUSE(the_sweep_tells_the_ledger_of_a_stream_when_its_second_is_over),
+		HOUSE(a_stream_that_could_not_be_told_of_is_told_of_later), HOUSE(a_request_that_reached_no_backend_stands_alone),
 		HOUSE(a_decision_is_kept_with_the_snapshot_when_that_is_new), HOUSE(a_retry_is_no_second_decision),
 	};
 

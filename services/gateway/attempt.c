@@ -290,6 +290,23 @@ static void no_room(struct req *r, struct http_call *call)
 	req_resume(r, STEP_FAIL);
 }
 
+/* What a stream says is with the server before the turn ends, so one buffer serves them all: it is warm, and a stream at rest holds none. */
+static void lend_out(struct req *r)
+{
+	if (!r->in.stream || r->out.cap)
+		return;
+	r->out = r->worker->out;
+	r->worker->out = (struct buf){ 0 };
+}
+
+static void return_out(struct req *r)
+{
+	if (!r->in.stream || r->out.n || r->worker->out.cap)
+		return;
+	r->worker->out = r->out;
+	r->out = (struct buf){ 0 };
+}
+
 static void on_data(struct http_call *call, struct str data, void *arg)
 {
 	struct req *r = arg;
@@ -303,6 +320,7 @@ static void on_data(struct http_call *call, struct str data, void *arg)
 		return;
 	}
 	recall_record(r, data);
+	lend_out(r);
 	step = llm_relay_data(r->try.relay, data, &r->out, &why);
 	if (step == LLM_FAILED) {
 		push(r);
@@ -313,6 +331,7 @@ static void on_data(struct http_call *call, struct str data, void *arg)
 	note_progress(r);
 	if (r->in.stream)
 		push(r);
+	return_out(r);
 }
 
 /* A prompt above the context, of which was read less than any text needs (nine bytes a token): cut in silence, as Ollama does when a client

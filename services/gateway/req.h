@@ -72,6 +72,7 @@ struct req {
 	int64_t start_us, start_wall_us;
 	int64_t deadline_us;
 	struct list node;             /* the worker's list of requests under way */
+	int64_t look_us;              /* before this time brings nothing; beside 'node', for it is all that is seen of most of them ten times a second */
 
 	struct world *world;          /* set by the driver; one reference */
 	struct llm_in in;             /* set by parse */

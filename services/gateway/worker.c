@@ -125,15 +125,28 @@ static void queue_tick(struct req *r, int64_t now)
 	req_resume(r, STEP_FAIL);
 }
 
+/* Once its answer flows nothing is waited for but the moment at which the ledger is told of it. */
+static int64_t next_look(const struct req *r)
+{
+	if (!r->answer_begun)
+		return 0;
+	return r->try.start_position < 0 || r->try.announced ? INT64_MAX : r->try.start_us + ANNOUNCE_US;
+}
+
 void worker_sweep(struct worker *w, int64_t now)
 {
 	list_each_safe(it, &w->requests) {
 		struct req *r = list_entry(it, struct req, node);
 
+		if (now < r->look_us)
+			continue;
 		account_announce(r, now);
 		req_heartbeat(r, now);
-		queue_tick(r, now);
-		recall_tick(r, now);
+		r->look_us = next_look(r);
+		if (r->waiting)               /* either may be its end */
+			queue_tick(r, now);
+		else
+			recall_tick(r, now);
 	}
 	limits_news(w);
 	recall_seat_sweep(w->recall);
@@ -412,6 +425,7 @@ void worker_free(struct worker *w)
 		buf_free(&w->spare_req[--w->n_spare_req]->out);
 		free(w->spare_req[w->n_spare_req]);
 	}
+	buf_free(&w->out);
 	world_unref(w->world);
 	keyring_unref(w->ring);
 	spool_close(w->usage);

@@ -41,6 +41,7 @@ struct worker {
 	unsigned n_spare;
 	struct req *spare_req[64];
 	unsigned n_spare_req;
+	struct buf out;               /* lent to a stream for one turn: see attempt.c */
 	struct loop_timer sweep;
 	uint64_t run, run_finals, run_tokens; /* of 'usage' since it was opened, see UsageEvent; account.c */
 	bool spool_failed;            /* the last append to 'usage' failed: logged once */
