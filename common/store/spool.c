@@ -58,6 +58,7 @@ struct spool {
 	bool dir_dirty, stopping;
 	_Atomic uint64_t lost_first;  /* the segment whose sync failed */
 	_Atomic uint64_t sync_errors;
+	_Atomic uint64_t durable;     /* below it all is synced */
 
 	bool threaded;
 	pthread_t thread;
@@ -532,6 +533,7 @@ int64_t spool_commit(struct spool *s, uint8_t type, uint32_t n)
 
 uint64_t spool_end(const struct spool *s) { return atomic_load(&s->end); }
 uint64_t spool_epoch(const struct spool *s) { return s->epoch; }
+uint64_t spool_durable(const struct spool *s) { return atomic_load(&s->durable); }
 uint64_t spool_sync_errors(const struct spool *s) { return atomic_load(&s->sync_errors); }
 
 uint64_t spool_bytes(const struct spool *s)
@@ -617,6 +619,7 @@ static struct part part_to_sync(struct spool *s)
 /* One turn: what is retired is synced and closed, then the segment in use, then the directory's new names. */
 static void sync_once(struct spool *s)
 {
+	uint64_t end = atomic_load(&s->end);
 	struct part p;
 	bool dir;
 
@@ -629,6 +632,8 @@ static void sync_once(struct spool *s)
 	pthread_mutex_unlock(&s->lock);
 	if (dir && s->dir_fd >= 0 && fsync(s->dir_fd) != 0)
 		atomic_fetch_add(&s->sync_errors, 1);
+	if (atomic_load(&s->sync_errors) == 0)
+		atomic_store(&s->durable, end);
 }
 
 static struct part part_ahead(struct spool *s)

@@ -36,6 +36,8 @@ int64_t spool_append(struct spool *, uint8_t type, struct str payload, struct wh
 uint8_t *spool_reserve(struct spool *, uint32_t n, struct why *);        /* NULL on failure */
 int64_t spool_commit(struct spool *, uint8_t type, uint32_t n);
 void spool_release(struct spool *, uint64_t below);   /* segments that end at or below it may be deleted; any thread */
+/* Everything below it has been synced: a power cut does not take it. It stays where it is once a sync has failed. */
+uint64_t spool_durable(const struct spool *);
 uint64_t spool_bytes(const struct spool *);       /* on disk */
 uint64_t spool_sync_errors(const struct spool *);
 

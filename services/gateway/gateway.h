@@ -104,6 +104,7 @@ struct gateway {
 	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */
 	char addresses[DOORS][300];   /* as bound, "" = not there */
 	struct runs *runs;            /* durable jobs */
+	struct feedback_box *feedback;
 	struct outbox *outbox;        /* shippers of every spool found on disk */
 	pthread_mutex_t asks_lock;
 	struct list asks;             /* under way, see ask.h */

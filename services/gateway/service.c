@@ -10,6 +10,7 @@
 #include "services/gateway/ask.h"
 #include "services/gateway/certificate.h"
 #include "services/gateway/door.h"
+#include "services/gateway/feedback_box.h"
 #include "services/gateway/key_uses.h"
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
@@ -235,6 +236,7 @@ static void sweep(struct loop_timer *t)
 	ask_models_came(g);               /* for those that have waited too long */
 	certificate_sweep(g->certificate);
 	outbox_sweep(g->outbox);
+	feedback_box_sweep(g->feedback);
 	recall_sweep(g);
 	series_set(metrics_series(g->metrics, M_HELD), (double)budget_used(&g->held));
 	for (unsigned i = 0; i < g->n_workers; i++) {
@@ -299,6 +301,7 @@ static void stop(struct svc *s)
 	lease_free(g->lease);                             /* a worker's requests tell these two of slots and limits until it has stopped */
 	limit_share_free(g->limit_share);
 	runs_close(g->runs);
+	feedback_box_free(g->feedback);
 	ask_forget_all(g);
 	pthread_mutex_destroy(&g->asks_lock);
 	outbox_free(g->outbox);                           /* … and ship at the next start, if not now */
@@ -349,6 +352,7 @@ static bool start(struct svc *s, struct why *why)
 		g->limit_share = limit_share_new(g->door);
 		g->trail = trail_new(g);
 		g->key_uses = key_uses_new(g);
+		g->feedback = feedback_box_new(g);
 		g->outbox = outbox_new(g);
 		g->lease = lease_new(g);
 		subscribe(g);
@@ -407,9 +411,10 @@ static void ship_rest(struct loop_timer *t)
 	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, sweep));
 
 	outbox_kick(g->outbox);
+	feedback_box_kick(g->feedback);
 	trail_kick(g->trail);
 	key_uses_tell(g->key_uses);
-	if ((outbox_empty(g->outbox) && trail_empty(g->trail)) || --g->drain_ticks <= 0)
+	if ((outbox_empty(g->outbox) && feedback_box_empty(g->feedback) && trail_empty(g->trail)) || --g->drain_ticks <= 0)
 		svc_drained(g->svc);
 	else
 		loop_timer_set(g->loop, t, 20000, ship_rest);

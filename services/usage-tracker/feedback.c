@@ -1,6 +1,7 @@
 /* feedback.c - see feedback.h. */
 #include "services/usage-tracker/feedback.h"
 
+#include "common/base/clock.h"
 #include "services/usage-tracker/ledger_sql.h"
 
 struct owner { bool found; char tenant[256]; };
@@ -44,17 +45,40 @@ static bool put(struct db *db, const Corral__FeedbackEvent *e, const char *tenan
 	       db_run(db, L_FEEDBACK_PUT, row, sizeof(row) / sizeof(*row), NULL, NULL, NULL, why);
 }
 
-bool feedback_keep(struct db *db, const Corral__FeedbackEvent *e, bool *ret_replaced, struct why *why)
+bool feedback_keep(struct db *db, const Corral__FeedbackEvent *e, enum feedback_outcome *ret, struct why *why)
 {
 	struct owner o = { 0 };
+	bool replaced;
 
+	*ret = FEEDBACK_UNSOUND;
 	if (!is_sound(e))
-		return err_set(why, ERR_INVALID, "this is no feedback") == ERR_OK;
+		return true;
 	if (!db_run(db, L_FEEDBACK_OF, (struct db_value[]){ DB_B(str_n((const char *)e->request_id.data, e->request_id.len)) }, 1, keep_owner, &o, NULL, why))
 		return false;
 	if (o.found && !o.tenant[0])
 		(void)str_copy(o.tenant, sizeof(o.tenant), STR("default"));
-	if (!o.found || (!e->sees_all && strcmp(o.tenant, e->tenant) != 0))
-		return err_set(why, ERR_NOT_FOUND, "the ledger has no such request; it may be younger than a moment, or was never sent to a backend") == ERR_OK;
-	return put(db, e, o.tenant, ret_replaced, why);
+	*ret = FEEDBACK_OF_OTHERS;
+	if (o.found && !e->sees_all && strcmp(o.tenant, e->tenant) != 0)
+		return true;
+	if (!put(db, e, o.found ? o.tenant : e->sees_all ? "" : e->tenant, &replaced, why))
+		return false;
+	*ret = replaced ? FEEDBACK_REPLACED : FEEDBACK_NEW;
+	return true;
+}
+
+bool feedback_record(struct db *db, struct str record, struct str source, enum feedback_outcome *ret, struct why *why)
+{
+	Corral__FeedbackEvent *e = corral__feedback_event__unpack(NULL, record.n, (const uint8_t *)record.p);
+	bool ok = true;
+
+	*ret = FEEDBACK_UNSOUND;
+	if (e)
+		ok = feedback_keep(db, e, ret, why);
+	if (ok && *ret == FEEDBACK_UNSOUND)
+		ok = db_run(db, L_DEAD_ADD,
+			    (struct db_value[]){ DB_I(wall_us()), DB_Z("feedback.v1"), DB_S(source), DB_I(0), DB_Z("this is no feedback"), DB_B(record) }, 6, NULL,
+			    NULL, NULL, why);
+	if (e)
+		corral__feedback_event__free_unpacked(e, NULL);
+	return ok;
 }

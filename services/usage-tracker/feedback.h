@@ -4,6 +4,11 @@
 #include "common/store/db.h"
 #include "events.pb-c.h"
 
-/* Keeps it when the ledger has the request, and it is the tenant's. False with *why: NOT_FOUND, INVALID, or the store's own. */
-bool feedback_keep(struct db *, const Corral__FeedbackEvent *, bool *ret_replaced, struct why *);
+enum feedback_outcome { FEEDBACK_NEW, FEEDBACK_REPLACED, FEEDBACK_OF_OTHERS, FEEDBACK_UNSOUND };
+
+/* Keeps it, inside a transaction. What is newer stays; of another tenant's request nothing is kept. A request that the ledger does not have
+ * yet may still come: then the tenant is that of who said it, "" when it may speak of any, and counts only where the two agree. */
+bool feedback_keep(struct db *, const Corral__FeedbackEvent *, enum feedback_outcome *ret, struct why *);
+/* One record of feedback.v1; what is none goes to dead_letters. */
+bool feedback_record(struct db *, struct str record, struct str source, enum feedback_outcome *ret, struct why *);
 #endif

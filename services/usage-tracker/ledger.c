@@ -230,6 +230,21 @@ enum ledger_outcome ledger_ingest(struct ledger *l, const struct ledger_batch *b
 	return outcome;
 }
 
+enum ledger_outcome ledger_carry(struct ledger *l, const struct ledger_batch *b, bool (*each)(void *, struct str record, struct why *), void *arg,
+				 uint64_t *ret_position, struct why *why)
+{
+	struct work w = { .l = l, .batch = b, .why = why };
+	enum ledger_outcome outcome = LEDGER_FAILED;
+	bool ok = db_begin(l->db, why) && cursor_move(&w, ret_position, &outcome);
+
+	for (size_t i = 0; ok && i < b->n; i++)
+		ok = each(arg, b->records[i], why);
+	if (ok && db_commit(l->db, why))
+		return LEDGER_APPLIED;
+	db_rollback(l->db);
+	return outcome;
+}
+
 /* --- the cursor --- */
 
 struct cursor { uint64_t position, epoch; bool found; };

@@ -59,6 +59,10 @@ bool ledger_cursor(struct ledger *, struct str topic, struct str source, uint64_
  * ret_counts (may be NULL) is what was applied. LEDGER_STALE and LEDGER_FAILED fill *why; after either nothing has changed. */
 enum ledger_outcome ledger_ingest(struct ledger *, const struct ledger_batch *, uint64_t *ret_position, struct ledger_counts *ret_counts, struct why *);
 
+/* The same for a topic that is no usage: each record goes to 'each', in one transaction with the cursor; false undoes the batch. */
+enum ledger_outcome ledger_carry(struct ledger *, const struct ledger_batch *, bool (*each)(void *, struct str record, struct why *), void *arg,
+				 uint64_t *ret_position, struct why *);
+
 /* For feedback.c, which keeps its rows beside the ledger's. */
 struct db *ledger_db(struct ledger *);
 

@@ -58,7 +58,7 @@ const char *const ledger_sql[L_STATEMENTS] = {
 	[L_FEEDBACK_KNOWN] = "SELECT 1 FROM feedback WHERE request_id = ?1 AND author = ?2",
 	[L_FEEDBACK_PUT] = "INSERT INTO feedback (request_id, author, tenant, at_us, rating, thumbs, success, tests_passed, tests_total, corrected_output, comment) "
 			   "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (request_id, author) DO UPDATE SET at_us = ?4, rating = ?5, "
-			   "thumbs = ?6, success = ?7, tests_passed = ?8, tests_total = ?9, corrected_output = ?10, comment = ?11",
+			   "thumbs = ?6, success = ?7, tests_passed = ?8, tests_total = ?9, corrected_output = ?10, comment = ?11 WHERE excluded.at_us >= feedback.at_us",
 	BUDGET_SQL
 
 	[L_PRICES_ALL] = "SELECT " PRICE_COLUMNS " FROM prices ORDER BY id",

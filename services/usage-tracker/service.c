@@ -36,7 +36,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_DUPLICATES] = { METRIC_COUNTER, "usage_duplicates_total", "Facts that the ledger had already; they changed nothing.", "" },
 	[M_DEAD] = { METRIC_COUNTER, "usage_dead_letters_total", "Facts that could not be entered and are kept in the table dead_letters.", "" },
 	[M_LAG] = { METRIC_GAUGE, "ledger_lag_seconds", "Age of the youngest fact when its batch was committed last.", "" },
-	[M_FEEDBACK] = { METRIC_COUNTER, "feedback_total", "Feedback kept: new, or replaced what its author had said before.", "kind" },
+	[M_FEEDBACK] = { METRIC_COUNTER, "feedback_total", "Feedback that came: new, replaced what its author had said before, of_others (of another tenant's request: not kept), unsound (in dead_letters).", "kind" },
 	[M_BUDGET_TOKENS] = { METRIC_GAUGE, "budget_tokens", "Tokens of each budget in its present period, by account: limit, used, held (lent to gateways), in_doubt. Those of keys and "
 			      "users are not shown here.", "scope,period,account" },
 	[M_BUDGET_MICROUSD] = { METRIC_GAUGE, "budget_microusd", "The same in micro-dollars.", "scope,period,account" },
@@ -82,9 +82,9 @@ static void ledger_state(struct usage_tracker *u, bool ok, const struct why *why
 
 static bool topic_known(const char *topic, void *data)
 {
-	if (strcmp(topic, "usage.v1") == 0)
+	if (strcmp(topic, "usage.v1") == 0 || strcmp(topic, "feedback.v1") == 0)
 		return true;
-	rpc_fail(data, ERR_NOT_FOUND, "the ledger keeps the topic usage.v1 only");
+	rpc_fail(data, ERR_NOT_FOUND, "the ledger keeps the topics usage.v1 and feedback.v1 only");
 	return false;
 }
 
@@ -121,6 +121,31 @@ static void count(struct usage_tracker *u, const struct ledger_counts *c, int64_
 		LOG_ERROR("facts could not be entered into the ledger; see its table dead_letters", LOG_I("facts", c->dead));
 }
 
+struct said { struct usage_tracker *u; struct str source; uint64_t n[FEEDBACK_UNSOUND + 1]; };
+
+static bool feedback_each(void *arg, struct str record, struct why *why)
+{
+	struct said *s = arg;
+	enum feedback_outcome outcome;
+	bool ok = feedback_record(ledger_db(s->u->ledger), record, s->source, &outcome, why);
+
+	s->n[outcome]++;
+	return ok;
+}
+
+/* feedback.v1 */
+static enum ledger_outcome apply_feedback(struct usage_tracker *u, const struct ledger_batch *b, uint64_t *ret_position, struct why *why)
+{
+	static const char *const kinds[] = { "new", "replaced", "of_others", "unsound" };
+	struct said s = { .u = u, .source = b->source };
+	enum ledger_outcome outcome = ledger_carry(u->ledger, b, feedback_each, &s, ret_position, why);
+
+	for (int i = 0; i <= FEEDBACK_UNSOUND && outcome == LEDGER_APPLIED; i++)
+		if (s.n[i])
+			series_add(metrics_series(svc_metrics(u->svc), M_FEEDBACK, kinds[i]), (double)s.n[i]);
+	return outcome;
+}
+
 static enum ledger_outcome apply(struct usage_tracker *u, const Corral__FactBatch *b, uint64_t *ret_position, struct why *why)
 {
 	struct ledger_batch batch = { .topic = str_of(b->topic), .source = str_of(b->source), .epoch = b->epoch, .first = b->first, .next = b->next,
@@ -133,6 +158,8 @@ static enum ledger_outcome apply(struct usage_tracker *u, const Corral__FactBatc
 	for (size_t i = 0; i < b->n_records; i++)
 		records[i] = str_n((const char *)b->records[i].data, b->records[i].len);
 	batch.records = records;
+	if (strcmp(b->topic, "feedback.v1") == 0)
+		return apply_feedback(u, &batch, ret_position, why);
 	outcome = ledger_ingest(u->ledger, &batch, ret_position, &counts, why);
 	if (outcome == LEDGER_APPLIED)
 		count(u, &counts, began_us);
@@ -193,22 +220,6 @@ static void on_speeds(Corral__UsageTracker_Service *rpc, const Corral__SpeedsReq
 	speeds_reply(u->speeds, wall_us(), u->mem, &reply);
 	closure(&reply, data);
 	arena_reset(u->mem);
-}
-
-static void on_feedback(Corral__UsageTracker_Service *rpc, const Corral__FeedbackEvent *e, Corral__FeedbackAck_Closure closure, void *data)
-{
-	struct usage_tracker *u = OF(rpc, rpc);
-	Corral__FeedbackAck ack = CORRAL__FEEDBACK_ACK__INIT;
-	bool replaced;
-	struct why why;
-
-	if (!feedback_keep(ledger_db(u->ledger), e, &replaced, &why)) {
-		rpc_fail(data, why.code, why.text);
-		return;
-	}
-	series_inc(metrics_series(svc_metrics(u->svc), M_FEEDBACK, replaced ? "replaced" : "new"));
-	ack.replaced = replaced;
-	closure(&ack, data);
 }
 
 /* --- prices --- */
@@ -361,7 +372,6 @@ static void serve(struct usage_tracker *u)
 	u->rpc.query = on_query;
 	u->rpc.attempts = on_attempts;
 	u->rpc.speeds = on_speeds;
-	u->rpc.feedback = on_feedback;
 	u->rpc.put_price = on_put_price;
 	u->rpc.prices = on_prices;
 	u->rpc.reprice = on_reprice;

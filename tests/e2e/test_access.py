@@ -211,6 +211,7 @@ def test_requests_of_another_tenant_do_not_exist(locked):
 # What a route's object belongs to: (path, body) of a request about something of that tenant. Of all other routes the objects are everybody's.
 OBJECTS = {
     ("GET", "/usage"): lambda c, t, seen: (f"/usage?tenant={t}", None),
+    ("GET", "/savings"): lambda c, t, seen: (f"/savings?against={priced(c)}&tenant={t}", None),
     ("GET", "/requests/"): lambda c, t, seen: (f"/requests/{seen[t]}", None),
     ("GET", "/explain/"): lambda c, t, seen: (f"/explain/{seen[t]}", None),
     ("GET", "/keys"): lambda c, t, seen: (f"/keys?tenant={t}", None),
@@ -222,12 +223,20 @@ OBJECTS = {
     ("DELETE", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", None),
 }
 EVERYBODYS = {"health", "inference", "feedback", "models.read", "models.write", "models.manage", "backends.read", "hardware.read", "jobs.read", "jobs.write",
-              "tenants.read", "audit.read"}
+              "prices.read", "prices.write", "tenants.read", "audit.read"}
 NAMES = iter(range(1, 10 ** 6))
 
 
 def fresh_name():
     return f"made-{next(NAMES)}"
+
+
+def priced(corral):
+    """A model with a price."""
+    price = {"model": "big", "input_microusd": 1, "output_microusd": 1, "valid_from": "2026-01-01"}
+    status = corral.get("/prices", body=price, method="PUT")[0]
+    assert status in (200, 201)
+    return "big"
 
 
 def victim(corral, tenant):

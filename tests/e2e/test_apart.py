@@ -1,11 +1,14 @@
 """Every service as a process of its own: started in any order, killed, stopped, restarted; what is served meanwhile and what is said of it."""
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +90,31 @@ def test_a_stopped_one_is_named(apart):
     finally:
         place["selector"].signal(signal.SIGCONT)
     assert eventually(lambda: (place["gateway"].needs() or {}).get("peer selector"), 10)
+
+
+def test_feedback_while_the_ledger_is_away(apart, tmp_path):
+    """202 all the same, and kept when it is back: once, the last word of each author, across a kill -9 of the gateway."""
+    place = apart()
+    place.start()
+    status, headers, _ = ask(place)
+    assert status == 200
+    request = headers["X-Request-Id"]
+    assert eventually(lambda: fetch(place, f"/requests/{request}")[0] == 200)
+    place["usage-tracker"].kill()
+    for rating in (1, 4):
+        status, said = fetch(place, "/feedback", body={"request_id": request, "rating": rating}, method="POST")
+        assert (status, said) == (202, {"success": True}), said
+    place["gateway"].kill()
+    place["gateway"].start(place.env)
+    assert eventually(place["gateway"].ready), place["gateway"].tail()
+    assert fetch(place, "/feedback", body={"request_id": request, "tests_passed": 2, "tests_total": 3, "rating": 5}, method="POST")[0] == 202
+    place["usage-tracker"].start(place.env)
+    book = next(p for p in Path(tmp_path).rglob("ledger.db"))
+
+    def kept():
+        with contextlib.closing(sqlite3.connect(f"file:{book}?mode=ro", uri=True, timeout=10)) as db:
+            return db.execute("SELECT rating, tests_passed, tests_total FROM feedback").fetchall()
+    assert eventually(lambda: kept() == [(5, 2, 3)], 30), kept()
 
 
 def test_a_gateway_alone_serves_from_its_disk(apart):

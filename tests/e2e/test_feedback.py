@@ -1,4 +1,4 @@
-"""POST /feedback: kept on disk before it is answered, for requests of one's own tenant only."""
+"""POST /feedback: on disk before it is answered, then in the ledger's database; for requests of one's own tenant only."""
 import sqlite3
 
 import pytest
@@ -32,10 +32,11 @@ def test_it_is_kept_and_replaced(place, model):                  # noqa: F811
     corral = place()
     request = ask(corral)
     until(lambda: corral.get(f"/requests/{request}")[0] == 200)
-    assert give(corral, request, rating=4, thumbs="up", comment="good")[::2] == (202, {"success": True, "replaced": False})
-    assert give(corral, request, rating=2, success=False, tests_passed=0, tests_total=3, corrected_output="so")[::2] == (202, {"success": True, "replaced": True})
+    assert give(corral, request, rating=4, thumbs="up", comment="good")[::2] == (202, {"success": True})
+    assert give(corral, request, rating=2, success=False, tests_passed=0, tests_total=3, corrected_output="so")[::2] == (202, {"success": True})
     corral.kill()                                                # what was answered with 202 is on disk
     corral = place()
+    until(lambda: kept(corral) and kept(corral)[0][3] == 2)
     assert kept(corral) == [(request.replace("-", ""), "", "default", 2, None, 0, 0, 3, "so", None)]
 
 
@@ -44,7 +45,6 @@ def test_it_is_kept_and_replaced(place, model):                  # noqa: F811
     ({"success": "yes"}, 400, "success"), ({"tests_passed": 3}, 422, "tests_passed"), ({"tests_passed": 4, "tests_total": 3}, 422, "tests_passed"),
     ({"tests_passed": -1, "tests_total": 3}, 422, "tests_passed"), ({"comment": "x" * 70000}, 422, "comment"), ({"stars": 5}, 400, "stars"),
     ({"rating": 5, "request_id": "no"}, 422, "request_id"), ({"rating": 5, "request_id": None}, 400, "request_id"),
-    ({"rating": 5, "request_id": "0190b7f0-0000-7000-8000-000000000000"}, 404, None),
 ])
 def test_what_is_no_feedback(corral, said, status, field):
     got, _, answer = corral.post("/feedback", {"request_id": "0190b7f0-0000-7000-8000-000000000000", **said})
@@ -62,7 +62,9 @@ def test_only_of_ones_own_tenant(place, model):                  # noqa: F811
         until(lambda: http(corral.url + "/api/version", headers=key[tenant])[0] == 200)         # noqa: B023
     request = ask(corral, key["north"])
     until(lambda: corral.get(f"/requests/{request}")[0] == 200)
-    assert give(corral, request, key["south"], rating=1)[0] == 404
+    assert give(corral, request, key["south"], rating=1)[0] == 202             # and counts for nothing
     assert give(corral, request, key["north"], rating=5)[0] == 202
     assert give(corral, request, rating=3)[0] == 202             # the owner of the installation; another author, another row
+    until(lambda: len(kept(corral)) == 2)
     assert [(r[2], r[3]) for r in kept(corral)] == [("north", 5), ("north", 3)]
+    until(lambda: 'corral_feedback_total{kind="of_others"} 1' in corral.metrics())

@@ -1,34 +1,13 @@
-/* feedback.c - POST /feedback: what somebody says of an answer, kept by the usage-tracker before it is answered with 202. */
+/* feedback.c - POST /feedback: what somebody says of an answer, on this gateway's disk before it is answered with 202; the usage-tracker
+ * gets it from there, and looks then whether the request is the tenant's own. */
 #include "common/base/clock.h"
-#include "common/data/json_write.h"
 #include "services/gateway/ask.h"
+#include "services/gateway/feedback_box.h"
 #include "services/gateway/stages/stages.h"
-#include "usage.pb-c.h"
 
 enum { TEXT_MAX = 64 << 10, TESTS_MAX = 1000000 };
 
-static void reply(const Corral__FeedbackAck *ack, void *arg)
-{
-	struct ask *a = arg;
-	struct json_out jo;
-
-	if (!ack) {
-		ask_failed(a, a->gw->ledger, "usage-tracker");
-		return;
-	}
-	json_begin(&jo, &a->body);
-	jw_obj(&jo);
-	jw_kv_bool(&jo, "success", true);
-	jw_kv_bool(&jo, "replaced", ack->replaced);
-	jw_end(&jo);
-	a->status = 202;
-	ask_done(a);
-}
-
-static void call(struct ask *a)
-{
-	corral__usage_tracker__feedback(rpc_stub(a->gw->ledger, &corral__usage_tracker__descriptor), a->query, reply, a);
-}
+static void call(struct ask *a) { feedback_box_put(a->gw->feedback, a, a->query); }
 
 /* --- reading --- */
 

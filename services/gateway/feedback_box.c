@@ -1,0 +1,204 @@
+/* feedback_box.c - see feedback_box.h. Spools in STATE/feedback/N: a process has the first one that no other holds, and those that others left. */
+#include "services/gateway/feedback_box.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/store/ship.h"
+#include "services/gateway/own_name.h"
+
+enum { REC_FEEDBACK = 32 };           /* a record type of its own: no spool of usage has it */
+enum { SEGMENT_BYTES = 1 << 20, SYNC_MS = 5, LOOK_US = 5000, PATIENCE_US = 5000000, MOST = 64 };
+
+struct place {
+	struct place *next;
+	unsigned number;
+	struct spool *spool;
+	struct shipper *shipper;
+};
+
+/* Written, and not yet known to be on the disk. */
+struct waiting { struct waiting *next; struct ask *ask; struct spool *spool; uint64_t position; int64_t until_us; };
+
+struct feedback_box {
+	struct gateway *gw;
+	char root[900], name[40];
+	struct place *places;         /* the first one is written to */
+	struct waiting *waiting;
+	struct loop_timer timer;
+};
+
+static void acked(void *arg, uint64_t position) { spool_release(((struct place *)arg)->spool, position); }
+
+static struct place *place_of(const struct feedback_box *b, unsigned number)
+{
+	struct place *p = b->places;
+
+	while (p && p->number != number)
+		p = p->next;
+	return p;
+}
+
+/* NULL: another process has it, or it cannot be opened. */
+static struct place *place_open(struct feedback_box *b, unsigned number, struct why *why)
+{
+	struct spool_opts o = { .segment_bytes = SEGMENT_BYTES, .sync_ms = SYNC_MS };
+	char dir[1000], source[128];
+	struct ship_opts ship = { .dir = dir, .topic = "feedback.v1", .source = source, .type_min = REC_FEEDBACK, .type_max = REC_FEEDBACK };
+	struct place *p, **at = &b->places;
+	struct spool *s;
+
+	snprintf(dir, sizeof(dir), "%s/%u", b->root, number);
+	snprintf(source, sizeof(source), "gateway-%s/feedback-%u", b->name, number);
+	s = spool_open(dir, &o, why);
+	if (!s)
+		return NULL;
+	p = x_calloc(1, sizeof(*p));
+	p->number = number;
+	p->spool = s;
+	ship.spool = s;
+	p->shipper = shipper_new(b->gw->loop, b->gw->ledger, &ship, acked, p);
+	while (*at)
+		at = &(*at)->next;
+	return *at = p;
+}
+
+static struct place *place_to_write(struct feedback_box *b, struct why *why)
+{
+	struct place *p = b->places;
+
+	if (!p)
+		(void)mkdir(b->root, 0700);       /* spool_open() says so when it is not there */
+	for (unsigned number = 0; !p && number < MOST; number++)
+		p = place_open(b, number, why);
+	return p;
+}
+
+void feedback_box_sweep(struct feedback_box *b)
+{
+	struct dirent *e;
+	DIR *d = b ? opendir(b->root) : NULL;
+
+	while (d && (e = readdir(d))) {
+		uint64_t number;
+		struct why why;
+
+		if (str_u64(str_of(e->d_name), &number) && number < MOST && !place_of(b, (unsigned)number))
+			(void)place_open(b, (unsigned)number, &why);
+	}
+	if (d)
+		closedir(d);
+}
+
+struct feedback_box *feedback_box_new(struct gateway *g)
+{
+	struct feedback_box *b = x_calloc(1, sizeof(*b));
+	struct why why;
+
+	b->gw = g;
+	snprintf(b->root, sizeof(b->root), "%s/feedback", svc_state_dir(g->svc));
+	if (!own_name(g, "instance", b->name, &why))
+		LOG_ERROR("this gateway has no name of its own; beside others its feedback may not be taken", LOG_S("error", why.text));
+	feedback_box_sweep(b);
+	return b;
+}
+
+/* --- until it is on the disk --- */
+
+static void answer(struct ask *a, bool kept)
+{
+	if (kept) {
+		a->status = 202;
+		buf_addz(&a->body, "{\"success\":true}");
+	} else {
+		err_set(&a->err, ERR_STORE_FAILED, "the feedback cannot be written down now; the gateway's log says why");
+	}
+	ask_done(a);
+}
+
+static void on_timer(struct loop_timer *t)
+{
+	struct feedback_box *b = (struct feedback_box *)(void *)((char *)t - offsetof(struct feedback_box, timer));
+	int64_t now_us = loop_now_us(b->gw->loop);
+
+	for (struct waiting **at = &b->waiting, *w; (w = *at);) {
+		bool kept = spool_durable(w->spool) > w->position;
+
+		if (!kept && now_us < w->until_us) {
+			at = &w->next;
+			continue;
+		}
+		if (!kept)
+			LOG_ERROR("feedback did not reach the disk", LOG_I("sync_errors", spool_sync_errors(w->spool)));
+		answer(w->ask, kept);
+		*at = w->next;
+		free(w);
+	}
+	if (b->waiting)
+		loop_timer_set(b->gw->loop, t, LOOK_US, on_timer);
+}
+
+static void wait_for_disk(struct feedback_box *b, struct ask *a, struct spool *s, int64_t position)
+{
+	struct waiting *w = x_calloc(1, sizeof(*w));
+
+	*w = (struct waiting){ b->waiting, a, s, (uint64_t)position, loop_now_us(b->gw->loop) + PATIENCE_US };
+	b->waiting = w;
+	loop_timer_set(b->gw->loop, &b->timer, LOOK_US, on_timer);
+}
+
+void feedback_box_put(struct feedback_box *b, struct ask *a, const Corral__FeedbackEvent *e)
+{
+	struct why why = { 0 };
+	struct place *p = place_to_write(b, &why);
+	size_t n = corral__feedback_event__get_packed_size(e);
+	uint8_t *packed = arena_alloc(a->mem, n + 1);
+	int64_t at = -1;
+
+	corral__feedback_event__pack(e, packed);
+	if (p)
+		at = spool_append(p->spool, REC_FEEDBACK, str_n((char *)packed, n), &why);
+	if (at >= 0) {
+		wait_for_disk(b, a, p->spool, at);
+		return;
+	}
+	LOG_ERROR("feedback cannot be written down", LOG_S("error", why.text));
+	answer(a, false);
+}
+
+/* --- the end --- */
+
+void feedback_box_kick(struct feedback_box *b)
+{
+	for (struct place *p = b ? b->places : NULL; p; p = p->next)
+		shipper_kick(p->shipper);
+}
+
+bool feedback_box_empty(const struct feedback_box *b)
+{
+	for (const struct place *p = b ? b->places : NULL; p; p = p->next)
+		if (shipper_acked(p->shipper) < spool_end(p->spool))
+			return false;
+	return true;
+}
+
+void feedback_box_free(struct feedback_box *b)
+{
+	if (!b)
+		return;
+	loop_timer_del(&b->timer);
+	for (struct waiting *w = b->waiting, *next; w; w = next) {
+		next = w->next;
+		free(w);
+	}
+	for (struct place *p = b->places, *next; p; p = next) {
+		next = p->next;
+		shipper_free(p->shipper);
+		spool_close(p->spool);
+		free(p);
+	}
+	free(b);
+}

@@ -1,0 +1,17 @@
+/* feedback_box.h - what people and programs say of answers, on its way to the usage-tracker: on our own disk first, then shipped as feedback.v1.
+ * Whether the usage-tracker is there does not matter to who says it. Control thread. */
+#ifndef CORRAL_GATEWAY_FEEDBACK_BOX_H
+#define CORRAL_GATEWAY_FEEDBACK_BOX_H
+#include "events.pb-c.h"
+#include "services/gateway/ask.h"
+
+struct feedback_box;
+
+struct feedback_box *feedback_box_new(struct gateway *);
+/* Ends the ask: 202 when a power cut cannot take it any more, STORE_FAILED when it cannot be written. */
+void feedback_box_put(struct feedback_box *, struct ask *, const Corral__FeedbackEvent *);
+void feedback_box_sweep(struct feedback_box *);   /* once a second: what a process left that has ended since. NULL is fine, in all these */
+void feedback_box_kick(struct feedback_box *);
+bool feedback_box_empty(const struct feedback_box *);
+void feedback_box_free(struct feedback_box *);    /* before the asks are forgotten */
+#endif
