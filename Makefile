@@ -119,8 +119,12 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(BUILD)/libservices.a $(BUILD)/libcorr
 fakes: $(FAKES)
 test-bins: $(TESTS)
 
+# What keeps something: once more, on PostgreSQL.
+PG_TESTS = services/usage-tracker/ledger_test services/access/access_test services/selector/decisions_test services/gateway/run_store_test \
+           services/model-registry/jobs_test
+
 test: $(TESTS)
-	@scripts/with-postgres scripts/run-unit-tests $(TESTS)
+	@scripts/with-postgres scripts/run-unit-tests $(TESTS) --postgres $(PG_TESTS:%=$(BUILD)/test/%)
 
 asan:
 	@LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 $(MAKE) BUILD=$(BUILD)/asan SAN=address,undefined OPT=-O1 test

@@ -227,6 +227,18 @@ static void add_quoted(struct buf *b, const char *text)
 	buf_char(b, '"');
 }
 
+/* The text without what stands behind password= in the query of a URL. */
+static void masked_query(struct buf *b, const char *text)
+{
+	const char *at = strstr(text, "://") ? strstr(text, "password=") : NULL;
+	const char *value = at ? at + strlen("password=") : text;
+
+	buf_add(b, text, (size_t)(value - text));
+	buf_addz(b, at ? "***" : text);
+	if (at)
+		buf_addz(b, value + strcspn(value, "&,"));
+}
+
 /* A password in a URL, which no option needs, is a secret all the same. */
 static void masked(struct buf *b, const char *text)
 {
@@ -236,7 +248,7 @@ static void masked(struct buf *b, const char *text)
 	end = user ? strpbrk(user, "@/?#,") : NULL;
 	colon = user && end && *end == '@' ? memchr(user, ':', (size_t)(end - user)) : NULL;
 	if (!colon) {
-		buf_addz(b, text);
+		masked_query(b, text);
 		return;
 	}
 	buf_add(b, text, (size_t)(colon + 1 - text));
@@ -278,6 +290,12 @@ static void add_value(struct buf *b, const struct opt *o, void *at)
 	}
 }
 
+/* What names the file cannot stand in it; what was made of another option need not. */
+static bool belongs_in_file(const struct opt_set *set, const struct opt *o)
+{
+	return strcmp(o->name, "config") != 0 && !str_starts(str_of(set->sources[o - set->table]), STR("option "));
+}
+
 void opt_print(struct buf *b, const struct opt_set *sets, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
@@ -289,8 +307,7 @@ void opt_print(struct buf *b, const struct opt_set *sets, size_t n)
 
 			if (shown_before(sets, i, o))
 				continue;
-			/* what names the file cannot stand in it */
-			buf_printf(b, "%s%s: ", strcmp(o->name, "config") == 0 ? "# " : "", o->name);
+			buf_printf(b, "%s%s: ", belongs_in_file(&sets[i], o) ? "" : "# ", o->name);
 			add_value(b, o, opt_at(sets[i].config, o));
 			buf_printf(b, "%*s  # %s\n", b->n - start < 48 ? (int)(48 - (b->n - start)) : 0, "", sets[i].sources[o - sets[i].table]);
 		}

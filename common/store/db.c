@@ -2,6 +2,7 @@
 #include "common/store/db.h"
 
 #include "common/store/db_driver.h"
+#include "common/store/db_sql.h"
 
 static const struct db_driver *const drivers[] = { &db_sqlite, &db_postgres };
 
@@ -154,6 +155,7 @@ bool db_migrates_at_open(const char *url)
 
 /* --- calls --- */
 
+bool db_claim(struct db *db, struct why *why) { return !db->driver->claim || db->driver->claim(db, why); }
 bool db_begin(struct db *db, struct why *why) { return db->driver->begin(db, false, why); }
 bool db_commit(struct db *db, struct why *why) { return db->driver->commit(db, why); }
 void db_rollback(struct db *db) { db->driver->rollback(db); }
@@ -164,12 +166,18 @@ bool db_run(struct db *db, unsigned index, const struct db_value *params, unsign
 	return db->driver->run(db, index, params, n, on_row, arg, ret_changed, why);
 }
 
+bool db_batch(struct db *db, unsigned index, const struct db_value *params, unsigned n, size_t rows, int64_t *ret_changed, struct why *why)
+{
+	return db->driver->batch(db, index, params, n, rows, ret_changed, why);
+}
+
 bool db_query(struct db *db, const char *sql, const struct db_value *params, unsigned n,
 	      bool (*on_row)(void *arg, const struct db_row *), void *arg, struct why *why)
 {
 	return db->driver->query(db, sql, params, n, on_row, arg, why);
 }
 
+struct str db_text(struct arena *mem, struct str s) { return db_sql_text(mem, s); }
 struct db_value db_col(const struct db_row *r, unsigned column) { return r->driver->col(r, column); }
 unsigned db_cols(const struct db_row *r) { return r->driver->cols(r); }
 const char *db_col_name(const struct db_row *r, unsigned column) { return r->driver->col_name(r, column); }

@@ -29,6 +29,11 @@ void db_close(struct db *);
 bool db_migrate(const char *url, const struct db_migration *, int64_t *ret_from, int64_t *ret_to, struct why *);
 bool db_migrates_at_open(const char *url);
 
+/* From here on this process alone has the database, for what it keeps in memory of it would be wrong otherwise. ERR_CONFLICT when another has
+ * it still after a few seconds. On PostgreSQL only (a file has a lock beside it): held by the connection, and taken again with the next one;
+ * when another process had it in between, every call fails until the program is started again. */
+bool db_claim(struct db *, struct why *);
+
 bool db_begin(struct db *, struct why *);
 bool db_commit(struct db *, struct why *);
 void db_rollback(struct db *);
@@ -46,6 +51,10 @@ struct db_value { enum db_type type; int64_t i; double d; struct str s; };
  * ret_changed (may be NULL) = rows inserted, updated or deleted. Views in a row are valid during the call. */
 bool db_run(struct db *, unsigned index, const struct db_value *params, unsigned n,
 	    bool (*on_row)(void *arg, const struct db_row *), void *arg, int64_t *ret_changed, struct why *);
+/* The statement once for each of 'rows' rows of n parameters, which lie one after another; of one type or NULL in each column. On PostgreSQL
+ * nothing waits between them. Within a transaction: a failure leaves some of it done. ret_changed (may be NULL) = of all together. */
+bool db_batch(struct db *, unsigned index, const struct db_value *params, unsigned n, size_t rows, int64_t *ret_changed, struct why *);
+
 /* For backups: holds a database at one moment while others write to it, for a copy to a new file later. No program needs to have it open.
  * 'path' is that of a sqlite: URL. */
 struct db_pin;
@@ -59,6 +68,8 @@ bool db_is_file(const char *path);            /* it begins as SQLite's files do 
 /* Text made by the program (never from a request) with bound parameters: for reports whose grouping varies. */
 bool db_query(struct db *, const char *sql, const struct db_value *params, unsigned n,
 	      bool (*on_row)(void *arg, const struct db_row *), void *arg, struct why *);
+/* The text as every database can keep it: what is no UTF-8, and a NUL, becomes U+FFFD. Itself when it is good. */
+struct str db_text(struct arena *, struct str);
 struct db_value db_col(const struct db_row *, unsigned column);
 unsigned db_cols(const struct db_row *);
 const char *db_col_name(const struct db_row *, unsigned column);

@@ -17,6 +17,7 @@ struct db_driver {
 	bool (*commit)(struct db *, struct why *);                        /* rolls back when it fails */
 	void (*rollback)(struct db *);                                    /* without a transaction: nothing */
 	bool (*run)(struct db *, unsigned index, const struct db_value *, unsigned n, db_row_fn *, void *arg, int64_t *ret_changed, struct why *);
+	bool (*batch)(struct db *, unsigned index, const struct db_value *, unsigned n, size_t rows, int64_t *ret_changed, struct why *);
 	bool (*query)(struct db *, const char *sql, const struct db_value *, unsigned n, db_row_fn *, void *arg, struct why *);
 	struct db_value (*col)(const struct db_row *, unsigned column);
 	unsigned (*cols)(const struct db_row *);
@@ -25,6 +26,7 @@ struct db_driver {
 	/* Of a database that other programs may be using: migrations are a command there (db_migrate()). NULL = they are applied when it is opened.
 	 * Whether there is a schema_version. begin(exclusive) makes what that needs. */
 	bool (*is_made)(struct db *, bool *ret, struct why *);
+	bool (*claim)(struct db *, struct why *);                         /* with is_made */
 	const char *(*name)(struct db *);                                 /* for sentences; with is_made */
 };
 

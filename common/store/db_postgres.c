@@ -18,7 +18,8 @@
 #include "common/store/db_sql.h"
 
 enum { CONNECT_MS = 2000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 2000,
-       MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks */ };
+       MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations; one more: claims */,
+       CLAIM_MS = 5000, CLAIM_EVERY_MS = 50 };
 
 /* Types by the numbers that pg_type has for them since ever. */
 enum { T_BOOL = 16, T_BYTEA = 17, T_NAME = 19, T_INT8 = 20, T_INT2 = 21, T_INT4 = 23, T_TEXT = 25, T_OID = 26, T_FLOAT4 = 700, T_FLOAT8 = 701,
@@ -41,7 +42,8 @@ struct db_postgres {
 	struct stmt *stmts;
 	unsigned n;
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
-	bool migrating;
+	bool migrating, ousted;       /* ousted: another process had what this one had claimed */
+	int64_t claim;                /* the number of ours; 0 = none */
 	int64_t statement_ms, backoff_ms, retry_us;
 	struct arena *mem;            /* of the parameters in hand */
 	char trouble[300];            /* why it could not connect last */
@@ -215,6 +217,8 @@ static bool connect_failed(struct db_postgres *d, struct str text, struct why *w
 	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s", d->where, d->trouble) == ERR_OK;
 }
 
+static bool claim_again(struct db_postgres *, struct why *);
+
 static bool connect_now(struct db_postgres *d, struct why *why)
 {
 	struct why said = { 0 };
@@ -228,7 +232,7 @@ static bool connect_now(struct db_postgres *d, struct why *why)
 	if (flaw)
 		return connect_failed(d, first_line(flaw), why);
 	PQsetnonblocking(d->conn, 1);
-	if (!session_begin(d, &said))
+	if (!session_begin(d, &said) || (d->claim && !claim_again(d, &said)))
 		return connect_failed(d, str_of(said.text), why);
 	d->backoff_ms = 0;
 	return true;
@@ -240,6 +244,8 @@ static bool ready(struct db_postgres *d, struct why *why)
 		return err_set(why, ERR_STORE_FAILED, "%s: the connection was lost, and the transaction with it", d->where) == ERR_OK;
 	if (d->conn)
 		return true;
+	if (d->ousted)
+		return err_set(why, ERR_STORE_FAILED, "%s: another process had it while the connection was lost; start this one again", d->where) == ERR_OK;
 	if (mono_us() < d->retry_us)
 		return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s; it is tried again in a moment", d->where, d->trouble) == ERR_OK;
 	return connect_now(d, why);
@@ -421,7 +427,9 @@ static bool begin_alone(struct db_postgres *d, struct why *why)
 	d->in_tx = true;
 	snprintf(sql, sizeof(sql), "DO $do$ BEGIN IF to_regnamespace('%s') IS NULL THEN CREATE SCHEMA %s; END IF;"
 		 "IF to_regprocedure('%s.hex(bytea)') IS NULL THEN CREATE FUNCTION %s.hex(bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
-		 " AS $fn$ SELECT upper(encode($1, 'hex')) $fn$; END IF; END $do$", d->schema, d->schema, d->schema, d->schema);
+		 " AS $fn$ SELECT upper(encode($1, 'hex')) $fn$; END IF; END $do$;"
+		 "CREATE TABLE IF NOT EXISTS schema_claim (number BIGINT NOT NULL); INSERT INTO schema_claim SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM schema_claim)",
+		 d->schema, d->schema, d->schema, d->schema);
 	return command(d, sql, why);
 }
 
@@ -480,6 +488,7 @@ struct given {
 	const char **values;
 	int *lengths, *formats;
 	Oid *types;
+	uint64_t *eights;             /* where numbers lie */
 };
 
 static Oid type_of(enum db_type t)
@@ -489,29 +498,24 @@ static Oid type_of(enum db_type t)
 	return types[t];
 }
 
-static const char *eight(struct db_postgres *d, uint64_t v)
-{
-	v = htobe64(v);
-	return arena_dup(d->mem, &v, 8);
-}
-
 static void give(struct db_postgres *d, struct given *g, unsigned i, const struct db_value *v)
 {
 	struct str s = v->type == DB_TEXT ? db_sql_text(d->mem, v->s) : v->s;
-	uint64_t bits;
 
 	g->types[i] = type_of(v->type);
 	g->formats[i] = 1;
 	g->lengths[i] = 8;
+	g->values[i] = (const char *)&g->eights[i];
 	switch (v->type) {
 	case DB_INT:
-		g->values[i] = eight(d, (uint64_t)v->i);
+		g->eights[i] = htobe64((uint64_t)v->i);
 		return;
 	case DB_REAL:
-		memcpy(&bits, &v->d, 8);
-		g->values[i] = eight(d, bits);
+		memcpy(&g->eights[i], &v->d, 8);
+		g->eights[i] = htobe64(g->eights[i]);
 		return;
 	case DB_NULL:
+		g->values[i] = NULL;
 		return;
 	default:
 		g->values[i] = s.p ? s.p : "";
@@ -519,12 +523,17 @@ static void give(struct db_postgres *d, struct given *g, unsigned i, const struc
 	}
 }
 
+static struct given given_new(struct db_postgres *d, unsigned n)
+{
+	return (struct given){
+		.values = arena_array(d->mem, const char *, n + 1), .lengths = arena_array(d->mem, int, n + 1),
+		.formats = arena_array(d->mem, int, n + 1), .types = arena_array(d->mem, Oid, n + 1), .eights = arena_array(d->mem, uint64_t, n + 1),
+	};
+}
+
 static struct given given(struct db_postgres *d, const struct db_value *params, unsigned n)
 {
-	struct given g = {
-		.values = arena_array(d->mem, const char *, n + 1), .lengths = arena_array(d->mem, int, n + 1),
-		.formats = arena_array(d->mem, int, n + 1), .types = arena_array(d->mem, Oid, n + 1),
-	};
+	struct given g = given_new(d, n);
 
 	for (unsigned i = 0; i < n; i++)
 		give(d, &g, i, &params[i]);
@@ -713,6 +722,77 @@ static bool pg_run(struct db *db, unsigned index, const struct db_value *params,
 	return true;
 }
 
+/* --- many rows --- */
+
+static bool batch_types(struct db_postgres *d, const struct db_value *params, unsigned n, size_t rows, Oid *types, struct why *why)
+{
+	for (size_t i = 0; i < rows * n; i++) {
+		Oid t = type_of(params[i].type), *seen = &types[i % n];
+
+		if (t && *seen && t != *seen)
+			return err_set(why, ERR_INTERNAL, "%s: parameter %zu of a batch has two types", d->where, i % n + 1) == ERR_OK;
+		if (t)
+			*seen = t;
+	}
+	return true;
+}
+
+static bool batch_send(struct db_postgres *d, const char *name, const struct db_value *params, unsigned n, size_t rows)
+{
+	struct given g = given_new(d, n);
+	bool ok = PQenterPipelineMode(d->conn);
+
+	for (size_t row = 0; ok && row < rows; row++) {
+		for (unsigned i = 0; i < n; i++)
+			give(d, &g, i, &params[row * n + i]);
+		ok = PQsendQueryPrepared(d->conn, name, (int)n, g.values, g.lengths, g.formats, 1);
+	}
+	return ok && PQpipelineSync(d->conn);
+}
+
+/* Each row has a result and a NULL behind it; the last is that of the sync. What follows a failure is answered too. */
+static bool batch_take(struct db_postgres *d, const char *sql, int64_t *ret_changed, struct why *why)
+{
+	ExecStatusType status = PGRES_EMPTY_QUERY;
+	bool good = true, ok = true;
+
+	*ret_changed = 0;
+	while (ok && d->conn && status != PGRES_PIPELINE_SYNC) {
+		PGresult *r = next_result(d, call_until(d), &ok, why);
+
+		status = r ? PQresultStatus(r) : PGRES_EMPTY_QUERY;
+		if (r && is_good(r))
+			*ret_changed += changed_of(r);
+		else if (r && good && status != PGRES_PIPELINE_SYNC)
+			good = refused(d, r, sql, why);
+		PQclear(r);
+	}
+	if (!ok || !d->conn)
+		return false;
+	return (PQexitPipelineMode(d->conn) || gone(d, "the connection is in disorder", why)) && good;
+}
+
+static bool pg_batch(struct db *db, unsigned index, const struct db_value *params, unsigned n, size_t rows, int64_t *ret_changed, struct why *why)
+{
+	struct db_postgres *d = of(db);
+	int64_t changed;
+	Oid *types;
+	bool ok;
+
+	if (index >= d->n)
+		return err_set(why, ERR_INTERNAL, "there is no statement %u", index) == ERR_OK;
+	if (!ready(d, why))
+		return false;
+	types = arena_array(d->mem, Oid, n + 1);
+	ok = batch_types(d, params, n, rows, types, why) && stmt_ready(d, index, types, n, why) &&
+	     (batch_send(d, d->stmts[index].name, params, n, rows) || gone(d, "the connection was lost", why));
+	arena_reset(d->mem);
+	ok = ok && batch_take(d, d->sql[index], &changed, why);
+	if (ok && ret_changed)
+		*ret_changed = changed;
+	return ok;
+}
+
 static bool pg_query(struct db *db, const char *sql, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, struct why *why)
 {
 	struct db_postgres *d = of(db);
@@ -753,13 +833,69 @@ static bool pg_is_made(struct db *db, bool *ret, struct why *why)
 	return pg_query(db, sql, NULL, 0, keep_there, ret, why);
 }
 
+/* --- one process alone --- */
+
+static bool keep_number(void *arg, const struct db_row *row)
+{
+	*(int64_t *)arg = db_int(row, 0);
+	return true;
+}
+
+static bool try_lock(struct db_postgres *d, int64_t *ret_ours, struct why *why)
+{
+	char sql[160];
+
+	snprintf(sql, sizeof(sql), "SELECT pg_try_advisory_lock(%d, hashtext('%s'))", LOCK_CLASS + 1, d->schema);
+	return pg_query(&d->base, sql, NULL, 0, keep_number, ret_ours, why);
+}
+
+/* Counts the claims, so that one who comes back sees whether another was there. */
+static bool count_claim(struct db_postgres *d, const char *where, int64_t *ret, struct why *why)
+{
+	char sql[160];
+
+	*ret = 0;
+	snprintf(sql, sizeof(sql), "UPDATE schema_claim SET number = number + 1 %s RETURNING number", where);
+	return pg_query(&d->base, sql, (struct db_value[]){ DB_I(d->claim) }, *where ? 1 : 0, keep_number, ret, why);
+}
+
+static bool claim_again(struct db_postgres *d, struct why *why)
+{
+	int64_t ours = 0, number;
+
+	if (!try_lock(d, &ours, why))
+		return false;
+	if (!ours)
+		return err_set(why, ERR_CONFLICT, "another process has taken it") == ERR_OK;
+	if (!count_claim(d, "WHERE number = $1", &number, why))
+		return false;
+	d->ousted = number == 0;
+	d->claim = number;
+	return !d->ousted || err_set(why, ERR_CONFLICT, "another process had it meanwhile") == ERR_OK;
+}
+
+/* The session of one that has just ended may need a moment to end too. */
+static bool pg_claim(struct db *db, struct why *why)
+{
+	struct db_postgres *d = of(db);
+	int64_t until_us = mono_us() + CLAIM_MS * 1000, ours = 0;
+
+	while (try_lock(d, &ours, why) && !ours && mono_us() < until_us)
+		poll(NULL, 0, CLAIM_EVERY_MS);
+	if (!d->conn)
+		return false;
+	if (!ours)
+		return err_set(why, ERR_CONFLICT, "%s is in use by another process", d->where) == ERR_OK;
+	return count_claim(d, "", &d->claim, why);
+}
+
 static const char *pg_name(struct db *db) { return of(db)->where; }
 
 const struct db_driver db_postgres = {
 	.scheme = "postgresql:", .also = "postgres:",
 	.open = pg_open, .close = pg_close, .prepare = pg_prepare, .exec = pg_exec,
 	.begin = pg_begin, .commit = pg_commit, .rollback = pg_rollback,
-	.run = pg_run, .query = pg_query,
+	.run = pg_run, .batch = pg_batch, .query = pg_query,
 	.col = pg_col, .cols = pg_cols, .col_name = pg_col_name,
-	.is_made = pg_is_made, .name = pg_name,
+	.is_made = pg_is_made, .claim = pg_claim, .name = pg_name,
 };

@@ -5,16 +5,17 @@
 #include <stdio.h>
 
 #include "common/base/arena.h"
+#include "common/base/buf.h"
 #include "common/store/db_driver.h"
 
-enum { BUSY_MS = 5000 };
+enum { BUSY_MS = 5000, TOGETHER = 32 /* rows of a batch in one statement */ };
 
 struct db_sqlite {
 	struct db base;
 	sqlite3 *handle;
 	char *path;
 	const char *const *sql;
-	sqlite3_stmt **stmts;
+	sqlite3_stmt **stmts, **many; /* many: of TOGETHER rows, made when first used */
 	unsigned n;
 	sqlite3_stmt *begin, *commit;
 };
@@ -55,12 +56,15 @@ static void sqlite_close(struct db *db)
 {
 	struct db_sqlite *d = of(db);
 
-	for (unsigned i = 0; d->stmts && i < d->n; i++)
-		sqlite3_finalize(d->stmts[i]);
+	for (unsigned i = 0; i < d->n; i++) {
+		sqlite3_finalize(d->stmts ? d->stmts[i] : NULL);
+		sqlite3_finalize(d->many ? d->many[i] : NULL);
+	}
 	sqlite3_finalize(d->begin);
 	sqlite3_finalize(d->commit);
 	sqlite3_close(d->handle);
 	free(d->stmts);
+	free(d->many);
 	free(d->path);
 	free(d);
 }
@@ -218,6 +222,71 @@ static bool sqlite_run(struct db *db, unsigned index, const struct db_value *par
 	return ok;
 }
 
+/* --- many rows --- */
+
+/* The same insert of TOGETHER rows; false when its text is not that of a row of ?1 to ?n with no parameter behind it. FAIL keeps what was
+ * inserted before the row that cannot be, and needs no journal of the statement. */
+static bool many_of(struct str sql, unsigned n, struct buf *to)
+{
+	const char *at = str_find(sql, STR(" VALUES "));
+	struct str head = str_n(sql.p, at ? (size_t)(at - sql.p) + 8 : 0), tail = str_from(sql, head.n);
+	struct buf row = { 0 };
+	bool fits = at && str_starts(sql, STR("INSERT INTO "));
+
+	for (unsigned i = 1; i <= n; i++)
+		buf_printf(&row, "%s?%u", i == 1 ? "(" : ", ", i);
+	buf_char(&row, ')');
+	fits = fits && str_starts(tail, buf_as_str(&row));
+	tail = str_from(tail, row.n);
+	buf_free(&row);
+	if (!fits || str_find(tail, STR("?")))
+		return false;
+	buf_addz(to, "INSERT OR FAIL INTO ");
+	buf_str(to, str_from(head, 12));
+	for (unsigned r = 0; r < TOGETHER; r++) {
+		for (unsigned i = 0; i < n; i++)
+			buf_addz(to, i ? ",?" : r ? ",(?" : "(?");
+		buf_char(to, ')');
+	}
+	buf_str(to, tail);
+	return true;
+}
+
+/* *ret stays NULL when rows go one by one. */
+static bool many_stmt(struct db_sqlite *d, unsigned index, unsigned n, sqlite3_stmt **ret, struct why *why)
+{
+	struct buf sql = { 0 };
+	bool ok = true;
+
+	if (!d->many)
+		d->many = x_calloc(d->n ? d->n : 1, sizeof(*d->many));
+	if (!d->many[index] && many_of(str_of(d->sql[index]), n, &sql))
+		ok = prepare_one(d, buf_z(&sql), &d->many[index], why);
+	buf_free(&sql);
+	*ret = d->many[index];
+	return ok;
+}
+
+static bool sqlite_batch(struct db *db, unsigned index, const struct db_value *params, unsigned n, size_t rows, int64_t *ret_changed, struct why *why)
+{
+	struct db_sqlite *d = of(db);
+	sqlite3_stmt *many = NULL;
+	int64_t all = 0, one = 0;
+	size_t i = 0;
+	bool ok = index >= d->n || rows < TOGETHER || many_stmt(d, index, n, &many, why);
+
+	for (; ok && many && i + TOGETHER <= rows; i += TOGETHER) {
+		ok = stmt_run(d, many, params + i * n, n * TOGETHER, NULL, NULL, why);
+		all += sqlite3_changes(d->handle);
+		sqlite3_reset(many);
+	}
+	for (; ok && i < rows; i++, all += one)
+		ok = sqlite_run(db, index, params + i * n, n, NULL, NULL, &one, why);
+	if (ok && ret_changed)
+		*ret_changed = all;
+	return ok;
+}
+
 static bool sqlite_query(struct db *db, const char *sql, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg,
 			 struct why *why)
 {
@@ -370,6 +439,6 @@ const struct db_driver db_sqlite = {
 	.scheme = "sqlite:",
 	.open = sqlite_open, .close = sqlite_close, .prepare = sqlite_prepare, .exec = exec,
 	.begin = sqlite_begin, .commit = sqlite_commit, .rollback = sqlite_rollback,
-	.run = sqlite_run, .query = sqlite_query,
+	.run = sqlite_run, .batch = sqlite_batch, .query = sqlite_query,
 	.col = sqlite_col, .cols = sqlite_cols, .col_name = sqlite_col_name,
 };

@@ -24,9 +24,9 @@ static const char *const sql[] = {
 	[COUNT] = "SELECT count(*) AS n FROM t",
 	[CLEAR] = "DELETE FROM t",
 };
-static const struct db_migration one[] = { { 1, "CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, i INTEGER, d REAL, s TEXT, b BLOB)" }, { 0 } };
+static const struct db_migration one[] = { { 1, "CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, i INTEGER, d REAL CHECK (d < 1000), s TEXT, b BLOB)" }, { 0 } };
 static const struct db_migration two[] = {
-	{ 1, "CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, i INTEGER, d REAL, s TEXT, b BLOB)" },
+	{ 1, "CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, i INTEGER, d REAL CHECK (d < 1000), s TEXT, b BLOB)" },
 	{ 2, "ALTER TABLE t ADD COLUMN more TEXT; CREATE INDEX t_i ON t (i)" },
 	{ 0 }
 };
@@ -128,6 +128,44 @@ static void keeps_values(void **state)
 	db_close(NULL);
 }
 
+/* Rows that are there already are not changed; one that cannot be fails all. */
+static void many_rows_go_at_once(void **state)
+{
+	enum { N = 3000 };
+	struct db_value *p = x_calloc(N * 5, sizeof(*p));
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+	char big[300] = { 0 };
+	int64_t changed = 0;
+
+	assert_true(put(db, 7, NULL, &why) && put(db, 8, NULL, &why));
+	for (int64_t k = 0; k < N; k++) {
+		struct db_value *row = p + k * 5;
+
+		row[0] = DB_I(k);
+		row[1] = k % 2 ? DB_I(k) : DB_NIL;
+		row[2] = k % 3 ? DB_D(0.25) : DB_NIL;
+		row[3] = DB_S(str_n("0123456789", (size_t)(k % 10)));
+		row[4] = DB_B(str_n(big, sizeof(big)));
+	}
+	assert_true(db_begin(db, &why) && db_batch(db, PUT, p, 5, N, &changed, &why));
+	assert_int_equal(changed, N - 2);
+	assert_true(db_commit(db, &why));
+	assert_int_equal(count(db), N);
+	assert_true(db_query(db, "SELECT sum(i) FROM t WHERE k <> 7 AND k <> 8 AND length(b) = 300 AND length(s) = k % 10", NULL, 0, keep_int, &changed, &why));
+	assert_int_equal(changed, N / 2 * (N / 2) - 7);
+	assert_true(db_batch(db, PUT, p, 5, 0, &changed, &why) && changed == 0);
+	p[N / 2 * 5 + 2] = DB_D(1000);
+	assert_true(db_begin(db, &why) && db_run(db, CLEAR, NULL, 0, NULL, NULL, NULL, &why));
+	assert_false(db_batch(db, PUT, p, 5, N, &changed, &why));
+	assert_int_equal(why.code, ERR_CONFLICT);
+	db_rollback(db);
+	assert_int_equal(count(db), N);
+	assert_true(put(db, N, &changed, &why) && changed == 1);
+	db_close(db);
+	free(p);
+}
+
 static void commits_or_not(void **state)
 {
 	struct db *db = open_in(*state, one, NULL);
@@ -165,7 +203,7 @@ static void migrates_once_and_never_back(void **state)
 static void a_failed_migration_leaves_nothing(void **state)
 {
 	static const struct db_migration bad[] = {
-		{ 1, "CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, i INTEGER, d REAL, s TEXT, b BLOB); CREATE TABLE oops (" }, { 0 }
+		{ 1, "CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, i INTEGER, d REAL CHECK (d < 1000), s TEXT, b BLOB); CREATE TABLE oops (" }, { 0 }
 	};
 	struct why why = { 0 };
 	struct db *db;
@@ -372,6 +410,20 @@ static void two_migrate_at_once(void **state)
 	db_close(open_in(*state, two, &why));
 }
 
+static void one_process_alone(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why), *other = open_in(*state, one, &why);
+
+	assert_true(db_claim(db, &why));
+	assert_false(db_claim(other, &why));
+	assert_int_equal(why.code, ERR_CONFLICT);
+	assert_non_null(strstr(why.text, "in use by another process"));
+	db_close(db);
+	assert_true(db_claim(other, &why));
+	db_close(other);
+}
+
 /* As an administrator ends a session, or a server that stops. */
 static void end_session_of(void *place, struct db *db)
 {
@@ -420,6 +472,36 @@ static void a_transaction_is_lost_with_its_connection(void **state)
 	assert_true(db_begin(db, &why) || db_begin(db, &why));    /* what ended it may be heard here */
 	assert_true(put(db, 6, NULL, &why) && db_commit(db, &why));
 	assert_int_equal(count(db), 1);
+	db_close(db);
+}
+
+/* It is taken again with the next connection, unless another had it in between. */
+static void what_is_one_s_own_is_kept_or_lost_for_good(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why), *other = open_in(*state, one, &why);
+
+	assert_true(db_claim(db, &why));
+	for (int i = 0; i < 2; i++) {
+		end_session_of(*state, db);
+		assert_false(put(db, i, NULL, &why));
+		assert_true(put(db, i, NULL, &why));
+	}
+	end_session_of(*state, db);
+	assert_true(db_claim(other, &why));
+	assert_false(put(db, 7, NULL, &why));
+	assert_false(put(db, 7, NULL, &why));
+	assert_non_null(strstr(why.text, "another process has taken it"));
+	db_close(other);
+	for (int i = 0; i < 100 && !strstr(why.text, "start this one again"); i++) {
+		assert_false(put(db, 7, NULL, &why));
+		usleep(100000);
+	}
+	assert_non_null(strstr(why.text, "start this one again"));
+	assert_false(put(db, 7, NULL, &why));
+	db_close(db);
+	db = open_in(*state, one, &why);
+	assert_int_equal(count(db), 2);
 	db_close(db);
 }
 
@@ -594,8 +676,9 @@ static void on_postgres(void **state)
 #define P(f) { #f "_on_postgres", f, schema_make, place_remove, NULL }
 
 static const struct CMUnitTest on_server[] = {
-	P(keeps_values), P(commits_or_not), P(migrates_once_and_never_back), P(a_failed_migration_leaves_nothing),
+	P(keeps_values), P(many_rows_go_at_once), P(commits_or_not), P(migrates_once_and_never_back), P(a_failed_migration_leaves_nothing),
 	P(says_what_is_wrong_with_a_statement), P(a_kill_loses_no_commit), P(an_older_schema_is_refused), P(two_migrate_at_once),
+	P(one_process_alone), P(what_is_one_s_own_is_kept_or_lost_for_good),
 	P(a_lost_connection_is_made_again), P(a_transaction_is_lost_with_its_connection), P(a_failed_statement_fails_its_transaction),
 	P(a_statement_has_its_time), P(sums_and_casts_are_numbers), P(types_may_change), P(rows_may_ask), P(passwords_are_not_told),
 };
@@ -604,7 +687,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_pinned_moment_is_copied_later),
-		T(keeps_values), T(commits_or_not), T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
+		T(keeps_values), T(many_rows_go_at_once), T(commits_or_not), T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
 		T(says_what_is_wrong), T(says_what_is_wrong_with_a_statement), T(a_full_disk_loses_no_commit), T(a_kill_loses_no_commit),
 		cmocka_unit_test(nothing_answers),
 	};

@@ -6,29 +6,40 @@
 
 #include "common/store/db.h"
 
+static inline bool test_db_is_server(void)
+{
+	const char *kind = getenv("CORRAL_TEST_DB");
+
+	return kind && strcmp(kind, "postgresql") == 0;
+}
+
 /* A schema by the name of a path, which is new for each test. */
 static inline void test_db_postgres(const char *path, char *url, size_t cap)
 {
 	snprintf(url, cap, "%s&schema=t_%016llx", getenv("CORRAL_TEST_POSTGRES"), (unsigned long long)str_hash(str_of(path), 1));
 }
 
-/* Writes the URL; the schema is migrated already. False with the reason on standard output: skip(). */
-static inline bool test_db(const char *path, const struct db_migration *migrations, char *url, size_t cap)
+/* Writes the URL; the schema is migrated already. */
+static inline void test_db(const char *path, const struct db_migration *migrations, char *url, size_t cap)
 {
-	const char *kind = getenv("CORRAL_TEST_DB");
 	struct why why;
 
 	snprintf(url, cap, "sqlite:%s", path);
-	if (!kind || strcmp(kind, "postgresql") != 0)
-		return true;
-	if (!getenv("CORRAL_TEST_POSTGRES")) {
-		printf("skip: CORRAL_TEST_POSTGRES is not set; scripts/with-postgres sets it\n");
-		return false;
-	}
+	if (!test_db_is_server())
+		return;
 	test_db_postgres(path, url, cap);
 	if (db_migrate(url, migrations, NULL, NULL, &why))
-		return true;
+		return;
 	printf("%s\n", why.text);
 	abort();
 }
+
+/* First in a test of what only a file of SQLite has. */
+#define SKIP_ON_SERVER() \
+	do { \
+		if (test_db_is_server()) { \
+			printf("skip: this is about a file of SQLite\n"); \
+			skip(); \
+		} \
+	} while (0)
 #endif

@@ -29,6 +29,7 @@ static void help(const struct runtime *rt, const char *arg0, struct buf *b)
 	buf_printf(b, "%s\n\nUsage: %s [--option=value ...]\n", rt->summary, buf_z(&cmd));
 	opt_help(b, rt->sets, rt->n + 1);
 	buf_addz(b, "\nalso:\n"
+		 "  migrate                     The word first, then options: bring the schemas on the database server up to date, and end.\n"
 		 "  --help, --version\n"
 		 "  --check-config              Print the values in effect and where each comes from, and end.\n"
 		 "  --probe=livez|readyz|startupz   Ask the program that runs with this configuration; status 0 when it says yes.\n"

@@ -15,7 +15,7 @@
 
 struct runtime_config {
 	const char *config, *listen, *admin_listen, *rpc_listen, *state_dir, *log_level, *log_format;
-	const char *tls_ca, *tls_cert, *tls_key;
+	const char *tls_ca, *tls_cert, *tls_key, *db;
 	int64_t drain;
 	struct opt_list peer;
 };
@@ -125,6 +125,9 @@ int self_wait(struct runtime *, const char *text);
 void settings_prepare(struct runtime *);          /* the option tables */
 enum err settings_fill(struct runtime *, int argc, char **argv, struct why *);    /* from all sources; no service's check() */
 enum err settings_load(struct runtime *, int argc, char **argv, struct why *);    /* and the checks */
+/* databases.c */
+enum err databases_place(struct runtime *, struct why *);   /* fills the services' own options from 'db' */
+int databases_migrate(struct runtime *);           /* prints what it did; the exit status */
 /* places.c */
 const char *place_of(struct runtime *, struct arena *, const char *service);      /* RPC URL */
 const char *place_pub(struct arena *, const char *rpc_url);

@@ -15,6 +15,9 @@ static const struct opt common_options[] = {
 	RT(DURATION, drain, "300s", "How long answers in progress may go on after SIGTERM; SIGINT and a second signal shorten it to 5 s.", .min = 0, .max = 86400000, .live = true),
 	RT(LIST, peer, "", "Where other services are, as name=url, or each as --peer.NAME=URL (CORRAL_PEER_NAME; several URLs with commas there); those "
 			   "of the same process and those at their usual ports need no entry. All addresses of a host name are used.", .keyed = true),
+	RT(SECRET, db, "", "Database server of all services that keep something: postgresql://USER:PASSWORD@HOST:PORT/NAME, each service in a schema by its name, which "
+			   "'PROGRAM migrate' makes. Empty = a file of SQLite for each in state_dir, for one replica of it. A service's own option goes before this. "
+			   "sqlite:PATH here is the file of the ledger alone."),
 	RT(STRING, tls_ca, "", "PEM file with the authority of all services' certificates, for tls+tcp:// between services."),
 	RT(STRING, tls_cert, "", "PEM file with this service's own certificate, as server and as client. A changed file is noticed within seconds."),
 	RT(STRING, tls_key, "", "PEM file with the key of tls_cert."),
@@ -125,6 +128,8 @@ enum err settings_fill(struct runtime *rt, int argc, char **argv, struct why *wh
 		err = check_args(&args, why);
 	if (err == ERR_OK)
 		err = check_places(rt, why);
+	if (err == ERR_OK)
+		err = databases_place(rt, why);
 	return err ? err : place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, why);
 }
 

@@ -122,7 +122,7 @@ static int print_config(struct runtime *rt)
 }
 
 /* What a program is to do besides serving; not options, because they belong in no file and no environment. */
-struct errand { bool check, upgrade; const char *probe, *wait; };
+struct errand { bool check, upgrade, migrate; const char *probe, *wait; };
 
 static bool is_errand(const char *arg, struct errand *e)
 {
@@ -146,7 +146,9 @@ static struct errand take_errands(int *argc, char **argv, char **ret_argv)
 	int n = 0;
 
 	for (int i = 0; i < *argc; i++)
-		if (i == 0 || !is_errand(argv[i], &e))
+		if (i == 1 && strcmp(argv[i], "migrate") == 0)
+			e.migrate = true;
+		else if (i == 0 || !is_errand(argv[i], &e))
 			ret_argv[n++] = argv[i];
 	ret_argv[n] = NULL;
 	*argc = n;
@@ -177,6 +179,8 @@ static int run(struct runtime *rt, int argc, char **argv)
 	}
 	if (ok && errand.check)
 		return do_errand(rt, &errand);
+	if (ok && errand.migrate)
+		return databases_migrate(rt);
 	ok = ok && open_all(rt, errand.upgrade, &why);
 	if (!ok) {
 		fprintf(stderr, "%s: %s\n", rt->name, why.text);

@@ -3,7 +3,8 @@
  * svc_main() gives every program the same: --help --version --dump=config|metrics|routes|errors|fields|roles --check-config, options
  * (opt.h), logs, admin port (/livez /readyz /startupz /metrics /version), one loop thread that owns the service's state, RPC endpoint
  * and peers, signals, drain. `corral` runs several tables in one process: each service on its own loop thread, one admin port,
- * peers at inproc:// addresses. A service never calls another's functions: it asks by RPC, hears snapshots, ships facts.
+ * peers at inproc:// addresses. 'PROGRAM migrate' brings the schemas of its databases up to date. A service never calls another's functions: it
+ * asks by RPC, hears snapshots, ships facts.
  *
  * Life of a service, all on its own loop thread:  start() … [drain() until svc_drained()] … stop()
  *
@@ -29,9 +30,10 @@ struct svc_route { const char *method, *path, *action, *summary; };   /* action:
 
 /* A database of a service: for backups, and for whoever has to know where its state is. */
 struct svc_db {
-	const char *option;           /* whose value is its URL; "" there = 'file' in the service's state directory */
-	const char *file;
+	const char *option;           /* whose value is its URL; "" there = 'file' in the service's state directory, or as the option 'db' says: then start() */
+	const char *file;             /* finds the URL in its configuration all the same */
 	const struct db_migration *schema;
+	bool of_db;                   /* a file that 'db' names is this one's */
 };
 
 struct svc_def {

@@ -18,6 +18,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/policy/apikey.h"
+#include "common/store/db_test.h"
 #include "services/access/audit.h"
 #include "services/access/keys.h"
 #include "services/access/narrow.h"
@@ -48,7 +49,7 @@ ssize_t pwrite64(int fd, const void *p, size_t n, off64_t at)
 static const int64_t t0 = 1795251600 * SECOND;    /* 2026-11-21T09:00:00Z */
 
 struct fixture {
-	char dir[64], path[128], url[160];
+	char dir[64], path[128], url[256];
 	struct access_store *s;
 	struct arena *mem;
 	int64_t now_us;
@@ -73,7 +74,7 @@ static int setup(void **state)
 	snprintf(f->dir, sizeof(f->dir), "/tmp/access-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/access.db", f->dir);
-	snprintf(f->url, sizeof(f->url), "sqlite:%s", f->path);
+	test_db(f->path, access_migrations, f->url, sizeof(f->url));
 	f->mem = arena_new(1 << 16);
 	f->now_us = t0;
 	reopen(f);
@@ -286,6 +287,7 @@ static void no_secret_is_in_the_store(void **state)
 	Corral__CreateKeyReply reply;
 	char wal[140];
 
+	SKIP_ON_SERVER();
 	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, "ci"), &reply), ERR_OK);
 	snprintf(wal, sizeof(wal), "%s-wal", f->path);
 	assert_true(file_has(wal, reply.key->id));
@@ -744,7 +746,7 @@ static void hands_in_the_log_are_noticed(void **state)
 		{ "a time changed", "UPDATE audit SET at_us = at_us + 1 WHERE seq = 1", 1 },
 		{ "text moved between fields", "UPDATE audit SET actor = 'gatewaymodels', action = '.manage' WHERE seq = 9", 9 },
 		{ "text behind a zero byte", "UPDATE audit SET detail = detail || char(0) || 'x' WHERE seq = 4", 4 },
-		{ "a hash changed", "UPDATE audit SET hash = zeroblob(32) WHERE seq = 5", 5 },
+		{ "a hash changed", "UPDATE audit SET hash = x'0000000000000000000000000000000000000000000000000000000000000000' WHERE seq = 5", 5 },
 		{ "one removed", "DELETE FROM audit WHERE seq = 6", 6 },
 		{ "the first removed", "DELETE FROM audit WHERE seq = 1", 1 },
 		{ "the last removed", "DELETE FROM audit WHERE seq = 20", 20 },
@@ -761,6 +763,8 @@ static void hands_in_the_log_are_noticed(void **state)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		Corral__AuditVerifyReply r;
 
+		if (test_db_is_server() && strstr(cases[i].sql, "char(0)"))      /* it keeps no such text */
+			continue;
 		sql(f, "CREATE TABLE kept AS SELECT * FROM audit");
 		sql(f, "CREATE TABLE kept_head AS SELECT * FROM audit_head");
 		sql(f, cases[i].sql);
@@ -785,6 +789,7 @@ static void a_shortened_log_is_told_by_a_remembered_head(void **state)
 	struct audit_head head;
 	Corral__AuditVerifyReply r;
 
+	SKIP_ON_SERVER();
 	lines(f, 20);
 	assert_true(audit_head(f->s, &head, &f->why));
 	assert_int_equal(access_verify_file(f->path, head.seq, head.hash, f->mem, &r, &f->why), ERR_OK);
@@ -815,8 +820,10 @@ static void one_process_holds_the_store(void **state)
 	assert_int_equal(f->why.code, ERR_CONFLICT);
 	assert_non_null(strstr(f->why.text, "in use by another process"));
 	assert_int_equal(access_make_key(&cfg, f->dir, &k, f->mem, &reply, &f->why), ERR_CONFLICT);
-	assert_int_equal(access_verify_file(f->path, 0, NULL, f->mem, &r, &f->why), ERR_OK);
-	assert_true(r.ok);
+	if (!test_db_is_server()) {
+		assert_int_equal(access_verify_file(f->path, 0, NULL, f->mem, &r, &f->why), ERR_OK);
+		assert_true(r.ok);
+	}
 	access_store_close(f->s);
 	f->s = NULL;
 	assert_int_equal(access_make_key(&cfg, f->dir, &k, f->mem, &reply, &f->why), ERR_OK);
@@ -831,6 +838,7 @@ static void a_lock_in_the_database_fails_the_act_alone(void **state)
 	struct access_store *other = access_store_peek(f->url, &f->why);
 	Corral__CreateKeyReply reply;
 
+	SKIP_ON_SERVER();
 	assert_non_null(other);
 	assert_true(db_begin(access_db(other), &f->why));
 	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_USER, "ci"), &reply), ERR_STORE_FAILED);
@@ -869,6 +877,7 @@ static void a_full_disk_changes_nothing(void **state)
 	Corral__CreateKeyReply reply;
 	unsigned made = 0, failed = 0;
 
+	SKIP_ON_SERVER();
 	signal(SIGXFSZ, SIG_IGN);
 	getrlimit(RLIMIT_FSIZE, &old);
 	low = (struct rlimit){ 300 << 10, old.rlim_max };
@@ -918,6 +927,10 @@ static void kill_9_parts_no_act_from_its_line(void **state)
 		child = fork();
 		if (child == 0)
 			act_until_killed(f, writes);
+		if (test_db_is_server()) {                /* it writes elsewhere: at any time instead */
+			usleep((useconds_t)writes * 3000);
+			kill(child, SIGKILL);
+		}
 		waitpid(child, &status, 0);
 		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 		reopen(f);

@@ -16,7 +16,7 @@ enum { TICK_US = 1000000, WALK_ROWS = 2000, WALK_PAUSE_US = 2000 };
 struct access_config { const char *access_db, *bootstrap_key_file; int64_t audit_checkpoint; };
 
 static const struct opt options[] = {
-	OPT(C, STRING, access_db, "", "Database of tenants, keys and the audit log, sqlite:PATH?sync=full; empty = access.db in the service's state directory, with "
+	OPT(C, STRING, access_db, "", "Database of tenants, keys and the audit log, sqlite:PATH?sync=full or postgresql://…; empty = as 'db' says, else access.db in the service's state directory, with "
 	    "sync=full. Without it a power cut can bring a revoked key back."),
 	OPT(C, STRING, bootstrap_key_file, "", "File with the key ('corral keys generate' prints one) that is installed as owner key while there is none: for containers "
 	    "that have to bind wide at once. A key of this file that was revoked stays revoked."),

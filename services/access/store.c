@@ -83,7 +83,7 @@ struct access_store *access_store_open(const char *url, struct why *why)
 			return NULL;
 	}
 	s = open_at(url, fd, why);
-	if (s && !seed(s, why)) {
+	if (s && (!db_claim(s->db, why) || !seed(s, why))) {
 		access_store_close(s);
 		return NULL;
 	}
@@ -225,9 +225,9 @@ static bool write_down(struct act *a, enum err e, const struct why *of, struct w
 	entry.tenant = (char *)arena_str(a->mem, a->subject.tenant).p;
 	entry.address = a->caller->address;
 	entry.action = (char *)a->action;
-	entry.object = (char *)arena_str(a->mem, a->object).p;
+	entry.object = (char *)arena_str(a->mem, db_text(a->mem, a->object)).p;       /* its hash is of what is kept */
 	entry.outcome = (char *)(e == ERR_OK ? "ok" : e == ERR_FORBIDDEN || e == ERR_NOT_FOUND || e == ERR_UNAUTHENTICATED ? "refused" : "failed");
-	entry.detail = (char *)arena_str(a->mem, detail_of(a, e, of)).p;
+	entry.detail = (char *)arena_str(a->mem, db_text(a->mem, detail_of(a, e, of))).p;
 	entry.request_id = a->caller->request_id;
 	return audit_append(a->store, &entry, why);
 }

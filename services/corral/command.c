@@ -10,7 +10,7 @@
 
 const struct command *const commands[] = {
 	&cmd_serve, &cmd_status, &cmd_models, &cmd_jobs, &cmd_chat, &cmd_usage, &cmd_prices, &cmd_savings, &cmd_explain, &cmd_doctor, &cmd_hardware,
-	&cmd_keys, &cmd_tenants, &cmd_audit, &cmd_config, &cmd_upgrade, &cmd_help, &cmd_version, NULL
+	&cmd_keys, &cmd_tenants, &cmd_audit, &cmd_config, &cmd_migrate, &cmd_upgrade, &cmd_help, &cmd_version, NULL
 };
 
 static int say(struct cli *c, int status, const char *before, const char *fmt, va_list ap, const char *after)
@@ -201,7 +201,7 @@ static unsigned width_of(FILE *f)
 /* The services' own options, also without the word serve: `corral --check-config` asks the same as `corral serve --check-config`. */
 static bool is_for_serve(const char *word)
 {
-	return strcmp(word, "serve") == 0 || strncmp(word, "--dump", 6) == 0 || strcmp(word, "--check-config") == 0;
+	return strcmp(word, "serve") == 0 || strcmp(word, "migrate") == 0 || strncmp(word, "--dump", 6) == 0 || strcmp(word, "--check-config") == 0;
 }
 
 static int run_serve(int argc, char **argv, int (*serve)(int argc, char **argv))

@@ -75,7 +75,7 @@ void help_command(struct buf *b, const struct command *c)
 {
 	buf_printf(b, "Usage: corral %s [OPTION ...]%s%s\n\n%s\n", c->name, *c->args ? " " : "", c->args, c->summary);
 	add_paragraphs(b, c->text);
-	if (c != &cmd_serve) {
+	if (c != &cmd_serve && c != &cmd_migrate) {
 		buf_addz(b, "\nOptions:\n");
 		add_flags(b, c->flags);
 		add_flags(b, common_flags);
@@ -187,5 +187,18 @@ const struct command cmd_serve = {
 		{ "corral serve --backends gpu=ollama+http://127.0.0.1:11434", "One Ollama on this machine." },
 		{ "corral serve --config corral.yaml", "What is written in a file." },
 		{ "corral serve --config corral.yaml --check-config", "Only look whether the file is right." },
+		{ 0 } },
+};
+
+/* --- migrate: the same --- */
+
+const struct command cmd_migrate = {
+	.name = "migrate", .args = "", .summary = "Bring the schemas of all services on the database server up to date, and end.", .run = serve_run,
+	.text = "With db: postgresql://… a service refuses to start on a schema that is older than it, and this is what makes or changes it: once, before a new "
+		"version starts. It takes the options of 'corral serve' and does nothing to a database that is a file of SQLite, for that is brought up to date "
+		"when its service starts. Several at once wait for each other. Each service's program has the same command for itself.",
+	.examples = (const struct example[]){
+		{ "corral migrate --config corral.yaml", "What the services of this file need." },
+		{ "CORRAL_DB=postgresql://corral@db.example/corral corral migrate", "A server that the environment names." },
 		{ 0 } },
 };

@@ -9,11 +9,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "common/store/db_test.h"
 #include "services/gateway/run_store.h"
 
 enum { S = 1000000 };
 static const int64_t t0 = 1000 * (int64_t)S;
-static char path[100], url[120];
+static char path[100], url[256];
 static struct arena *mem;
 static struct run_store *store;
 static struct why why;
@@ -243,8 +244,10 @@ static void too_long_in_the_queue(void **state)
 
 static int setup(void **state)
 {
-	snprintf(path, sizeof(path), "/tmp/run_store_test.%d.db", getpid());
-	snprintf(url, sizeof(url), "sqlite:%s", path);
+	static unsigned n;
+
+	snprintf(path, sizeof(path), "/tmp/run_store_test.%d.%u.db", getpid(), ++n);
+	test_db(path, run_migrations, url, sizeof(url));
 	mem = arena_new(0);
 	store = open_as("me", t0);
 	return 0;

@@ -74,7 +74,7 @@ static const struct opt options[] = {
 					     "another one put in its place with the same is taken for it. Requests that ask for caching need no such leave.", .live = true),
 	OPT(C, STRING, master_key_file, "", "File with the installation's secret, at least 32 bytes. The names of kept answers are made from it: gateways that share a Redis need the same. "
 					    "Empty = a secret of its own, cache.key in the service's state directory."),
-	OPT(C, STRING, runs_db, "", "Database of the jobs of /run, sqlite:PATH; empty = runs.db in the service's state directory. Gateways on one database answer for "
+	OPT(C, STRING, runs_db, "", "Database of the jobs of /run, sqlite:PATH or postgresql://…; empty = as 'db' says, else runs.db in the service's state directory. Gateways on one database answer for "
 	    "each other's jobs. ?sync=full behind the path makes an accepted job survive a power cut too."),
 	OPT(C, DURATION, runs_keep, "1h", "How long the result of a job is kept after its end.", .min = 1000, .max = 366 * 86400000LL, .live = true),
 	OPT(C, BYTES, runs_max, "1g", "Most that jobs and their results may hold on disk; the results that are oldest go first, and when none is left new jobs get 429.",

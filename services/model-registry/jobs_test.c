@@ -13,6 +13,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/io/http_server.h"
+#include "common/store/db_test.h"
 #include "services/model-registry/acts.h"
 #include "services/model-registry/preload.h"
 
@@ -95,7 +96,7 @@ struct world {
 	struct registry *registry;
 	struct jobs *jobs;
 	Corral__ModelSnapshot *now;
-	char dir[64], db[128], listen[64], backend[80];
+	char dir[64], db[256], listen[64], backend[80];
 	const char *backends[1];
 };
 
@@ -155,6 +156,7 @@ static int setup(void **state)
 {
 	static const char *from[] = { "registry.ollama.ai", "http://127.0.0.1:5000" };
 	struct world *w = x_calloc(1, sizeof(*w));
+	char path[100];
 
 	w->loop = loop_new();
 	w->metrics = metrics_new(registry_metrics, M_COUNT);
@@ -163,7 +165,8 @@ static int setup(void **state)
 					      .pull_from = { from, 2 } };
 	(void)snprintf(w->dir, sizeof(w->dir), "/tmp/corral-jobs-test-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
-	(void)snprintf(w->db, sizeof(w->db), "sqlite:%s/jobs.db", w->dir);
+	(void)snprintf(path, sizeof(path), "%s/jobs.db", w->dir);
+	test_db(path, jobs_migrations, w->db, sizeof(w->db));
 	w->o.has_tiny = true;
 	w->o.delete_status = 200;
 	*state = w;

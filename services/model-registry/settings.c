@@ -43,7 +43,7 @@ const struct opt registry_options[] = {
 	R(BYTES, preload_memory, "0", "Memory that models loaded at the start may take on each backend; 0 = 80 % of what is free, where the backend is on the machine of the "
 	  "hardware-probe, else no limit.", .max = INT64_C(1) << 50),
 	R(DURATION, jobs_keep, "7d", "How long jobs that have ended are listed.", .min = 60000, .max = 3650LL * 86400000, .live = true),
-	R(STRING, jobs_db, "", "Database of jobs and marks; empty = sqlite:<state_dir>/model-registry/jobs.db."),
+	R(STRING, jobs_db, "", "Database of jobs and marks; empty = as 'db' says, else sqlite:<state_dir>/model-registry/jobs.db."),
 	R(LIST, strengths, "", "What models are good at, as model=TASK:score;TASK:score with scores from 0 to 1.", .live = true),
 	R(LIST, capabilities, "", "What models can do, as model=word;word (completion tools vision embedding thinking insert audio), where their servers do not say it.", .live = true),
 	R(STRING, families, "", "File with strengths by words of family and model names, instead of the built-in one.", .live = true),

@@ -9,7 +9,7 @@
 
 #define C struct selector_config
 static const struct opt options[] = {
-	OPT(C, STRING, selector_db, "", "Database of kept decisions; empty = sqlite:<state_dir>/selector/decisions.db."),
+	OPT(C, STRING, selector_db, "", "Database of kept decisions; empty = as 'db' says, else sqlite:<state_dir>/selector/decisions.db."),
 	OPT(C, DURATION, decision_keep, "14d", "How long decisions are kept for /explain.", .min = 60000, .max = 3650LL * 86400000, .live = true),
 	OPT(C, DURATION, policy_every, "10s", "How often measured speeds are read from the ledger.", .min = 100, .max = 86400000, .live = true),
 	OPT(C, NUMBER, switch_margin, "0.05", "How much higher another model has to score before a conversation leaves its model.", .max = 1, .live = true),
@@ -80,7 +80,7 @@ static bool open_db(struct selector *s, struct why *why)
 
 	snprintf(url, sizeof(url), "sqlite:%s/decisions.db", svc_state_dir(s->svc));
 	s->db = db_open(*s->cfg->selector_db ? s->cfg->selector_db : url, selector_statements, selector_n_statements, selector_migrations, why);
-	return s->db != NULL;
+	return s->db && db_claim(s->db, why);
 }
 
 static bool start(struct svc *svc, struct why *why)

@@ -107,31 +107,46 @@ struct sums *book_at(struct book *b, int64_t hour, int64_t dim, struct why *why)
 	return &p->sums;
 }
 
-static bool page_write(struct book *b, struct page *p, struct why *why)
+enum { PAGE_COLUMNS = 14, AT_ONCE = 64 };
+
+static void page_params(const struct page *p, struct str latency, struct db_value to[PAGE_COLUMNS])
 {
 	const struct sums *s = &p->sums;
+	const struct db_value all[PAGE_COLUMNS] = {
+		DB_I(p->hour), DB_I(p->dim), DB_I(s->attempts), DB_I(s->requests), DB_I(s->finished), DB_I(s->ok), DB_I(s->errors), DB_I(s->cached),
+		DB_I(s->prompt_tokens), DB_I(s->completion_tokens), DB_I(s->cost_microusd), DB_I(s->gpu_us), DB_I(s->energy_mj), DB_B(latency),
+	};
+
+	memcpy(to, all, sizeof(all));
+}
+
+/* Those from *p on, as many as go at once; *p = the next. */
+static bool pages_write(struct book *b, struct page **p, struct why *why)
+{
+	struct db_value params[AT_ONCE * PAGE_COLUMNS];
+	size_t ends[AT_ONCE + 1] = { 0 }, n = 0;
 
 	buf_clear(&b->latency);
-	hist_encode(&s->latency_us, &b->latency);
-	return db_run(b->db, L_SUMS_SET,
-		      (struct db_value[]){ DB_I(p->hour), DB_I(p->dim), DB_I(s->attempts), DB_I(s->requests), DB_I(s->finished), DB_I(s->ok), DB_I(s->errors),
-					   DB_I(s->cached), DB_I(s->prompt_tokens), DB_I(s->completion_tokens), DB_I(s->cost_microusd), DB_I(s->gpu_us),
-					   DB_I(s->energy_mj), DB_B(buf_as_str(&b->latency)) },
-		      14, NULL, NULL, NULL, why);
+	for (struct page *x = *p; x && n < AT_ONCE; x = x->next_touched) {
+		hist_encode(&x->sums.latency_us, &b->latency);
+		ends[++n] = b->latency.n;
+	}
+	for (size_t i = 0; i < n; i++) {          /* the buffer has its place now */
+		struct page *x = *p;
+
+		page_params(x, str_n(b->latency.p + ends[i], ends[i + 1] - ends[i]), params + i * PAGE_COLUMNS);
+		*p = x->next_touched;
+		x->touched = false;
+		x->next_touched = NULL;
+	}
+	return db_batch(b->db, L_SUMS_SET, params, PAGE_COLUMNS, n, NULL, why);
 }
 
 bool book_write(struct book *b, struct why *why)
 {
-	struct page *p, *next;
-
-	for (p = b->touched; p; p = next) {
-		next = p->next_touched;
-		if (!page_write(b, p, why))
+	while (b->touched)
+		if (!pages_write(b, &b->touched, why))
 			return false;
-		p->touched = false;
-		p->next_touched = NULL;
-	}
-	b->touched = NULL;
 	if (b->n > KEEP)
 		book_forget(b);
 	return true;

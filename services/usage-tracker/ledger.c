@@ -1,7 +1,7 @@
 /* ledger.c - applies batches of facts to the ledger, each in one transaction; see ledger.h.
  *
  * A batch is first sorted into cases, one per attempt: a START, a FINAL, or both. The usual case is a new row, and new rows go in many at
- * once, in the order of their ids. When one of them is there already, the whole batch is begun again, row by row.
+ * once, in the order of their ids; so do those that a FINAL closes. When one of them is not as expected, the whole batch is begun again, row by row.
  * A START whose FINAL comes later leaves a copy in 'open', so that the FINAL is one update without a read. Everything else (duplicates,
  * a FINAL before its START, a restart in between) takes the slow way: read the row, change it, write it back. */
 #include "services/usage-tracker/ledger.h"
@@ -18,7 +18,7 @@
 
 #define HOUR_US 3600000000LL
 
-enum { ROW_COLUMNS = 15, MAX_DIMS_KEPT = 50000 };
+enum { ROW_COLUMNS = 15, MAX_DIMS_KEPT = 50000, TOGETHER_FROM = 8, AT_ONCE = 500 };
 
 struct ledger {
 	struct db *db;
@@ -65,15 +65,16 @@ struct work {
 	struct finished *finished;
 	size_t n_finished;
 	struct fresh *fresh;          /* added together at the end; NULL = row by row */
-	size_t n_fresh;
-	bool met;                     /* one of them was there */
+	struct ledger_row *closed;    /* the same of rows that were open */
+	size_t n_fresh, n_closed;
+	bool met;                     /* one of them was there, or not */
 	int64_t corrections_waiting;
 	struct why *why;
 };
 
 static bool facts_sort(struct work *);
 static bool case_apply(struct work *, struct facts_case *);
-static bool rows_add(struct work *);
+static bool rows_write(struct work *);
 static bool cursor_move(struct work *, uint64_t *ret_position, enum ledger_outcome *ret);
 
 /* --- open and close --- */
@@ -91,6 +92,10 @@ struct ledger *ledger_open(const char *url, struct why *why)
 	struct db *db = db_open(url, ledger_sql, L_STATEMENTS, ledger_migrations, why);
 	struct ledger *l;
 
+	if (db && !db_claim(db, why)) {
+		db_close(db);
+		db = NULL;
+	}
 	if (!db)
 		return NULL;
 	l = x_calloc(1, sizeof(*l));
@@ -186,7 +191,7 @@ static enum ledger_outcome batch_apply(struct work *w, uint64_t *ret_position)
 	for (size_t i = 0; i < w->n_cases; i++)
 		if (!case_apply(w, &w->cases[i]))
 			return LEDGER_FAILED;
-	return rows_add(w) && book_write(w->l->book, w->why) && watch_tell(w) && db_commit(w->l->db, w->why) ? LEDGER_APPLIED : LEDGER_FAILED;
+	return rows_write(w) && book_write(w->l->book, w->why) && watch_tell(w) && db_commit(w->l->db, w->why) ? LEDGER_APPLIED : LEDGER_FAILED;
 }
 
 /* What was done is undone; the same batch once more, in smaller steps. */
@@ -209,8 +214,10 @@ enum ledger_outcome ledger_ingest(struct ledger *l, const struct ledger_batch *b
 
 	if (dims_count(l->dims) > MAX_DIMS_KEPT)
 		dims_forget(l->dims);
-	if (b->n >= L_ROWS_ADD_N)
+	if (b->n >= TOGETHER_FROM) {
 		w.fresh = arena_alloc(l->mem, b->n * sizeof(*w.fresh));
+		w.closed = arena_alloc(l->mem, b->n * sizeof(*w.closed));
+	}
 	outcome = batch_apply(&w, ret_position);
 	if (outcome == LEDGER_FAILED && w.met)
 		outcome = batch_again(&w, ret_position);
@@ -707,33 +714,31 @@ static bool rows_met(struct work *w)
 	return err_set(w->why, ERR_CONFLICT, "a row is in the ledger already") == ERR_OK;
 }
 
-static bool rows_add_many(struct work *w, const struct fresh *f)
+/* Writes rows, 'stride' bytes apart; each has to be changed by it. */
+static bool rows_send(struct work *w, enum ledger_statement statement, const struct ledger_row *first, size_t n, size_t stride)
 {
-	struct db_value p[L_ROWS_ADD_N * ROW_COLUMNS];
-	int64_t changed = 0;
+	struct db_value *p = x_malloc(AT_ONCE * ROW_COLUMNS * sizeof(*p));
+	bool ok = true;
 
-	for (int i = 0; i < L_ROWS_ADD_N; i++)
-		row_params(&f[i].row, p + i * ROW_COLUMNS);
-	return db_run(w->l->db, L_ROWS_ADD, p, L_ROWS_ADD_N * ROW_COLUMNS, NULL, NULL, &changed, w->why) && (changed == L_ROWS_ADD_N || rows_met(w));
+	for (size_t i = 0, some; ok && i < n; i += some) {
+		int64_t changed = 0;
+
+		some = n - i < AT_ONCE ? n - i : AT_ONCE;
+		for (size_t k = 0; k < some; k++)
+			row_params((const struct ledger_row *)(const void *)((const char *)first + (i + k) * stride), p + k * ROW_COLUMNS);
+		ok = db_batch(w->l->db, statement, p, ROW_COLUMNS, some, &changed, w->why) && (changed == (int64_t)some || rows_met(w));
+	}
+	free(p);
+	return ok;
 }
 
 /* In the order of the table, each insert begins where the one before it ended. */
-static bool rows_add(struct work *w)
+static bool rows_write(struct work *w)
 {
-	size_t i = 0;
-
 	if (w->n_fresh)
 		qsort(w->fresh, w->n_fresh, sizeof(*w->fresh), by_order);
-	for (; i + L_ROWS_ADD_N <= w->n_fresh; i += L_ROWS_ADD_N)
-		if (!rows_add_many(w, &w->fresh[i]))
-			return false;
-	for (; i < w->n_fresh; i++) {
-		int64_t changed = 0;
-
-		if (!row_write(w, L_ROW_ADD, &w->fresh[i].row, &changed) || (changed == 0 && !rows_met(w)))
-			return false;
-	}
-	return true;
+	return (w->n_fresh == 0 || rows_send(w, L_ROW_ADD, &w->fresh->row, w->n_fresh, sizeof(*w->fresh))) &&
+	       (w->n_closed == 0 || rows_send(w, L_ROW_FINISH, w->closed, w->n_closed, sizeof(*w->closed)));
 }
 
 static bool row_add_later(struct work *w, const struct ledger_row *r)
@@ -771,11 +776,17 @@ static bool case_close(struct work *w, struct facts_case *c, const struct ledger
 	struct fact start = { .event = row_event(w, &old), .bytes = old.event };
 	int64_t changed = 0;
 
-	if (!row_finish(w, &r, c->final, &start) || !row_take_waiting(w, &r) || !row_write(w, L_ROW_FINISH, &r, &changed))
+	if (!row_finish(w, &r, c->final, &start) || !row_take_waiting(w, &r))
 		return false;
-	if (changed == 0) {
-		w->n_finished--;
-		return case_slow(w, c);
+	if (w->closed && !c->corrections) {
+		w->closed[w->n_closed++] = r;
+	} else {
+		if (!row_write(w, L_ROW_FINISH, &r, &changed))
+			return false;
+		if (changed == 0) {
+			w->n_finished--;
+			return case_slow(w, c);
+		}
 	}
 	w->counts.finals++;
 	return row_book(w, &old, -1) && row_book(w, &r, 1);

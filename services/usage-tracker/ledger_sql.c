@@ -9,9 +9,6 @@
 #define ROW_SET \
 	"dim = ?3, state = ?4, started_us = ?5, ended_us = ?6, prompt_tokens = ?7, completion_tokens = ?8, cost_microusd = ?9, latency_us = ?10, " \
 	"gpu_us = ?11, energy_mj = ?12, cached = ?13, final_seq = ?14, event = ?15 WHERE request_id = ?1 AND attempt = ?2"
-#define ROW_VALUES "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-#define ROW_VALUES_4 ROW_VALUES "," ROW_VALUES "," ROW_VALUES "," ROW_VALUES
-#define ROW_VALUES_16 ROW_VALUES_4 "," ROW_VALUES_4 "," ROW_VALUES_4 "," ROW_VALUES_4
 #define SUMS_COLUMNS "attempts, requests, finished, ok, errors, cached, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj, latency"
 #define PRICE_COLUMNS \
 	"id, valid_from_us, provider, backend, model, machine, input_microusd, cached_input_microusd, output_microusd, gpu_hour_microusd, kwh_microusd, " \
@@ -25,7 +22,6 @@ const char *const ledger_sql[L_STATEMENTS] = {
 
 	[L_ROW_ADD] = "INSERT INTO attempts (" ROW_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) "
 		      "ON CONFLICT (request_id, attempt) DO NOTHING",
-	[L_ROWS_ADD] = "INSERT OR FAIL INTO attempts (" ROW_COLUMNS ") VALUES " ROW_VALUES_16 "," ROW_VALUES_16 " ON CONFLICT (request_id, attempt) DO NOTHING",
 	[L_ROW_SET] = "UPDATE attempts SET " ROW_SET,
 	[L_ROW_FINISH] = "UPDATE attempts SET " ROW_SET " AND state = 1",
 	[L_ROW_GET] = "SELECT " ROW_COLUMNS " FROM attempts WHERE request_id = ?1 AND attempt = ?2",

@@ -14,10 +14,11 @@
 #include "services/usage-tracker/savings.h"
 #include "services/usage-tracker/speeds.h"
 
-struct usage_config { const char *db, *budget_time_zone; int64_t budget_in_doubt, reconcile_every; };
+struct usage_config { const char *ledger_db, *budget_time_zone; int64_t budget_in_doubt, reconcile_every; };
 
 static const struct opt options[] = {
-	OPT(struct usage_config, STRING, db, "", "Database of the ledger, sqlite:PATH?sync=full; empty = ledger.db in the service's state directory, with sync=full. "
+	OPT(struct usage_config, STRING, ledger_db, "", "Database of the ledger, sqlite:PATH?sync=full or postgresql://…; empty = as 'db' says, else ledger.db in the service's "
+	    "state directory, with sync=full. "
 	    "Without it a power cut can take facts whose spool was deleted because the ledger had them."),
 	OPT(struct usage_config, STRING, budget_time_zone, "UTC", "Time zone in which a budget's month and day begin: UTC, or a name of tzdata such as Europe/Berlin."),
 	OPT(struct usage_config, DURATION, budget_in_doubt, "0", "After so long, what a gateway had been lent and never accounted for counts as used, so that it is in doubt no "
@@ -335,7 +336,7 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	char url[4200];
 
 	snprintf(url, sizeof(url), "sqlite:%s/ledger.db?sync=full", svc_state_dir(u->svc));
-	u->ledger = ledger_open(cfg->db[0] ? cfg->db : url, why);
+	u->ledger = ledger_open(cfg->ledger_db[0] ? cfg->ledger_db : url, why);
 	if (!u->ledger || !speeds_load(u->speeds, u->ledger, wall_us(), why))
 		return false;
 	ledger_on_finished(u->ledger, speeds_add, u->speeds);
@@ -402,7 +403,7 @@ const struct svc_def usage_tracker_service = {
 	.name = "usage-tracker",
 	.summary = "Keeps the ledger: every attempt's usage exactly once, and the sums people and the selector ask for.",
 	.options = options,
-	.databases = (const struct svc_db[]){ { "db", "ledger.db", ledger_migrations }, { 0 } },
+	.databases = (const struct svc_db[]){ { "ledger_db", "ledger.db", ledger_migrations, .of_db = true }, { 0 } },
 	.config_size = sizeof(struct usage_config),
 	.metrics = metrics,
 	.n_metrics = M_COUNT,
