@@ -65,6 +65,8 @@ static void write_figures(struct llm_relay *r, const struct llm_extra *x, struct
 	milliseconds(jo, "ttft_ms", x->ttft_us);
 	jw_kv_i64(jo, "cost_microusd", x->cost_microusd);
 	jw_kv_bool(jo, "cached", x->cached);
+	if (x->squeezed)
+		jw_kv_u64(jo, "tokens_saved", x->tokens_saved);
 	word(jo, "task_type", x->task_type);
 	word(jo, "complexity", x->complexity);
 	word(jo, "language", x->language);

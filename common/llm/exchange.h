@@ -118,6 +118,8 @@ struct llm_extra {
 	double confidence;
 	int64_t latency_us, ttft_us, cost_microusd;
 	bool cached;                  /* given again */
+	bool squeezed;                /* its context was optimised: so many tokens less */
+	uint32_t tokens_saved;
 };
 
 struct llm_relay *llm_relay_new(struct arena *, const struct llm_in *, const struct llm_plan *, const struct llm_target *);

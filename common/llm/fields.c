@@ -211,6 +211,7 @@ static const struct field table[] = {
 	{ "user_id", F_USER_ID, NA, TEXT, NO_EFFECT, "Read by the gateway." },
 	{ "session_id", F_SESSION_ID, NA, TEXT, NO_EFFECT, "Read by the gateway." },
 	{ "conversation_id", F_CONVERSATION_ID, NA, TEXT, NO_EFFECT, "Read by the gateway." },
+	{ "optimize_context", F_OPTIMIZE, NA, BOOL, NO_EFFECT, "Read by the gateway: blocks that stand twice in `context` are said once." },
 	{ "no_cache", F_CACHE, NA, BOOL, NO_EFFECT, "Read by the gateway." },
 	{ "cache_ttl_s", F_CACHE, NA, NUM, NO_EFFECT, "Read by the gateway." },
 };

@@ -127,6 +127,8 @@ static bool body_of(struct cli *c, const struct tenants_opts *o, const struct js
 	add_words(&jo, "models", o->models, j, old);
 	add_words(&jo, "teams", o->teams, j, old);
 	jw_kv_bool(&jo, "suspended", o->suspend || (!o->resume && old && get_bool(j, old, "suspended")));
+	if (old && get_bool(j, old, "optimize_context"))
+		jw_kv_bool(&jo, "optimize_context", true);
 	jw_key(&jo, "limits");
 	jw_obj(&jo);
 	ok = add_limit(c, &jo, "requests_per_minute", "requests-per-minute", o->requests, j, old) &&

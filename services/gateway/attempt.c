@@ -218,6 +218,8 @@ struct llm_extra attempt_extra(struct req *r)
 		.latency_us = req_now(r) - r->start_us, .ttft_us = r->try.first_us ? r->try.first_us - r->start_us : 0,
 	};
 
+	e.squeezed = r->squeezed;
+	e.tokens_saved = r->tokens_saved;
 	if (r->in.dialect == LLM_NATIVE)
 		e.alternatives_json = str_of(alternatives(r));
 	return e;

@@ -102,6 +102,7 @@ static size_t pack_tenant(struct packer *to, Corral__Tenant *out, const Corral__
 	c.n_models = t->n_models;
 	c.name = put(to, &n, t->name);
 	c.suspended = t->suspended;
+	c.optimize_context = t->optimize_context;
 	if (out)
 		*out = c;
 	return n;

@@ -178,6 +178,10 @@ struct str req_headers(struct req *r, const char *content_type)
 		if (!r->in.stream)
 			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: 0");
 	}
+	if (r->squeezed) {
+		buf_addz(&b, "\r\nX-Corral-Tokens-Saved: ");
+		buf_u64(&b, r->tokens_saved);
+	}
 	buf_addz(&b, r->in.stream ? "\r\n" STREAM_LINES : "\r\nCache-Control: no-store\r\n");
 	lines = buf_as_str(&b);
 	if (extra.n || r->cors.n || r->limit_headers.n) {

@@ -86,7 +86,9 @@ struct req {
 	int64_t limit_until_us;       /* until when it waits; 0 = it does not */
 	uint64_t spent_tokens;        /* of all attempts, as the ledger has them */
 	struct str limit_headers;     /* for the answer */
-	char user_hash[17];           /* set by parse */
+	char user_hash[17];           /* set by parse, as the next two */
+	bool squeezed;                /* its context is to be optimised */
+	uint32_t tokens_saved;        /* by that */
 
 	Corral__DecisionFeatures features;    /* set by decide */
 	struct features extracted;

@@ -131,6 +131,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_CACHE_TROUBLE] = { METRIC_COUNTER, "cache_trouble_total", "Of the file or the Redis behind the memory: late (not in time), broken (connection, error), resting (not asked for being late or away), "
 							     "dropped (not stored), foreign (bytes that are no answer to this question).", "kind" },
 	[M_CACHE_READY] = { METRIC_GAUGE, "cache_ready_workers", "Workers that ask the Redis behind the memory at present; all of them where there is none.", "" },
+	[M_CONTEXT_SAVED] = { METRIC_COUNTER, "context_tokens_saved_total", "Tokens, by estimate, that contexts became shorter by (optimize_context).", "" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 

@@ -73,6 +73,21 @@ def test_another_tenant_never_hits(corral_with, llama):
     assert [ask(shared, headers=secrets[t])[0] for t in ("red", "red", "blue", "blue")] == ["miss", "hit", "miss", "hit"]
 
 
+def test_a_tenant_may_have_its_contexts_shortened(corral_with, llama):
+    corral = corral_with({"tiny": ("llamacpp", llama.url)})
+    status, _, text = http(f"{corral.url}/tenants/short", {"optimize_context": True}, "PUT")
+    assert status in (200, 201) and json.loads(text)["optimize_context"] is True, text
+    _, _, text = http(f"{corral.url}/keys", {"tenant": "short", "role": "developer", "name": "k"}, "POST")
+    key = {"Authorization": "Bearer " + json.loads(text)["secret"]}
+    until(lambda: http(f"{corral.url}/v1/models", headers=key)[0] == 200)
+    block = "a paragraph that is said more than once and has more than sixty-four bytes"
+    question = {"model": "corral-tiny", "prompt": "hello", "context": "\n\n".join([block] * 5)}
+    _, text, _, headers = ask(corral, question, key, "/inference")
+    assert json.loads(text)["tokens_saved"] > 60 and int(headers["x-corral-tokens-saved"]) > 60
+    _, text, _, headers = ask(corral, {**question, "optimize_context": False}, key, "/inference")
+    assert "tokens_saved" not in json.loads(text) and "x-corral-tokens-saved" not in headers
+
+
 def test_gateways_that_share_redis_and_secret_share_answers(corral_with, llama, redis, tmp_path):
     secret, other = tmp_path / "one.key", tmp_path / "two.key"
     secret.write_bytes(b"s" * 40)

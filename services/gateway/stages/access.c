@@ -109,6 +109,7 @@ static void tenant_members(struct json_out *jo, const Corral__Tenant *t)
 	json_limits_member(jo, t->limits);
 	json_list_member(jo, "models", t->models, t->n_models);
 	jw_kv_bool(jo, "suspended", t->suspended);
+	jw_kv_bool(jo, "optimize_context", t->optimize_context);
 	json_list_member(jo, "teams", t->teams, t->n_teams);
 	time_json(jo, "created_at", t->created_at_us);
 }
@@ -487,21 +488,22 @@ static void put_call(struct ask *a) { corral__access__put_tenant(access_of(a), &
 /* The whole tenant as it is to be: what is not said is as in a new one. */
 static enum step put_tenant(struct req *r)
 {
-	static const char *const known[] = { "name", "display_name", "limits", "models", "suspended", "teams", NULL };
+	static const char *const known[] = { "name", "display_name", "limits", "models", "suspended", "teams", "optimize_context", NULL };
 	struct ask *a;
 	struct access_ask *q = begin(r, &a, put_call);
 	Corral__Tenant *t = &q->tenant;
 	struct why why = { 0 };
 	struct json doc;
-	bool suspended = false;
+	bool suspended = false, optimize = false;
 
 	if (!read_body(r, a, &doc, known))
 		return send(a, false);
 	if (!text(&doc, "display_name", &t->display_name, a, &why) || !limits(&doc, q, &t->limits, &why) ||
 	    !texts(&doc, "models", &t->models, &t->n_models, a, &why) || !texts(&doc, "teams", &t->teams, &t->n_teams, a, &why) ||
-	    !json_opt_bool(&doc, 0, "suspended", &suspended, &why))
+	    !json_opt_bool(&doc, 0, "suspended", &suspended, &why) || !json_opt_bool(&doc, 0, "optimize_context", &optimize, &why))
 		req_fail_why(r, &why);
 	t->suspended = suspended;
+	t->optimize_context = optimize;
 	t->name = z(a, r->param);
 	return send(a, why.code == ERR_OK);
 }

@@ -1,4 +1,5 @@
 /* parse.c - reads the body in the route's dialect, and the hints that other dialects carry in headers. */
+#include "common/llm/squeeze.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
 
@@ -59,6 +60,33 @@ static bool is_json(struct str type)
 	       str_ifind(type, STR("text/plain"));        /* curl -d says urlencoded; Ollama reads any type as JSON */
 }
 
+/* The caller's word, else his tenant's. */
+static bool wants_squeezing(const struct req *r)
+{
+	bool wanted = r->who.home && r->who.home->optimize_context;
+
+	if (r->in.dialect != LLM_NATIVE)
+		return false;
+	(void)json_bool(&r->in.doc, json_get(&r->in.doc, 0, "optimize_context"), &wanted);
+	return wanted && r->in.context_tok;
+}
+
+/* The shorter body is read in the place of the one that came. */
+static enum err squeeze(struct req *r, struct why *why)
+{
+	struct str body = llm_squeeze_body(r->in.body, r->mem);
+	uint32_t before = r->in.prompt_tokens_est;
+
+	r->squeezed = true;
+	if (body.p == r->in.body.p)
+		return ERR_OK;
+	if (llm_read(&r->in, r->route->dialect, r->route->op, body, header(r, "accept"), r->mem, why) != ERR_OK)
+		return why->code;
+	r->tokens_saved = before - r->in.prompt_tokens_est;
+	series_add(metrics_series(r->worker->gw->metrics, M_CONTEXT_SAVED), r->tokens_saved);
+	return ERR_OK;
+}
+
 static enum step enter(struct req *r)
 {
 	struct why why = { 0 };
@@ -70,6 +98,8 @@ static enum step enter(struct req *r)
 		return req_fail(r, ERR_BAD_MEDIA_TYPE, "content-type '" STR_FMT "' is not understood; send application/json",
 				STR_ARG(header(r, "content-type")));
 	if (llm_read(&r->in, r->route->dialect, r->route->op, r->x->body, header(r, "accept"), r->mem, &why) != ERR_OK)
+		return req_fail_why(r, &why);
+	if (wants_squeezing(r) && squeeze(r, &why) != ERR_OK)
 		return req_fail_why(r, &why);
 	read_hints(r);
 	hash_user(r);
