@@ -79,6 +79,56 @@ static bool counts_unasked(const struct llm_in *in, const struct llm_target *t)
 	return t->kind == LLM_BACKEND_LLAMACPP && !json_get(&in->doc, 0, "n");
 }
 
+void llm_cap_tokens(struct llm_in *in, int64_t most)
+{
+	if (in->max_tokens >= 0 && in->max_tokens <= most)
+		return;
+	in->max_tokens = most;
+	in->capped = true;
+}
+
+static struct json_edit say_most(const struct llm_in *in, struct str number, struct arena *mem)
+{
+	uint32_t options;
+
+	if (in->dialect != LLM_OLLAMA)
+		return json_edit_insert(&in->doc, 0, "max_tokens", number, mem);
+	options = json_get_any_case(&in->doc, 0, "options");
+	if (options && json_kind(&in->doc, options) == JSON_OBJECT && json_count(&in->doc, options))
+		return json_edit_insert(&in->doc, options, "num_predict", number, mem);
+	number = arena_fmt(mem, "{\"num_predict\":" STR_FMT "}", STR_ARG(number));
+	return options ? json_edit_value(&in->doc, options, number) : json_edit_insert(&in->doc, 0, "options", number, mem);
+}
+
+/* In each place where the request says a number, or in a new one. */
+static unsigned cap_edits(const struct llm_in *in, struct json_edit *edits, struct arena *mem)
+{
+	struct str number = arena_fmt(mem, "%lld", (long long)in->max_tokens);
+	unsigned n = 0;
+
+	if (!in->capped || llm_embeds(in->op))
+		return 0;
+	for (unsigned i = 0; i < 2; i++)
+		if (in->max_tokens_tok[i])
+			edits[n++] = json_edit_value(&in->doc, in->max_tokens_tok[i], number);
+	if (!n)
+		edits[n++] = say_most(in, number, mem);
+	return n;
+}
+
+static void sort_edits(struct json_edit *edits, unsigned n)
+{
+	for (unsigned i = 1; i < n; i++)
+		for (unsigned j = i; j > 0 && edits[j].at < edits[j - 1].at; j--) {
+			struct json_edit later = edits[j - 1];
+
+			edits[j - 1] = edits[j];
+			edits[j] = later;
+		}
+}
+
+enum { EDITS = 5 };
+
 static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_target *t, struct json_edit *edits, struct arena *mem)
 {
 	unsigned n = 0;
@@ -89,12 +139,8 @@ static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_tar
 		edits[n++] = ask_for_usage(in, mem);
 	if (in->dialect == LLM_OLLAMA && !json_get_any_case(&in->doc, 0, "truncate"))
 		edits[n++] = json_edit_insert(&in->doc, 0, "truncate", STR("false"), mem);
-	if (n == 2 && edits[1].at < edits[0].at) {
-		struct json_edit first = edits[1];
-
-		edits[1] = edits[0];
-		edits[0] = first;
-	}
+	n += cap_edits(in, edits + n, mem);
+	sort_edits(edits, n);
 	return n;
 }
 
@@ -108,7 +154,7 @@ static void add_part(struct llm_plan *p, struct str part)
 
 static void pass_through(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem)
 {
-	struct json_edit edits[3];
+	struct json_edit edits[EDITS];
 	unsigned n = same_dialect_edits(in, t, edits, mem);
 	size_t at = 0;
 

@@ -54,6 +54,8 @@ struct llm_in {
 	uint64_t text_bytes;          /* of all text content, tools included */
 	uint32_t prompt_tokens_est;   /* from text_bytes; an upper-leaning estimate, 4 per message added */
 	int64_t max_tokens;           /* -1 = not given */
+	uint32_t max_tokens_tok[2];   /* where it says so: its token, and that of another name for it; 0 = it does not */
+	bool capped;                  /* max_tokens is ours (llm_cap_tokens), and the backend is told so */
 	int64_t num_ctx;              /* Ollama options.num_ctx; 0 = not given */
 	uint32_t system_tok, user_tok, context_tok;   /* tokens of text for llm_read_texts(); 0 = none */
 	/* native hints, "" when absent (OpenAI and Ollama clients may send them as X-Corral-* headers) */
@@ -64,6 +66,9 @@ struct llm_in {
 
 /* 'accept' is the Accept header. ERR_MALFORMED, ERR_INVALID, ERR_UNSUPPORTED_FIELD with field and sentence. */
 enum err llm_read(struct llm_in *, enum llm_dialect, enum llm_op, struct str body, struct str accept, struct arena *, struct why *);
+
+/* The answer may have so many tokens at most, whatever the request says: every plan from now on tells the backend. Not for embeddings. */
+void llm_cap_tokens(struct llm_in *, int64_t most);
 
 /* The text that features are made of, decoded. It may point into the body. Only some requests need it. */
 struct llm_texts {

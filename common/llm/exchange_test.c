@@ -98,6 +98,42 @@ static void caps_long_texts_at_characters(void **state)
 	exchange_free(&x);
 }
 
+/* Wherever a request says how long its answer may be, under whichever name, and where it says nothing: the backend is told the cap. */
+static void a_cap_is_told_in_every_dialect(void **state)
+{
+	static const struct { enum llm_dialect d; enum llm_op op; enum llm_backend kind; const char *body, *sent; } all[] = {
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"max_tokens\":900}", "\"max_tokens\":77" },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"max_completion_tokens\":900}", "\"max_completion_tokens\":77" },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OPENAI, CHAT ",\"max_tokens\":5,\"max_completion_tokens\":900,\"stream\":true}", "\"max_tokens\":77,\"max_completion_tokens\":77" },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OPENAI, CHAT ",\"stream\":true}", "\"max_tokens\":77" },
+		{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT "}", "\"num_predict\":77" },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"options\":{\"num_predict\":-1,\"seed\":3}}", "\"num_predict\":77,\"seed\":3" },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"options\":{\"seed\":3}}", "\"options\":{\"num_predict\":77,\"seed\":3}" },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"options\":{}}", "\"options\":{\"num_predict\":77}" },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT ",\"options\":null}", "\"options\":{\"num_predict\":77}" },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_OLLAMA, CHAT "}", "\"options\":{\"num_predict\":77}" },
+		{ LLM_OLLAMA, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"options\":{\"num_predict\":900}}", "\"max_tokens\":77" },
+		{ LLM_ANTHROPIC, LLM_CHAT, LLM_BACKEND_LLAMACPP, CHAT ",\"max_tokens\":900}", "\"max_tokens\":77" },
+		{ LLM_NATIVE, LLM_CHAT, LLM_BACKEND_LLAMACPP, "{\"model\":\"m\",\"prompt\":\"x\"}", "\"max_tokens\":77" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		struct exchange x;
+		struct json sent;
+
+		exchange_init(&x, all[i].kind);
+		if (read_request(&x, all[i].d, all[i].op, str_of(all[i].body), "") != ERR_OK)
+			fail_msg("case %zu: %s", i, x.why.text);
+		llm_cap_tokens(&x.in, 77);
+		assert_int_equal(plan_request(&x), ERR_OK);
+		if (!str_find(plan_body(&x), str_of(all[i].sent)))
+			fail_msg("case %zu sent " STR_FMT, i, STR_ARG(plan_body(&x)));
+		assert_int_equal(json_parse(&sent, x.mem, plan_body(&x), &json_limits_default, &x.why), ERR_OK);
+		exchange_free(&x);
+	}
+}
+
 static void refuses_what_it_cannot_read(void **state)
 {
 	static const struct { enum llm_dialect d; enum llm_op op; const char *body, *field; enum err e; } bad[] = {
@@ -488,6 +524,7 @@ int main(void)
 		cmocka_unit_test(reads_what_policy_needs),
 		cmocka_unit_test(caps_long_texts_at_characters), cmocka_unit_test(asks_ollama_in_the_clients_spelling),
 		cmocka_unit_test(many_lined_events_cost_no_memory),
+		cmocka_unit_test(a_cap_is_told_in_every_dialect),
 		cmocka_unit_test(refuses_what_it_cannot_read),
 		cmocka_unit_test(native_requests_default_to_auto),
 		cmocka_unit_test(knows_load_requests),

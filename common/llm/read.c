@@ -365,6 +365,8 @@ static enum err read_max_tokens(struct reading *r)
 
 	if (!v && r->form == FORM_ANTHROPIC && r->in->op == LLM_CHAT)
 		return err_field(r->why, ERR_MALFORMED, path, "max_tokens is required");
+	r->in->max_tokens_tok[0] = v;
+	r->in->max_tokens_tok[1] = r->max_completion ? r->max_tokens : 0;
 	if (!v)
 		return ERR_OK;
 	if (!json_i64(&r->in->doc, v, &r->in->max_tokens))

@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "events.pb-c.h"
+#include "services/gateway/budget.h"
 #include "services/gateway/decision_pack.h"
 #include "services/gateway/recall.h"
 #include "services/gateway/usage_pack.h"
@@ -101,6 +102,8 @@ static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 		e->provider = r->world->cat.backends[r->world->cat.replicas[r->try.replica].backend].pb->kind;
 	e->dialect = (char *)llm_dialect_name(r->in.dialect);
 	e->stream = r->in.stream;
+	if (r->try.number && r->budget_stamp.n)
+		e->budgets = (ProtobufCBinaryData){ r->budget_stamp.n, (uint8_t *)(uintptr_t)r->budget_stamp.p };
 }
 
 static char *policy_version(struct req *r)
@@ -263,6 +266,7 @@ void account_final(struct req *r, const char *status, enum err code)
 	fill_usage(r, &e);
 	if (!recall_is_hit(r))            /* what is given again takes nothing from a limit */
 		r->spent_tokens += e.prompt_tokens + e.completion_tokens;
+	budget_settle(r, e.prompt_tokens + e.completion_tokens, e.cost_microusd);
 	e.response_bytes = t->bytes;
 	e.cached = recall_is_hit(r);
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);

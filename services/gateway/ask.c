@@ -129,7 +129,7 @@ void ask_failed(struct ask *a, struct rpc_client *client, const char *service)
 {
 	const struct why *why = rpc_error(client);
 
-	if (why && (why->code == ERR_NOT_FOUND || why->code == ERR_INVALID || why->code == ERR_MALFORMED || why->code == ERR_CONFLICT))
+	if (why && (why->code == ERR_NOT_FOUND || why->code == ERR_FORBIDDEN || why->code == ERR_INVALID || why->code == ERR_MALFORMED || why->code == ERR_CONFLICT))
 		a->err = *why;
 	else
 		cannot_answer(a, service, why ? why->text : "no reply");

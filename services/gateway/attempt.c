@@ -7,6 +7,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/account.h"
+#include "services/gateway/budget.h"
 #include "services/gateway/recall.h"
 
 enum { HEARD_STEP_US = 50000, HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
@@ -67,6 +68,7 @@ static void settle(struct req *r, enum verdict v, const char *status, enum err c
 		return;
 	if (t->start_position >= 0)
 		account_final(r, status, code);
+	budget_end(r);                    /* of one that was not begun */
 	report(r, v, cause);
 	measure(r, status);
 	t->slot = NULL;

@@ -27,10 +27,12 @@
 enum { DOOR_PLAIN, DOOR_TLS, DOORS };
 
 struct gateway;
+struct budget_share;
 struct certificate;
 struct door;
 struct key_uses;
 struct limit_share;
+struct purse_book;
 struct recall;
 struct runs;
 struct trail;
@@ -62,6 +64,8 @@ struct gateway_config {
 	int64_t cache_size, cache_entry_max, cache_ttl, cache_lookup;
 	bool cache_undigested;
 	const char *runs_db;
+	int64_t budget_answer_tokens;
+	bool budget_shrink;
 	int64_t runs_keep, runs_max, runs_parallel, runs_queue_max;
 };
 
@@ -69,7 +73,7 @@ enum gateway_metric {
 	M_REQUESTS, M_REQUEST_SECONDS, M_ATTEMPTS, M_FIRST_TOKEN_SECONDS, M_TOKENS, M_QUEUE_SECONDS, M_QUEUED, M_REFUSED, M_CUT, M_SLOTS, M_IN_USE,
 	M_BREAKER, M_BREAKER_OPENED, M_SPOOL_BYTES, M_SPOOL_ERRORS, M_SNAPSHOT_VERSION, M_CONNECTIONS, M_CLIENT_GONE,
 	M_HELD, M_TLS_ENDS, M_LIMITED, M_AUDIT_LOST, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS,
-	M_RUNS, M_RUNS_HELD, M_RUNS_BYTES,
+	M_BUDGETS, M_BUDGET_REFUSED, M_BUDGET_SHADOW, M_BUDGET_WAITS, M_BUDGET_SHRUNK, M_RUNS, M_RUNS_HELD, M_RUNS_BYTES,
 	M_CACHE_HITS, M_CACHE_MISSES, M_CACHE_BYPASSED, M_CACHE_STORED, M_CACHE_SECONDS, M_CACHE_BYTES, M_CACHE_ENTRIES, M_CACHE_EVICTIONS,
 	M_CACHE_TROUBLE, M_CACHE_READY, M_CONTEXT_SAVED, M_COUNT
 };
@@ -100,6 +104,9 @@ struct gateway {
 	struct door *door;            /* keys, and who needs none */
 	struct key_uses *key_uses;
 	struct trail *trail;          /* audit entries on their way */
+	struct budget_share *budget_share;      /* what is lent to us of budgets */
+	struct purse_book *purses;
+	const _Atomic unsigned *n_budgets;
 	struct limit_share *limit_share;        /* which part of the limits is ours */
 	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */
 	char addresses[DOORS][300];   /* as bound, "" = not there */

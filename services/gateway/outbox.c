@@ -21,6 +21,7 @@ struct line {
 	struct spool *spool;          /* the worker's, or our own when left behind */
 	struct shipper *shipper;
 	bool usage;
+	uint64_t past;                /* where it ended when it was found: before is of earlier runs */
 	char name[64];
 };
 
@@ -32,6 +33,7 @@ struct outbox {
 	char name[40];                /* several gateways may have one ledger, and each has a usage-0 */
 	struct line *lines;
 	struct emptied *emptied;
+	bool lost;                    /* a spool of usage could not be read: what was in it is not told */
 };
 
 static void acked(void *arg, uint64_t position)
@@ -50,7 +52,7 @@ static void add(struct outbox *o, struct gateway *g, struct worker *w, struct sp
 		.type_min = usage ? REC_START : REC_DECISION, .type_max = usage ? REC_CORRECTION : REC_DECISION, .every_ms = usage ? 50 : 200 };
 
 	snprintf(source, sizeof(source), "gateway-%s/%s", o->name, name);
-	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .usage = usage };
+	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .usage = usage, .past = spool_end(s) };
 	snprintf(l->name, sizeof(l->name), "%s", name);
 	l->shipper = shipper_new(g->loop, usage ? g->ledger : g->selector, &opts, acked, l);
 	o->lines = l;
@@ -136,6 +138,7 @@ static void adopt(struct outbox *o, const char *root, const char *name)
 	s = spool_open(dir, NULL, &why);
 	if (!s || (usage && account_recover(s, dir, &why) < 0)) {
 		LOG_ERROR("a spool of an earlier run cannot be read", LOG_S("spool", dir), LOG_S("error", why.text));
+		o->lost |= usage;
 		forget(o, name);
 		spool_close(s);
 		return;
@@ -212,6 +215,14 @@ bool outbox_empty(struct outbox *o)
 		if (shipper_acked(l->shipper) < spool_end(l->spool))
 			return false;
 	return true;
+}
+
+bool outbox_past_is_told(struct outbox *o)
+{
+	for (struct line *l = o->lines; l; l = l->next)
+		if (l->usage && shipper_acked(l->shipper) < l->past)
+			return false;
+	return !o->lost;
 }
 
 void outbox_free(struct outbox *o)

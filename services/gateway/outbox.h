@@ -13,5 +13,7 @@ void outbox_sweep(struct outbox *);
 void outbox_kick(struct outbox *);
 /* Everything that was in the spools when asked is with its receiver. */
 bool outbox_empty(struct outbox *);
+/* Everything that earlier runs had used is with the ledger. */
+bool outbox_past_is_told(struct outbox *);
 void outbox_free(struct outbox *);
 #endif

@@ -9,6 +9,7 @@
 #include "services/gateway/admission.h"
 #include "services/gateway/ask.h"
 #include "services/gateway/attempt.h"
+#include "services/gateway/budget.h"
 #include "services/gateway/cors.h"
 #include "services/gateway/passage.h"
 #include "services/gateway/recall.h"
@@ -383,6 +384,7 @@ static void req_end(struct req *r)
 	attempt_close(r);
 	passage_free(r->passage);
 	upload_free(r->upload);
+	budget_end(r);
 	limits_end(r);
 	/* What failed before a backend was asked stands alone in the ledger; what never was an inference request does not. */
 	if (r->parsed && r->in.op != LLM_COUNT && !r->try.number && r->err.code) {

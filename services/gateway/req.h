@@ -12,6 +12,7 @@
 #include "services/gateway/world.h"
 
 struct admission;
+struct purse_hold;
 struct recollection;
 struct run_exec;
 
@@ -85,6 +86,11 @@ struct req {
 	struct list limit_node;       /* among the worker's that wait for a part of a limit */
 	int64_t limit_until_us;       /* until when it waits; 0 = it does not */
 	uint64_t spent_tokens;        /* of all attempts, as the ledger has them */
+	struct purse_hold *budget;    /* of the budgets that cover it; set by the stage 'reserve', NULL = none does */
+	struct str budget_stamp;      /* what its facts say of that */
+	struct list budget_node;      /* among the worker's that wait for a budget */
+	int64_t budget_until_us;      /* until when it waits; 0 = it does not */
+	int64_t budget_need;          /* tokens, at most */
 	struct str limit_headers;     /* for the answer */
 	char user_hash[17];           /* set by parse, as the next two */
 	bool squeezed;                /* its context is to be optimised */

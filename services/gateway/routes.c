@@ -3,7 +3,7 @@
 
 #include "services/gateway/stages/stages.h"
 
-static const struct stage *const inference[] = { &stage_parse, &stage_limits, &stage_decide, &stage_load_only, &stage_cache, &stage_queue, &stage_dispatch, NULL };
+static const struct stage *const inference[] = { &stage_parse, &stage_limits, &stage_decide, &stage_load_only, &stage_cache, &stage_queue, &stage_reserve, &stage_dispatch, NULL };
 static const struct stage *const count[] = { &stage_parse, &stage_limits, &stage_decide, &stage_count_tokens, NULL };
 static const struct stage *const explain_only[] = { &stage_parse, &stage_decide, &stage_explain_only, NULL };
 
@@ -77,6 +77,9 @@ const struct route gateway_routes[] = {
 	{ "GET", "/jobs/", "jobs.read", "One job: phase, percent, bytes, rate, eta_s.", LLM_NATIVE, LLM_CHAT, ONE(stage_job) },
 	{ "DELETE", "/jobs/", "jobs.write", "Cancels a job; a deletion that waits is undone so.", LLM_NATIVE, LLM_CHAT, ONE(stage_job_cancel) },
 	{ "GET", "/models/", "models.read", "One model.", LLM_NATIVE, LLM_CHAT, ONE(stage_model) },
+	{ "GET", "/budgets", "budgets.read", "Budgets with what is used, held and in doubt of them; scope=SCOPE, tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_budgets) },
+	{ "PUT", "/budgets", "budgets.write", "Sets {scope, period, tokens, microusd, mode}: null = no limit of that kind, 0 = nothing.", LLM_NATIVE, LLM_CHAT, ONE(stage_budget_put) },
+	{ "DELETE", "/budgets", "budgets.write", "Removes the budget of scope=SCOPE and period=PERIOD; tenant=NAME for a team, key or user of another.", LLM_NATIVE, LLM_CHAT, ONE(stage_budget_delete) },
 	{ "POST", "/keys", "keys.create", "Makes a key; its secret is in this answer and nowhere else.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_create) },
 	{ "GET", "/keys", "keys.read", "Keys; tenant=NAME, all=true for those that ended too, limit=N, after=ID.", LLM_NATIVE, LLM_CHAT, ONE(stage_keys) },
 	{ "POST", "/keys/", "keys.rotate", "ID/rotate: a new key in its place; the old one lives on for overlap_s.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_rotate) },

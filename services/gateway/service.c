@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/ask.h"
+#include "services/gateway/budget_share.h"
 #include "services/gateway/certificate.h"
 #include "services/gateway/door.h"
 #include "services/gateway/feedback_box.h"
@@ -79,6 +80,10 @@ static const struct opt options[] = {
 	OPT(C, DURATION, runs_keep, "1h", "How long the result of a job is kept after its end.", .min = 1000, .max = 366 * 86400000LL, .live = true),
 	OPT(C, BYTES, runs_max, "1g", "Most that jobs and their results may hold on disk; the results that are oldest go first, and when none is left new jobs get 429.",
 	    .min = 1 << 20, .max = INT64_C(1) << 50, .live = true),
+	OPT(C, INT, budget_answer_tokens, "4096", "The longest answer, in tokens, to a request that is under a budget and says no max_tokens: so much is reserved for it, and it is "
+	    "told to the backend.", .min = 1, .max = 100000000, .live = true),
+	OPT(C, BOOL, budget_shrink, "no", "When a budget has less left than a request may need, bound its answer to what is left instead of refusing it; a client says so itself "
+	    "with X-Corral-Budget: shrink (or refuse).", .live = true),
 	OPT(C, INT, runs_parallel, "16", "Jobs that this gateway has under way at a time; each waits for a slot like any other request.", .min = 1, .max = 10000, .live = true),
 	OPT(C, INT, runs_queue_max, "10000", "Jobs of one tenant that may wait to begin; further ones get 429.", .min = 1, .max = 10000000, .live = true),
 	OPT_END
@@ -116,6 +121,12 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_REMOTE_DECISIONS] = { METRIC_COUNTER, "remote_decisions_total", "Decisions that the selector made, under decide=remote.", "" },
 	[M_LOCAL_DECISIONS] = { METRIC_COUNTER, "remote_decision_fallbacks_total", "Decisions made here under decide=remote, by what was wrong: away, late, other_snapshot, refused.", "reason" },
 	[M_TLS_ENDS] = { METRIC_GAUGE, "public_tls_certificate_ends_timestamp_seconds", "When the certificate of public_tls_listen ends, in seconds since 1970; 0 = no TLS.", "" },
+	[M_BUDGETS] = { METRIC_GAUGE, "budgets", "Budgets that this gateway knows of.", "" },
+	[M_BUDGET_REFUSED] = { METRIC_COUNTER, "budget_refused_total", "Requests refused for a budget, by what it limits and why: spent, held (by others, or by requests under way), "
+			       "away (the usage-tracker is, and more would have to be lent).", "of,reason" },
+	[M_BUDGET_SHADOW] = { METRIC_COUNTER, "budget_shadow_refused_total", "Requests that a budget in mode shadow would have refused.", "of" },
+	[M_BUDGET_WAITS] = { METRIC_COUNTER, "budget_waits_total", "Requests that waited until more of a budget was lent to this gateway.", "" },
+	[M_BUDGET_SHRUNK] = { METRIC_COUNTER, "budget_shrunk_total", "Requests whose answer was bounded to what a budget had left.", "of" },
 	[M_RUNS] = { METRIC_COUNTER, "runs_total", "Jobs of /run that ended, by state.", "state" },
 	[M_RUNS_HELD] = { METRIC_GAUGE, "runs", "Jobs of /run that are kept: waiting, running, ended.", "state" },
 	[M_RUNS_BYTES] = { METRIC_GAUGE, "runs_bytes", "What jobs and their results hold on disk.", "" },
@@ -309,6 +320,7 @@ static void stop(struct svc *s)
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_free(g->workers[i]);
 	recall_close(g);
+	budget_share_free(g->budget_share);
 	trail_free(g->trail);
 	key_uses_free(g->key_uses);
 	door_free(g->door);
@@ -345,6 +357,7 @@ static bool start(struct svc *s, struct why *why)
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");
 	g->door = door_new(g);
+	g->budget_share = budget_share_new(g);
 	g->spool_base = outbox_free_base(g);
 	g->waits = svc_is_heir(s);
 	ok = certificate_new(g, why) && recall_open(g, why) && make_workers(g, why) && (g->runs = runs_open(g, why)) != NULL;
@@ -355,6 +368,7 @@ static bool start(struct svc *s, struct why *why)
 		g->key_uses = key_uses_new(g);
 		g->feedback = feedback_box_new(g);
 		g->outbox = outbox_new(g);
+		budget_share_open(g->budget_share);
 		g->lease = lease_new(g);
 		subscribe(g);
 		loop_timer_set(g->loop, &g->sweep, 1000000, sweep);
@@ -415,7 +429,7 @@ static void ship_rest(struct loop_timer *t)
 	feedback_box_kick(g->feedback);
 	trail_kick(g->trail);
 	key_uses_tell(g->key_uses);
-	if ((outbox_empty(g->outbox) && feedback_box_empty(g->feedback) && trail_empty(g->trail)) || --g->drain_ticks <= 0)
+	if ((outbox_empty(g->outbox) && feedback_box_empty(g->feedback) && trail_empty(g->trail) && budget_share_left(g->budget_share)) || --g->drain_ticks <= 0)
 		svc_drained(g->svc);
 	else
 		loop_timer_set(g->loop, t, 20000, ship_rest);
@@ -452,6 +466,7 @@ static void drain(struct svc *s)
 	runs_drain(g->runs);
 	lease_leave(g->lease);
 	limit_share_leave(g->limit_share);
+	budget_share_leave(g->budget_share);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		worker_drain(g->workers[i]);
 	watch_drain(&g->hurry);

@@ -10,6 +10,7 @@
 #include "common/io/tls.h"
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
+#include "services/gateway/budget.h"
 #include "services/gateway/cors.h"
 #include "services/gateway/limits.h"
 #include "services/gateway/certificate.h"
@@ -150,6 +151,7 @@ void worker_sweep(struct worker *w, int64_t now)
 	}
 	limits_news(w);
 	recall_seat_sweep(w->recall);
+	budget_news(w);
 	(void)account_flush(w);
 	if (w->draining && w->server_idle && w->n_requests == 0) {
 		w->draining = false;
@@ -233,6 +235,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, struct why *why)
 	list_init(&w->owed);
 	list_init(&w->requests);
 	list_init(&w->limit_waiters);
+	list_init(&w->budget_waiters);
 	list_init(&w->runs);
 	atomic_store(&w->oldest_open, UINT64_MAX);
 	w->loop = loop_new();
@@ -345,6 +348,14 @@ void worker_limits_news(struct worker *w)
 {
 	if (atomic_load(&w->n_limit_waiters))
 		loop_post(w->loop, limits_here, w);
+}
+
+static void budgets_here(void *arg) { budget_news(arg); }
+
+void worker_budget_news(struct worker *w)
+{
+	if (atomic_load(&w->n_budget_waiters))
+		loop_post(w->loop, budgets_here, w);
 }
 
 void worker_offer_doors(struct worker *w)

@@ -35,6 +35,8 @@ struct worker {
 	struct list requests;         /* under way */
 	struct list limit_waiters;    /* of them: those that wait for a part of a limit */
 	_Atomic unsigned n_limit_waiters;
+	struct list budget_waiters;   /* of them: those that wait for a budget to be lent (stages/reserve.c) */
+	_Atomic unsigned n_budget_waiters;
 	struct list runs;             /* of them: jobs, see run_exec.h */
 	uint32_t n_requests;
 	struct arena *spare[64];      /* reset arenas */
@@ -59,6 +61,7 @@ void worker_set_tls(struct worker *, struct tls_identity *);  /* the same, but t
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
 void worker_sweep(struct worker *, int64_t now_us);   /* what time brings: ten times a second on its own thread */
 void worker_limits_news(struct worker *);     /* from the control thread: there may be more of the limits now */
+void worker_budget_news(struct worker *);     /* the same of budgets */
 extern const char *const door_names[DOORS];   /* of the addresses: their options, and what their descriptors are offered as */
 bool worker_add_door(struct worker *, unsigned door, int fd);         /* one more descriptor of that address; before it runs */
 void worker_offer_doors(struct worker *);     /* to a successor */

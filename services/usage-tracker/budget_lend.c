@@ -158,6 +158,8 @@ static void tell(const struct one_budget *o, const struct lease_row *l, int64_t 
 	ret->ends_us = ends_us;
 	ret->granted_tokens = l->granted.n[TOKENS];
 	ret->granted_microusd = l->granted.n[MICROUSD];
+	ret->settled_tokens = l->settled.n[TOKENS];
+	ret->settled_microusd = l->settled.n[MICROUSD];
 	ret->left_tokens = left.n[TOKENS];
 	ret->left_microusd = left.n[MICROUSD];
 	ret->most_tokens = o->limit.n[TOKENS] == BUDGET_UNLIMITED ? BUDGET_UNLIMITED : left.n[TOKENS] + a[HELD].n[TOKENS];

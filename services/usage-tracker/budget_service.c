@@ -169,7 +169,9 @@ static void on_list(Corral__Budgets_Service *rpc, const Corral__ListBudgetsReque
 	Corral__ListBudgetsReply reply;
 	struct why why = { 0 };
 
-	if (may(q->caller, "budgets.read", "budgets", q->caller && *q->caller->tenant ? q->caller->tenant : "default", &why) == ERR_OK &&
+	const char *own = q->caller && *q->caller->tenant ? q->caller->tenant : "default";
+
+	if (may(q->caller, "budgets.read", "budgets", *q->tenant ? q->tenant : own, &why) == ERR_OK &&
 	    budgets_list(s->budgets, is_visible, &l, wall_us(), s->mem, &reply, &why))
 		closure(&reply, data);
 	else

@@ -22,7 +22,7 @@ class Engine:
 
     def __init__(self, pause=0):
         engine = self
-        self.hold, self.tokens, self.served = threading.Event(), 10, 0
+        self.hold, self.tokens, self.served, self.asked = threading.Event(), 10, 0, None
         self.hold.set()
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,6 +41,7 @@ class Engine:
 
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                engine.asked = asked
                 engine.hold.wait(60)
                 time.sleep(pause)
                 engine.served += 1
@@ -219,6 +220,9 @@ OBJECTS = {
     ("POST", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}/rotate", {"overlap_s": 60}),
     ("PUT", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}", {"limits": {"concurrency": 3}}),
     ("DELETE", "/keys/"): lambda c, t, seen: (f"/keys/{victim(c, t)}", None),
+    ("GET", "/budgets"): lambda c, t, seen: (f"/budgets?tenant={t}", None),
+    ("PUT", "/budgets"): lambda c, t, seen: ("/budgets", {"scope": f"tenant:{t}", "period": "day", "tokens": 1000000000}),
+    ("DELETE", "/budgets"): lambda c, t, seen: (f"/budgets?scope=tenant:{t}&period={a_budget(c, t)}", None),
     ("PUT", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", {"display_name": "changed"}),
     ("DELETE", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", None),
 }
@@ -244,6 +248,11 @@ def victim(corral, tenant):
     status, _, body = corral.post("/keys", {"name": fresh_name(), "role": "user", "tenant": tenant})
     assert status == 201, body
     return body["key"]["id"]
+
+
+def a_budget(corral, tenant):
+    assert corral.get("/budgets", body={"scope": f"tenant:{tenant}", "period": "month", "tokens": 1000000000}, method="PUT")[0] == 200
+    return "month"
 
 
 def test_every_route_with_objects_of_ones_own_tenant_and_of_another(locked):

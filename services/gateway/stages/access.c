@@ -6,6 +6,7 @@
 #include "services/gateway/ask.h"
 #include "services/gateway/door.h"
 #include "services/gateway/explain_json.h"
+#include "services/gateway/stages/asked.h"
 #include "services/gateway/stages/stages.h"
 
 /* One of these is asked, with the caller in it. */
@@ -36,7 +37,7 @@ static struct str address_of(const struct req *r)
 }
 
 /* Without a key and let in by its network, somebody is "anonymous" in the audit log; the service tells by the role. */
-static void fill_caller(struct req *r, struct ask *a, Corral__Caller *c)
+void asked_by(struct req *r, struct ask *a, Corral__Caller *c)
 {
 	corral__caller__init(c);
 	c->key_id = z(a, r->key_id);
@@ -51,7 +52,7 @@ static struct access_ask *begin(struct req *r, struct ask **ret_ask, void (*call
 	struct ask *a = *ret_ask = ask_new(r, call);
 	struct access_ask *q = arena_new_of(a->mem, struct access_ask);
 
-	fill_caller(r, a, &q->caller);
+	asked_by(r, a, &q->caller);
 	corral__create_key_request__init(&q->create), q->create.caller = &q->caller, q->create.key = &q->key;
 	corral__rotate_key_request__init(&q->rotate), q->rotate.caller = &q->caller;
 	corral__limit_key_request__init(&q->limit), q->limit.caller = &q->caller;
@@ -132,7 +133,7 @@ static bool known_fields(const struct json *doc, const char *const *known, struc
 }
 
 /* An absent body is an empty object. */
-static bool read_body(struct req *r, struct ask *a, struct json *doc, const char *const *known)
+bool asked_body(struct req *r, struct ask *a, struct json *doc, const char *const *known)
 {
 	struct why why = { 0 };
 	struct str body = r->x->body.n ? arena_str(a->mem, r->x->body) : STR("{}");
@@ -267,7 +268,7 @@ static bool read_key(struct req *r, struct ask *a, struct access_ask *q)
 	char *role = NULL;
 	struct json doc;
 
-	if (!read_body(r, a, &doc, known))
+	if (!asked_body(r, a, &doc, known))
 		return false;
 	if (!text(&doc, "name", &k->name, a, &why) || !text(&doc, "tenant", &k->tenant, a, &why) || !text(&doc, "team", &k->team, a, &why) ||
 	    !text(&doc, "user", &k->user, a, &why) || !text(&doc, "role", &role, a, &why) || !expiry(&doc, k, a, &why) ||
@@ -286,7 +287,7 @@ static bool read_key(struct req *r, struct ask *a, struct access_ask *q)
 	return true;
 }
 
-static enum step send(struct ask *a, bool good)
+enum step asked_send(struct ask *a, bool good)
 {
 	if (good)
 		return ask_send(a);
@@ -319,7 +320,7 @@ static enum step create(struct req *r)
 	struct ask *a;
 	struct access_ask *q = begin(r, &a, create_call);
 
-	return send(a, read_key(r, a, q));
+	return asked_send(a, read_key(r, a, q));
 }
 
 static void rotate_call(struct ask *a) { corral__access__rotate_key(access_of(a), &of(a)->rotate, key_made, a); }
@@ -338,11 +339,11 @@ static enum step rotate(struct req *r)
 		return req_fail(r, ERR_NOT_FOUND, "there is no such thing to do with a key; POST /keys/ID/rotate replaces one");
 	q = begin(r, &a, rotate_call);
 	q->rotate.id = z(a, id);
-	if (!read_body(r, a, &doc, known))
-		return send(a, false);
+	if (!asked_body(r, a, &doc, known))
+		return asked_send(a, false);
 	if (!json_opt_i64(&doc, 0, "overlap_s", &q->rotate.overlap_s, &why))
 		req_fail_why(r, &why);
-	return send(a, why.code == ERR_OK);
+	return asked_send(a, why.code == ERR_OK);
 }
 
 static void key_limited(const Corral__Key *reply, void *arg)
@@ -372,15 +373,15 @@ static enum step limit_key(struct req *r)
 	struct json doc;
 
 	q->limit.id = z(a, r->param);
-	if (!read_body(r, a, &doc, known))
-		return send(a, false);
+	if (!asked_body(r, a, &doc, known))
+		return asked_send(a, false);
 	if (!json_get(&doc, 0, "limits"))
 		err_field(&why, ERR_MALFORMED, "limits", "limits is missing: of a key that is there only the limits can be changed");
 	else
 		(void)limits(&doc, q, &q->limit.limits, &why);
 	if (why.code)
 		req_fail_why(r, &why);
-	return send(a, why.code == ERR_OK);
+	return asked_send(a, why.code == ERR_OK);
 }
 
 /* {"KEY":"ID","WORD":true} */
@@ -432,7 +433,7 @@ static void keys_listed(const Corral__ListKeysReply *reply, void *arg)
 
 static void list_call(struct ask *a) { corral__access__list_keys(access_of(a), &of(a)->list, keys_listed, a); }
 
-static char *param(struct req *r, struct ask *a, const char *name)
+char *asked_param(struct req *r, struct ask *a, const char *name)
 {
 	struct str s = STR("");
 
@@ -442,7 +443,7 @@ static char *param(struct req *r, struct ask *a, const char *name)
 
 static bool number(struct req *r, struct ask *a, const char *name, uint64_t most, uint64_t *ret)
 {
-	const char *s = param(r, a, name);
+	const char *s = asked_param(r, a, name);
 	struct why why;
 
 	if (!*s || (str_u64(str_of(s), ret) && *ret <= most))
@@ -456,15 +457,15 @@ static enum step list(struct req *r)
 {
 	struct ask *a;
 	struct access_ask *q = begin(r, &a, list_call);
-	const char *all = param(r, a, "all");
+	const char *all = asked_param(r, a, "all");
 	uint64_t limit_n = 0;
 	bool good = number(r, a, "limit", 10000, &limit_n);
 
-	q->list.tenant = param(r, a, "tenant");
-	q->list.after = param(r, a, "after");
+	q->list.tenant = asked_param(r, a, "tenant");
+	q->list.after = asked_param(r, a, "after");
 	q->list.with_ended = strcmp(all, "true") == 0 || strcmp(all, "1") == 0;
 	q->list.limit = (uint32_t)limit_n;
-	return send(a, good);
+	return asked_send(a, good);
 }
 
 /* --- tenants --- */
@@ -496,8 +497,8 @@ static enum step put_tenant(struct req *r)
 	struct json doc;
 	bool suspended = false, optimize = false;
 
-	if (!read_body(r, a, &doc, known))
-		return send(a, false);
+	if (!asked_body(r, a, &doc, known))
+		return asked_send(a, false);
 	if (!text(&doc, "display_name", &t->display_name, a, &why) || !limits(&doc, q, &t->limits, &why) ||
 	    !texts(&doc, "models", &t->models, &t->n_models, a, &why) || !texts(&doc, "teams", &t->teams, &t->n_teams, a, &why) ||
 	    !json_opt_bool(&doc, 0, "suspended", &suspended, &why) || !json_opt_bool(&doc, 0, "optimize_context", &optimize, &why))
@@ -505,7 +506,7 @@ static enum step put_tenant(struct req *r)
 	t->suspended = suspended;
 	t->optimize_context = optimize;
 	t->name = z(a, r->param);
-	return send(a, why.code == ERR_OK);
+	return asked_send(a, why.code == ERR_OK);
 }
 
 static void tenant_deleted(const Corral__Done *reply, void *arg) { ended(reply, arg, "name", of(arg)->del.name, "deleted"); }
@@ -614,10 +615,10 @@ static enum step audit(struct req *r)
 	bool good = ask_time(r, a, "from", &q->audit.from_us) && ask_time(r, a, "to", &q->audit.to_us) &&
 		    number(r, a, "after", UINT64_MAX, &q->audit.after_seq) && number(r, a, "limit", 10000, &limit_n);
 
-	q->audit.actor = param(r, a, "actor");
-	q->audit.action = param(r, a, "action");
+	q->audit.actor = asked_param(r, a, "actor");
+	q->audit.action = asked_param(r, a, "action");
 	q->audit.limit = (uint32_t)limit_n;
-	return send(a, good);
+	return asked_send(a, good);
 }
 
 static void audit_verified(const Corral__AuditVerifyReply *reply, void *arg)

@@ -1,0 +1,289 @@
+/* reserve.c - before an attempt is sent, the most that it can use is reserved of every budget that covers it (purse.h), or it is refused.
+ *
+ * The most: the prompt by its bytes, for no token is less than one, and the answer by max_tokens, which is told to the backend. A request that
+ * says no max_tokens gets budget_answer_tokens. Where a budget has less left than that, and the client allows it (X-Corral-Budget: shrink, or
+ * the option budget_shrink), its answer is bounded to what is left.
+ * What is lent to this gateway already is taken at once; else the request waits for one answer of the usage-tracker, or, when what is left is
+ * held by others, for a moment. */
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "services/gateway/budget.h"
+#include "services/gateway/budget_share.h"
+#include "services/gateway/purse.h"
+#include "services/gateway/stages/stages.h"
+#include "services/gateway/worker.h"
+
+enum {
+	WAIT_US = 2000 * 1000,        /* for what others hold, or requests under way */
+	AWAY_US = 1500 * 1000,        /* the usage-tracker is silent for so long: nobody waits for it any more */
+	LEAST_ANSWER = 16,            /* tokens; less is no answer */
+	MESSAGE_TOKENS = 32,          /* that a template may put around a message */
+	IMAGE_TOKENS = 4096
+};
+
+/* One function, so that prices can be joined: a provider's are per model, and of what is cached. */
+int64_t budget_price_microusd(const struct req *r, uint64_t prompt_tokens, uint64_t answer_tokens)
+{
+	(void)r, (void)prompt_tokens, (void)answer_tokens;
+	return 0;
+}
+
+/* --- what it may use --- */
+
+/* Bytes of text, and what templates add. A context holds no more than it holds. */
+static int64_t most_prompt_tokens(const struct req *r)
+{
+	uint64_t n = (llm_embeds(r->in.op) ? r->in.body.n : r->in.text_bytes) + MESSAGE_TOKENS * (r->in.n_messages + 2u);
+	uint32_t context = 0;
+
+	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
+		if (r->world->states[r->pick.ranked[i].replica] == r->slot)
+			context = r->world->cat.replicas[r->pick.ranked[i].replica].context;
+	if (r->in.needs & LLM_CAP_VISION)
+		n += IMAGE_TOKENS + r->in.body.n / 64;
+	return (int64_t)(context && !llm_embeds(r->in.op) && n > context ? context : n);
+}
+
+/* OpenAI's n: so many answers to one prompt. */
+static int64_t answers(const struct req *r)
+{
+	uint32_t v = r->in.dialect == LLM_OPENAI ? json_get(&r->in.doc, 0, "n") : 0;
+	int64_t n;
+
+	return v && json_i64(&r->in.doc, v, &n) && n > 1 && n < 1000 ? n : 1;
+}
+
+struct most { int64_t prompt, each, answers; };
+
+static struct most most_of(const struct req *r)
+{
+	struct most m = { most_prompt_tokens(r), 0, answers(r) };
+
+	if (!llm_embeds(r->in.op))
+		m.each = r->in.max_tokens >= 0 ? r->in.max_tokens : r->worker->gw->cfg->budget_answer_tokens;
+	return m;
+}
+
+static struct purse_amounts need_of(const struct req *r, const struct most *m)
+{
+	return (struct purse_amounts){ { m->prompt + m->each * m->answers, budget_price_microusd(r, (uint64_t)m->prompt, (uint64_t)(m->each * m->answers)) } };
+}
+
+static bool may_shrink(const struct req *r)
+{
+	const struct http_header *h = r->x ? http_find(&r->x->head, "x-corral-budget") : NULL;
+
+	if (llm_embeds(r->in.op))
+		return false;
+	return h && str_ieq(h->value, STR("shrink")) ? true : h && str_ieq(h->value, STR("refuse")) ? false : r->worker->gw->cfg->budget_shrink;
+}
+
+/* The backend is told, and the client. */
+static void bound_answer(struct req *r, const struct most *m, int64_t tokens)
+{
+	int64_t each = (tokens - m->prompt) / m->answers;
+
+	if (llm_embeds(r->in.op) || (r->in.max_tokens >= 0 && each >= r->in.max_tokens))
+		return;
+	if (each < m->each)
+		series_inc(metrics_series(r->worker->gw->metrics, M_BUDGET_SHRUNK, "tokens"));
+	llm_cap_tokens(&r->in, each);
+	r->limit_headers = arena_fmt(r->mem, STR_FMT "X-Corral-Max-Tokens: %lld\r\n", STR_ARG(r->limit_headers), (long long)each);
+}
+
+/* --- refusing --- */
+
+static struct str kind_of(const struct purse *p)
+{
+	struct str rest = str_of(p->scope), kind;
+
+	(void)str_split(&rest, ':', &kind);
+	return kind;
+}
+
+static void count(struct req *r, unsigned metric, const struct purse *p, const char *reason)
+{
+	struct str values[] = { kind_of(p), str_of(reason) };
+
+	series_inc(metrics_series_v(r->worker->gw->metrics, metric, values));
+}
+
+static enum step refuse_away(struct req *r, const struct purse_refusal *why)
+{
+	count(r, M_BUDGET_REFUSED, why->purse, "away");
+	r->retry_after_s = 2;
+	return req_fail(r, ERR_UNAVAILABLE, "the budget of %s has to be asked for more, and the usage-tracker is away; nothing is used that was not lent before. Try again in a moment",
+			why->purse->scope);
+}
+
+static enum step refuse_spent(struct req *r, const struct purse_refusal *why)
+{
+	int64_t wait_us = why->resets_us - wall_us();
+	const char *unit = why->kind == PURSE_TOKENS ? "tokens" : "micro-dollars";
+	char at[40];
+
+	if (why->lent_out) {
+		count(r, M_BUDGET_REFUSED, why->purse, "held");
+		r->retry_after_s = 1;
+		return req_fail(r, ERR_BUDGET_SPENT, "what is left of the budget of %s (a %s) is held for requests under way; this one may need %lld %s. Try again when some have ended",
+				why->purse->scope, why->purse->period, (long long)r->budget_need, unit);
+	}
+	count(r, M_BUDGET_REFUSED, why->purse, "spent");
+	r->retry_after_s = wait_us > 1000000 ? (wait_us + 999999) / 1000000 : 1;
+	clock_rfc3339(why->resets_us, 0, at, sizeof(at));
+	return req_fail(r, ERR_BUDGET_SPENT, "the budget of %s (a %s) has %lld %s left, and this request may need %lld; there is more from %s on", why->purse->scope,
+			why->purse->period, (long long)why->left, unit, (long long)r->budget_need, at);
+}
+
+/* --- taking --- */
+
+static void stop_waiting(struct req *r)
+{
+	if (!r->budget_until_us)
+		return;
+	r->budget_until_us = 0;
+	list_del(&r->budget_node);
+	atomic_fetch_sub(&r->worker->n_budget_waiters, 1);
+	purse_wait_no_more(r->worker->gw->purses, r->budget);
+}
+
+static void note_shadow(struct req *r, const struct purse *p, const struct purse_amounts *need)
+{
+	count(r, M_BUDGET_SHADOW, p, "");
+	LOG_INFO("a budget in mode shadow would have refused this", LOG_S("request_id", r->id_text), LOG_S("budget", p->scope), LOG_S("period", p->period),
+		 LOG_I("tokens", need->n[PURSE_TOKENS]));
+}
+
+static void taken(struct req *r, const struct most *m, int64_t tokens, const struct purse *shadow)
+{
+	struct purse_amounts need = need_of(r, m);
+	struct str stamp = purse_stamp(r->budget, budget_share_holder(r->worker->gw->budget_share), r->mem);
+
+	r->budget_stamp = stamp;
+	if (shadow)
+		note_shadow(r, shadow, &need);
+	bound_answer(r, m, tokens);
+}
+
+/* 'last': it has waited long enough, and takes what there is. STEP_WAIT: more is to be lent first. */
+static enum step try_now(struct req *r, bool last)
+{
+	struct purse_book *b = r->worker->gw->purses;
+	struct most m = most_of(r);
+	struct purse_amounts need = need_of(r, &m);
+	int64_t full = need.n[PURSE_TOKENS], least = m.prompt + LEAST_ANSWER * m.answers, tokens;
+	struct purse_refusal why;
+	struct purse *shadow;
+	enum purse_answer answer;
+
+	r->budget_need = full;
+	answer = purse_take(b, r->budget, need, last && may_shrink(r) && least < full ? least : full, wall_us(), mono_us(), &tokens, &shadow, &why);
+	if (answer == PURSE_SPENT && why.kind == PURSE_TOKENS && may_shrink(r) && why.left >= least && why.left < full) {
+		need.n[PURSE_TOKENS] = why.left;
+		answer = purse_take(b, r->budget, need, last ? least : why.left, wall_us(), mono_us(), &tokens, &shadow, &why);
+	}
+	if (answer == PURSE_TAKEN) {
+		taken(r, &m, tokens, shadow);
+		return STEP_NEXT;
+	}
+	if (answer == PURSE_SPENT)
+		return refuse_spent(r, &why);
+	if (last && budget_share_away_us(r->worker->gw->budget_share))
+		return refuse_away(r, &why);
+	if (last)
+		return refuse_spent(r, &why);
+	if (r->budget->waits)
+		purse_wait_no_more(b, r->budget);
+	purse_wait(b, r->budget, need);
+	return STEP_WAIT;
+}
+
+/* The usage-tracker is known to be away: what is lent serves, and nobody waits for more. */
+static bool is_away(const struct req *r)
+{
+	int64_t since = budget_share_away_us(r->worker->gw->budget_share);
+
+	return since && mono_us() - since > AWAY_US;
+}
+
+static void find(struct req *r)
+{
+	struct cat_replica *replica = NULL;
+	struct purse_asker a = { .tenant = r->tenant, .team = r->who.team, .key_id = r->key_id, .user = r->who.user.n ? r->who.user : r->in.user };
+
+	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
+		if (r->world->states[r->pick.ranked[i].replica] == r->slot)
+			replica = &r->world->cat.replicas[r->pick.ranked[i].replica];
+	if (replica)
+		a.provider = str_of(r->world->cat.backends[replica->backend].pb->kind);
+	if (!r->budget)
+		r->budget = arena_new_of(r->mem, struct purse_hold);
+	purse_find(r->worker->gw->purses, &a, r->budget);
+}
+
+static enum step enter(struct req *r)
+{
+	struct gateway *g = r->worker->gw;
+	enum step step;
+
+	if (purse_book_is_empty(g->n_budgets))
+		return STEP_NEXT;
+	find(r);
+	if (!r->budget->n)
+		return STEP_NEXT;
+	step = try_now(r, is_away(r));
+	if (step != STEP_WAIT)
+		return step;
+	series_inc(metrics_series(g->metrics, M_BUDGET_WAITS));
+	r->budget_until_us = req_now(r) + WAIT_US < r->deadline_us ? req_now(r) + WAIT_US : r->deadline_us;
+	list_push(&r->worker->budget_waiters, &r->budget_node);
+	atomic_fetch_add(&r->worker->n_budget_waiters, 1);
+	budget_share_need(g->budget_share);
+	return STEP_WAIT;
+}
+
+void budget_news(struct worker *w)
+{
+	struct list waiting;
+	bool more = false;
+
+	if (list_empty(&w->budget_waiters))
+		return;
+	list_push(&w->budget_waiters, &waiting);  /* the head changes, the members stay */
+	list_del(&w->budget_waiters);
+	list_init(&w->budget_waiters);
+	while (!list_empty(&waiting)) {
+		struct req *r = list_entry(waiting.next, struct req, budget_node);
+		enum step step;
+
+		list_del(&r->budget_node);
+		list_push(&w->budget_waiters, &r->budget_node);
+		step = try_now(r, req_now(r) >= r->budget_until_us || is_away(r));
+		more |= step == STEP_WAIT;
+		if (step == STEP_WAIT)
+			continue;
+		stop_waiting(r);
+		req_resume(r, step);
+	}
+	if (more)
+		budget_share_need(w->gw->budget_share);
+}
+
+/* --- the end --- */
+
+void budget_settle(struct req *r, uint64_t tokens, int64_t cost_microusd)
+{
+	if (r->budget && r->budget->held)
+		purse_settle(r->worker->gw->purses, r->budget, (struct purse_amounts){ { (int64_t)tokens, cost_microusd } });
+	r->budget_stamp = STR("");
+}
+
+void budget_end(struct req *r)
+{
+	if (!r->budget)
+		return;
+	stop_waiting(r);
+	budget_settle(r, 0, 0);
+}
+
+const struct stage stage_reserve = { "reserve", enter };
