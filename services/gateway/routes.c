@@ -3,7 +3,9 @@
 
 #include "services/gateway/stages/stages.h"
 
-static const struct stage *const inference[] = { &stage_parse, &stage_limits, &stage_decide, &stage_load_only, &stage_cache, &stage_queue, &stage_reserve, &stage_dispatch, NULL };
+static const struct stage *const inference[] = {
+	&stage_parse, &stage_limits, &stage_decide, &stage_load_only, &stage_cache, &stage_queue, &stage_reserve, &stage_dispatch, NULL
+};
 static const struct stage *const count[] = { &stage_parse, &stage_limits, &stage_decide, &stage_count_tokens, NULL };
 static const struct stage *const explain_only[] = { &stage_parse, &stage_decide, &stage_explain_only, NULL };
 
