@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: bench-ledger proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -64,6 +64,7 @@ help:
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
 #: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
+#: make bench-ledger  facts a second into the ledger, on SQLite and on PostgreSQL, with the disk waited for
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 #: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
@@ -120,7 +121,8 @@ fakes: $(FAKES)
 test-bins: $(TESTS)
 
 # What keeps something: once more, on PostgreSQL.
-PG_TESTS = services/usage-tracker/ledger_test services/access/access_test services/selector/decisions_test services/gateway/run_store_test \
+PG_TESTS = services/usage-tracker/ledger_test services/usage-tracker/budgets_test services/usage-tracker/prices_test \
+           services/usage-tracker/reconcile_test services/access/access_test services/selector/decisions_test services/gateway/run_store_test \
            services/model-registry/jobs_test
 
 test: $(TESTS)
@@ -239,6 +241,9 @@ bench: all fakes
 	@$(BENCH) --cases post-1k-1 --targets direct,nginx,floor,corral --base direct
 	@$(BENCH) --cases post-1k --targets nginx,hit
 	@$(BUILD)/tests/bench/policy_bench
+
+bench-ledger: $(BUILD)/tests/bench/ledger_bench
+	@tests/bench/ledger $<
 
 bench-scale: all fakes
 	@ulimit -n "$$(ulimit -Hn)"; tests/bench/scale.py --build $(BUILD)

@@ -20,10 +20,12 @@ static inline void test_db_postgres(const char *path, char *url, size_t cap)
 }
 
 /* Writes the URL; the schema is migrated already. */
-static inline void test_db(const char *path, const struct db_migration *migrations, char *url, size_t cap)
+static inline void test_db(const char *dir, const char *file, const struct db_migration *migrations, char *url, size_t cap)
 {
+	char path[200];
 	struct why why;
 
+	snprintf(path, sizeof(path), "%s/%s", dir, file);
 	snprintf(url, cap, "sqlite:%s", path);
 	if (!test_db_is_server())
 		return;

@@ -74,7 +74,7 @@ static int setup(void **state)
 	snprintf(f->dir, sizeof(f->dir), "/tmp/access-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/access.db", f->dir);
-	test_db(f->path, access_migrations, f->url, sizeof(f->url));
+	test_db(f->dir, "access.db", access_migrations, f->url, sizeof(f->url));
 	f->mem = arena_new(1 << 16);
 	f->now_us = t0;
 	reopen(f);

@@ -245,9 +245,11 @@ static void too_long_in_the_queue(void **state)
 static int setup(void **state)
 {
 	static unsigned n;
+	char file[80];
 
-	snprintf(path, sizeof(path), "/tmp/run_store_test.%d.%u.db", getpid(), ++n);
-	test_db(path, run_migrations, url, sizeof(url));
+	snprintf(file, sizeof(file), "run_store_test.%d.%u.db", getpid(), ++n);
+	snprintf(path, sizeof(path), "/tmp/%s", file);
+	test_db("/tmp", file, run_migrations, url, sizeof(url));
 	mem = arena_new(0);
 	store = open_as("me", t0);
 	return 0;

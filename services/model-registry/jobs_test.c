@@ -156,7 +156,6 @@ static int setup(void **state)
 {
 	static const char *from[] = { "registry.ollama.ai", "http://127.0.0.1:5000" };
 	struct world *w = x_calloc(1, sizeof(*w));
-	char path[100];
 
 	w->loop = loop_new();
 	w->metrics = metrics_new(registry_metrics, M_COUNT);
@@ -165,8 +164,7 @@ static int setup(void **state)
 					      .pull_from = { from, 2 } };
 	(void)snprintf(w->dir, sizeof(w->dir), "/tmp/corral-jobs-test-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
-	(void)snprintf(path, sizeof(path), "%s/jobs.db", w->dir);
-	test_db(path, jobs_migrations, w->db, sizeof(w->db));
+	test_db(w->dir, "jobs.db", jobs_migrations, w->db, sizeof(w->db));
 	w->o.has_tiny = true;
 	w->o.delete_status = 200;
 	*state = w;

@@ -22,13 +22,11 @@ static uint64_t acked;
 
 static int set_up(void **state)
 {
-	char path[80];
 	struct why why;
 
 	str_copy(dir, sizeof(dir), STR("/tmp/decisions-XXXXXX"));
 	assert_non_null(mkdtemp(dir));
-	snprintf(path, sizeof(path), "%s/decisions.db", dir);
-	test_db(path, selector_migrations, url, sizeof(url));
+	test_db(dir, "decisions.db", selector_migrations, url, sizeof(url));
 	svc = (struct svc){ .metrics = metrics_new(selector_service.metrics, selector_service.n_metrics) };
 	pthread_mutex_init(&svc.lock, NULL);
 	s = (struct selector){ .svc = &svc, .models.kind = "models", .policies.kind = "policy" };
@@ -271,7 +269,7 @@ static void decisions_of_the_old_table_are_found(void **state)
 	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
 	struct db_migration before[] = { selector_migrations[0], selector_migrations[1], { 0 } };
 	ProtobufCBinaryData record;
-	char path[80], old[256];
+	char old[256];
 	uint8_t id[16];
 	struct why why;
 
@@ -280,14 +278,13 @@ static void decisions_of_the_old_table_are_found(void **state)
 	e.occurred_at_us = 99;
 	record = packed(&e);
 	db_close(s.db);
-	snprintf(path, sizeof(path), "%s/old.db", dir);
-	test_db(path, before, old, sizeof(old));
+	test_db(dir, "old.db", before, old, sizeof(old));
 	s.db = db_open(old, NULL, 0, before, &why);
 	assert_non_null(s.db);
 	assert_true(db_query(s.db, "INSERT INTO decisions (request_id, occurred_at_us, event) VALUES (?1, 99, ?2)",
 			     (struct db_value[]){ DB_B(str_n((char *)id, 16)), DB_B(str_n((char *)record.data, record.len)) }, 2, NULL, NULL, &why));
 	db_close(s.db);
-	test_db(path, selector_migrations, old, sizeof(old));
+	test_db(dir, "old.db", selector_migrations, old, sizeof(old));
 	s.db = db_open(old, selector_statements, selector_n_statements, selector_migrations, &why);
 	assert_non_null(s.db);
 	assert_true(explain(id, 99));

@@ -67,7 +67,7 @@ static int setup(void **state)
 	snprintf(f->dir, sizeof(f->dir), "/tmp/ledger-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	f->mem = arena_new(1 << 16);
-	test_db(arena_printf(f->mem, "%s/ledger.db", f->dir), ledger_migrations, f->url, sizeof(f->url));
+	test_db(f->dir, "ledger.db", ledger_migrations, f->url, sizeof(f->url));
 	f->epoch = 5;
 	reopen(f);
 	*state = f;

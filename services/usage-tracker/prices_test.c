@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/store/db_test.h"
+#include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/query.h"
 #include "services/usage-tracker/savings.h"
 
@@ -67,7 +69,7 @@ enum { ROWS = sizeof(rows) / sizeof(*rows), TOTAL = 49305, CLOUD = 45871, LOCAL 
 /* --- into the ledger --- */
 
 struct fixture {
-	char dir[64], url[128];
+	char dir[64], url[256];
 	struct ledger *l;
 	struct prices *prices;
 	struct arena *mem;
@@ -92,7 +94,7 @@ static int setup(void **state)
 	assert_int_equal(ROWS, 20);
 	snprintf(f->dir, sizeof(f->dir), "/tmp/prices-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->url, sizeof(f->url), "sqlite:%s/ledger.db", f->dir);
+	test_db(f->dir, "ledger.db", ledger_migrations, f->url, sizeof(f->url));
 	f->mem = arena_new(1 << 16);
 	f->l = ledger_open(f->url, &why);
 	if (!f->l)

@@ -9,13 +9,15 @@
 #include <ftw.h>
 #include <unistd.h>
 
+#include "common/store/db_test.h"
+#include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/reconcile.h"
 
 #define HOUR_US INT64_C(3600000000)
 static const int64_t base_us = 1795251600000000LL;
 
 struct fixture {
-	char dir[64], url[128];
+	char dir[64], url[256];
 	struct ledger *l;
 	struct reconcile *r;
 	struct arena *mem;
@@ -46,7 +48,7 @@ static int setup(void **state)
 
 	snprintf(f->dir, sizeof(f->dir), "/tmp/reconcile-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->url, sizeof(f->url), "sqlite:%s/ledger.db", f->dir);
+	test_db(f->dir, "ledger.db", ledger_migrations, f->url, sizeof(f->url));
 	f->mem = arena_new(1 << 16);
 	open_it(f);
 	*state = f;
