@@ -13,6 +13,5 @@ struct hmac_key;
 
 struct hmac_key *hmac_key_new(struct str secret);
 void hmac_key_free(struct hmac_key *);        /* wipes it; NULL is fine */
-/* One thread at a time for each key. */
-void hmac(struct hmac_key *, const struct str *parts, size_t n, uint8_t ret[HMAC_BYTES]);
+void hmac(const struct hmac_key *, const struct str *parts, size_t n, uint8_t ret[HMAC_BYTES]);
 #endif

@@ -436,7 +436,6 @@ static enum step found(struct recollection *rc, struct cached *c)
 {
 	enum step step;
 
-	note_seconds(rc);
 	if (c && give(rc->req, c, rc->req->worker->recall->hits, &step))
 		return step;
 	return c ? miss(rc) : take_off(rc);
@@ -446,6 +445,7 @@ static void on_found(struct cache_ask *a, struct cached *c)
 {
 	struct recollection *rc = list_entry(a, struct recollection, ask);
 
+	note_seconds(rc);
 	req_resume(rc->req, found(rc, c));
 }
 
@@ -453,10 +453,11 @@ static enum step look_up(struct recollection *rc)
 {
 	struct cached *c = NULL;
 
-	rc->asked_us = mono_us();
 	rc->ask.done = on_found;
-	if (cache_get(rc->req->worker->recall->seat, rc->key, &rc->ask, &c) == CACHE_ASKED)
+	if (cache_get(rc->req->worker->recall->seat, rc->key, &rc->ask, &c) == CACHE_ASKED) {
+		rc->asked_us = mono_us();
 		return STEP_WAIT;
+	}
 	return found(rc, c);
 }
 

@@ -97,7 +97,7 @@ static bool get_piece(struct str *in, size_t *before, size_t most, struct buf *o
 	if (begin > length || end > length - begin || between > in->n || begin + end + between > most - out->n)
 		return false;
 	*before = out->n;
-	buf_reserve(out, begin + between + end);          /* before addresses within it are taken */
+	buf_reserve(out, begin + between + end + 1);      /* before addresses within it are taken */
 	buf_add(out, out->p + at, begin);
 	buf_add(out, in->p, between);
 	buf_add(out, out->p + at + length - end, end);

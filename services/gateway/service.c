@@ -135,7 +135,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_CACHE_BYPASSED] = { METRIC_COUNTER, "cache_bypassed_total", "Requests that were not looked up: asked (by the client), sampling (neither temperature 0 nor a seed), tools, digest (the model has none), "
 							       "nothing_asked, not_sent.", "reason" },
 	[M_CACHE_STORED] = { METRIC_COUNTER, "cache_stored_total", "Answers that were kept.", "" },
-	[M_CACHE_SECONDS] = { METRIC_HISTOGRAM, "cache_lookup_seconds", "Time to find out whether an answer is kept.", "", cache_seconds },
+	[M_CACHE_SECONDS] = { METRIC_HISTOGRAM, "cache_lookup_seconds", "Time until the file or the Redis behind the memory had answered, or was not waited for any more.", "", cache_seconds },
 	[M_CACHE_BYTES] = { METRIC_GAUGE, "cache_bytes", "Memory of kept answers.", "" },
 	[M_CACHE_ENTRIES] = { METRIC_GAUGE, "cache_entries", "Answers kept in memory.", "" },
 	[M_CACHE_EVICTIONS] = { METRIC_COUNTER, "cache_evictions_total", "Answers that left memory to make room.", "" },
