@@ -34,7 +34,7 @@ struct bus_config {
 	BUS_OPT(C, at, BOOL, bus_create_topics, "yes", "Make topics that are missing. With no, an operator makes them, and /readyz names those that are missing."), \
 	BUS_OPT(C, at, INT, bus_partitions, "6", "Partitions of a topic that is made; 0 = as the brokers have it by default.", .max = 10000), \
 	BUS_OPT(C, at, INT, bus_replication, "0", "Copies of a topic that is made; 0 = as the brokers have it by default.", .max = 32), \
-	BUS_OPT(C, at, ENUM, bus_sasl_mechanism, "none", "How we say to the brokers who we are.", .words = "none PLAIN SCRAM-SHA-256 SCRAM-SHA-512"), \
+	BUS_OPT(C, at, ENUM, bus_sasl_mechanism, "none", "How we say to the brokers who we are.", .words = "none plain scram-sha-256 scram-sha-512"), \
 	BUS_OPT(C, at, STRING, bus_user, "", "Name for bus_sasl_mechanism."), \
 	BUS_OPT(C, at, SECRET, bus_password, "", "Password for bus_sasl_mechanism; better from a file, by bus_password_file."), \
 	BUS_OPT(C, at, BOOL, bus_tls, "no", "Speak TLS to the brokers, and check their certificates and names."), \
@@ -110,7 +110,7 @@ struct bus_batch {
 struct str bus_in_header(const struct bus_in *, const char *name);     /* p is NULL: it has none of the name */
 
 struct bus_consumer_opts {
-	const char *group;
+	const char *group;            /* without prefix, as topics */
 	const char *member;           /* keeps its partitions over a restart; unique in the group; "" = a new member each time */
 	const char *const *topics;    /* ended by NULL */
 	/* A partition is ours: the offset to read from, -1 = its beginning. False: it is asked again after a while. */

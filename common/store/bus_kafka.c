@@ -100,13 +100,24 @@ static const char *protocol_of(const struct bus_config *c)
 	return c->bus_tls ? sasl ? "sasl_ssl" : "ssl" : sasl ? "sasl_plaintext" : "plaintext";
 }
 
+/* As the library spells it: "SCRAM-SHA-256". */
+static void mechanism_of(const struct bus_config *c, char out[32])
+{
+	size_t n = 0;
+
+	for (const char *p = c->bus_sasl_mechanism; *p && n < 31; p++)
+		out[n++] = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
+	out[n] = '\0';
+}
+
 static rd_kafka_conf_t *conf_new(const struct bus_config *c, const char *const (*more)[2], struct why *why)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	bool sasl = strcmp(c->bus_sasl_mechanism, "none") != 0;
+	char mechanism[32];
 	const char *const pairs[][2] = {
 		{ "bootstrap.servers", brokers_of(c).p }, { "client.id", "corral" }, { "security.protocol", protocol_of(c) },
-		{ "sasl.mechanism", sasl ? c->bus_sasl_mechanism : "" }, { "sasl.username", sasl ? c->bus_user : "" },
+		{ "sasl.mechanism", sasl ? mechanism : "" }, { "sasl.username", sasl ? c->bus_user : "" },
 		{ "sasl.password", sasl ? c->bus_password : "" }, { "ssl.ca.location", c->bus_tls_ca }, { "ssl.certificate.location", c->bus_tls_cert },
 		{ "ssl.key.location", c->bus_tls_key }, { "ssl.endpoint.identification.algorithm", c->bus_tls ? "https" : "" },
 		{ "socket.keepalive.enable", "true" }, { "reconnect.backoff.ms", "50" }, { "reconnect.backoff.max.ms", "1000" },
@@ -114,6 +125,7 @@ static rd_kafka_conf_t *conf_new(const struct bus_config *c, const char *const (
 		{ "allow.auto.create.topics", "false" }, { "log.connection.close", "false" }, { NULL, NULL }
 	};
 
+	mechanism_of(c, mechanism);
 	rd_kafka_conf_set_log_cb(conf, on_log);
 	if (set_all(conf, pairs, why) && set_all(conf, more, why))
 		return conf;
@@ -641,14 +653,16 @@ static rd_kafka_topic_partition_list_t *subscription(const struct link *l)
 static bool consumer_connect(struct bus_consumer *c, struct why *why)
 {
 	struct link *l = &c->link;
+	char group[250];
 	const char *const pairs[][2] = {
-		{ "group.id", c->o.group }, { "group.instance.id", c->o.member }, { "enable.auto.commit", "false" }, { "enable.auto.offset.store", "false" },
+		{ "group.id", group }, { "group.instance.id", c->o.member }, { "enable.auto.commit", "false" }, { "enable.auto.offset.store", "false" },
 		{ "auto.offset.reset", "error" }, { "isolation.level", "read_committed" }, { "session.timeout.ms", "10000" }, { "heartbeat.interval.ms", "1000" },
 		{ "max.poll.interval.ms", "300000" }, { "queued.min.messages", "10000" }, { "queued.max.messages.kbytes", "16384" },
 		{ "fetch.wait.max.ms", "100" }, { "fetch.error.backoff.ms", "100" }, { "fetch.message.max.bytes", "1048576" }, { NULL, NULL }
 	};
 	rd_kafka_topic_partition_list_t *list;
 
+	topic_name(l->cfg, c->o.group, group);
 	l->rk = handle_new(RD_KAFKA_CONSUMER, l->cfg, pairs, RD_KAFKA_EVENT_FETCH | RD_KAFKA_EVENT_REBALANCE | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_OFFSET_COMMIT, why);
 	if (!l->rk)
 		return false;

@@ -476,7 +476,7 @@ static void configurations(void **state)
 	assert_int_equal(bus_check(&c, &why), ERR_INVALID);
 	assert_string_equal(why.field, "bus");
 	c.bus = "kafka:h:1";
-	c.bus_sasl_mechanism = "PLAIN";
+	c.bus_sasl_mechanism = "plain";
 	assert_int_equal(bus_check(&c, &why), ERR_INVALID);
 	c.bus_user = c.bus_password = "x";
 	assert_int_equal(bus_check(&c, &why), ERR_OK);

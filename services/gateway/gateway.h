@@ -20,6 +20,7 @@
 #include "common/io/loop.h"
 #include "common/io/snapshot.h"
 #include "common/policy/breaker.h"
+#include "common/store/bus.h"
 #include "common/store/spool.h"
 #include "common/svc/svc.h"
 
@@ -67,6 +68,7 @@ struct gateway_config {
 	int64_t budget_answer_tokens;
 	bool budget_shrink;
 	int64_t runs_keep, runs_max, runs_parallel, runs_queue_max;
+	struct bus_config bus;
 };
 
 enum gateway_metric {
@@ -75,7 +77,8 @@ enum gateway_metric {
 	M_HELD, M_TLS_ENDS, M_LIMITED, M_AUDIT_LOST, M_LIMIT_WAITS, M_LIMIT_GATEWAYS, M_AUTH_REFUSED, M_KEYS, M_KEYS_AGE, M_REMOTE_DECISIONS, M_LOCAL_DECISIONS,
 	M_BUDGETS, M_BUDGET_REFUSED, M_BUDGET_SHADOW, M_BUDGET_WAITS, M_BUDGET_SHRUNK, M_RUNS, M_RUNS_HELD, M_RUNS_BYTES,
 	M_CACHE_HITS, M_CACHE_MISSES, M_CACHE_BYPASSED, M_CACHE_STORED, M_CACHE_SECONDS, M_CACHE_BYTES, M_CACHE_ENTRIES, M_CACHE_EVICTIONS,
-	M_CACHE_TROUBLE, M_CACHE_READY, M_CONTEXT_SAVED, M_COUNT
+	M_CACHE_TROUBLE, M_CACHE_READY, M_CONTEXT_SAVED,
+	M_BUS_PRODUCED, M_BUS_AGAIN, M_BUS_QUEUE, M_BUS_REFUSED, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 

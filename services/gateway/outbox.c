@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "common/data/log.h"
+#include "common/data/pbwire.h"
 #include "common/store/ship.h"
+#include "common/store/ship_bus.h"
 #include "services/gateway/account.h"
 #include "services/gateway/own_name.h"
 
@@ -19,7 +21,9 @@ struct line {
 	struct gateway *gw;
 	struct worker *worker;        /* NULL: left behind by an earlier run */
 	struct spool *spool;          /* the worker's, or our own when left behind */
-	struct shipper *shipper;
+	struct shipper *shipper;      /* this … */
+	struct bus_shipper *by_bus;   /* … or this */
+	struct bus_ship_counts told;
 	bool usage;
 	uint64_t past;                /* where it ended when it was found: before is of earlier runs */
 	char name[64];
@@ -34,7 +38,10 @@ struct outbox {
 	struct line *lines;
 	struct emptied *emptied;
 	bool lost;                    /* a spool of usage could not be read: what was in it is not told */
+	struct bus_producer *producer;        /* NULL: without Kafka */
 };
+
+/* --- one spool --- */
 
 static void acked(void *arg, uint64_t position)
 {
@@ -42,6 +49,52 @@ static void acked(void *arg, uint64_t position)
 	uint64_t open = l->usage && l->worker ? atomic_load_explicit(&l->worker->oldest_open, memory_order_acquire) : UINT64_MAX;
 
 	spool_release(l->spool, position < open ? position : open);
+}
+
+/* The first bytes of a UsageEvent: 1 is its id, 7 its tenant; of a DecisionEvent: 1 is its request, which is its key too. */
+static void label(struct str payload, unsigned key_field, struct bus_label *ret)
+{
+	struct pb_reader r = { (const uint8_t *)payload.p, (const uint8_t *)payload.p + payload.n };
+	unsigned field = 0;
+	enum pb_wire wire;
+	const uint8_t *at;
+	uint64_t v;
+
+	while (field < key_field && pb_take_field(&r, &field, &wire, &v, &at)) {
+		if (field == 1 && wire == PB_BYTES)
+			ret->event_id = str_n((const char *)at, v);
+		if (field == key_field && wire == PB_BYTES)
+			ret->key = str_n((const char *)at, v);
+	}
+}
+
+static void label_usage(struct str payload, struct bus_label *ret) { label(payload, 7, ret); }
+static void label_decision(struct str payload, struct bus_label *ret) { label(payload, 1, ret); }
+
+static void ship_by_bus(struct outbox *o, struct line *l, const struct ship_opts *s)
+{
+	const struct bus_ship_opts opts = { .dir = s->dir, .spool = s->spool, .topic = s->topic, .source = s->source, .type_min = s->type_min,
+		.type_max = s->type_max, .every_ms = s->every_ms, .schema = l->usage ? "corral.UsageEvent" : "corral.DecisionEvent",
+		.label = l->usage ? label_usage : label_decision };
+
+	l->by_bus = bus_shipper_new(o->gw->loop, o->producer, &opts, acked, l);
+}
+
+static uint64_t line_acked(const struct line *l) { return l->by_bus ? bus_shipper_acked(l->by_bus) : shipper_acked(l->shipper); }
+
+static void line_count(struct line *l)
+{
+	struct metrics *m = l->gw->metrics;
+	const char *topic = l->usage ? "usage.v1" : "decision.v1";
+	struct bus_ship_counts now;
+
+	if (!l->by_bus)
+		return;
+	bus_shipper_counts(l->by_bus, &now);
+	series_add(metrics_series(m, M_BUS_PRODUCED, topic), (double)(now.persisted - l->told.persisted));
+	series_add(metrics_series(m, M_BUS_AGAIN, topic), (double)(now.again - l->told.again));
+	series_add(metrics_series(m, M_BUS_REFUSED, topic), (double)(now.too_large - l->told.too_large));
+	l->told = now;
 }
 
 static void add(struct outbox *o, struct gateway *g, struct worker *w, struct spool *s, const char *dir, const char *name, bool usage)
@@ -54,7 +107,10 @@ static void add(struct outbox *o, struct gateway *g, struct worker *w, struct sp
 	snprintf(source, sizeof(source), "gateway-%s/%s", o->name, name);
 	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .usage = usage, .past = spool_end(s) };
 	snprintf(l->name, sizeof(l->name), "%s", name);
-	l->shipper = shipper_new(g->loop, usage ? g->ledger : g->selector, &opts, acked, l);
+	if (o->producer)
+		ship_by_bus(o, l, &opts);
+	else
+		l->shipper = shipper_new(g->loop, usage ? g->ledger : g->selector, &opts, acked, l);
 	o->lines = l;
 }
 
@@ -160,15 +216,34 @@ static void adopt_all(struct outbox *o)
 		closedir(d);
 }
 
-struct outbox *outbox_new(struct gateway *g)
+static void on_bus_state(void *arg, bool ok, const char *text) { svc_want(((struct gateway *)arg)->svc, "bus", ok, text); }
+
+static bool bus_open(struct outbox *o, struct why *why)
+{
+	static const char *const topics[] = { "usage.v1", "decision.v1", NULL };
+	struct gateway *g = o->gw;
+	const struct bus_config *cfg = &((const struct gateway_config *)g->cfg)->bus;
+
+	if (!bus_is_kafka(cfg))
+		return true;
+	svc_want(g->svc, "bus", false, "not heard from the brokers yet");
+	o->producer = bus_producer_new(g->loop, cfg, topics, on_bus_state, g, why);
+	return o->producer != NULL;
+}
+
+struct outbox *outbox_new(struct gateway *g, struct why *why)
 {
 	struct outbox *o = x_calloc(1, sizeof(*o));
+	struct why no_name;
 	char name[64];
-	struct why why;
 
 	o->gw = g;
-	if (!own_name(g, "instance", o->name, &why))
-		LOG_ERROR("this gateway has no name of its own; beside others its facts may not be taken", LOG_S("error", why.text));
+	if (!bus_open(o, why)) {
+		free(o);
+		return NULL;
+	}
+	if (!own_name(g, "instance", o->name, &no_name))
+		LOG_ERROR("this gateway has no name of its own; beside others its facts may not be taken", LOG_S("error", no_name.text));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(name, sizeof(name), "usage-%u", g->spool_base + i);
 		add(o, g, g->workers[i], g->workers[i]->usage, g->workers[i]->usage_dir, name, true);
@@ -181,7 +256,9 @@ struct outbox *outbox_new(struct gateway *g)
 
 static void line_free(struct line *l)
 {
+	line_count(l);
 	shipper_free(l->shipper);
+	bus_shipper_free(l->by_bus);
 	if (!l->worker)
 		spool_close(l->spool);
 	free(l);
@@ -191,8 +268,11 @@ void outbox_sweep(struct outbox *o)
 {
 	struct line **at = &o->lines, *l;
 
+	if (o->producer)
+		series_set(metrics_series(o->gw->metrics, M_BUS_QUEUE), (double)bus_producer_queue(o->producer));
 	while ((l = *at)) {
-		if (l->worker || shipper_acked(l->shipper) < spool_end(l->spool)) {
+		line_count(l);
+		if (l->worker || line_acked(l) < spool_end(l->spool)) {
 			at = &l->next;
 			continue;
 		}
@@ -205,14 +285,18 @@ void outbox_sweep(struct outbox *o)
 
 void outbox_kick(struct outbox *o)
 {
-	for (struct line *l = o->lines; l; l = l->next)
-		shipper_kick(l->shipper);
+	for (struct line *l = o->lines; l; l = l->next) {
+		if (l->by_bus)
+			bus_shipper_kick(l->by_bus);
+		else
+			shipper_kick(l->shipper);
+	}
 }
 
 bool outbox_empty(struct outbox *o)
 {
 	for (struct line *l = o->lines; l; l = l->next)
-		if (shipper_acked(l->shipper) < spool_end(l->spool))
+		if (line_acked(l) < spool_end(l->spool))
 			return false;
 	return true;
 }
@@ -220,9 +304,9 @@ bool outbox_empty(struct outbox *o)
 bool outbox_past_is_told(struct outbox *o)
 {
 	for (struct line *l = o->lines; l; l = l->next)
-		if (l->usage && shipper_acked(l->shipper) < l->past)
+		if (l->usage && line_acked(l) < l->past)
 			return false;
-	return !o->lost;
+	return !o->lost && !o->producer;      /* Kafka has it; when the ledger has it from there is not said to us */
 }
 
 void outbox_free(struct outbox *o)
@@ -233,6 +317,8 @@ void outbox_free(struct outbox *o)
 		o->lines = l->next;
 		line_free(l);
 	}
+	if (o)
+		bus_producer_free(o->producer);
 	while (o && o->emptied) {
 		struct emptied *e = o->emptied;
 

@@ -1,4 +1,4 @@
-/* outbox.h - ships every spool on disk to the service that keeps it, and releases what is no longer needed. Control thread. */
+/* outbox.h - ships every spool on disk to the service that keeps it, or to Kafka, and releases what is no longer needed. Control thread. */
 #ifndef CORRAL_GATEWAY_OUTBOX_H
 #define CORRAL_GATEWAY_OUTBOX_H
 #include "services/gateway/worker.h"
@@ -7,7 +7,7 @@ struct outbox;
 /* The number of the first of so many spools that no other process has: one that is draining after a handover, say. Before the workers. */
 unsigned outbox_free_base(const struct gateway *);
 /* After the workers were made: their spools, and those that workers of an earlier run left behind. */
-struct outbox *outbox_new(struct gateway *);
+struct outbox *outbox_new(struct gateway *, struct why *);   /* NULL when the configured bus cannot be used at all */
 /* Once a second: ships what a process left that has ended since, and closes what is shipped. */
 void outbox_sweep(struct outbox *);
 void outbox_kick(struct outbox *);

@@ -121,7 +121,7 @@ static bool was_refused(void)
 
 static void facts_go_to_who_keeps_them_and_notes_stay_here(void **state)
 {
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	chat(CHAT("m", ""));
 	chat(CHAT("auto", ",\"stream\":true"));
 	h.does = CUTS;
@@ -136,7 +136,7 @@ static void a_ledger_that_comes_late_gets_everything(void **state)
 {
 	rpc_server_free(ledger);
 	ledger = NULL;
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	chat(CHAT("m", ""));
 	for (int i = 0; i < 10; i++)
 		turn();
@@ -149,7 +149,7 @@ static void a_ledger_that_comes_late_gets_everything(void **state)
 
 static void a_ledger_that_cannot_write_is_asked_again(void **state)
 {
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	refusing = 1;
 	chat(CHAT("m", ""));
 	run_until(was_refused);
@@ -182,7 +182,7 @@ static void spools_of_workers_that_are_no_more_are_shipped_and_closed(void **sta
 {
 	left_behind("usage-7", REC_BEGUN, "");
 	left_behind("usage-5", REC_FINAL, "cancelled");
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	run_until(is_empty);
 	assert_non_null(strstr(statuses, "unknown "));
 	assert_non_null(strstr(statuses, "cancelled "));
@@ -214,7 +214,7 @@ static void what_another_process_writes_is_shipped_when_it_has_ended(void **stat
 {
 	left_behind("usage-3", REC_FINAL, "error");
 	others_open("usage-3");
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	chat(CHAT("m", ""));
 	run_until(is_empty);
 	outbox_sweep(out);
@@ -238,7 +238,7 @@ static void a_successor_takes_spools_that_nobody_writes(void **state)
 	spool_close(others);
 	assert_int_equal(outbox_free_base(&h.gw), 1);
 	h.gw.n_workers = 1;
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 }
 
 static void what_is_no_spool_stops_nobody(void **state)
@@ -252,7 +252,7 @@ static void what_is_no_spool_stops_nobody(void **state)
 	close(fd);
 	snprintf(path, sizeof(path), "%s/spool/.lost", h.dir);
 	assert_int_equal(mkdir(path, 0700), 0);
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	chat(CHAT("m", ""));
 	run_until(is_empty);
 	assert_string_equal(statuses, "ok ");
@@ -271,7 +271,7 @@ static void what_an_open_attempt_began_stays_on_disk_until_it_ends(void **state)
 	uint64_t with, without;
 	struct why why;
 
-	out = outbox_new(&h.gw);
+	out = outbox_new(&h.gw, NULL);
 	h.does = STREAMS_AND_HANGS;
 	send_chat(CHAT("only", ",\"stream\":true"));
 	run_until(first_piece);

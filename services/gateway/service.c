@@ -86,6 +86,7 @@ static const struct opt options[] = {
 	    "with X-Corral-Budget: shrink (or refuse).", .live = true),
 	OPT(C, INT, runs_parallel, "16", "Jobs that this gateway has under way at a time; each waits for a slot like any other request.", .min = 1, .max = 10000, .live = true),
 	OPT(C, INT, runs_queue_max, "10000", "Jobs of one tenant that may wait to begin; further ones get 429.", .min = 1, .max = 10000000, .live = true),
+	BUS_OPTIONS(C, bus),
 	OPT_END
 };
 #undef C
@@ -143,6 +144,10 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 							     "dropped (not stored), foreign (bytes that are no answer to this question).", "kind" },
 	[M_CACHE_READY] = { METRIC_GAUGE, "cache_ready_workers", "Workers that ask the Redis behind the memory at present; all of them where there is none.", "" },
 	[M_CONTEXT_SAVED] = { METRIC_COUNTER, "context_tokens_saved_total", "Tokens, by estimate, that contexts became shorter by (optimize_context).", "" },
+	[M_BUS_PRODUCED] = { METRIC_COUNTER, "bus_produced_total", "Facts that Kafka says it has.", "topic" },
+	[M_BUS_AGAIN] = { METRIC_COUNTER, "bus_sent_again_total", "Facts given to Kafka that may have been given before: after a restart, or a report that did not say persisted.", "topic" },
+	[M_BUS_QUEUE] = { METRIC_GAUGE, "bus_queue_records", "Facts given to Kafka's producer of which nothing is known yet.", "" },
+	[M_BUS_REFUSED] = { METRIC_COUNTER, "bus_too_large_total", "Facts too large for Kafka, passed over and named in the log.", "topic" },
 	[M_HELD] = { METRIC_GAUGE, "held_bytes", "Memory held by bodies and answers of 64 KiB and more, see hold_max.", "" },
 };
 
@@ -164,6 +169,8 @@ static enum err check(const void *config, struct why *why)
 		(void)str_copy(why->field, sizeof(why->field), STR("cache"));
 		return why->code;
 	}
+	if (bus_check(&c->bus, why))
+		return why->code;
 	return door_check(c, why);
 }
 
@@ -367,7 +374,7 @@ static bool start(struct svc *s, struct why *why)
 		g->trail = trail_new(g);
 		g->key_uses = key_uses_new(g);
 		g->feedback = feedback_box_new(g);
-		g->outbox = outbox_new(g);
+		ok = (g->outbox = outbox_new(g, why)) != NULL;
 		budget_share_open(g->budget_share);
 		g->lease = lease_new(g);
 		subscribe(g);

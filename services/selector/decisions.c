@@ -7,7 +7,7 @@
 #include "services/selector/blocks.h"
 #include "services/selector/selector.h"
 
-enum { Q_CURSOR = Q_BLOCKS, Q_CURSOR_INSERT, Q_CURSOR_MOVE, Q_VERSION, Q_VERSION_GET, Q_DEAD, Q_CLEAN_VERSIONS };
+enum { Q_CURSOR = Q_BLOCKS, Q_CURSOR_INSERT, Q_CURSOR_MOVE, Q_VERSION, Q_VERSION_GET, Q_DEAD, Q_CLEAN_VERSIONS, Q_INTAKE };
 
 const char *const selector_statements[] = {
 	BLOCK_STATEMENTS,
@@ -19,6 +19,7 @@ const char *const selector_statements[] = {
 	[Q_VERSION_GET] = "SELECT bytes FROM versions WHERE kind = ?1 AND epoch = ?2 AND version = ?3",
 	[Q_DEAD] = "INSERT INTO dead_letters (source, noted_at_us, reason, bytes) VALUES (?1, ?2, ?3, ?4)",
 	[Q_CLEAN_VERSIONS] = "DELETE FROM versions WHERE noted_at_us < ?1",
+	INTAKE_STATEMENTS(Q_INTAKE),
 };
 const unsigned selector_n_statements = sizeof(selector_statements) / sizeof(*selector_statements);
 
@@ -37,6 +38,7 @@ const struct db_migration selector_migrations[] = {
 	     "CREATE INDEX decision_blocks_by_id ON decision_blocks (last_id, first_id);"
 	     "INSERT INTO decision_blocks (first_id, last_id, n, ids, events) SELECT request_id, request_id, 1, x'', event FROM decisions ORDER BY request_id;"
 	     "DROP TABLE decisions" },
+	{ 4, INTAKE_SCHEMA },
 	{ 0 },
 };
 
@@ -242,16 +244,24 @@ static bool note_any(struct noted *e, struct arena *mem, struct str bytes)
 	return true;
 }
 
+static bool note(struct noted *e, struct arena *mem, struct str bytes)
+{
+	return (note_ordered(e, bytes) || note_any(e, mem, bytes)) && e->request_id.n == 16;
+}
+
+static bool keep_noted(struct selector *s, struct block *block, const struct noted *e, struct why *why)
+{
+	return store_version(s, &s->models, e->models_epoch, e->models_version, e->models_snapshot, why) &&
+	       store_version(s, &s->policies, e->policy_epoch, e->policy_version, e->policy_snapshot, why) &&
+	       block_add(block, s->db, (const uint8_t *)e->request_id.p, e->event, why);
+}
+
 static bool keep_one(struct selector *s, struct block *block, struct arena *mem, const char *source, ProtobufCBinaryData rec, struct why *why)
 {
 	struct str bytes = str_n((const char *)rec.data, rec.len);
 	struct noted e;
 
-	if ((!note_ordered(&e, bytes) && !note_any(&e, mem, bytes)) || e.request_id.n != 16)
-		return bury(s, source, bytes, why);
-	return store_version(s, &s->models, e.models_epoch, e.models_version, e.models_snapshot, why) &&
-	       store_version(s, &s->policies, e.policy_epoch, e.policy_version, e.policy_snapshot, why) &&
-	       block_add(block, s->db, (const uint8_t *)e.request_id.p, e.event, why);
+	return note(&e, mem, bytes) ? keep_noted(s, block, &e, why) : bury(s, source, bytes, why);
 }
 
 static bool keep_all(struct selector *s, const Corral__FactBatch *b, struct why *why)
@@ -311,6 +321,83 @@ static void on_ingest(Corral__Facts_Service *facts, const Corral__FactBatch *b, 
 	svc_need(s->svc, "decision log", true, "");
 	ack.position = c.position;
 	closure(&ack, data);
+}
+
+/* --- facts in, by Kafka --- */
+
+struct bus_keeping { struct selector *s; struct block block; struct arena *mem; };
+
+/* What its writer may have sent before is kept only when it is not here; nothing else comes twice. */
+static const char *keep_message(void *arg, const struct bus_in *in, struct why *why)
+{
+	struct bus_keeping *k = arg;
+	struct str known = { 0 };
+	struct noted e;
+
+	arena_reset(k->mem);
+	if (!note(&e, k->mem, in->value))
+		return "it is not a DecisionEvent";
+	if (bus_in_header(in, "again").p) {
+		/* what is in hand is looked for too */
+		if (!block_write(&k->block, k->s->db, why) || !block_find(k->s->db, (const uint8_t *)e.request_id.p, k->mem, &known, why))
+			return NULL;
+		if (known.p)
+			return "";
+	}
+	return keep_noted(k->s, &k->block, &e, why) ? "" : NULL;
+}
+
+static bool bus_write(struct bus_keeping *k, const struct intake_batch *b, bool *ret_moved, struct why *why)
+{
+	if (!intake_move(b, ret_moved, why) || !*ret_moved)
+		return false;
+	for (size_t i = 0; i < b->batch->n; i++) {
+		const char *flaw = keep_message(k, &b->batch->in[i], why);
+
+		if (!flaw || (*flaw && !intake_bury(b, &b->batch->in[i], flaw, why)))
+			return false;
+		if (*flaw)
+			series_inc(metrics_series(svc_metrics(k->s->svc), M_DECISIONS_DEAD));
+	}
+	return block_write(&k->block, k->s->db, why) && db_commit(k->s->db, why);
+}
+
+static enum intake_outcome keep_bus(void *arg, const struct intake_batch *b, struct why *why)
+{
+	struct selector *s = arg;
+	struct bus_keeping k = { .s = s };
+	bool moved = false, ok;
+
+	if (!db_begin(s->db, why))
+		return INTAKE_FAILED;
+	k.mem = arena_new(0);
+	ok = bus_write(&k, b, &moved, why);
+	block_free(&k.block);
+	arena_free(k.mem);
+	if (!ok) {
+		db_rollback(s->db);
+		forget_stored(s);
+	} else {
+		series_add(metrics_series(svc_metrics(s->svc), M_DECISIONS), (double)b->batch->n);
+	}
+	svc_need(s->svc, "decision log", ok || !why->text[0], why->text);
+	return ok ? INTAKE_KEPT : moved || why->text[0] ? INTAKE_FAILED : INTAKE_WAS_FENCED;
+}
+
+static void on_bus_state(void *arg, bool ok, const char *text) { svc_want(((struct selector *)arg)->svc, "bus", ok, text); }
+
+bool decisions_read_bus(struct selector *s, struct why *why)
+{
+	static const char *const topics[] = { "decision.v1", NULL }, *const dead[] = { "decision.v1.dead", NULL };
+	const struct intake_opts o = { .config = &s->cfg->bus, .group = "selector", .dir = svc_state_dir(s->svc), .topics = topics, .dead = dead, .db = s->db,
+				       .statements = Q_INTAKE, .metrics_at = M_BUS, .metrics = svc_metrics(s->svc), .keep = keep_bus,
+				       .on_state = on_bus_state, .arg = s };
+
+	if (!bus_is_kafka(&s->cfg->bus))
+		return true;
+	svc_want(s->svc, "bus", false, "not heard from the brokers yet");
+	s->intake = intake_new(svc_loop(s->svc), &o, why);
+	return s->intake != NULL;
 }
 
 /* --- explanations out --- */

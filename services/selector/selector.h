@@ -8,6 +8,7 @@
 #include "common/io/snapshot.h"
 #include "common/policy/decide.h"
 #include "common/store/db.h"
+#include "common/store/intake.h"
 #include "common/svc/svc.h"
 #include "events.pb-c.h"
 #include "facts.pb-c.h"
@@ -18,9 +19,11 @@ struct selector_config {
 	const char *selector_db;
 	int64_t decision_keep, policy_every;
 	double switch_margin;
+	struct bus_config bus;
 };
 
-enum selector_metric { M_DECISIONS, M_DECISIONS_DEAD, M_POLICY_VERSION, M_EXPLAINED, M_DECIDED, M_COUNT };
+enum selector_metric { M_DECISIONS, M_DECISIONS_DEAD, M_POLICY_VERSION, M_EXPLAINED, M_DECIDED,
+		       M_BUS, M_COUNT = M_BUS + INTAKE_N_METRICS };
 
 enum { VERSIONS_KEPT = 64 };
 struct version { struct snapshot_id id; struct str bytes; bool stored; };     /* bytes malloc'ed */
@@ -41,6 +44,7 @@ struct selector {
 	Corral__Selector_Service rpc;
 	Corral__Facts_Service facts;
 	struct snapshot_id policy_id; /* of it */
+	struct intake *intake;        /* decisions by Kafka; NULL: by RPC alone */
 	struct arena *mem, *policy_mem;       /* catalogue, and policy over it; rebuilt with each snapshot */
 	struct catalogue cat;
 	struct policy pol;
@@ -54,6 +58,7 @@ extern const struct db_migration selector_migrations[];
 struct selector *selector_of_facts(Corral__Facts_Service *);
 struct selector *selector_of_rpc(Corral__Selector_Service *);
 void decisions_serve(struct selector *);
+bool decisions_read_bus(struct selector *, struct why *);     /* when it is configured */
 void decisions_clean(struct selector *, int64_t before_us);
 void versions_note(struct version_ring *, struct snapshot_id, struct str bytes);
 void versions_free(struct version_ring *);

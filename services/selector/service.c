@@ -13,6 +13,7 @@ static const struct opt options[] = {
 	OPT(C, DURATION, decision_keep, "14d", "How long decisions are kept for /explain.", .min = 60000, .max = 3650LL * 86400000, .live = true),
 	OPT(C, DURATION, policy_every, "10s", "How often measured speeds are read from the ledger.", .min = 100, .max = 86400000, .live = true),
 	OPT(C, NUMBER, switch_margin, "0.05", "How much higher another model has to score before a conversation leaves its model.", .max = 1, .live = true),
+	BUS_OPTIONS(C, bus),
 	OPT_END
 };
 #undef C
@@ -23,6 +24,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_POLICY_VERSION] = { METRIC_GAUGE, "policy_version", "Version of the policy published last.", "" },
 	[M_DECIDED] = { METRIC_COUNTER, "decided_total", "Decisions made for gateways that ask for each request (decide=remote).", "" },
 	[M_EXPLAINED] = { METRIC_COUNTER, "explanations_total", "Explanations given, by whether the replay gave the same bits.", "replayed" },
+	INTAKE_METRICS(M_BUS),
 };
 
 struct selector *selector_of_facts(Corral__Facts_Service *f) { return (struct selector *)(void *)((char *)f - offsetof(struct selector, facts)); }
@@ -62,6 +64,7 @@ static void stop(struct svc *svc)
 		return;
 	loop_timer_del(&s->policy_timer);
 	loop_timer_del(&s->clean_timer);
+	intake_free(s->intake);
 	snapshot_sub_free(s->models_sub);
 	snapshot_pub_free(s->policy_pub);
 	versions_free(&s->models);
@@ -99,7 +102,8 @@ static bool start(struct svc *svc, struct why *why)
 	corral__facts__init(&s->facts, NULL);
 	decisions_serve(s);
 	policy_serve(s);
-	if (!open_db(s, why) || !(s->policy_pub = snapshot_pub_new(svc_loop(svc), svc_rpc_server(svc), svc_pub_url(svc, "selector"), "policy", why))) {
+	if (!open_db(s, why) || !(s->policy_pub = snapshot_pub_new(svc_loop(svc), svc_rpc_server(svc), svc_pub_url(svc, "selector"), "policy", why)) ||
+	    !decisions_read_bus(s, why)) {
 		stop(svc);
 		return false;
 	}
@@ -125,6 +129,8 @@ static bool reload(struct svc *svc, struct why *why)
 	return true;
 }
 
+static enum err check(const void *config, struct why *why) { return bus_check(&((const struct selector_config *)config)->bus, why); }
+
 const struct svc_def selector_service = {
 	.name = "selector",
 	.summary = "Turns what is known into the routing policy; keeps decisions, explains and replays them.",
@@ -135,6 +141,7 @@ const struct svc_def selector_service = {
 	.n_metrics = M_COUNT,
 	.admin_port = 8112,
 	.rpc_port = 7112,
+	.check = check,
 	.start = start,
 	.reload = reload,
 	.stop = stop,

@@ -278,6 +278,16 @@ bool ledger_cursor(struct ledger *l, struct str topic, struct str source, uint64
 	return true;
 }
 
+static bool carrier_move(struct work *w, enum ledger_outcome *ret)
+{
+	const struct ledger_carrier *c = w->batch->carrier;
+	bool moved = false;
+
+	if (c->move(c->arg, &moved, w->why) && !moved)
+		*ret = LEDGER_OUT_OF_ORDER;
+	return moved;
+}
+
 /* Compare and set; false with *ret when the batch does not begin where the cursor is. */
 static bool cursor_move(struct work *w, uint64_t *ret_position, enum ledger_outcome *ret)
 {
@@ -287,6 +297,8 @@ static bool cursor_move(struct work *w, uint64_t *ret_position, enum ledger_outc
 	int64_t changed = 0;
 
 	*ret = LEDGER_FAILED;
+	if (b->carrier)
+		return carrier_move(w, ret);
 	if (!db_run(w->l->db, L_CURSOR_MOVE, p, 5, NULL, NULL, &changed, w->why))
 		return false;
 	*ret_position = b->next;
@@ -308,11 +320,23 @@ static bool cursor_move(struct work *w, uint64_t *ret_position, enum ledger_outc
 
 /* --- sorting a batch into cases --- */
 
+static bool carrier_bury(struct work *w, struct str bytes, const char *reason)
+{
+	const struct ledger_batch *b = w->batch;
+	size_t i = 0;
+
+	while (i < b->n && b->records[i].p != bytes.p)
+		i++;
+	return b->carrier->bury(b->carrier->arg, i, reason, w->why);
+}
+
 static bool dead_letter(struct work *w, struct str bytes, const char *reason)
 {
 	const struct ledger_batch *b = w->batch;
 
 	w->counts.dead++;
+	if (b->carrier)
+		return carrier_bury(w, bytes, reason);
 	return db_run(w->l->db, L_DEAD_ADD,
 		      (struct db_value[]){ DB_I(wall_us()), DB_S(b->topic), DB_S(b->source), DB_I(b->first), DB_Z(reason), DB_B(bytes) }, 6, NULL, NULL,
 		      NULL, w->why);

@@ -36,9 +36,17 @@ struct ledger_row {
 	struct str event;             /* the packed UsageEvent: the FINAL, or the START while open */
 };
 
+/* A batch that came another way than from a source's spool: it moves a place of its own, and buries its dead itself, in the same transaction. */
+struct ledger_carrier {
+	void *arg;
+	bool (*move)(void *arg, bool *ret_moved, struct why *);       /* *ret_moved stays false: it does not begin where the place is */
+	bool (*bury)(void *arg, size_t record, const char *reason, struct why *);
+};
+
 struct ledger_batch {
 	struct str topic, source;
 	uint64_t epoch, first, next;
+	const struct ledger_carrier *carrier;         /* NULL: the source's cursor, from first to next, and the table dead_letters */
 	const struct str *records;
 	size_t n;
 };

@@ -76,6 +76,7 @@ const char *const ledger_sql[L_STATEMENTS] = {
 			 "CAST(COALESCE(SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END), 0) AS BIGINT), CAST(COALESCE(SUM(prompt_tokens), 0) AS BIGINT), "
 			 "CAST(COALESCE(SUM(completion_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(cost_microusd), 0) AS BIGINT) "
 			 "FROM attempts WHERE request_id >= ?1 AND request_id < ?2",
+	INTAKE_STATEMENTS(L_INTAKE),
 };
 
 const struct db_migration ledger_migrations[] = {
@@ -114,5 +115,6 @@ const struct db_migration ledger_migrations[] = {
 	{ 5, "CREATE TABLE spool_runs (run BIGINT PRIMARY KEY, last_us BIGINT NOT NULL, finals_said BIGINT NOT NULL, tokens_said BIGINT NOT NULL,"
 	     " finals_had BIGINT NOT NULL, tokens_had BIGINT NOT NULL);" },
 	{ 6, LEDGER_VIEWS },
+	{ 7, INTAKE_SCHEMA },
 	{ 0 }
 };

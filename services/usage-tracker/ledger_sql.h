@@ -2,6 +2,7 @@
 #ifndef CORRAL_USAGE_LEDGER_SQL_H
 #define CORRAL_USAGE_LEDGER_SQL_H
 #include "common/store/db.h"
+#include "common/store/intake.h"
 #include "services/usage-tracker/budgets_sql.h"
 
 enum ledger_statement {
@@ -15,6 +16,7 @@ enum ledger_statement {
 	BUDGET_STATEMENTS
 	L_PRICES_ALL, L_PRICE_ADD,
 	L_RUN_ADD, L_RUNS_MISSING, L_HOUR_SUMS, L_HOUR_BEFORE, L_ROWS_TALLY,
+	L_INTAKE, L_INTAKE_LAST = L_INTAKE + INTAKE_N_STATEMENTS - 1,
 	L_STATEMENTS
 };
 

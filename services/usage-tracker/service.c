@@ -6,6 +6,7 @@
 #include "facts.pb-c.h"
 #include "services/usage-tracker/budget_service.h"
 #include "services/usage-tracker/feedback.h"
+#include "services/usage-tracker/from_bus.h"
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/prices.h"
@@ -14,7 +15,7 @@
 #include "services/usage-tracker/savings.h"
 #include "services/usage-tracker/speeds.h"
 
-struct usage_config { const char *ledger_db, *budget_time_zone; int64_t budget_in_doubt, reconcile_every; };
+struct usage_config { const char *ledger_db, *budget_time_zone; int64_t budget_in_doubt, reconcile_every; struct bus_config bus; };
 
 static const struct opt options[] = {
 	OPT(struct usage_config, STRING, ledger_db, "", "Database of the ledger, sqlite:PATH?sync=full or postgresql://…; empty = as 'db' says, else ledger.db in the service's "
@@ -26,11 +27,12 @@ static const struct opt options[] = {
 	    .max = 366 * 86400000LL),
 	OPT(struct usage_config, DURATION, reconcile_every, "1h", "Pause between two looks through the whole ledger for rows that do not agree with what was added up, and for facts "
 	    "that gateways wrote and that never came (metric ledger_unreconciled).", .min = 10, .max = 366 * 86400000LL),
+	BUS_OPTIONS(struct usage_config, bus),
 	OPT_END
 };
 
 enum usage_metric { M_ROWS, M_DUPLICATES, M_DEAD, M_LAG, M_COMMIT, M_FEEDBACK, M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS,
-	M_UNRECONCILED, M_RECONCILED, M_COUNT };
+		    M_UNRECONCILED, M_RECONCILED, M_BUS, M_COUNT = M_BUS + INTAKE_N_METRICS };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_ROWS] = { METRIC_COUNTER, "usage_rows_total", "Facts entered into the ledger, by kind.", "kind" },
@@ -47,6 +49,7 @@ static const struct metric_def metrics[M_COUNT] = {
 			     "spool_tokens); that were added up and are not in the rows (row_attempts, row_tokens, row_microusd).", "kind" },
 	[M_RECONCILED] = { METRIC_GAUGE, "ledger_reconciled_timestamp_seconds", "When the last look through the whole ledger ended.", "" },
 	[M_COMMIT] = { METRIC_HISTOGRAM, "ledger_commit_seconds", "Time to apply and commit one batch.", "" },
+	INTAKE_METRICS(M_BUS),
 };
 
 struct usage_tracker {
@@ -57,6 +60,7 @@ struct usage_tracker {
 	struct prices *prices;
 	struct reconcile *reconcile;
 	struct loop_timer reconcile_timer;
+	struct from_bus *from_bus;    /* NULL: facts come by RPC alone */
 	struct arena *mem;            /* of the question in hand */
 	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
 	Corral__Facts_Service facts;
@@ -118,7 +122,7 @@ static void count(struct usage_tracker *u, const struct ledger_counts *c, int64_
 	series_observe(u->commit, (double)(mono_us() - began_us) / 1e6);
 	if (c->newest_us)
 		series_set(u->lag, (double)(wall_us() - c->newest_us) / 1e6);
-	if (c->dead)
+	if (c->dead && !u->from_bus)
 		LOG_ERROR("facts could not be entered into the ledger; see its table dead_letters", LOG_I("facts", c->dead));
 }
 
@@ -310,7 +314,10 @@ static void on_reconcile(struct loop_timer *t)
 
 static enum err check(const void *config, struct why *why)
 {
-	return budget_zone_check(((const struct usage_config *)config)->budget_time_zone, why);
+	const struct usage_config *cfg = config;
+	enum err err = bus_check(&cfg->bus, why);
+
+	return err ? err : budget_zone_check(cfg->budget_time_zone, why);
 }
 
 static void stop(struct svc *svc)
@@ -319,6 +326,7 @@ static void stop(struct svc *svc)
 
 	if (!u)
 		return;
+	from_bus_free(u->from_bus);
 	budget_service_free(u->budgets);
 	loop_timer_del(&u->reconcile_timer);
 	reconcile_free(u->reconcile);
@@ -349,6 +357,26 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	u->budgets = budget_service_new(u->svc, u->ledger, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
 					cfg->budget_in_doubt, why);
 	return u->budgets != NULL;
+}
+
+/* What came by the bus, and whether it could be kept; see from_bus.h. */
+static void on_bus_kept(void *arg, const struct ledger_counts *c, int64_t began_us, const struct why *failed)
+{
+	struct usage_tracker *u = arg;
+
+	ledger_state(u, !failed, failed);
+	if (!failed)
+		count(u, c, began_us);
+}
+
+static bool bus_start(struct usage_tracker *u, struct why *why)
+{
+	const struct usage_config *cfg = svc_config(u->svc);
+
+	if (!bus_is_kafka(&cfg->bus))
+		return true;
+	u->from_bus = from_bus_new(u->svc, &cfg->bus, u->ledger, M_BUS, on_bus_kept, u, why);
+	return u->from_bus != NULL;
 }
 
 static void metrics_start(struct usage_tracker *u)
@@ -390,7 +418,7 @@ static bool start(struct svc *svc, struct why *why)
 	u->mem = arena_new(64 << 10);
 	u->speeds = speeds_new();
 	metrics_start(u);
-	if (!ledger_start(u, why)) {
+	if (!ledger_start(u, why) || !bus_start(u, why)) {
 		stop(svc);
 		return false;
 	}

@@ -20,6 +20,7 @@ ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "bad_requests"
 # Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
 ONE_PROCESS_ONLY = {
     "test_apart.py": "starts its own processes, over each wire",
+    "test_kafka.py": "starts what it needs in both arrangements",
     "test_upgrade.py": "is about corral upgrade, which is for one process; tests/proofs/upgrade.py does it with a gateway apart, too",
     "test_up.py": "is about scripts/up and starts its own, in one process and apart",
     "test_scripts.py": "is about the scripts",

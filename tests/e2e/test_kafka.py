@@ -1,0 +1,252 @@
+"""CORRAL_BUS=kafka: the facts of requests go through a real Apache Kafka, and the ledger is exact whoever is killed meanwhile."""
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+from apart import Apart                                          # noqa: E402
+from kafka import Kafka                                          # noqa: E402
+
+from servers import Corral, http, script, until                  # noqa: E402
+from test_runs import Scripted                                   # noqa: E402
+
+WAIT = 90      # for facts that come after a broker that starts on a loaded machine
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    jars, reason = script("get-kafka")
+    if not jars:
+        pytest.skip(f"no Kafka: {reason}")
+    kafka = Kafka(tmp_path_factory.mktemp("kafka") / "broker", jars)
+    try:
+        yield kafka.start()
+    finally:
+        kafka.kill()
+
+
+@pytest.fixture(scope="module")
+def backend():
+    server = Scripted(slots=16)
+    server.now("answer 5")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def prefix(request):
+    """Topics of a test's own."""
+    return f"{request.node.name.replace('_', '-')}."
+
+
+@pytest.fixture
+def place(broker, backend, prefix, tmp_path):
+    """place(*options): a Corral over the broker, always on the same state folder."""
+    running = []
+
+    def start(*options):
+        running.append(Corral(tmp_path, {"a": ("llamacpp", backend.url)}, "--log-format", "json", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix,
+                              "--bus-partitions", "3", "--queue-max", "10000", "--decision-sample", "1", *options))
+        return running[-1]
+
+    yield start
+    wrong = [w for w in (c.close() for c in running if c.program.handle.poll() is None) if w]
+    assert not wrong, "\n".join(wrong)
+
+
+def ask(corral, backend, n=1):
+    """The ids of n requests that were answered."""
+    ids = []
+    for _ in range(n):
+        status, headers, text = http(f"{corral.url}/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hello"}]}, timeout=60)
+        assert status == 200, text
+        ids.append(headers["X-Request-Id"])
+    return ids
+
+
+def rows(folder):
+    """{request id: [(attempt, status, completion tokens), ...]} of the ledger's own file."""
+    out = {}
+    with sqlite3.connect(f"file:{folder}/ledger.db?mode=ro", uri=True) as db:
+        for request, attempt, status, tokens in db.execute("SELECT request_id, attempt, status, completion_tokens FROM usage"):
+            out.setdefault(request, []).append((attempt, status, tokens))
+    return out
+
+
+def exact(folder, ids):
+    """Each of them has one row that is finished, and nobody else has any."""
+    got = rows(folder)
+    wanted = {i.replace("-", "") for i in ids}
+    if set(got) != wanted or any(r[1] == "open" for rs in got.values() for r in rs):
+        return False
+    assert all(len(r) == 1 and r[0][2] == 5 for r in got.values()), got
+    return True
+
+
+def ledger_of(corral):
+    return corral.folder / "state/usage-tracker"
+
+
+def metric(corral, name):
+    """The sum of its series; NaN is none."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in corral.metrics().splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+
+
+class Load(threading.Thread):
+    """Requests one after the other, some 50 a second, until stop()."""
+
+    def __init__(self, corral, backend):
+        super().__init__(daemon=True)
+        self.corral, self.backend, self.ids, self.ending, self.wrong = corral, backend, [], False, None
+        self.start()
+
+    def run(self):
+        try:
+            while not self.ending:
+                self.ids += ask(self.corral, self.backend)
+                time.sleep(0.01)
+        except Exception as e:                                   # pylint: disable=broad-except
+            self.wrong = e
+
+    def stop(self):
+        self.ending = True
+        self.join(60)
+        assert self.wrong is None, self.wrong
+        return self.ids
+
+
+def corral_program(*words, **kw):
+    binary = os.environ.get("CORRAL_BIN", str(Path(__file__).resolve().parents[2] / "build/bin/corral"))
+    return subprocess.run([binary, *words], capture_output=True, text=True, timeout=60, **kw)
+
+
+def publish(broker, topic, *messages):
+    producer = confluent_kafka.Producer({"bootstrap.servers": broker.bootstrap})
+    for key, value in messages:
+        producer.produce(topic, value=value, key=key)
+    assert producer.flush(30) == 0
+
+
+# --- tests ---
+
+def test_facts_go_through_kafka(place, backend, broker, prefix):
+    corral = place()
+    ids = ask(corral, backend, 20)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+    until(lambda: metric(corral, "corral_bus_produced_total") >= 40, WAIT)
+    until(lambda: metric(corral, "corral_bus_read_total") >= 40, WAIT)          # a fact or two of each, and each decision
+    assert metric(corral, "corral_bus_dead_total") == 0 and metric(corral, "corral_bus_redelivered_total") == 0
+    until(lambda: "bus_lag_records" in corral.metrics() and metric(corral, "corral_bus_lag_records") == 0, WAIT)
+    status, _, text = http(f"{corral.admin}/readyz")
+    assert status == 200 and '"bus"' in text, text
+    # what the selector read explains a decision
+    until(lambda: http(f"{corral.url}/explain/{ids[0]}")[0] == 200, WAIT)
+    # people read it too
+    done = corral_program("events", "tail", "usage.v1", "--from-beginning", "--idle", "3", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {e["event"]["request_id"] for e in events} == set(ids)
+    assert len(events) >= 20 and all(e["headers"]["schema"] == "corral.UsageEvent" and e["headers"]["event-id"] == e["event"]["event_id"] for e in events)
+
+
+def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
+    corral = place()
+    load = Load(corral, backend)
+    until(lambda: len(load.ids) > 20, WAIT)
+    broker.kill()
+    so_far = len(load.ids)
+    until(lambda: len(load.ids) > so_far + 50, WAIT)             # nobody waits for it
+    status, _, text = until(lambda: (r := http(f"{corral.admin}/readyz")) and "no broker" in r[2] and r, WAIT)
+    assert status == 200
+    broker.start()
+    so_far = len(load.ids)
+    until(lambda: len(load.ids) > so_far + 20, WAIT)
+    ids = load.stop()
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+
+
+def test_a_corral_that_is_killed_loses_nothing(place, backend):
+    corral, ids = place(), []
+    for _ in range(2):
+        ids += ask(corral, backend, 15)
+        corral.kill()
+        corral = place()
+        ids += ask(corral, backend, 5)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+
+
+def test_a_usage_tracker_that_is_killed_counts_each_once(broker, backend, prefix, tmp_path):
+    apart = Apart(tmp_path, "ipc", ["--backends", f"a=llamacpp+{backend.url}", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix,
+                                    "--bus-partitions", "3"])
+    apart.start()
+    try:
+        corral = type("Front", (), {"url": "http://%s:%d" % apart.addresses["gateway"]})
+        load = Load(corral, backend)
+        for _ in range(3):
+            so_far = len(load.ids)
+            until(lambda: len(load.ids) > so_far + 40, WAIT)
+            apart["usage-tracker"].kill()
+            apart.start(["usage-tracker"])
+        ids = load.stop()
+        folder = next(tmp_path.rglob("ledger.db")).parent
+        until(lambda: exact(folder, ids), WAIT)
+    finally:
+        wrong = apart.stop()
+    assert not wrong, wrong
+
+
+def test_what_cannot_be_understood_is_kept(place, backend, broker, prefix):
+    corral = place()
+    ids = ask(corral, backend, 3)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+    publish(broker, f"{prefix}usage.v1", ("t", b"\xff\xffno event"), ("t", b""))
+    publish(broker, f"{prefix}decision.v1", ("t", b"\xff\xffno decision"))
+    ids += ask(corral, backend, 3)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+    until(lambda: metric(corral, "corral_bus_dead_total") == 3, WAIT)
+    with sqlite3.connect(f"file:{ledger_of(corral)}/ledger.db?mode=ro", uri=True) as db:
+        found = db.execute("SELECT topic, reason, bytes, message_key FROM kafka_dead ORDER BY bytes").fetchall()
+    assert [(t, b, k) for t, _, b, k in found] == [("usage.v1", b"", b"t"), ("usage.v1", b"\xff\xffno event", b"t")]
+    assert all(reason for _, reason, _, _ in found)
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap, "group.id": f"{prefix}look", "auto.offset.reset": "earliest"})
+    consumer.subscribe([f"{prefix}usage.v1.dead", f"{prefix}decision.v1.dead"])
+    dead, end = [], time.monotonic() + WAIT
+    while len(dead) < 3 and time.monotonic() < end:
+        message = consumer.poll(0.2)
+        if message is not None and not message.error():        # one without a value is false
+            dead.append((message.topic().removeprefix(prefix), message.value() or b"", bool(dict(message.headers())["reason"])))
+    consumer.close()
+    assert sorted(dead) == [("decision.v1.dead", b"\xff\xffno decision", True), ("usage.v1.dead", b"", True), ("usage.v1.dead", b"\xff\xffno event", True)]
+
+
+def test_outcomes_of_tasks_are_feedback(place, backend, broker, prefix):
+    corral = place()
+    ids = ask(corral, backend, 2)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+    said = {"task_id": "t-1", "request_id": ids[0], "success": False, "tests_passed": 3, "tests_total": 7, "duration_ms": 12, "rating": 2}
+    publish(broker, f"{prefix}task-completed.v1", ("default", json.dumps(said).encode()), ("default", b'{"task_id":"t-2","request_id":"nonsense"}'))
+
+    def feedback():
+        with sqlite3.connect(f"file:{ledger_of(corral)}/ledger.db?mode=ro", uri=True) as db:
+            return db.execute("SELECT lower(hex(request_id)), author, tenant, success, tests_passed, tests_total, rating FROM feedback").fetchall()
+
+    assert until(feedback, WAIT) == [(ids[0].replace("-", ""), "task:t-1", "default", 0, 3, 7, 2)]
+    until(lambda: metric(corral, "corral_bus_dead_total") == 1, WAIT)
+
+
+def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
+    corral = place("--no-bus-create-topics")
+    ids = ask(corral, backend, 3)
+    text = until(lambda: (t := http(f"{corral.admin}/readyz")[2]) and f"the topic {prefix}" in t and t, WAIT)
+    assert "make it, or allow it with bus_create_topics" in text
+    assert corral.close() is None
+    corral = place()                                             # now it may
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
