@@ -218,7 +218,7 @@ static void spools_look(struct tail *t, struct spools *s, const char *root, bool
 		snprintf(dir, sizeof(dir), "%s/%s", root, e->d_name);
 		if (end_of(dir) == 0 || !(s->r[s->n] = spool_reader_open(dir, 0, &why)))
 			continue;
-		snprintf(s->name[s->n], sizeof(s->name[0]), "%s", e->d_name);
+		(void)str_copy(s->name[s->n], sizeof(s->name[0]), str_of(e->d_name));
 		for (struct str payload; !from_beginning;) {
 			uint64_t at, next;
 			uint8_t type;
