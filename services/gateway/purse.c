@@ -302,11 +302,11 @@ void purse_book_list(struct purse_book *b, Corral__Budget *const *list, size_t n
 
 static int64_t at_least_0(int64_t n) { return n > 0 ? n : 0; }
 
-/* What comes in a moment is as much as came in the last one; that falls off slowly. */
+/* What comes in a moment is as much as came in the last one; that falls off in seconds. */
 static void plan(struct purse *p)
 {
 	for (int k = 0; k < PURSE_AMOUNTS; k++) {
-		int64_t slow = p->rate.n[k] - (p->rate.n[k] + 7) / 8;
+		int64_t slow = p->rate.n[k] / 2;
 
 		p->rate.n[k] = p->taken.n[k] > slow ? p->taken.n[k] : slow;
 		p->taken.n[k] = 0;

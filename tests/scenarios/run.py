@@ -17,6 +17,7 @@ The language, a line each (words in quotes may hold blanks; # begins a comment):
     post PATH [model=M] [stream|whole] [prompt=P] [max_tokens=N] [json={...}] [header="A: b"] [times=N] [as NAME]
                                                       sent, and waited for
     open PATH ... [reading=no] [rate=N]               sent only
+    put PATH json={...} [as NAME]
     get PATH [as NAME]      options PATH [header="A: b | C: d"] [as NAME]
     wait NAME [N bytes]                               to its end, or until that much of its body has come
     leave NAME [reset]      read NAME                 closes the connection; reads on
@@ -255,7 +256,7 @@ class Scenario:
         check(not unknown, f"{sorted(unknown)} says nothing to a request")
         if "repeat" in options:
             options["prompt"] = options.get("prompt", "word ") * int(options["repeat"])
-        body = self._body(path, plain, options) if method == "POST" else None
+        body = self._body(path, plain, options) if method == "POST" else json.loads(options["json"]) if method == "PUT" else None
         opened = []
         for _ in range(int(options.get("times", 1))):
             client = Client(self.corral.address, method, path, body, options["header"].split(" | ") if "header" in options else [],
@@ -278,6 +279,10 @@ class Scenario:
     async def verb_open(self, words):
         self._open(words)
         await asyncio.sleep(0.02)
+
+    async def verb_put(self, words):
+        for client in self._open(words, "PUT"):
+            await client.wait()
 
     async def verb_get(self, words):
         for client in self._open(words, "GET"):

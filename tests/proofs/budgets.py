@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Budgets: 200 parallel requests at a limit, three gateways, the usage-tracker killed -9 in half of the rounds.
+
+    tests/proofs/budgets.py [--rounds N] [--requests N] [--seed N]
+
+Each round sets a budget of its own (user:uN) and sends 200 requests at once to three gateways. The backend keeps a book: what it really used for
+whom, a random part of what it was allowed. In every other round the usage-tracker is killed at a random moment and started again a little later;
+those that need a lease meanwhile are refused with 503. A budget without a limit covers all of it, so that two scopes are settled at once.
+It ends with 1 when by the backend's book more was used than a limit allows, when an answer is not 200, 402 or 503, when a budget was refused that
+had room for many more, or when afterwards the ledger's figure differs from the book or anything is still held or in doubt.
+"""
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+sys.path[:0] = [str(HERE.parents[1] / "fakes"), str(HERE.parents[1] / "e2e")]
+from apart import Apart                                           # noqa: E402
+from servers import http as ask                                   # noqa: E402
+
+LIMIT, ANSWER, SLOTS = 4000, 60, 64
+MOST = 300                            # one request cannot need more; see reserve.c
+GATEWAYS = ("gateway", "second", "third")
+
+
+class Engine:
+    """An OpenAI-compatible server that uses a random part of what it may, and writes down how much for whom."""
+
+    def __init__(self, seed):
+        engine = self
+        self.used, self.over, self.lock = Counter(), 0, threading.Lock()
+        self.random = random.Random(seed)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def reply(self, body):
+                body = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self):
+                self.reply({"object": "list", "data": [{"id": "m", "object": "model"}]})
+
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                who = asked["messages"][0]["content"]
+                with engine.lock:
+                    completion, pause = engine.random.randint(1, asked["max_tokens"]), engine.random.uniform(0.005, 0.08)
+                    prompt = engine.random.randint(1, len(who))
+                time.sleep(pause)
+                with engine.lock:
+                    engine.used[who] += prompt + completion
+                self.reply({"id": "x", "object": "chat.completion", "created": 1, "model": asked["model"],
+                            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}],
+                            "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}})
+
+            def log_message(self, *a):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 512
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+def until(what, seconds, text):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if what():
+                return
+        except (OSError, ValueError, KeyError):
+            pass
+        time.sleep(0.02)
+    raise SystemExit(f"FAIL {text} within {seconds} s")
+
+
+class Proof:
+    def __init__(self, folder, seed):
+        self.random, self.engine = random.Random(seed), Engine(seed)
+        self.apart = Apart(folder, "ipc", ["--backends", f"e=openai+{self.engine.url}", f"--slots=e={SLOTS}", "--workers=1", "--queue-max=1000", "--queue-timeout=60s"],
+                           gateways=GATEWAYS)
+        self.urls = ["http://%s:%d" % self.apart.addresses[name] for name in GATEWAYS]
+        self.statuses, self.wrong, self.budgets = Counter(), [], 0
+
+    def start(self):
+        for service in self.apart.services.values():
+            service.start(self.apart.env)
+        for url in self.urls:
+            until(lambda: '"m"' in ask(url + "/v1/models")[2], 60, "a gateway did not get ready")
+
+    def known(self):
+        return all(f"corral_budgets {self.budgets}" in ask(self.apart[name].admin + "/metrics")[2].replace('{service="gateway"}', "") for name in GATEWAYS)
+
+    def put(self, scope, tokens):
+        def done():
+            return ask(self.urls[0] + "/budgets", {"scope": scope, "period": "month", "tokens": tokens}, method="PUT")[0] == 200
+        until(done, 30, "a budget could not be set")
+        self.budgets += 1
+        until(self.known, 30, "a gateway did not hear of a budget")
+
+    def one(self, i, user):
+        try:
+            status, _, _ = ask(self.urls[i % len(self.urls)] + "/v1/chat/completions",
+                               {"model": "m", "max_tokens": ANSWER, "messages": [{"role": "user", "content": user}]}, headers={"X-Corral-User": user}, timeout=90)
+            return status
+        except OSError as e:
+            return repr(e)
+
+    def kill_and_restart(self):
+        tracker = self.apart["usage-tracker"]
+        time.sleep(self.random.uniform(0, 0.6))
+        tracker.kill()
+        time.sleep(self.random.uniform(0, 0.5))
+        tracker.start(self.apart.env)
+
+    def round(self, n, requests):
+        user, kills = f"u{n}", n % 2 == 1
+        self.put(f"user:{user}", LIMIT)
+        with ThreadPoolExecutor(requests) as pool:
+            asked = [pool.submit(self.one, i, user) for i in range(requests)]
+            if kills:
+                self.kill_and_restart()
+            statuses = Counter(a.result() for a in asked)
+        self.statuses += statuses
+        if self.engine.used[user] > LIMIT:
+            self.wrong.append(f"round {n}: {self.engine.used[user]} of {LIMIT} tokens were used")
+        if set(statuses) - {200, 402, 503} or (not kills and statuses[503]):
+            self.wrong.append(f"round {n}: {dict(statuses)}")
+        if not kills and statuses[200] < LIMIT // MOST - len(GATEWAYS):
+            self.wrong.append(f"round {n}: only {statuses[200]} were answered")
+        return statuses
+
+    def rows(self):
+        return {r["scope"]: r for r in json.loads(ask(self.urls[0] + "/budgets", timeout=30)[2])["rows"]}
+
+    def settled(self):
+        rows = self.rows()
+        return all(r["held_tokens"] == r["in_doubt_tokens"] == 0 and r["used_tokens"] == self.expected(scope) for scope, r in rows.items())
+
+    def expected(self, scope):
+        return self.engine.used[scope[5:]] if scope.startswith("user:") else sum(self.engine.used.values())
+
+    def finish(self):
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not self.settled():
+            time.sleep(0.2)
+        for scope, r in self.rows().items():
+            if r["used_tokens"] != self.expected(scope):
+                self.wrong.append(f"{scope}: the ledger has {r['used_tokens']} tokens, the backend's book {self.expected(scope)}")
+            if r["held_tokens"] or r["in_doubt_tokens"]:
+                self.wrong.append(f"{scope}: {r['held_tokens']} tokens are held and {r['in_doubt_tokens']} in doubt with nothing under way")
+            if r["overdrawn"]:
+                self.wrong.append(f"{scope}: overdrawn {r['overdrawn']} times")
+
+    def stop(self):
+        for name in (*GATEWAYS, *(n for n in self.apart.services if n not in GATEWAYS)):
+            self.apart[name].stop()
+            wrong = self.apart[name].wrong()
+            if wrong:
+                self.wrong.append(wrong)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=100)
+    arguments.add_argument("--requests", type=int, default=200)
+    arguments.add_argument("--seed", type=int, default=random.randrange(10 ** 6))
+    o = arguments.parse_args()
+    print(f"budgets: {o.rounds} rounds of {o.requests} requests at a limit of {LIMIT} tokens, three gateways, seed {o.seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        proof = Proof(Path(folder), o.seed)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        try:
+            proof.start()
+            proof.put("organisation:all", None)
+            for n in range(o.rounds):
+                statuses = proof.round(n, o.requests)
+                if n < 4 or n % 10 == 9:
+                    print(f"  round {n + 1}: {proof.engine.used[f'u{n}']} tokens used, answers {dict(statuses)}{', killed' if n % 2 else ''}", flush=True)
+            proof.finish()
+            used = [proof.engine.used[f"u{n}"] for n in range(o.rounds)]
+        finally:
+            proof.stop()
+    for w in proof.wrong[:20]:
+        print("FAIL", w)
+    print(f"{'ok  ' if not proof.wrong else 'FAIL'} budgets: {dict(proof.statuses)}; used of {LIMIT}: {min(used)} to {max(used)}, mean {sum(used) // len(used)}; "
+          f"overspent {sum(u > LIMIT for u in used)}, faults {len(proof.wrong)}")
+    return 1 if proof.wrong else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("BUILD", "build")
+    sys.exit(main())
