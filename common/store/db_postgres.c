@@ -16,6 +16,7 @@
 #include "common/base/clock.h"
 #include "common/store/db_driver.h"
 #include "common/store/db_sql.h"
+#include "common/store/db_writer.h"
 
 enum { CONNECT_MS = 2000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 2000,
        MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations; one more: claims */,
@@ -45,6 +46,7 @@ struct db_postgres {
 	bool migrating, ousted;       /* ousted: another process had what this one had claimed */
 	int64_t claim;                /* the number of ours; 0 = none */
 	int64_t statement_ms, backoff_ms, retry_us;
+	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
 	struct arena *mem;            /* of the parameters in hand */
 	char trouble[300];            /* why it could not connect last */
 };
@@ -385,6 +387,7 @@ static struct db *pg_open(const char *rest, const char *const *statements, unsig
 	*d = (struct db_postgres){ .base.driver = &db_postgres, .sql = statements, .n = n, .schema = "corral", .statement_ms = STATEMENT_MS };
 	d->stmts = x_calloc(n ? n : 1, sizeof(*d->stmts));
 	d->mem = arena_new(0);
+	d->epoch = db_writer_epoch_of(rest);
 	if (url_parse(d, rest, why) && connect_now(d, why))
 		return &d->base;
 	pg_close(&d->base);
@@ -430,7 +433,26 @@ static bool begin_alone(struct db_postgres *d, struct why *why)
 		 " AS $fn$ SELECT upper(encode($1, 'hex')) $fn$; END IF; END $do$;"
 		 "CREATE TABLE IF NOT EXISTS schema_claim (number BIGINT NOT NULL); INSERT INTO schema_claim SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM schema_claim)",
 		 d->schema, d->schema, d->schema, d->schema);
-	return command(d, sql, why);
+	return command(d, sql, why) && command(d, "CREATE TABLE IF NOT EXISTS one_writer (one BIGINT PRIMARY KEY, who TEXT NOT NULL, epoch BIGINT NOT NULL UNIQUE,"
+							   " until_us BIGINT NOT NULL)", why);
+}
+
+/* The row is held by its key until the end of the transaction: a new writer, who changes that, waits for it. */
+static bool begin_as_writer(struct db_postgres *d, struct why *why)
+{
+	char sql[120];
+	PGresult *r;
+	bool ok;
+
+	snprintf(sql, sizeof(sql), "BEGIN; SELECT 1 FROM one_writer WHERE epoch = %lld FOR KEY SHARE", (long long)d->epoch);
+	if (!PQsendQuery(d->conn, sql))
+		return gone(d, "the connection was lost", why);
+	r = finish(d, sql, why);
+	ok = r && PQntuples(r) == 1;
+	if (r && !ok)
+		err_set(why, ERR_CONFLICT, "%s: another process has become its writer; nothing was changed", d->where);
+	PQclear(r);
+	return ok;
 }
 
 static void pg_rollback(struct db *db)
@@ -449,7 +471,7 @@ static bool pg_begin(struct db *db, bool exclusive, struct why *why)
 
 	if (!ready(d, why))
 		return false;
-	d->in_tx = exclusive ? begin_alone(d, why) : command(d, "BEGIN", why);
+	d->in_tx = exclusive ? begin_alone(d, why) : d->epoch ? begin_as_writer(d, why) : command(d, "BEGIN", why);
 	if (!d->in_tx)
 		pg_rollback(db);
 	return d->in_tx;
@@ -696,8 +718,8 @@ static bool stmt_ready(struct db_postgres *d, unsigned index, const Oid *types, 
 	return r != NULL;
 }
 
-static bool pg_run(struct db *db, unsigned index, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, int64_t *ret_changed,
-		   struct why *why)
+static bool run_bare(struct db *db, unsigned index, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, int64_t *ret_changed,
+		     struct why *why)
 {
 	struct db_postgres *d = of(db);
 	struct given g;
@@ -793,6 +815,23 @@ static bool pg_batch(struct db *db, unsigned index, const struct db_value *param
 	return ok;
 }
 
+static bool only_reads(const char *sql) { return strncmp(sql, "SELECT", 6) == 0; }
+
+static bool pg_run(struct db *db, unsigned index, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, int64_t *ret_changed,
+		   struct why *why)
+{
+	struct db_postgres *d = of(db);
+
+	if (!d->epoch || d->in_tx || d->lost || index >= d->n || only_reads(d->sql[index]))
+		return run_bare(db, index, params, n, on_row, arg, ret_changed, why);
+	if (!pg_begin(db, false, why))
+		return false;
+	if (run_bare(db, index, params, n, on_row, arg, ret_changed, why))
+		return pg_commit(db, why);
+	pg_rollback(db);
+	return false;
+}
+
 static bool pg_query(struct db *db, const char *sql, const struct db_value *params, unsigned n, db_row_fn *on_row, void *arg, struct why *why)
 {
 	struct db_postgres *d = of(db);
@@ -880,6 +919,8 @@ static bool pg_claim(struct db *db, struct why *why)
 	struct db_postgres *d = of(db);
 	int64_t until_us = mono_us() + CLAIM_MS * 1000, ours = 0;
 
+	if (d->epoch)                 /* no other can write */
+		return true;
 	while (try_lock(d, &ours, why) && !ours && mono_us() < until_us)
 		poll(NULL, 0, CLAIM_EVERY_MS);
 	if (!d->conn)

@@ -35,6 +35,9 @@ static const char *status_of(struct runtime *rt)
 {
 	if (rt->ending)
 		return "draining";
+	for (unsigned i = 0; i < rt->n; i++)
+		if (atomic_load(&rt->svcs[i].standby))
+			return "standby";
 	if (!rt->started)
 		return "starting";
 	for (unsigned i = 0; i < rt->n; i++)
@@ -90,10 +93,15 @@ static void one_status(struct buf *b, const char *status, const char *service)
 	json_done(&j);
 }
 
+/* One that waits for its turn is not to be restarted for it. */
 static int startupz(struct runtime *rt, struct buf *b)
 {
-	one_status(b, rt->started ? "started" : "starting", NULL);
-	return rt->started ? 200 : 503;
+	bool standby = false;
+
+	for (unsigned i = 0; i < rt->n; i++)
+		standby |= atomic_load(&rt->svcs[i].standby);
+	one_status(b, rt->started ? "started" : standby ? "standby" : "starting", NULL);
+	return rt->started || standby ? 200 : 503;
 }
 
 /* This answer shows that the main loop turns; the others' have to be looked at. */

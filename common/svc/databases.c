@@ -65,7 +65,7 @@ enum err databases_place(struct runtime *rt, struct why *why)
 
 /* --- PROGRAM migrate --- */
 
-static const char *url_now(const struct runtime *rt, unsigned i, const struct svc_db *d)
+const char *databases_url(const struct runtime *rt, unsigned i, const struct svc_db *d)
 {
 	const struct opt *o = option_of(&rt->sets[i], d->option);
 
@@ -75,7 +75,7 @@ static const char *url_now(const struct runtime *rt, unsigned i, const struct sv
 /* 0 = done, or nothing to do. */
 static int migrate_one(struct runtime *rt, unsigned i, const struct svc_db *d)
 {
-	const char *url = url_now(rt, i, d), *service = rt->svcs[i].def->name;
+	const char *url = databases_url(rt, i, d), *service = rt->svcs[i].def->name;
 	int64_t from, to;
 	struct why why;
 

@@ -38,6 +38,11 @@ static void on_started(void *arg)
 			life_start(rt);   /* the others, meanwhile */
 		return;
 	}
+	if (s->why.code != ERR_OK && atomic_load(&s->give_up)) {
+		s->phase = SVC_FAILED;
+		drain_next(rt);
+		return;
+	}
 	if (s->why.code != ERR_OK) {
 		s->phase = SVC_FAILED;
 		upgrade_failed(rt, s->why.text);
@@ -181,6 +186,8 @@ static void on_end_signal(void *arg, int signo)
 	}
 	upgrade_end(rt);
 	rt->ending = true;
+	for (unsigned i = 0; i < rt->n; i++)
+		atomic_store(&rt->svcs[i].give_up, true);
 	rt->drain_until_us = mono_us() + drain_ms * 1000;
 	drain_next(rt);
 }

@@ -72,6 +72,7 @@ struct svc {
 	const char *state_dir;
 	struct rpc_server *rpc;
 	int lock_fd;                  /* of state_dir; -1 = not held */
+	struct db_writer *writer;     /* NULL = nobody else could write, or it was not yet tried */
 	Corral__Peer_Service ping;
 	struct peer *peers;
 	struct why why;               /* of a failed start; read by main after it was told */
@@ -81,6 +82,7 @@ struct svc {
 	_Atomic int64_t beat_us;      /* when the loop last turned, mono; 0 = not started */
 	_Atomic int64_t drain_until_us;
 	_Atomic bool hurried;
+	_Atomic bool standby, give_up;        /* it waits for its turn; the process is to end */
 	pthread_mutex_t lock;         /* guards needs and offers */
 	struct need *needs;
 	struct offer *offers;
@@ -127,7 +129,11 @@ enum err settings_fill(struct runtime *, int argc, char **argv, struct why *);  
 enum err settings_load(struct runtime *, int argc, char **argv, struct why *);    /* and the checks */
 /* databases.c */
 enum err databases_place(struct runtime *, struct why *);   /* fills the services' own options from 'db' */
+const char *databases_url(const struct runtime *, unsigned i, const struct svc_db *);   /* of the i-th service; "" = a file in its directory */
 int databases_migrate(struct runtime *);           /* prints what it did; the exit status */
+/* standby.c */
+bool standby_wait(struct svc *);                   /* before start(): true = it may; false with s->why, ERR_OK there when it was told to end */
+void standby_leave(struct svc *);                  /* after stop() */
 /* places.c */
 const char *place_of(struct runtime *, struct arena *, const char *service);      /* RPC URL */
 const char *place_pub(struct arena *, const char *rpc_url);

@@ -46,6 +46,7 @@ struct svc_def {
 	const struct svc_route *routes;       /* public routes, for --dump=routes; ended by { 0 }; may be NULL */
 	const struct svc_db *databases;       /* ended by { 0 }; may be NULL */
 	uint16_t public_port, admin_port, rpc_port;   /* defaults of api-contract; 0 = none */
+	bool one_writer;              /* of several processes on one database server one starts, the others are standby (standby.c) */
 	/* Checks the filled configuration beyond types and ranges. May be NULL. */
 	enum err (*check)(const void *config, struct why *);
 	/* Starts; false with *why ends the program with status 1, after freeing what it had made (stop() is not called then).

@@ -78,7 +78,7 @@ static bool open_places(struct svc *s)
 static bool start(struct svc *s)
 {
 	s->why = (struct why){ 0 };
-	if (!open_places(s) || !s->def->start(s, &s->why)) {
+	if (!standby_wait(s) || !open_places(s) || !s->def->start(s, &s->why)) {
 		if (s->why.code == ERR_OK)
 			err_set(&s->why, ERR_INTERNAL, "it gave no reason");
 		return false;
@@ -94,6 +94,7 @@ static void close_places(struct svc *s)
 	rpc_server_free(s->rpc);
 	s->rpc = NULL;
 	upgrade_forget_offers(s);
+	standby_leave(s);
 	thread_unlock(s);
 }
 

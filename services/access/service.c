@@ -559,6 +559,7 @@ const struct svc_def access_service = {
 	.summary = "Keeps tenants, keys and their limits, and the audit log; tells gateways who may do what.",
 	.options = options,
 	.databases = (const struct svc_db[]){ { "access_db", "access.db", access_migrations }, { 0 } },
+	.one_writer = true,
 	.config_size = sizeof(struct access_config),
 	.metrics = metrics,
 	.n_metrics = M_COUNT,

@@ -21,6 +21,7 @@ const struct svc_def model_registry_service = {
 	.summary = "Finds out which models the backends have, and tells everyone.",
 	.options = registry_options, .config_size = sizeof(struct registry_config),
 	.databases = (const struct svc_db[]){ { "jobs_db", "jobs.db", jobs_migrations }, { 0 } },
+	.one_writer = true,
 	.metrics = registry_metrics, .n_metrics = M_COUNT,
 	.admin_port = 8111, .rpc_port = 7111,
 	.check = settings_check,

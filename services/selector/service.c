@@ -136,6 +136,7 @@ const struct svc_def selector_service = {
 	.summary = "Turns what is known into the routing policy; keeps decisions, explains and replays them.",
 	.options = options,
 	.databases = (const struct svc_db[]){ { "selector_db", "decisions.db", selector_migrations }, { 0 } },
+	.one_writer = true,
 	.config_size = sizeof(struct selector_config),
 	.metrics = metrics,
 	.n_metrics = M_COUNT,

@@ -432,6 +432,7 @@ const struct svc_def usage_tracker_service = {
 	.summary = "Keeps the ledger: every attempt's usage exactly once, and the sums people and the selector ask for.",
 	.options = options,
 	.databases = (const struct svc_db[]){ { "ledger_db", "ledger.db", ledger_migrations, .of_db = true }, { 0 } },
+	.one_writer = true,
 	.config_size = sizeof(struct usage_config),
 	.metrics = metrics,
 	.n_metrics = M_COUNT,

@@ -25,6 +25,7 @@ ONE_PROCESS_ONLY = {
     "test_up.py": "is about scripts/up and starts its own, in one process and apart",
     "test_scripts.py": "is about the scripts",
     "test_model.py": "asks the model server itself",
+    "test_standby.py": "starts its own processes",
     "test_golden_clients.py": "is about recorded bytes",
 }
 

@@ -1,0 +1,128 @@
+"""Several processes of one service on one PostgreSQL: one writes, the others stand by, and one of them takes over."""
+import json
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from apart import free_port, get, programs
+from servers import ROOT, until
+
+TAKEOVER_S = 15
+
+
+class Replica:
+    def __init__(self, program, name, folder, url):
+        self.admin, self.log = free_port(), folder / f"{name}.log"
+        self.argv = [programs() / program, f"--admin-listen=127.0.0.1:{self.admin}", f"--rpc-listen=tcp://127.0.0.1:{free_port(pair=True)}",
+                     f"--state-dir={folder / name}", "--drain=1s"]
+        self.env = {"CORRAL_DB": url, "PATH": "/usr/bin:/bin"}
+        self.process = None
+
+    def start(self):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        return self
+
+    def asked(self, path):
+        return get(f"http://127.0.0.1:{self.admin}{path}")
+
+    def state(self):
+        """ready, standby …; None when nobody answers."""
+        status, text = self.asked("/readyz")
+        return json.loads(text)["status"] if status else None
+
+    def need(self):
+        """That of /readyz for being the writer."""
+        text = self.asked("/readyz")[1]
+        return next((n for n in json.loads(text)["needs"] if n["need"] == "writer"), None) if text else None
+
+    def writes(self):
+        need = self.need()
+        return need is not None and need["ok"]
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A PostgreSQL of its own, in a folder that its user may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="corral-standby-"))
+    folder.chmod(0o755)
+    started = subprocess.run([ROOT / "scripts/with-postgres", "start", folder], capture_output=True, text=True)
+    if started.returncode == 4:
+        pytest.skip("no PostgreSQL server is installed here")
+    assert started.returncode == 0, started.stderr
+    yield started.stdout.strip()
+    subprocess.run([ROOT / "scripts/with-postgres", "stop", folder, "immediate"], check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pair(request, tmp_path, server):
+    """Two of one program, access unless it is named, on a new schema; neither runs yet."""
+    program = getattr(request, "param", "access")
+    url = f"{server}&schema=standby_{secrets.token_hex(6)}"
+    subprocess.run([programs() / program, "migrate", f"--state-dir={tmp_path}/m"], env={"CORRAL_DB": url, "PATH": "/usr/bin:/bin"}, check=True,
+                   capture_output=True)
+    replicas = [Replica(program, name, tmp_path, url) for name in ("first", "second")]
+    yield replicas
+    for replica in replicas:
+        replica.end()
+
+
+def both(pair):
+    """The first is the writer, the second stands by, is alive and started, and names the first."""
+    first, second = pair
+    first.start()
+    until(lambda: first.writes(), 30)
+    second.start()
+    until(lambda: second.state() == "standby", 30)
+    assert f"pid {first.process.pid}" in second.need()["text"]
+    assert second.asked("/livez")[0] == 200 and second.asked("/startupz")[0] == 200 and second.asked("/readyz")[0] == 503
+    return first, second
+
+
+def test_a_writer_that_ends_hands_over_at_once(pair):
+    first, second = both(pair)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(20) == 0
+    began = time.monotonic()
+    until(lambda: second.writes(), 10)
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("pair", ["access", "model-registry", "selector", "usage-tracker"], indirect=True)
+def test_a_writer_that_is_killed_is_followed(pair):
+    first, second = both(pair)
+    first.process.kill()
+    began = time.monotonic()
+    until(lambda: second.writes(), TAKEOVER_S)
+    first.start()
+    until(lambda: first.state() == "standby", 30)
+    print(f"took over after {time.monotonic() - began:.1f} s")
+
+
+def test_a_writer_that_stood_still_ends_when_it_goes_on(pair):
+    first, second = both(pair)
+    first.process.send_signal(signal.SIGSTOP)
+    until(lambda: second.writes(), TAKEOVER_S)
+    first.process.send_signal(signal.SIGCONT)
+    assert first.process.wait(20) == 1
+    assert "has become the writer" in first.log.read_text()
+    assert second.writes()
+
+
+def test_a_standby_ends_when_it_is_told_to(pair):
+    first, second = both(pair)
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(10) == 0
+    assert first.writes()
