@@ -121,6 +121,8 @@ static char *policy_version(struct req *r)
 static void describe(struct req *r, Corral__UsageEvent *e)
 {
 	e->user = r->user_hash;
+	e->prompt_hash = r->prompt_hash;
+	e->prompt_sketch = r->prompt_sketch;
 	e->task_type = r->features.task_type;
 	e->complexity = r->features.complexity;
 	e->language = r->features.language;

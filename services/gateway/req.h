@@ -95,6 +95,7 @@ struct req {
 	char user_hash[17];           /* set by parse, as the next two */
 	bool squeezed;                /* its context is to be optimised */
 	uint32_t tokens_saved;        /* by that */
+	uint64_t prompt_hash, prompt_sketch;  /* set by decide where it reads the text; see UsageEvent */
 
 	Corral__DecisionFeatures features;    /* set by decide */
 	struct features extracted;

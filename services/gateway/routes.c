@@ -66,6 +66,7 @@ const struct route gateway_routes[] = {
 	{ "POST", "/feedback", "feedback", "What somebody says of an answer: rating, thumbs, success, tests, a correction; said again, it replaces.", LLM_NATIVE, LLM_CHAT, ONE(stage_feedback) },
 	{ "GET", "/requests/", "requests.read", "Every attempt of a request with its ledger record.", LLM_NATIVE, LLM_CHAT, ONE(stage_requests) },
 	{ "GET", "/usage", "usage.read", "Tokens, requests, latency and cost, grouped; JSON or CSV; of one tenant with tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_usage) },
+	{ "GET", "/quality", "usage.read", "How good answers are, by model, task type and language; from, to (days), tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_quality) },
 	{ "GET", "/savings", "usage.read", "What one's own machines saved in a month (month=YYYY-MM) at the price of a cloud model (against=NAME).", LLM_NATIVE, LLM_CHAT, ONE(stage_savings) },
 	{ "GET", "/prices", "prices.read", "What tokens and machines cost, with the history.", LLM_NATIVE, LLM_CHAT, ONE(stage_prices) },
 	{ "PUT", "/prices", "prices.write", "A price from a time on; what was booked before keeps its cost.", LLM_NATIVE, LLM_CHAT, ONE(stage_price_put) },

@@ -543,6 +543,11 @@ static bool final_fill(Corral__UsageEvent *f, const Corral__UsageEvent *s)
 			*to[i] = from[i];
 			filled = true;
 		}
+	if (!f->prompt_hash && s->prompt_hash) {
+		f->prompt_hash = s->prompt_hash;
+		f->prompt_sketch = s->prompt_sketch;
+		filled = true;
+	}
 	if (!f->context_size && s->context_size) {
 		f->context_size = s->context_size;
 		filled = true;

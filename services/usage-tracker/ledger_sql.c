@@ -13,6 +13,8 @@
 #define PRICE_COLUMNS \
 	"id, valid_from_us, provider, backend, model, machine, input_microusd, cached_input_microusd, output_microusd, gpu_hour_microusd, kwh_microusd, " \
 	"currency, set_by, set_at_us"
+#define QUALITY_COLUMNS "answers, ok, errors, aborted, regenerated, asked_again, tokens, generate_us, latency_us, ttft_us, n_ttft"
+#define QUALITY_PLUS(column) column " = quality_sums." column " + excluded." column
 #define DIM_COLUMNS "tenant, key_id, model, backend, provider, dialect, task_type, status"
 
 const char *const ledger_sql[L_STATEMENTS] = {
@@ -60,6 +62,15 @@ const char *const ledger_sql[L_STATEMENTS] = {
 	[L_PRICES_ALL] = "SELECT " PRICE_COLUMNS " FROM prices ORDER BY id",
 	[L_PRICE_ADD] = "INSERT INTO prices (" PRICE_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
 
+	[L_QUALITY_ADD] = "INSERT INTO quality_sums (day, tenant, model, task_type, language, " QUALITY_COLUMNS ") "
+			  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) "
+			  "ON CONFLICT (day, tenant, model, task_type, language) DO UPDATE SET " QUALITY_PLUS("answers") ", " QUALITY_PLUS("ok") ", "
+			  QUALITY_PLUS("errors") ", " QUALITY_PLUS("aborted") ", " QUALITY_PLUS("regenerated") ", " QUALITY_PLUS("asked_again") ", "
+			  QUALITY_PLUS("tokens") ", " QUALITY_PLUS("generate_us") ", " QUALITY_PLUS("latency_us") ", " QUALITY_PLUS("ttft_us") ", "
+			  QUALITY_PLUS("n_ttft"),
+	[L_QUALITY_BETWEEN] = "SELECT tenant, model, task_type, language, " QUALITY_COLUMNS " FROM quality_sums WHERE day >= ?1 AND day < ?2",
+	[L_FEEDBACK_BETWEEN] = "SELECT request_id, tenant, rating, thumbs, success, tests_passed, tests_total FROM feedback WHERE at_us >= ?1 AND at_us < ?2 "
+			       "ORDER BY at_us DESC LIMIT 20000",
 	[L_RUN_ADD] = "INSERT INTO spool_runs (run, last_us, finals_said, tokens_said, finals_had, tokens_had) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
 		      "ON CONFLICT (run) DO UPDATE SET "
 		      "last_us = CASE WHEN excluded.finals_said > spool_runs.finals_said THEN excluded.last_us ELSE spool_runs.last_us END, "
@@ -116,5 +127,10 @@ const struct db_migration ledger_migrations[] = {
 	     " finals_had BIGINT NOT NULL, tokens_had BIGINT NOT NULL);" },
 	{ 6, LEDGER_VIEWS },
 	{ 7, INTAKE_SCHEMA },
+	/* see quality.h */
+	{ 8, "CREATE TABLE quality_sums (day BIGINT NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL, task_type TEXT NOT NULL, language TEXT NOT NULL,"
+	     " answers BIGINT NOT NULL, ok BIGINT NOT NULL, errors BIGINT NOT NULL, aborted BIGINT NOT NULL, regenerated BIGINT NOT NULL,"
+	     " asked_again BIGINT NOT NULL, tokens BIGINT NOT NULL, generate_us BIGINT NOT NULL, latency_us BIGINT NOT NULL, ttft_us BIGINT NOT NULL,"
+	     " n_ttft BIGINT NOT NULL, PRIMARY KEY (day, tenant, model, task_type, language));" QUALITY_VIEWS },
 	{ 0 }
 };

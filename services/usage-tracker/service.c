@@ -10,6 +10,7 @@
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/prices.h"
+#include "services/usage-tracker/quality.h"
 #include "services/usage-tracker/query.h"
 #include "services/usage-tracker/reconcile.h"
 #include "services/usage-tracker/savings.h"
@@ -59,6 +60,7 @@ struct usage_tracker {
 	struct budget_service *budgets;
 	struct prices *prices;
 	struct reconcile *reconcile;
+	struct quality *quality;
 	struct loop_timer reconcile_timer;
 	struct from_bus *from_bus;    /* NULL: facts come by RPC alone */
 	struct arena *mem;            /* of the question in hand */
@@ -279,6 +281,19 @@ static void on_savings(Corral__UsageTracker_Service *rpc, const Corral__SavingsQ
 	arena_reset(u->mem);
 }
 
+static void on_quality(Corral__UsageTracker_Service *rpc, const Corral__QualityQuery *q, Corral__QualityReport_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__QualityReport reply;
+	struct why why = { 0 };
+
+	if (quality_query(u->quality, q, u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
 /* --- reconciliation: in the background, a little at a time --- */
 
 enum { RECONCILE_STEP_US = 5000, RECONCILE_REST_US = 50000 };
@@ -330,6 +345,7 @@ static void stop(struct svc *svc)
 	budget_service_free(u->budgets);
 	loop_timer_del(&u->reconcile_timer);
 	reconcile_free(u->reconcile);
+	quality_free(u->quality);
 	prices_free(u->prices);
 	ledger_close(u->ledger);
 	speeds_free(u->speeds);
@@ -353,6 +369,7 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 		return false;
 	ledger_set_pricer(u->ledger, prices_cost, u->prices);
 	u->reconcile = reconcile_new(u->ledger);
+	u->quality = quality_new(u->ledger);
 	loop_timer_set(svc_loop(u->svc), &u->reconcile_timer, RECONCILE_REST_US, on_reconcile);
 	u->budgets = budget_service_new(u->svc, u->ledger, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
 					cfg->budget_in_doubt, why);
@@ -405,6 +422,7 @@ static void serve(struct usage_tracker *u)
 	u->rpc.prices = on_prices;
 	u->rpc.reprice = on_reprice;
 	u->rpc.savings = on_savings;
+	u->rpc.quality = on_quality;
 	rpc_server_add(svc_rpc_server(u->svc), &u->facts.base);
 	rpc_server_add(svc_rpc_server(u->svc), &u->rpc.base);
 }

@@ -23,4 +23,9 @@
 	" model, machine ORDER BY valid_from_us) AS valid_until_us, input_microusd, cached_input_microusd, output_microusd, gpu_hour_microusd," \
 	" kwh_microusd, currency, set_by, set_at_us FROM prices;"
 
+#define QUALITY_VIEWS \
+	"CREATE VIEW v_quality AS SELECT day, tenant, model, task_type, language, answers, ok, errors, aborted, regenerated, asked_again, tokens," \
+	" generate_us, latency_us, ttft_us, n_ttft FROM quality_sums;" \
+	"CREATE VIEW v_feedback AS SELECT request_id, author, tenant, at_us, at_us / 86400000000 AS day, rating, thumbs, success, tests_passed, tests_total" \
+	" FROM feedback;"
 #endif

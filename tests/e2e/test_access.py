@@ -213,6 +213,7 @@ def test_requests_of_another_tenant_do_not_exist(locked):
 OBJECTS = {
     ("GET", "/usage"): lambda c, t, seen: (f"/usage?tenant={t}", None),
     ("GET", "/savings"): lambda c, t, seen: (f"/savings?against={priced(c)}&tenant={t}", None),
+    ("GET", "/quality"): lambda c, t, seen: (f"/quality?tenant={t}", None),
     ("GET", "/requests/"): lambda c, t, seen: (f"/requests/{seen[t]}", None),
     ("GET", "/explain/"): lambda c, t, seen: (f"/explain/{seen[t]}", None),
     ("GET", "/keys"): lambda c, t, seen: (f"/keys?tenant={t}", None),

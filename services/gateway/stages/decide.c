@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "common/base/clock.h"
+#include "common/policy/sketch.h"
 #include "services/gateway/account.h"
 #include "services/gateway/remote.h"
 #include "services/gateway/stages/stages.h"
@@ -39,6 +40,17 @@ static void label(struct req *r)
 	f->policy = r->in.policy.n ? z(r, r->in.policy) : (char *)"balanced";
 }
 
+/* So that the ledger can tell when somebody asks the same again. */
+static void sketch(struct req *r, struct str text)
+{
+	uint64_t seed = str_hash(r->tenant, 11);
+
+	if (r->in.op == LLM_EMBED || r->in.op == LLM_EMBED_OLD || !text.n)
+		return;
+	r->prompt_hash = str_hash(text, seed) | 1;
+	r->prompt_sketch = sketch_of(text, seed);
+}
+
 static void extract(struct req *r)
 {
 	struct llm_texts texts = llm_read_texts(&r->in, r->mem);
@@ -47,6 +59,7 @@ static void extract(struct req *r)
 		.has_schema = r->in.has_schema, .has_images = (r->in.needs & LLM_CAP_VISION) != 0 };
 	Corral__DecisionFeatures *f = &r->features;
 
+	sketch(r, texts.user);
 	features_extract(&r->extracted, &t);
 	f->task_type = (char *)task_name(r->extracted.task);
 	f->task_confidence = r->extracted.confidence;
