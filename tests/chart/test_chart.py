@@ -31,9 +31,14 @@ VARIANTS = {
         "usage-tracker": {"secretConfig": {"db": {"secretName": "corral-db", "key": "url"}, "log_level": {"secretName": "of-one", "key": "level"}}},
         "gateway": {"secretConfig": {"queue_max": {"secretName": "corral-options", "key": "queue"}}, "secretFiles": {"public-tls": "corral-public"},
                     "config": {"public_tls_listen": "127.0.0.1:8443", **{f"public_tls_{o}": f"/etc/corral/secrets/public-tls/tls.{f}" for o, f in (("cert", "crt"), ("key", "key"))}}}}},
+    "databases on a server": {"database": {"secretName": "corral-db"}},
+    "databases on servers, each pod its own schema": {"database": {"secretName": "corral-db", "migrate": "init"}, "services": {
+        "access": {"secretConfig": {"access_db": {"secretName": "of-access", "key": "url"}}}}},
+    "a cache that gateways share": {"cache": {"secretName": "corral-cache"}, "masterKey": {"secretName": "corral-master-key"}},
 }
 # What would be in those Secrets.
-SECRETS = {("for-all", "level"): "warn", ("of-one", "level"): "error", ("corral-db", "url"): "sqlite:/var/lib/corral/else.db", ("corral-options", "queue"): "9"}
+SECRETS = {("for-all", "level"): "warn", ("of-one", "level"): "error", ("corral-db", "url"): "postgresql://corral@db.example/corral",
+           ("corral-cache", "url"): "redis://cache.example", ("of-access", "url"): "postgresql://keys@db.example/keys", ("corral-options", "queue"): "9"}
 
 
 def helm(*words, values=None, helm=HELMS[0], check=True):
@@ -55,6 +60,10 @@ def render(*args, **kw):
     return found
 
 
+def secret_env(container):
+    return {e["name"]: SECRETS[tuple(e["valueFrom"]["secretKeyRef"][k] for k in ("name", "key"))] for e in container["env"] if "valueFrom" in e}
+
+
 class Service:
     """What belongs to one program among the rendered objects."""
 
@@ -68,7 +77,7 @@ class Service:
         self.ports = {p["name"]: p["containerPort"] for p in self.container["ports"]}
         self.text = self.by_kind["ConfigMap"]["data"]["corral.yaml"]
         self.config = yaml.safe_load(self.text)
-        self.env = {e["name"]: SECRETS[tuple(e["valueFrom"]["secretKeyRef"][k] for k in ("name", "key"))] for e in self.container["env"] if "valueFrom" in e}
+        self.env = secret_env(self.container)
 
 
 def services(objects):
@@ -89,7 +98,7 @@ def test_rendering_is_the_same_each_time_and_with_each_helm(with_helm):
 def test_every_service_has_everything(objects):
     for service in services(objects):
         assert {"ServiceAccount", "ConfigMap", "Service", "NetworkPolicy", "PodDisruptionBudget"} < set(service.by_kind)
-    assert len(objects) == 6 * len(SERVICES)
+    assert len(objects) == 6 * len(SERVICES) + sum(kind == "Job" for kind, _ in objects)
 
 
 def check_config(program, text, folder, env={}):
@@ -117,7 +126,7 @@ def test_programs_accept_their_files(objects, tmp_path, tls_folder):
         assert status == 0, f"{service.program}: {said}"
         assert "nothing reads" not in said
         for name, value in service.env.items():
-            assert re.search(rf"^{name.removeprefix('CORRAL_').lower()}: \"?{re.escape(value)}\"? +# environment {name}$", said, re.M), f"{service.program}: {name}"
+            assert re.search(rf"^{name.removeprefix('CORRAL_').lower()}: .* # environment {name}$", said, re.M), f"{service.program}: {name}"
 
 
 def test_a_program_refuses_what_it_does_not_know(tmp_path):
@@ -215,7 +224,7 @@ def test_paths_in_the_files_are_mounted(objects):
         claims = [c["metadata"]["name"] for c in service.workload["spec"].get("volumeClaimTemplates", [])]
         volumes = [v["name"] for v in service.pod["spec"]["volumes"]] + claims
         assert sorted(mounts.values()) == sorted(volumes)
-        paths = [service.config[o] for o in ("state_dir", "bootstrap_key_file", "tls_ca", "tls_cert", "tls_key", "public_tls_cert", "public_tls_key") if o in service.config]
+        paths = [service.config[o] for o in ("state_dir", "bootstrap_key_file", "master_key_file", "tls_ca", "tls_cert", "tls_key", "public_tls_cert", "public_tls_key") if o in service.config]
         paths += [e["value"] for e in service.container["env"] if "value" in e]
         for path in paths:
             assert any(path == m or path.startswith(m + "/") for m in mounts), path
@@ -231,12 +240,77 @@ def test_a_changed_option_restarts_its_service_and_no_other():
 
 def test_options_from_secrets_reach_those_that_have_them():
     found = {s.program: s for s in services(render(VARIANTS["options in Secrets"]))}
-    assert found["usage-tracker"].env == {"CORRAL_DB": "sqlite:/var/lib/corral/else.db", "CORRAL_LOG_LEVEL": "error"}
+    assert found["usage-tracker"].env == {"CORRAL_DB": "postgresql://corral@db.example/corral", "CORRAL_LOG_LEVEL": "error"}
     assert found["gateway"].env == {"CORRAL_QUEUE_MAX": "9", "CORRAL_LOG_LEVEL": "warn"}
     assert found["access"].env == {"CORRAL_LOG_LEVEL": "warn"}
     folders = {name: {v["secret"]["secretName"] for v in s.pod["spec"]["volumes"] if v["name"].startswith("secret-")} for name, s in found.items()}
     assert folders["gateway"] == {"corral-databases", "corral-public"} and folders["access"] == {"corral-databases"}
     assert not any(service.env for service in services(render()))
+
+
+def test_gateways_share_a_cache_and_the_secret_for_it():
+    with_both = {s.program: s for s in services(render(VARIANTS["a cache that gateways share"]))}
+    assert with_both["gateway"].env == {"CORRAL_CACHE": "redis://cache.example"} and not with_both["selector"].env
+    assert with_both["gateway"].config["master_key_file"] == "/etc/corral/master-key/key" and "master_key_file" not in with_both["selector"].config
+    several = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values={"cache": {"secretName": "corral-cache"}}, check=False)
+    assert several.returncode != 0 and "masterKey.secretName" in several.stderr
+    assert render({"cache": {"secretName": "corral-cache"}, "services": {"gateway": {"replicas": 1}}})
+
+
+def migrate_job(objects):
+    (job,) = [o for (kind, _), o in objects.items() if kind == "Job"]
+    return job, job["spec"]["template"]["spec"]
+
+
+def test_the_schema_is_brought_up_to_date_before_pods_change():
+    job, pod = migrate_job(render({"database": {"secretName": "corral-db"}, "secretFiles": {"ca": "corral-ca"}}))
+    (container,) = pod["containers"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    assert "before-hook-creation" in job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    gateway = Service(render(), "gateway")
+    assert container["securityContext"] == gateway.container["securityContext"] and pod["securityContext"] == gateway.pod["spec"]["securityContext"]
+    assert container["image"] == gateway.container["image"] and pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
+    # A hook of the first install comes before everything else of the chart: it can need Secrets only.
+    assert {next(k for k in v if k != "name") for v in pod["volumes"]} == {"emptyDir", "secret"} and "serviceAccountName" not in pod
+    assert secret_env(container) == {"CORRAL_DB": SECRETS["corral-db", "url"]}
+    assert not [kind for kind, _ in render() if kind == "Job"]
+    assert not [kind for kind, _ in render({"database": {"secretName": "corral-db", "migrate": "none"}}) if kind == "Job"]
+
+
+def test_the_programs_have_the_command(tmp_path):
+    _, pod = migrate_job(render({"database": {"secretName": "corral-db"}}))
+    (container,) = pod["containers"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CORRAL_")}
+    written = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    done = subprocess.run([BIN / container["command"][0], *container["command"][1:]], env={**environment, **written, "CORRAL_STATE_DIR": str(tmp_path)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "ledger.db" in done.stdout and "nothing reads" not in done.stderr, done.stderr
+    for service in services(render(VARIANTS["databases on servers, each pod its own schema"])):
+        first = service.pod["spec"].get("initContainers", [])
+        assert [c["command"] for c in first] == ([[service.program, "migrate"]] if service.program != "hardware-probe" else [])
+        for c in first:
+            assert c["env"] == service.container["env"] and c["volumeMounts"] == service.container["volumeMounts"]
+            done = subprocess.run([BIN / service.program, "migrate", "--state-dir", tmp_path], env=environment, capture_output=True, text=True)
+            assert done.returncode == 0 and "SQLite" in done.stdout, done.stderr
+
+
+def test_who_gets_which_database():
+    def databases(values):
+        return {s.program: {k: v for k, v in s.env.items() if k.endswith("DB")} for s in services(render(values))}
+
+    server, other = SECRETS["corral-db", "url"], SECRETS["of-access", "url"]
+    keep = set(SERVICES) - {"hardware-probe"}
+    assert databases({"database": {"secretName": "corral-db"}}) == {s: {"CORRAL_DB": server} if s in keep else {} for s in SERVICES}
+    found = databases({"database": {"secretName": "corral-db"}, "services": {
+        "access": {"secretConfig": {"access_db": {"secretName": "of-access", "key": "url"}}}, "selector": {"config": {"selector_db": "sqlite:/var/lib/corral/s.db"}}}})
+    assert found["access"] == {"CORRAL_ACCESS_DB": other} and found["selector"] == {} and found["usage-tracker"] == {"CORRAL_DB": server}
+
+
+def test_one_job_cannot_know_two_servers_by_one_name():
+    values = {"database": {"secretName": "corral-db"}, "services": {"access": {"secretConfig": {"db": {"secretName": "of-access", "key": "url"}}}}}
+    done = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values=values, check=False)
+    assert done.returncode != 0 and "database.migrate" in done.stderr
+    render({**values, "database": {"secretName": "corral-db", "migrate": "init"}})
 
 
 @pytest.mark.parametrize("where", ["service", "every"])
@@ -302,7 +376,7 @@ def test_a_service_can_be_left_out():
     ({"services": {"gateway": {"secretConfig": {"queue_max": {"secretName": "a"}}}}}, "queue_max"),
     ({"services": {"gateway": {"secretConfig": {"queue_max": "9"}}}}, "queue_max"), ({"secretConfig": {"queue_max": {"secretName": "a", "key": "b"}}}, "queue_max"),
     ({"services": {"gateway": {"secretConfig": {"listen": {"secretName": "a", "key": "b"}}}}}, "listen"),
-    ({"secretFiles": {"../tls": "a"}}, "../tls"), ({"networkPolicy": {"egress": ["10.0.0.5"]}}, "egress")])
+    ({"secretFiles": {"../tls": "a"}}, "../tls"), ({"database": {"migrate": "later"}}, "migrate"), ({"networkPolicy": {"egress": ["10.0.0.5"]}}, "egress")])
 def test_values_that_mean_nothing_are_refused(values, named):
     for with_helm in HELMS:
         done = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values=values, helm=with_helm, check=False)

@@ -32,7 +32,8 @@ VARIANTS = [{}, {"tls": {"secretName": "corral-tls"}}, {"adminOnPod": False},
             {"networkPolicy": {"enabled": True, "adminFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]}},
             {"secretFiles": {"ca": "corral-ca"}, "services": {"usage-tracker": {"secretConfig": {"db": {"secretName": "corral-db", "key": "url"}},
                                                                                 "egress": [{"ports": [{"port": 5432}], "to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}]}]}},
-             "networkPolicy": {"restrictEgress": True, "egress": [{"ports": [{"port": 11434}]}]}}]
+             "networkPolicy": {"restrictEgress": True, "egress": [{"ports": [{"port": 11434}]}]}},
+            {"database": {"secretName": "corral-db"}}, {"database": {"secretName": "corral-db", "migrate": "init"}}]
 
 
 class Failed(Exception):
@@ -190,6 +191,10 @@ class Release:
         return self.cluster.get(self.namespace, "configmaps") and json.loads(self.cluster.kubectl(
             "-n", self.namespace, "get", "configmap", f"c-corral-{service}", "-o", "json").stdout)["data"]["corral.yaml"]
 
+    def migrations(self):
+        """How each Job ended that has; their events outlive them."""
+        return [e["reason"] for e in self.cluster.get(self.namespace, "events") if e["involvedObject"]["kind"] == "Job" and e["reason"] in ("Completed", "Failed")]
+
     def revision_status(self):
         return [(r["revision"], r["status"]) for r in json.loads(self.run("history", "history", "c", "-o", "json"))]
 
@@ -226,6 +231,19 @@ def cycle(r):
     r.upgrade("upgrade: a new image", merged(changed, {"image": {"tag": "next"}}))
     r.ready()
     need({c["image"] for p in r.pods().values() for c in p["spec"]["containers"]} == {"corral:next"}, "not all pods have the new image")
+
+    on_server = merged(changed, {"database": {"secretName": "corral-db"}})
+    need(not r.migrations(), "a migration ran where there is no database on a server")
+    r.upgrade("upgrade: databases on PostgreSQL", on_server)
+    r.ready()
+    need(r.migrations() == ["Completed"], f"not one migration that was completed: {r.migrations()}")
+    need(not r.cluster.get(r.namespace, "jobs"), "the Job of the migration was left")
+    good = r.templates()
+    r.upgrade("upgrade whose migration fails", merged(on_server, {"image": {"tag": "broken"}}), "--timeout", "15s", fails="")
+    need(r.templates() == good, "pods were changed although the migration had failed")
+    r.ready()
+    r.upgrade("upgrade: the migration works again", on_server)
+    need(r.migrations() == ["Completed"] * 2, f"not two migrations that were completed: {r.migrations()}")
 
     r.run("rollback to the first", "rollback", "c", "1", "--wait", "--timeout", "300s")
     r.ready()

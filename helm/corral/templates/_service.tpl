@@ -91,12 +91,32 @@ labels:
 {{- if eq $name "access" }}
 {{- $_ := set $config "bootstrap_key_file" "/etc/corral/first-key/key" }}
 {{- end }}
+{{- if and (eq $name "gateway") $.Values.masterKey.secretName }}
+{{- $_ := set $config "master_key_file" "/etc/corral/master-key/key" }}
+{{- end }}
 {{- if $tls }}
 {{- $_ := set $config "tls_ca" "/etc/corral/tls/ca.crt" }}
 {{- $_ := set $config "tls_cert" "/etc/corral/tls/tls.crt" }}
 {{- $_ := set $config "tls_key" "/etc/corral/tls/tls.key" }}
 {{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* The programs that keep something in a database, and the option for it that goes before 'db'. */}}
+{{- define "corral.databases" -}}
+gateway: runs_db
+model-registry: jobs_db
+selector: selector_db
+usage-tracker: ledger_db
+access: access_db
+{{- end }}
+
+{{/* Those of a program's options that name a database and come from a Secret: {option: {secretName, key}}. */}}
+{{- define "corral.databaseSecrets" -}}
+{{- $secrets := include "corral.secretConfig" . | fromYaml }}
+{{- with index (include "corral.databases" (index . 0) | fromYaml) (index . 1) }}
+{{- toYaml (pick $secrets "db" .) }}
+{{- end }}
 {{- end }}
 
 {{/* Options that come from Secrets, {option: {secretName, key}}: those for every program, over them those for this one. */}}
@@ -106,9 +126,19 @@ labels:
 {{- $service := index $.Values.services $name }}
 {{- $secrets := merge (dict) (deepCopy $service.secretConfig) (deepCopy $.Values.secretConfig) }}
 {{- $config := merge (dict) $service.config $.Values.config }}
+{{- $own := index (include "corral.databases" $ | fromYaml) $name }}
+{{- if and $own $.Values.database.secretName (not (hasKey $config "db")) (not (hasKey $secrets "db")) (not (hasKey $config $own)) (not (hasKey $secrets $own)) }}
+{{- $_ := set $secrets "db" (pick $.Values.database "secretName" "key") }}
+{{- end }}
 {{- range $option, $from := $secrets }}
 {{- if hasKey $config $option }}
 {{- fail (printf "%s of %s stands in config and in secretConfig; the Secret would win, so remove it from config" $option $name) }}
+{{- end }}
+{{- end }}
+{{- if and (eq $name "gateway") $.Values.cache.secretName (not (hasKey $config "cache")) (not (hasKey $secrets "cache")) }}
+{{- $_ := set $secrets "cache" (pick $.Values.cache "secretName" "key") }}
+{{- if and (gt (int $service.replicas) 1) (not $.Values.masterKey.secretName) (not $config.master_key_file) }}
+{{- fail "gateways that share a cache need one secret: set masterKey.secretName, else each finds only its own answers" }}
 {{- end }}
 {{- end }}
 {{- toYaml $secrets }}
@@ -134,6 +164,25 @@ labels:
 httpGet: {path: /{{ index . 2 }}, port: admin}
 {{- else -}}
 exec: {command: [{{ index . 1 }}, --probe={{ index . 2 }}]}
+{{- end }}
+{{- end }}
+
+{{- define "corral.mounts" -}}
+{{- $ := index . 0 }}
+{{- $name := index . 1 -}}
+- {name: config, mountPath: /etc/corral/config, readOnly: true}
+- {name: state, mountPath: /var/lib/corral}
+{{- if eq $name "access" }}
+- {name: first-key, mountPath: /etc/corral/first-key, readOnly: true}
+{{- end }}
+{{- if and (eq $name "gateway") $.Values.masterKey.secretName }}
+- {name: master-key, mountPath: /etc/corral/master-key, readOnly: true}
+{{- end }}
+{{- if $.Values.tls.secretName }}
+- {name: tls, mountPath: /etc/corral/tls, readOnly: true}
+{{- end }}
+{{- range $folder, $secret := include "corral.secretFiles" . | fromYaml }}
+- {name: secret-{{ $folder }}, mountPath: /etc/corral/secrets/{{ $folder }}, readOnly: true}
 {{- end }}
 {{- end }}
 
@@ -189,6 +238,22 @@ spec:
         matchLabels:
           {{- include "corral.selector" . | nindent 10 }}
   {{- end }}
+  {{- if and (eq $.Values.database.migrate "init") (include "corral.databaseSecrets" . | fromYaml) }}
+  initContainers:
+    - name: migrate
+      image: {{ include "corral.image" $ }}
+      imagePullPolicy: {{ $.Values.image.pullPolicy }}
+      command: [{{ $name }}, migrate]
+      env:
+        {{- include "corral.env" . | nindent 8 }}
+      securityContext:
+        {{- toYaml $.Values.securityContext | nindent 8 }}
+      resources:
+        {{- toYaml $service.resources | nindent 8 }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      volumeMounts:
+        {{- include "corral.mounts" . | nindent 8 }}
+  {{- end }}
   containers:
     - name: {{ $name }}
       image: {{ include "corral.image" $ }}
@@ -233,17 +298,7 @@ spec:
         {{- toYaml $service.resources | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError
       volumeMounts:
-        - {name: config, mountPath: /etc/corral/config, readOnly: true}
-        - {name: state, mountPath: /var/lib/corral}
-        {{- if eq $name "access" }}
-        - {name: first-key, mountPath: /etc/corral/first-key, readOnly: true}
-        {{- end }}
-        {{- if $.Values.tls.secretName }}
-        - {name: tls, mountPath: /etc/corral/tls, readOnly: true}
-        {{- end }}
-        {{- range $folder, $secret := $files }}
-        - {name: secret-{{ $folder }}, mountPath: /etc/corral/secrets/{{ $folder }}, readOnly: true}
-        {{- end }}
+        {{- include "corral.mounts" . | nindent 8 }}
   volumes:
     - name: config
       configMap: {name: {{ include "corral.fullname" $ }}-{{ $name }}}
@@ -257,6 +312,13 @@ spec:
         secretName: {{ $.Values.firstKey.secretName }}
         defaultMode: 0440
         items: [{key: {{ $.Values.firstKey.key }}, path: key}]
+    {{- end }}
+    {{- if and (eq $name "gateway") $.Values.masterKey.secretName }}
+    - name: master-key
+      secret:
+        secretName: {{ $.Values.masterKey.secretName }}
+        defaultMode: 0440
+        items: [{key: {{ $.Values.masterKey.key }}, path: key}]
     {{- end }}
     {{- with $.Values.tls.secretName }}
     - name: tls
