@@ -31,11 +31,10 @@ apart_places() {
 	done
 }
 
-# apart_options OPTION...: fills has[NAME] with those that each program knows, one a line; stops at one that none knows.
-declare -A has
+# apart_options OPTION...: fills has[NAME] with those that each program knows, one a line, and names[NAME]; stops at one that none knows.
+declare -A has names
 apart_options() {
 	local s flag name known
-	declare -A names
 	for s in "${APART[@]}"; do
 		names[$s]=" $("$bindir/$s" --dump=config | sed -n 's/^| `\([a-z0-9_]*\)` |.*/\1/p' | tr '\n' ' ')"
 		has[$s]=
@@ -56,8 +55,9 @@ apart_options() {
 
 # apart_argv NAME: fills argv with its command.
 apart_argv() {
-	local s more=()
-	argv=(env -u OLLAMA_ENDPOINT -u OLLAMA_BASE_URL -u OLLAMA_HOST "$bindir/$1" --state-dir "$state" --admin-listen "127.0.0.1:$((admin + APART_NUMBER[$1]))")
+	local s word more=() not=()
+	for word in "${!server_url[@]}"; do [[ ${names[$1]} == *" $word "* ]] || not+=(-u "CORRAL_${word^^}"); done
+	argv=(env -u OLLAMA_ENDPOINT -u OLLAMA_BASE_URL -u OLLAMA_HOST "${not[@]}" "$bindir/$1" --state-dir "$state" --admin-listen "127.0.0.1:$((admin + APART_NUMBER[$1]))")
 	if [ "$1" = gateway ]; then argv+=(--listen "127.0.0.1:$port"); else argv+=(--rpc-listen "${at[$1]}"); fi
 	[ "$1" != model-registry ] || argv+=(--backends "$backends")
 	for s in "${!peer[@]}"; do [ "$s" = "$1" ] || argv+=("--peer.$s=${peer[$s]}"); done
@@ -74,6 +74,7 @@ apart_mend() {
 		[ -e "$run/$s.pid" ] && [ -e "$run/$s.cmd" ] && ! pid_is "$run/$s.pid" "$s" >/dev/null || continue
 		warn "$s has ended, its log is $run/$s.log.1; starting it again"
 		eval "argv=($(cat "$run/$s.cmd"))"
+		servers_recall
 		start "$s" "${argv[@]}"
 	done
 }

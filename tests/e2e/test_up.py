@@ -1,10 +1,13 @@
 """The two commands of the README as a person runs them: scripts/up and scripts/down."""
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +94,54 @@ def test_services_apart(place, wire):
     down = subprocess.run([ROOT / "scripts/down"], env=env, capture_output=True, text=True)
     assert [line.split()[1] for line in down.stdout.splitlines()] == APART, down.stdout
     assert not [name for name in APART if os.path.exists(f"{run}/{name}.pid")]
+
+
+@pytest.fixture
+def postgres():
+    """(its URL, a function that stops it); the path of a socket has to be short."""
+    folder = tempfile.mkdtemp(prefix="corral-up-", dir="/tmp")
+    started = subprocess.run([ROOT / "scripts/with-postgres", "start", folder], capture_output=True, text=True)
+    if started.returncode == 4:
+        pytest.skip(started.stderr.strip())
+    assert started.returncode == 0, started.stderr
+
+    def stop():
+        subprocess.run([ROOT / "scripts/with-postgres", "stop", folder, "immediate"], check=True)
+
+    yield started.stdout.strip(), stop
+    stop()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("how", [[], ["--apart"]])
+def test_on_a_database_server(place, postgres, how):
+    port, env = place
+    url, stop = postgres
+    done = up(port, env, *how, "--detach", "--db", url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "corral migrate" in done.stdout and "usage_tracker" in done.stdout
+    assert chats(port)
+    state = Path(env["CORRAL_STATE_DIR"])
+    assert not list(state.rglob("*.db"))
+    assert (state / "run/servers").stat().st_mode & 0o077 == 0
+    if how:
+        os.kill(int((state / "run/usage-tracker.pid").read_text()), signal.SIGKILL)
+        time.sleep(0.1)
+        again = up(port, env, "--apart", "--detach")            # which was not told of the server
+        assert "usage-tracker has ended" in again.stderr, again.stdout + again.stderr
+        assert not list(state.rglob("*.db"))
+    subprocess.run([ROOT / "scripts/down"], env=env, capture_output=True)
+    stop()
+    done = up(port, env, "--detach", "--db", url)
+    assert done.returncode == 1 and "corral migrate failed" in done.stderr and "--db" in done.stderr, done.stderr
+
+
+def test_a_server_that_does_not_answer_is_named(place):
+    port, env = place
+    done = up(port, env, "--detach", "--cache", "redis://u:hidden@127.0.0.1:1/0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing answers at redis://u:***@127.0.0.1:1/0" in done.stderr
+    assert chats(port)
 
 
 def test_an_option_that_no_service_has(place):
