@@ -43,7 +43,7 @@ struct cache_far {
 	struct loop_timer timer;      /* the end of a rest, or of a call's time */
 	struct loop_timer watch;
 	struct resolver *resolver;
-	bool wants_write, told;
+	bool wants_write, told, refused;
 	int64_t rest_us, heard_us;
 	unsigned late_in_a_row, asked;
 	size_t put_bytes;             /* values that are on their way */
@@ -277,9 +277,10 @@ static void on_greeting(redisAsyncContext *ac, void *r, void *arg)
 		return;
 	if (reply->type == REDIS_REPLY_ERROR) {
 		LOG_DEBUG("the cache's Redis refuses", LOG_S("error", reply->str));
+		f->refused = true;
 		loop_timer_set(f->loop, &f->timer, 0, refused);      /* not from inside this call */
 	}
-	if (!arg || reply->type == REDIS_REPLY_ERROR || f->state != CALLING)
+	if (!arg || f->refused || f->state != CALLING)
 		return;
 	loop_timer_del(&f->timer);
 	f->state = READY;
@@ -344,7 +345,7 @@ static void take(struct cache_far *f, redisAsyncContext *ac)
 	f->ac = ac;
 	f->asked = 0;
 	f->put_bytes = 0;
-	f->wants_write = false;
+	f->wants_write = f->refused = false;
 	ac->data = f;
 	ac->ev.data = f;
 	ac->ev.addRead = add_read;

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <netinet/in.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -197,6 +198,7 @@ static void hmac_is_that_of_the_rfc(void **state)
 static struct {
 	char dir[64], url[160];
 	pid_t redis;
+	uint16_t port;                /* 0 = only the socket */
 	struct loop *loop;
 	struct cache *cache;
 	struct cache_seat *seat;
@@ -232,19 +234,33 @@ static bool redis_there(void)
 	return access("/usr/bin/redis-server", X_OK) == 0 || access("/usr/local/bin/redis-server", X_OK) == 0;
 }
 
+/* Another may take it before Redis does: then the test fails to start it and says so. */
+static uint16_t free_port(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	socklen_t n = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, n), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
+	close(fd);
+	return ntohs(a.sin_port);
+}
+
 static void redis_start(void)
 {
-	char sock[96];
+	char sock[96], port[8];
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 
 	snprintf(sock, sizeof(sock), "%s/r.sock", t.dir);
+	snprintf(port, sizeof(port), "%u", t.port);
 	t.redis = fork();
 	if (t.redis == 0) {
 		int null = open("/dev/null", O_RDWR);
 
 		dup2(null, 1);
 		dup2(null, 2);
-		execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", sock, "--save", "", "--appendonly", "no", "--dir", t.dir, "--requirepass", "geheim: @/", (char *)NULL);
+		execlp("redis-server", "redis-server", "--bind", "127.0.0.1", "--port", port, "--unixsocket", sock, "--save", "", "--appendonly", "no", "--dir", t.dir, "--requirepass", "geheim: @/", (char *)NULL);
 		_exit(127);
 	}
 	str_copy(a.sun_path, sizeof(a.sun_path), str_of(sock));
@@ -336,6 +352,19 @@ static int with_redis_within(int64_t lookup_us)
 	redis_start();
 	snprintf(t.url, sizeof(t.url), "redis+unix://geheim%%3a%%20%%40%%2f@%s/r.sock?db=3", t.dir);
 	open_all(lookup_us);
+	return 0;
+}
+
+/* By name, over TCP. */
+static int with_redis_tcp(void **state)
+{
+	begin();
+	if (!redis_there())
+		return 0;
+	t.port = free_port();
+	redis_start();
+	snprintf(t.url, sizeof(t.url), "redis://:geheim%%3a%%20%%40%%2f@localhost:%u/2", t.port);
+	open_all(5000000);
 	return 0;
 }
 
@@ -495,7 +524,7 @@ static void a_seat_goes_while_questions_are_under_way(void **state)
 
 /* --- a Redis that is not well: nobody waits longer than was said --- */
 
-enum { SLOW_US = 400000 };            /* the machine may be busy with other things; a server that is stopped would take seconds */
+enum { SLOW_US = 2000000 };           /* the machine may be busy with other things; a server that is stopped would never answer */
 
 static unsigned asked_under_load;
 static int64_t slowest_us;
@@ -549,6 +578,31 @@ static void a_killed_redis_makes_nobody_wait(void **state)
 	load();
 }
 
+static bool was_refused(void) { return t.events[CACHE_BROKEN] >= 2; }
+
+/* A wrong password, a database that is not there, nobody at all: told of, not asked, tried again. */
+static void who_is_not_let_in_asks_nothing(void **state)
+{
+	static const char *const ends[][2] = { { "wrong", "r.sock" }, { "geheim%3a%20%40%2f", "r.sock?db=999" }, { "x", "nobody.sock" } };
+	struct cache_opts o = { .url = t.url, .memory_bytes = 1 << 20, .lookup_us = 5000000, .events = t.events };
+	struct why why;
+
+	NEEDS_SERVER();
+	for (size_t i = 0; i < sizeof(ends) / sizeof(*ends); i++) {
+		close_all();
+		memset((void *)t.events, 0, sizeof(t.events));
+		snprintf(t.url, sizeof(t.url), "redis+unix://%s@%s/%s", ends[i][0], t.dir, ends[i][1]);
+		t.cache = cache_open(&o, &why);
+		t.loop = loop_new();
+		t.seat = cache_seat_new(t.cache, t.loop);
+		run_until(was_refused);
+		assert_false(cache_seat_ready(t.seat));
+		assert_null(look(1));
+		keep(1, 10, MIN_US);
+		assert_non_null(look(1));         /* the memory is there all the same */
+	}
+}
+
 static void a_value_of_another_key_is_none(void **state)
 {
 	char sock[96], cmd[400];
@@ -591,7 +645,7 @@ static void what_is_no_cache_is_refused_without_its_password(void **state)
 }
 
 #define ON(driver, test) { #test " on " #driver, test, with_##driver, end, NULL }
-#define ON_ALL(test) ON(memory, test), ON(sqlite, test), ON(redis, test)
+#define ON_ALL(test) ON(memory, test), ON(sqlite, test), ON(redis, test), ON(redis_tcp, test)
 
 int main(void)
 {
@@ -611,6 +665,7 @@ int main(void)
 		ON_ALL(a_seat_goes_while_questions_are_under_way),
 		{ "a_stopped_redis_makes_nobody_wait", a_stopped_redis_makes_nobody_wait, with_impatience, end, NULL },
 		{ "a_killed_redis_makes_nobody_wait", a_killed_redis_makes_nobody_wait, with_impatience, end, NULL },
+		{ "who_is_not_let_in_asks_nothing", who_is_not_let_in_asks_nothing, with_redis, end, NULL },
 		{ "a_value_of_another_key_is_none", a_value_of_another_key_is_none, with_redis, end, NULL },
 	};
 
