@@ -133,6 +133,14 @@ static rd_kafka_conf_t *conf_new(const struct bus_config *c, const char *const (
 	return NULL;
 }
 
+/* Older ones repeat a part of the SCRAM exchange, which brokers from 3.7.2, 3.8.1 and 4.0 on refuse as wrong credentials. */
+static void warn_of_scram(const struct bus_config *c)
+{
+	if (str_starts(str_of(c->bus_sasl_mechanism), STR("scram-")) && rd_kafka_version() < 0x020601ff)
+		LOG_WARN("this librdkafka cannot speak SCRAM to Kafka 4, which will call the password wrong; it needs 2.6.1 (Debian 13), or bus_sasl_mechanism: plain over TLS",
+			 LOG_S("librdkafka", rd_kafka_version_str()));
+}
+
 static rd_kafka_t *handle_new(rd_kafka_type_t type, const struct bus_config *c, const char *const (*more)[2], int events, struct why *why)
 {
 	rd_kafka_conf_t *conf = conf_new(c, more, why);
@@ -141,6 +149,7 @@ static rd_kafka_t *handle_new(rd_kafka_type_t type, const struct bus_config *c, 
 
 	if (!conf)
 		return NULL;
+	warn_of_scram(c);
 	rd_kafka_conf_set_events(conf, events);
 	rk = rd_kafka_new(type, conf, text, sizeof(text));
 	if (rk)
@@ -307,6 +316,8 @@ static void on_topics(struct link *l, rd_kafka_event_t *ev)
 		link_state(l, true, "");
 		return;
 	}
+	if (err && l->told && !l->ok)
+		return;                   /* why is known */
 	if (err) {
 		snprintf(text, sizeof(text), "the brokers at %s do not answer: %s", brokers_of(l->cfg).p, rd_kafka_event_error_string(ev));
 		link_state(l, false, text);

@@ -1,6 +1,7 @@
 """CORRAL_BUS=kafka: the facts of requests go through a real Apache Kafka, and the ledger is exact whoever is killed meanwhile."""
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 from apart import Apart                                          # noqa: E402
 from kafka import Kafka                                          # noqa: E402
 
-from servers import Corral, http, script, until                  # noqa: E402
+from servers import ROOT, Corral, http, script, until            # noqa: E402
 from test_runs import Scripted                                   # noqa: E402
 
 WAIT = 90      # for facts that come after a broker that starts on a loaded machine
@@ -26,7 +27,9 @@ def broker(tmp_path_factory):
     jars, reason = script("get-kafka")
     if not jars:
         pytest.skip(f"no Kafka: {reason}")
-    kafka = Kafka(tmp_path_factory.mktemp("kafka") / "broker", jars)
+    tls = tmp_path_factory.mktemp("tls")
+    subprocess.run([ROOT / "scripts/certs", tls, "gateway"], check=True, capture_output=True)
+    kafka = Kafka(tmp_path_factory.mktemp("kafka") / "broker", jars, tls=tls)
     try:
         yield kafka.start()
     finally:
@@ -44,7 +47,7 @@ def backend():
 @pytest.fixture
 def prefix(request):
     """Topics of a test's own."""
-    return f"{request.node.name.replace('_', '-')}."
+    return re.sub("[^a-z0-9]+", "-", request.node.name).strip("-") + "."
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ class Load(threading.Thread):
 
 
 def corral_program(*words, **kw):
-    binary = os.environ.get("CORRAL_BIN", str(Path(__file__).resolve().parents[2] / "build/bin/corral"))
+    binary = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
     return subprocess.run([binary, *words], capture_output=True, text=True, timeout=60, **kw)
 
 
@@ -250,3 +253,42 @@ def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
     assert corral.close() is None
     corral = place()                                             # now it may
     until(lambda: exact(ledger_of(corral), ids), WAIT)
+
+
+@pytest.mark.parametrize("mechanism", ["scram-sha-256", "plain"])
+def test_brokers_are_known_and_know_us(place, backend, broker, tmp_path, mechanism):
+    (tmp_path / "password").write_text("secret\n")
+    secure = ["--bus", f"kafka:{broker.secure}", "--bus-tls", f"--bus-tls-ca={broker.tls}/ca.pem", f"--bus-sasl-mechanism={mechanism}", "--bus-user=corral",
+              f"--bus-password-file={tmp_path}/password"]
+    corral = place(*secure)
+    if "cannot speak SCRAM" in corral.logs():
+        pytest.skip("this librdkafka is too old for SCRAM with Kafka 4, and said so")
+    ids = ask(corral, backend, 3)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+    assert corral.close() is None
+    # who is not known comes not in, and is told so; nothing is lost by it
+    (tmp_path / "password").write_text("guessed\n")
+    corral = place(*secure)
+    ids += ask(corral, backend, 2)
+    until(lambda: "the brokers refuse us" in http(f"{corral.admin}/readyz")[2], WAIT)
+    assert corral.close() is None
+    # nor is a broker believed that another authority vouches for
+    (tmp_path / "password").write_text("secret\n")
+    subprocess.run([ROOT / "scripts/certs", tmp_path / "other", "gateway"], check=True, capture_output=True)
+    corral = place(*[o.replace(str(broker.tls), str(tmp_path / "other")) for o in secure])
+    until(lambda: "the brokers refuse us" in http(f"{corral.admin}/readyz")[2], WAIT)
+    assert corral.close() is None
+    corral = place(*secure)
+    until(lambda: exact(ledger_of(corral), ids), WAIT)
+
+
+def test_events_of_the_local_bus(backend, tmp_path):
+    corral = Corral(tmp_path, {"a": ("llamacpp", backend.url)})
+    ids = ask(corral, backend, 5)
+    done = corral_program("events", "tail", "usage.v1", "--from-beginning", "--idle", "1", "--state-dir", str(tmp_path / "state"))
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert {e["request_id"] for e in events} == set(ids) and any(e.get("completion_tokens") == 5 for e in events)
+    refused = corral_program("events", "tail", "alerts.v1", "--idle", "1", "--state-dir", str(tmp_path / "state"))
+    assert refused.returncode == 1 and "needs a bus=kafka:" in refused.stderr
+    assert corral.close() is None

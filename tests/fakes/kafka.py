@@ -3,6 +3,7 @@
     broker = Kafka(folder, scripts_get_kafka_folder)
     broker.start(); broker.bootstrap; broker.kill(); broker.start(); broker.stop()
 
+With tls=FOLDER of scripts/certs it listens on `secure` as well, by TLS, for the user corral with the password "secret", by SCRAM-SHA-256 or PLAIN.
 What it acknowledged survives kill -9 (page cache); the options are those that make a single node start and come back fast.
 `kafka.py --archive FOLDER` writes the archive of classes that scripts/get-kafka keeps beside the jars.
 """
@@ -15,6 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
+SECURE = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SECURE://127.0.0.1:{secure}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://localhost:{secure}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
+listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_corral="secret";
+listener.name.secure.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.ssl.keystore.type=PEM
+listener.name.secure.ssl.keystore.location={folder}/server.pem
+"""
 CLUSTER = "Y29ycmFsLWthZmthLXRlcw"
 PROPERTIES = """\
 process.roles=broker,controller
@@ -57,8 +68,9 @@ def free_port():
 
 
 class Kafka:
-    def __init__(self, folder, jars, port=None):
-        self.folder, self.jars = Path(folder), Path(jars)
+    def __init__(self, folder, jars, port=None, tls=None):
+        self.folder, self.jars, self.tls = Path(folder), Path(jars), tls
+        self.secure = f"localhost:{free_port()}"
         self.port, self.handle = port or free_port(), None
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.log = self.folder / "kafka.log"
@@ -74,9 +86,14 @@ class Kafka:
 
     def _format(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.properties.write_text(PROPERTIES.format(port=self.port, controller=free_port(), folder=self.folder))
+        places = {"port": self.port, "controller": free_port(), "folder": self.folder, "secure": self.secure.split(":")[1]}
+        self.properties.write_text(PROPERTIES.format(**places) + (SECURE.format(**places) if self.tls else ""))
+        scram = ["--add-scram", "SCRAM-SHA-256=[name=corral,password=secret]"] if self.tls else []
+        if self.tls:
+            key = subprocess.run(["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", f"{self.tls}/gateway.key"], check=True, capture_output=True, text=True)
+            (self.folder / "server.pem").write_text(key.stdout + (Path(self.tls) / "gateway.pem").read_text())
         with self.log.open("ab") as log:
-            subprocess.run(self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self.properties)), env=self._environment(),
+            subprocess.run(self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self.properties), *scram), env=self._environment(),
                            stdout=log, stderr=subprocess.STDOUT, check=True)
 
     @property
