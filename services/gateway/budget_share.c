@@ -54,7 +54,7 @@ static void load_lives(struct budget_share *s)
 	while (f && s->n_lives < LIVES && fgets(line, sizeof(line), f)) {
 		line[strcspn(line, "\n")] = '\0';
 		if (strlen(line) == LIFE - 1)
-			snprintf(s->lives[s->n_lives++], LIFE, "%s", line);
+			memcpy(s->lives[s->n_lives++], line, LIFE);
 	}
 	if (f)
 		fclose(f);
