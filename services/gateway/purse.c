@@ -347,7 +347,7 @@ static bool demand(struct purse *p, bool leaving, Corral__BudgetDemand *d)
 	d->ahead_tokens = ahead[PURSE_TOKENS];
 	d->ahead_microusd = ahead[PURSE_MICROUSD];
 	d->gives_back = back;
-	return back || waits || want[0] || want[1] || ahead[0] || ahead[1] || (p->used && (p->shadow || p->tight));
+	return back || waits || (p->unsure && !p->gone) || want[0] || want[1] || ahead[0] || ahead[1] || (p->used && (p->shadow || p->tight));
 }
 
 static Corral__BudgetDemand *demand_new(struct arena *mem, Corral__BudgetLeaseRequest *q, Corral__BudgetDemand d)
@@ -391,8 +391,10 @@ void purse_book_demands(struct purse_book *b, bool leaving, int64_t mono_us, str
 		give_back_old(p, mem, q);
 		if (looks)
 			plan(p);
-		if (demand(p, leaving, &d))
+		if (demand(p, leaving, &d)) {
 			(void)demand_new(mem, q, d);
+			p->unsure = true;
+		}
 		p->used = p->reserved.n[0] || p->reserved.n[1];
 	}
 	pthread_mutex_unlock(&b->lock);
@@ -415,6 +417,7 @@ static void lent(struct purse *p, const Corral__BudgetLease *l, int64_t mono_us)
 	if (!p->heard || p->period_us != l->period_us)
 		new_period(p, l->period_us);
 	p->heard = true;
+	p->unsure = false;
 	p->heard_us = mono_us;
 	p->ends_us = l->ends_us;
 	p->resets_us = l->resets_us;
@@ -446,7 +449,7 @@ static bool any(struct purse_book *b, bool waits)
 	pthread_mutex_lock(&b->lock);
 	for (struct purse *p = b->all; p && !yes; p = p->next)
 		for (int k = 0; k < PURSE_AMOUNTS; k++)
-			yes |= waits ? p->need.n[k] > 0 : p->used || p->need.n[k] || p->reserved.n[k] || p->rate.n[k] || p->granted.n[k] > p->spent.n[k];
+			yes |= waits ? p->need.n[k] > 0 : p->used || (p->unsure && !p->gone) || p->need.n[k] || p->reserved.n[k] || p->rate.n[k] || p->granted.n[k] > p->spent.n[k];
 	pthread_mutex_unlock(&b->lock);
 	return yes;
 }

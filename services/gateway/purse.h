@@ -34,6 +34,7 @@ struct purse {
 	struct purse_amounts left, most;      /* of the budget, when it was heard; see budgets.proto */
 	struct purse_amounts taken, rate;     /* since the last look; per look, falling off slowly */
 	bool tight, used;
+	bool unsure;                  /* it was asked of and not answered: more may have been granted than is known */
 	int64_t old_period_us;        /* of which something is to be given back: all but 'old_keep'; 0 = none */
 	struct purse_amounts old_keep;
 };

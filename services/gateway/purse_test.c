@@ -183,6 +183,31 @@ static void needs_and_idle_purses(void **state)
 	assert_false(purse_book_lends(f->b));
 }
 
+/* Granted by one that died before it said so: asked after until it is known, and given back. */
+static void an_unanswered_ask_is_asked_again(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Budget *list[] = { budget(f, 1, "organisation:us", "") };
+	Corral__BudgetLeaseRequest q;
+	struct purse_hold h;
+
+	purse_book_list(f->b, list, 1);
+	h = find(f, "acme", "", "");
+	purse_wait(f->b, &h, (struct purse_amounts){ { 100, 0 } });
+	assert_int_equal(demands(f, false).n_demands, 1);
+	purse_wait_no_more(f->b, &h);            /* refused: the answer did not come */
+	assert_true(purse_book_busy(f->b));
+	q = demands(f, false);
+	assert_int_equal(q.n_demands, 1);
+	assert_int_equal(q.demands[0]->want_tokens, 0);
+	lend(f, 1, 100);
+	q = demands(f, false);
+	assert_true(q.n_demands == 1 && q.demands[0]->gives_back && q.demands[0]->granted_tokens == 0);
+	lend(f, 1, 0);
+	assert_int_equal(demands(f, false).n_demands, 0);
+	assert_false(purse_book_busy(f->b));
+}
+
 static void idle_comes_back_in_time(void **state)
 {
 	struct fixture *f = *state;
@@ -317,7 +342,7 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(who_is_covered), T(from_all_or_from_none), T(spent_is_said_when_it_was_heard_lately), T(needs_and_idle_purses), T(idle_comes_back_in_time),
+		T(who_is_covered), T(from_all_or_from_none), T(spent_is_said_when_it_was_heard_lately), T(needs_and_idle_purses), T(an_unanswered_ask_is_asked_again), T(idle_comes_back_in_time),
 		T(a_new_period_is_empty_and_the_old_one_goes_back), T(a_shadow_is_never_short), T(the_stamp_names_what_was_taken), T(threads_take_exactly_what_there_is),
 	};
 
