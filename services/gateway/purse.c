@@ -449,7 +449,8 @@ static bool any(struct purse_book *b, bool waits)
 	pthread_mutex_lock(&b->lock);
 	for (struct purse *p = b->all; p && !yes; p = p->next)
 		for (int k = 0; k < PURSE_AMOUNTS; k++)
-			yes |= waits ? p->need.n[k] > 0 : p->used || (p->unsure && !p->gone) || p->need.n[k] || p->reserved.n[k] || p->rate.n[k] || p->granted.n[k] > p->spent.n[k];
+			yes |= waits ? p->need.n[k] > 0 : p->used || (p->unsure && !p->gone) || p->need.n[k] || p->reserved.n[k] || p->rate.n[k] ||
+							 p->granted.n[k] > p->spent.n[k];
 	pthread_mutex_unlock(&b->lock);
 	return yes;
 }

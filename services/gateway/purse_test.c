@@ -342,7 +342,8 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(who_is_covered), T(from_all_or_from_none), T(spent_is_said_when_it_was_heard_lately), T(needs_and_idle_purses), T(an_unanswered_ask_is_asked_again), T(idle_comes_back_in_time),
+		T(who_is_covered), T(from_all_or_from_none), T(spent_is_said_when_it_was_heard_lately), T(needs_and_idle_purses),
+		T(an_unanswered_ask_is_asked_again), T(idle_comes_back_in_time),
 		T(a_new_period_is_empty_and_the_old_one_goes_back), T(a_shadow_is_never_short), T(the_stamp_names_what_was_taken), T(threads_take_exactly_what_there_is),
 	};
 
