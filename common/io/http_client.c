@@ -1,6 +1,6 @@
 /* http_client.c - see http_client.h. Nouns: a pool (one server), its links (connections), its calls (one at a time on a link).
  *
- *   call:  WAITING for addresses ──▶ CONNECTING ──▶ HEAD ──▶ BODY ──▶ ended        a link is idle or has a call
+ *   call:  WAITING for addresses ──▶ CONNECTING (and TLS handshake) ──▶ HEAD ──▶ BODY ──▶ ended        a link is idle or has a call
  *                    └── an idle link ─────────────▶ ┘  └── a reused link broke before the first byte: once more, afresh
  *
  * Names are looked up by a short-lived thread (resolve.c). Deadlines are looked at by one timer per pool. */
@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -19,6 +20,7 @@
 #include "common/base/buf.h"
 #include "common/base/list.h"
 #include "common/io/resolve.h"
+#include "common/io/tls.h"
 
 enum {
 	SWEEP_US = 50000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
@@ -35,6 +37,8 @@ struct link {
 	struct http_call *call;       /* NULL while idle */
 	struct list node;             /* on pool.idle while idle */
 	struct loop_deferred release;
+	struct tls *tls;              /* NULL: plain */
+	char error[200];              /* why TLS failed */
 	int64_t idle_since_us;
 	struct buf in;                /* part of a head */
 	size_t seen;
@@ -78,6 +82,7 @@ struct http_pool {
 	uint32_t n_idle, n_calls;
 	struct list calls;            /* the one looked at longest ago first */
 	struct addresses to;
+	struct tls_memory *memory;    /* NULL: plain */
 	struct resolver *resolver;    /* runs while calls wait for it */
 	bool literal, stale;          /* stale: look the name up again before the next connection */
 	struct loop_timer sweep;
@@ -92,6 +97,7 @@ static void on_resolved(void *arg, const struct addresses *, const char *error);
 static void call_begin(struct http_call *);
 static void call_connect(struct http_call *);
 static void call_send(struct http_call *);
+static void handshake(struct http_call *);
 static void send_rest(struct http_call *);
 static void call_failed(struct http_call *, enum http_call_error, const char *text);
 static void link_close(struct link *);
@@ -103,18 +109,15 @@ bool http_url_parse(struct http_url *u, struct str url, struct why *why)
 {
 	struct str rest = url, authority, host;
 	const char *slash, *colon;
-	uint64_t port = 80;
+	uint64_t port;
 
-	if (str_starts(url, STR("https://"))) {
-		err_field(why, ERR_INVALID, "url", "'" STR_FMT "': TLS is not spoken to backends; give an http:// address, or that of a proxy on this machine that speaks TLS for us",
-			  STR_ARG(url));
+	u->tls = str_starts(url, STR("https://"));
+	port = u->tls ? 443 : 80;
+	if (!u->tls && !str_starts(url, STR("http://"))) {
+		err_field(why, ERR_INVALID, "url", "'" STR_FMT "' is not an http:// or https:// address", STR_ARG(url));
 		return false;
 	}
-	if (!str_starts(url, STR("http://"))) {
-		err_field(why, ERR_INVALID, "url", "'" STR_FMT "' is not an http:// address", STR_ARG(url));
-		return false;
-	}
-	rest = str_from(url, 7);
+	rest = str_from(url, u->tls ? 8 : 7);
 	slash = memchr(rest.p, '/', rest.n);
 	authority = slash ? str_n(rest.p, (size_t)(slash - rest.p)) : rest;
 	rest = slash ? str_n(slash, rest.n - authority.n) : STR("");
@@ -151,6 +154,7 @@ struct http_pool *http_pool_new(struct loop *l, const struct http_url *url, cons
 	p->opts.idle_ms = p->opts.idle_ms ? p->opts.idle_ms : 4000;
 	list_init(&p->idle);
 	list_init(&p->calls);
+	p->memory = url->tls ? tls_memory_new() : NULL;
 	p->literal = resolve_literal(url->host, url->port, &p->to);
 	return p;
 }
@@ -158,7 +162,13 @@ struct http_pool *http_pool_new(struct loop *l, const struct http_url *url, cons
 int64_t http_pool_now_us(const struct http_pool *p) { return loop_now_us(p->loop); }
 uint32_t http_pool_active(const struct http_pool *p) { return p->n_calls; }
 
-static void release_pool(struct loop_deferred *d) { free(list_entry(d, struct http_pool, release)); }
+static void release_pool(struct loop_deferred *d)
+{
+	struct http_pool *p = list_entry(d, struct http_pool, release);
+
+	tls_memory_free(p->memory);
+	free(p);
+}
 
 void http_pool_free(struct http_pool *p)
 {
@@ -303,6 +313,7 @@ static void release_link(struct loop_deferred *d)
 {
 	struct link *link = list_entry(d, struct link, release);
 
+	tls_free(link->tls);
 	buf_free(&link->in);
 	free(link);
 }
@@ -314,6 +325,8 @@ static void link_close(struct link *link)
 
 	if (fd < 0)
 		return;
+	if (link->tls)
+		tls_say_end(link->tls);
 	loop_io_del(&link->io);
 	close(fd);
 	if (!list_empty(&link->node)) {
@@ -451,7 +464,39 @@ static void connected(struct http_call *call)
 		return;
 	}
 	call->since_us = loop_now_us(call->pool->loop);
-	call_send(call);
+	if (!call->pool->url.tls) {
+		call_send(call);
+	} else if (call->pool->opts.trust) {
+		link->tls = tls_connect(call->pool->opts.trust, call->pool->memory, link->io.fd, call->pool->url.host);
+		handshake(call);
+	} else {
+		call_failed(call, HTTP_CALL_REFUSED, "TLS: it is not known whose certificates are good");
+	}
+}
+
+static const char *tls_failed(struct link *link, const char *otherwise)
+{
+	const char *said = tls_error(link->tls);
+
+	(void)snprintf(link->error, sizeof(link->error), "TLS: %s", *said ? said : otherwise);
+	return link->error;
+}
+
+/* OpenSSL does it while it is asked to read; the server has nothing to say before it was asked. */
+static void handshake(struct http_call *call)
+{
+	struct link *link = call->link;
+	char early;
+	ssize_t n = tls_recv(link->tls, &early, 1);
+
+	if (n < 0 && errno == EAGAIN) {
+		if (!tls_ready(link->tls))
+			return;
+		call->since_us = loop_now_us(call->pool->loop);
+		call_send(call);
+		return;
+	}
+	call_failed(call, HTTP_CALL_REFUSED, tls_failed(link, n > 0 ? "the server spoke before it was asked" : "the server ended the connection in the handshake"));
 }
 
 /* A server that closed its idle connection just when it was reused has not seen the request. One that broke later may have worked on it. */
@@ -515,18 +560,24 @@ static void took(struct http_call *call, size_t n)
 	}
 }
 
-static ssize_t send_parts(int fd, struct iovec *iov, unsigned n)
+static ssize_t send_list(struct link *link, struct iovec *iov, unsigned n)
 {
 	struct msghdr m = { .msg_iov = iov, .msg_iovlen = n };
+
+	return link->tls ? tls_send(link->tls, iov->iov_base, iov->iov_len) : sendmsg(link->io.fd, &m, MSG_NOSIGNAL);
+}
+
+static ssize_t send_parts(struct link *link, struct iovec *iov, unsigned n)
+{
 	char all[SMALL_BYTES], *at = all;
 
 	for (unsigned i = 0; i < n; i++) {
 		if (iov[i].iov_len > (size_t)(all + sizeof(all) - at))
-			return sendmsg(fd, &m, MSG_NOSIGNAL);
+			return send_list(link, iov, n);
 		memcpy(at, iov[i].iov_base, iov[i].iov_len);
 		at += iov[i].iov_len;
 	}
-	return send(fd, all, (size_t)(at - all), MSG_NOSIGNAL);
+	return link->tls ? tls_send(link->tls, all, (size_t)(at - all)) : send(link->io.fd, all, (size_t)(at - all), MSG_NOSIGNAL);
 }
 
 /* May run inside http_call_start(): tells nobody anything. An error of the connection comes to on_ready() as well,
@@ -535,7 +586,7 @@ static void send_rest(struct http_call *call)
 {
 	while (!all_sent(call)) {
 		struct iovec iov[IOV_MAX_PARTS];
-		ssize_t n = send_parts(call->link->io.fd, iov, to_send(call, iov));
+		ssize_t n = send_parts(call->link, iov, to_send(call, iov));
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -703,7 +754,7 @@ static void link_ended(struct link *link, bool clean)
 	else if (clean && call->state == CALL_BODY && call->framing == HTTP_UNTIL_CLOSE)
 		answer_done(call, false);
 	else
-		link_broke(call, clean ? "the server closed the connection" : "connection reset by the server");
+		link_broke(call, clean ? "the server closed the connection" : link->tls ? tls_failed(link, "the connection broke off") : "connection reset by the server");
 }
 
 static void link_got(struct link *link, struct str data)
@@ -738,7 +789,7 @@ static void link_read(struct link *link, bool hup)
 
 	link->broken |= hup;
 	while (may_read(link, hup)) {
-		ssize_t n = recv(link->io.fd, scratch, LOOP_SCRATCH_BYTES, 0);
+		ssize_t n = link->tls ? tls_recv(link->tls, scratch, LOOP_SCRATCH_BYTES) : recv(link->io.fd, scratch, LOOP_SCRATCH_BYTES, 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -755,7 +806,7 @@ static void link_read(struct link *link, bool hup)
 		link_got(link, str_n(scratch, (size_t)n));
 		if (link->io.fd < 0 || link->call != call)
 			return;
-		if (n < LOOP_SCRATCH_BYTES && !hup) {
+		if (n < LOOP_SCRATCH_BYTES && !hup && !(link->tls && tls_has_end(link->tls))) {
 			link->suspect = true;
 			return;
 		}
@@ -773,10 +824,14 @@ static void on_ready(struct loop_io *io, unsigned ready)
 	struct http_call *call = link->call;
 
 	if (call && call->state == CALL_CONNECTING) {
-		if (ready & LOOP_WRITE)
+		if (link->tls)
+			handshake(call);
+		else if (ready & LOOP_WRITE)
 			connected(call);
 		return;
 	}
+	if (link->tls && (ready & LOOP_WRITE) && tls_wants_write(link->tls))
+		ready |= LOOP_READ;
 	if ((ready & LOOP_WRITE) && call && !all_sent(call))
 		send_rest(call);
 	if (ready & (LOOP_READ | LOOP_HUP))
@@ -800,7 +855,7 @@ static void call_check(struct http_call *call, int64_t now_us)
 	else if (call->paused)
 		return;
 	else if (call->state <= CALL_CONNECTING && passed(now_us, call->since_us, call->opts.connect_ms))
-		call_failed(call, HTTP_CALL_CONNECT_TIMEOUT, "no connection in time");
+		call_failed(call, HTTP_CALL_CONNECT_TIMEOUT, call->link && call->link->tls ? "TLS: the handshake was not over in time" : "no connection in time");
 	else if (call->state == CALL_HEAD && passed(now_us, call->since_us, call->opts.first_byte_ms))
 		call_failed(call, HTTP_CALL_FIRST_BYTE_TIMEOUT, "no answer in time");
 	else if (call->state == CALL_BODY && passed(now_us, call->since_us, call->opts.idle_ms))

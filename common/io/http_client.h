@@ -15,10 +15,11 @@
 #include "common/io/http1.h"
 #include "common/io/loop.h"
 
-/* "http://host:port/base", resolved once (and again when connecting fails); http only: TLS is the cloud service's. */
+/* "http://host:port/base" or "https://…", resolved once (and again when connecting fails). */
 struct http_url {
 	char host[256];
-	uint16_t port;
+	uint16_t port;                /* 80 or 443 when none was given */
+	bool tls;
 	char base[256];               /* path prefix without trailing slash, "" for none */
 	char host_header[300];        /* Ollama checks it on loopback: the literal host and port */
 };
@@ -27,10 +28,12 @@ bool http_url_parse(struct http_url *, struct str url, struct why *);
 
 struct http_pool;
 struct http_call;
+struct tls_trust;
 
 struct http_pool_opts {
 	uint32_t max_idle;            /* default 64 */
 	int64_t idle_ms;              /* default 4000: below llama.cpp's 5 s */
+	struct tls_trust *trust;      /* for https: whose certificates are good; kept until the pool was freed. NULL: every call fails */
 };
 
 struct http_pool *http_pool_new(struct loop *, const struct http_url *, const struct http_pool_opts *);
@@ -39,8 +42,8 @@ uint32_t http_pool_active(const struct http_pool *);
 int64_t http_pool_now_us(const struct http_pool *);       /* its loop's clock, for deadlines */
 
 enum http_call_error {
-	HTTP_CALL_REFUSED,            /* no connection: refused, unreachable, name not found */
-	HTTP_CALL_CONNECT_TIMEOUT,
+	HTTP_CALL_REFUSED,            /* no connection: refused, unreachable, name not found; no TLS, or a certificate that is not accepted */
+	HTTP_CALL_CONNECT_TIMEOUT,    /* the TLS handshake is part of connecting */
 	HTTP_CALL_RESET,              /* connection broke before the answer's head */
 	HTTP_CALL_FIRST_BYTE_TIMEOUT,
 	HTTP_CALL_IDLE_TIMEOUT,       /* silence in the middle of the answer */

@@ -1691,8 +1691,14 @@ static void parses_urls(void **state)
 	assert_string_equal(u.host, "::1");
 	assert_true(http_url_parse(&u, STR("http://[fe80::1]"), &why));
 	assert_int_equal(u.port, 80);
-	assert_false(http_url_parse(&u, STR("https://x"), &why));
-	assert_non_null(strstr(why.text, "TLS is not spoken to backends"));
+	assert_false(u.tls);
+	assert_true(http_url_parse(&u, STR("https://api.example.org/v1"), &why));
+	assert_true(u.tls && u.port == 443);
+	assert_string_equal(u.host, "api.example.org");
+	assert_string_equal(u.host_header, "api.example.org");
+	assert_true(http_url_parse(&u, STR("https://x:8443"), &why) && u.tls && u.port == 8443);
+	assert_false(http_url_parse(&u, STR("ftp://x"), &why));
+	assert_false(http_url_parse(&u, STR("https://"), &why));
 	assert_false(http_url_parse(&u, STR("http://"), &why));
 	assert_false(http_url_parse(&u, STR("http://a:0"), &why));
 	assert_false(http_url_parse(&u, STR("http://a:99999"), &why));

@@ -25,8 +25,11 @@ struct tls {
 	bool failed;                  /* OpenSSL must not be asked again */
 	bool ready, wants_write;
 	int pending_errno;            /* -1 = close_notify: what ended the read that first gave bytes */
+	struct tls_memory *memory;    /* NULL: nothing is remembered of the server */
 	char error[160];
 };
+
+struct tls_memory { SSL_SESSION *last; };
 
 /* Both are OpenSSL's own counted contexts under other names. */
 static SSL_CTX *ctx_of(const struct tls_identity *i) { return (SSL_CTX *)(uintptr_t)i; }
@@ -195,17 +198,55 @@ int64_t tls_identity_ends_s(const struct tls_identity *i)
 	return cert && ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) ? (int64_t)timegm(&tm) : 0;
 }
 
+struct tls_memory *tls_memory_new(void) { return x_calloc(1, sizeof(struct tls_memory)); }
+
+void tls_memory_free(struct tls_memory *m)
+{
+	if (m)
+		SSL_SESSION_free(m->last);
+	free(m);
+}
+
+/* OpenSSL has a session that can be taken up again. A copy, for a connection that is closed without ceremony spoils its own. 0: it stays OpenSSL's. */
+static int remember(SSL *ssl, SSL_SESSION *session)
+{
+	struct tls *t = SSL_get_app_data(ssl);
+
+	if (t && t->memory && SSL_SESSION_is_resumable(session)) {
+		SSL_SESSION_free(t->memory->last);
+		t->memory->last = SSL_SESSION_dup(session);
+	}
+	return 0;
+}
+
 struct tls_trust *tls_trust_load(const char *ca, struct why *why)
 {
 	SSL_CTX *ctx = new_context(TLS_client_method());
-	bool ok = ca ? SSL_CTX_load_verify_file(ctx, ca) == 1 : SSL_CTX_set_default_verify_paths(ctx) == 1;
+	bool own = ca && *ca, ok = own ? SSL_CTX_load_verify_file(ctx, ca) == 1 : SSL_CTX_set_default_verify_paths(ctx) == 1;
 
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+	SSL_CTX_sess_set_new_cb(ctx, remember);
 	if (ok)
 		return (struct tls_trust *)ctx;
-	err_set(why, ERR_INVALID, "'%s' has no certificate of an authority in PEM form: %s", ca ? ca : "the system", reason());
+	err_set(why, ERR_INVALID, "'%s' has no certificate of an authority in PEM form: %s", own ? ca : "the system", reason());
 	SSL_CTX_free(ctx);
 	return NULL;
+}
+
+enum err tls_trust_check(const char *ca, const char *what, struct why *why)
+{
+	struct tls_trust *trust;
+
+	if (!ca || !*ca)
+		return ERR_OK;
+	if (readable(ca, what, why))
+		return why->code;
+	trust = tls_trust_load(ca, why);
+	if (!trust)
+		return err_field(why, ERR_INVALID, what, "%s: '%s' holds no certificate of an authority in PEM form", what, ca);
+	tls_trust_free(trust);
+	return ERR_OK;
 }
 
 void tls_trust_free(struct tls_trust *t) { SSL_CTX_free(trust_of(t)); }
@@ -235,7 +276,17 @@ struct tls *tls_accept(struct tls_identity *i, int fd)
 	return t;
 }
 
-struct tls *tls_connect(struct tls_trust *trust, int fd, const char *host)
+/* A copy here too, for the same reason. */
+static void take_up(struct tls *t)
+{
+	SSL_SESSION *last = t->memory && t->memory->last ? SSL_SESSION_dup(t->memory->last) : NULL;
+
+	if (last)
+		(void)SSL_set_session(t->ssl, last);
+	SSL_SESSION_free(last);
+}
+
+struct tls *tls_connect(struct tls_trust *trust, struct tls_memory *memory, int fd, const char *host)
 {
 	static const unsigned char protocol[] = "\x08http/1.1";
 	struct tls *t = new_session(trust_of(trust), fd);
@@ -248,8 +299,13 @@ struct tls *tls_connect(struct tls_trust *trust, int fd, const char *host)
 		t->failed = X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(t->ssl), host) != 1;
 	else
 		t->failed = SSL_set1_host(t->ssl, host) != 1 || SSL_set_tlsext_host_name(t->ssl, host) != 1;
+	t->memory = memory;
+	SSL_set_app_data(t->ssl, t);
+	take_up(t);
 	return t;
 }
+
+bool tls_resumed(const struct tls *t) { return SSL_session_reused(t->ssl) == 1; }
 
 void tls_free(struct tls *t)
 {

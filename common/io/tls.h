@@ -23,15 +23,22 @@ struct tls_identity *tls_identity_ref(struct tls_identity *);     /* NULL is fin
 void tls_identity_unref(struct tls_identity *);
 int64_t tls_identity_ends_s(const struct tls_identity *);        /* when the certificate ends, wall clock in seconds */
 
-/* What a client trusts: the PEM file of authorities, or the system's with NULL. */
+/* What a client trusts: the PEM file of authorities, or the system's with NULL or "". */
 struct tls_trust;
 struct tls_trust *tls_trust_load(const char *ca, struct why *);
+enum err tls_trust_check(const char *ca, const char *what, struct why *);        /* can what an option names be used? 'what' is the option's name */
 void tls_trust_free(struct tls_trust *);                          /* its sessions keep what they need; NULL is fine */
+
+/* What is remembered of one server (a host and port, by one trust), so that the next handshake with it is short. One thread; outlives its sessions. */
+struct tls_memory;
+struct tls_memory *tls_memory_new(void);
+void tls_memory_free(struct tls_memory *);                        /* NULL is fine */
 
 /* The server's side; never fails: what is wrong with the peer shows at the first read. */
 struct tls *tls_accept(struct tls_identity *, int fd);
-/* The client's side: the server's certificate has to be of 'host' (a name or address) and of an authority that is trusted. */
-struct tls *tls_connect(struct tls_trust *, int fd, const char *host);
+/* The client's side: the server's certificate has to be of 'host' (a name or address) and of an authority that is trusted. 'memory' may be NULL. */
+struct tls *tls_connect(struct tls_trust *, struct tls_memory *memory, int fd, const char *host);
+bool tls_resumed(const struct tls *);             /* the handshake was a short one */
 void tls_free(struct tls *);                      /* does not close the descriptor; NULL is fine */
 
 /* Like recv() on a non-blocking stream socket: fewer bytes than asked for mean that there are no more at present. -1 with EAGAIN, ECONNRESET or

@@ -23,6 +23,7 @@
 #include "common/base/arena.h"
 #include "common/base/buf.h"
 #include "common/base/clock.h"
+#include "common/io/http_client.h"
 #include "common/io/http_server.h"
 #include "common/io/tls.h"
 
@@ -236,7 +237,7 @@ static void dial(uint16_t port, const char *host)
 	assert_int_equal(connect(c.fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	fcntl(c.fd, F_SETFL, O_NONBLOCK);
 	if (host)
-		c.tls = tls_connect(w.trust, c.fd, host);
+		c.tls = tls_connect(w.trust, NULL, c.fd, host);
 }
 
 static void step_out(void)
@@ -323,6 +324,171 @@ static bool held(void)
 }
 static bool one_gone(void) { return w.gone > 0; }
 static bool no_conns(void) { return http_server_conns(w.srv) == 0; }
+
+/* --- calls over TLS --- */
+
+static struct {
+	struct http_pool *pool;
+	bool over;
+	int status;
+	struct buf body;
+	char error[256];
+} call;
+
+static bool call_over(void) { return call.over; }
+
+static void fetched(void *arg, int status, struct str body, const char *error)
+{
+	call.over = true;
+	call.status = status;
+	buf_clear(&call.body);
+	buf_str(&call.body, body);
+	snprintf(call.error, sizeof(call.error), "%s", error ? error : "");
+}
+
+static void pool_to(const char *host, uint16_t port, struct tls_trust *trust)
+{
+	struct http_url url;
+	struct why why;
+	char text[64];
+
+	snprintf(text, sizeof(text), "https://%s:%u", host, port);
+	assert_true(http_url_parse(&url, str_of(text), &why));
+	call.pool = http_pool_new(w.loop, &url, &(struct http_pool_opts){ .trust = trust });
+}
+
+static void fetch(const char *path, struct str body)
+{
+	call.over = false;
+	http_fetch(call.pool, body.n ? "POST" : "GET", str_of(path), STR(""), body, 15000, 64 << 20, fetched, NULL);
+	run_until(call_over);
+}
+
+static void pool_end(void)
+{
+	http_pool_free(call.pool);
+	buf_free(&call.body);
+	call.pool = NULL;
+}
+
+static void calls_over_tls(void **state)
+{
+	struct buf big = { 0 };
+
+	for (int i = 0; i < 300000; i++)
+		buf_printf(&big, "%d ", i);
+	w.big = buf_as_str(&big);
+	pool_to("127.0.0.1", w.secure, w.trust);
+	fetch("/a", STR(""));
+	assert_int_equal(call.status, 200);
+	assert_true(w.tls && str_eqz(buf_as_str(&call.body), "/a"));
+	fetch("/echo", w.big);                    /* many records each way, with a kernel that takes less than all */
+	assert_true(call.status == 200 && str_eq(buf_as_str(&call.body), w.big));
+	fetch("/big", STR(""));
+	assert_true(call.status == 200 && str_eq(buf_as_str(&call.body), w.big));
+	assert_int_equal(http_server_conns(w.srv), 1);    /* one after another on one connection */
+	fetch("/close", STR(""));
+	assert_true(call.status == 200 && str_eqz(buf_as_str(&call.body), "all"));
+	fetch("/abort", STR(""));
+	assert_int_equal(call.status, 0);
+	pool_end();
+	run_until(no_conns);
+	buf_free(&big);
+}
+
+static void who_cannot_be_trusted_is_not_asked(void **state)
+{
+	struct tls_trust *two = trust("two.ca.pem");
+
+	pool_to("localhost", w.secure, w.trust);  /* its certificate is of 127.0.0.1 and corral.example */
+	fetch("/a", STR(""));
+	assert_int_equal(call.status, 0);
+	assert_non_null(strstr(call.error, "its certificate is not accepted: hostname mismatch"));
+	pool_end();
+	pool_to("127.0.0.1", w.secure, two);
+	fetch("/a", STR(""));
+	assert_non_null(strstr(call.error, "TLS: its certificate is not accepted: "));
+	pool_end();
+	pool_to("127.0.0.1", w.secure, NULL);
+	fetch("/a", STR(""));
+	assert_non_null(strstr(call.error, "TLS: "));
+	pool_end();
+	pool_to("127.0.0.1", w.plain, w.trust);   /* speaks no TLS */
+	fetch("/a", STR(""));
+	assert_non_null(strstr(call.error, "TLS: "));
+	pool_end();
+	assert_int_equal(w.requests, 0);
+	tls_trust_free(two);
+}
+
+/* --- a server that breaks off in the handshake, or is silent --- */
+
+static int rude_fd = -1;
+
+static bool held_up(void) { return rude_fd >= 0; }
+
+static void on_rude(struct loop_io *io, unsigned ready)
+{
+	int fd = accept(io->fd, NULL, NULL);
+
+	if (fd < 0)
+		return;
+	if (rude_fd == -2) {
+		struct linger now = { 1, 0 };
+
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	}
+	if (rude_fd == -3)
+		rude_fd = fd;             /* silent */
+	else
+		close(fd);
+}
+
+static void servers_that_end_in_the_handshake(void **state)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct loop_io io = { .fd = -1 };
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(listen(fd, 10), 0);
+	loop_io_add(w.loop, &io, fd, LOOP_READ, on_rude);
+	for (rude_fd = -1; rude_fd > -3; rude_fd--) {
+		pool_to("127.0.0.1", port_of_fd(fd), w.trust);
+		fetch("/a", STR(""));
+		assert_int_equal(call.status, 0);
+		assert_true(call.error[0]);
+		pool_end();
+	}
+	pool_to("127.0.0.1", port_of_fd(fd), w.trust);
+	call.over = false;
+	http_fetch(call.pool, "GET", STR("/a"), STR(""), STR(""), 15000, 1 << 20, fetched, NULL);
+	run_until(held_up);
+	pass_ms(3000);                            /* the handshake is part of connecting, which has two seconds */
+	run_until(call_over);
+	assert_int_equal(call.status, 0);
+	assert_non_null(strstr(call.error, "the handshake was not over in time"));
+	pool_end();
+	loop_io_del(&io);
+	close(fd);
+	close(rude_fd);
+}
+
+/* The second handshake with a server is short, and its certificate counts as checked: by the same pool, that is for the same name. */
+static void sessions_are_taken_up_again(void **state)
+{
+	struct tls_memory *memory = tls_memory_new();
+
+	for (int i = 0; i < 2; i++) {
+		dial(w.secure, NULL);
+		c.tls = tls_connect(w.trust, memory, c.fd, "127.0.0.1");
+		get("/a");
+		expect("\r\n\r\n/a");
+		assert_int_equal(tls_resumed(c.tls), i == 1);
+		leave();
+	}
+	tls_memory_free(memory);
+}
 
 /* --- identities --- */
 
@@ -753,7 +919,8 @@ int main(void)
 		RUN(a_slow_handshake_is_cut_off), RUN(who_has_shaken_hands_may_rest), RUN(a_client_that_leaves_is_noticed),
 		RUN(a_broken_answer_has_no_close_notify), RUN(a_large_answer_is_whole), RUN(a_client_that_does_not_read_holds_the_handler_back),
 		RUN(a_large_body_in_pieces), RUN(a_new_certificate_is_for_who_comes_then), RUN(only_what_is_current_is_spoken),
-		RUN(a_listener_changes_hands), RUN(a_descriptor_of_another_address_is_not_taken),
+		RUN(calls_over_tls), RUN(who_cannot_be_trusted_is_not_asked), RUN(servers_that_end_in_the_handshake),
+		RUN(sessions_are_taken_up_again), RUN(a_listener_changes_hands), RUN(a_descriptor_of_another_address_is_not_taken),
 	};
 	char clock_file[] = "/tmp/corral-tls-clock.XXXXXX";
 	int fd = mkstemp(clock_file), rc;

@@ -42,7 +42,7 @@ struct world;
 struct req;
 
 struct gateway_config {
-	const char *listen, *public_tls_listen, *public_tls_cert, *public_tls_key;
+	const char *listen, *public_tls_listen, *public_tls_cert, *public_tls_key, *backend_ca;
 	int64_t workers;
 	int64_t max_body, max_blob, hold_max;
 	int64_t admin_timeout;
@@ -112,6 +112,7 @@ struct gateway {
 	const _Atomic unsigned *n_budgets;
 	struct limit_share *limit_share;        /* which part of the limits is ours */
 	struct certificate *certificate;      /* of the address with TLS; NULL = there is none */
+	struct tls_trust *backend_trust;      /* control thread, before the first world with an https backend; then for all. NULL = there was none */
 	char addresses[DOORS][300];   /* as bound, "" = not there */
 	struct runs *runs;            /* durable jobs */
 	struct feedback_box *feedback;

@@ -7,6 +7,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/tls.h"
 #include "services/gateway/ask.h"
 #include "services/gateway/budget_share.h"
 #include "services/gateway/certificate.h"
@@ -32,6 +33,7 @@ static const struct opt options[] = {
 	OPT(C, STRING, public_tls_cert, "", "PEM file with the certificate for public_tls_listen, and behind it those between it and its authority. A changed file is "
 					    "in force within 2 s for connections made from then on.", .live = true),
 	OPT(C, STRING, public_tls_key, "", "PEM file with the key of public_tls_cert, without a passphrase.", .live = true),
+	OPT(C, STRING, backend_ca, "", "PEM file with the authorities whose certificates are good for https:// addresses of backends; empty = those of the system."),
 	OPT(C, INT, workers, "0", "Worker threads; 0 = one per CPU core, at most 8.", .max = 256),
 	OPT(C, BYTES, max_body, "8m", "Largest request body. Larger ones get 413.", .min = 1024, .max = 1 << 30, .live = true),
 	OPT(C, BYTES, hold_max, "1g", "Memory that bodies and unread or unfinished answers of all requests may hold together; what needs more gets 503. "
@@ -163,7 +165,7 @@ static enum err check(const void *config, struct why *why)
 
 	if (!strchr(c->listen, ':') && strcmp(c->listen, "none") != 0)
 		return err_field(why, ERR_INVALID, "listen", "'%s' is not an address to listen on; write host:port, [v6]:port, :port or unix:/path", c->listen);
-	if (certificate_check(c, why))
+	if (certificate_check(c, why) || tls_trust_check(c->backend_ca, "backend_ca", why))
 		return why->code;
 	if (!recall_url_check(c->cache, why)) {
 		(void)str_copy(why->field, sizeof(why->field), STR("cache"));
@@ -332,6 +334,7 @@ static void stop(struct svc *s)
 	key_uses_free(g->key_uses);
 	door_free(g->door);
 	certificate_free(g->certificate);
+	tls_trust_free(g->backend_trust);
 	replica_table_free(g->replicas);
 	sticky_free(g->sticky);
 	buf_free(&g->models_bytes);

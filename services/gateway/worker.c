@@ -104,11 +104,11 @@ struct http_pool *worker_pool(struct worker *w, const struct http_url *url)
 	struct backend_pool *p;
 
 	for (p = w->pools; p; p = p->next)
-		if (p->url.port == url->port && strcmp(p->url.host, url->host) == 0 && strcmp(p->url.base, url->base) == 0)
+		if (p->url.port == url->port && p->url.tls == url->tls && strcmp(p->url.host, url->host) == 0 && strcmp(p->url.base, url->base) == 0)
 			return p->pool;
 	p = x_calloc(1, sizeof(*p));
 	p->url = *url;
-	p->pool = http_pool_new(w->loop, url, &(struct http_pool_opts){ .max_idle = IDLE_CALLS });
+	p->pool = http_pool_new(w->loop, url, &(struct http_pool_opts){ .max_idle = IDLE_CALLS, .trust = w->gw->backend_trust });
 	p->next = w->pools;
 	w->pools = p;
 	return p->pool;

@@ -3,6 +3,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/tls.h"
 
 bool llm_backend_parse(const char *kind, enum llm_backend *ret)
 {
@@ -18,18 +19,26 @@ bool llm_backend_parse(const char *kind, enum llm_backend *ret)
 	return false;
 }
 
-static void resolve_backends(struct world *w)
+/* What is needed to speak with it. The authorities of a whole system are some megabytes: only for who has a use for them. */
+static bool can_speak(struct gateway *g, const struct http_url *url, struct why *why)
+{
+	if (url->tls && !g->backend_trust)
+		g->backend_trust = tls_trust_load(g->cfg->backend_ca, why);
+	return !url->tls || g->backend_trust;
+}
+
+static void resolve_backends(struct gateway *g, struct world *w)
 {
 	w->backends = arena_array(w->mem, struct world_backend, w->cat.n_backends + 1u);
 	for (uint16_t b = 0; b < w->cat.n_backends; b++) {
 		const Corral__Backend *pb = w->cat.backends[b].pb;
-		struct why why;
+		struct why why = { 0 };
 
 		w->backends[b].usable = llm_backend_parse(pb->kind, &w->backends[b].kind) &&
-					http_url_parse(&w->backends[b].url, str_of(pb->url), &why);
+					http_url_parse(&w->backends[b].url, str_of(pb->url), &why) && can_speak(g, &w->backends[b].url, &why);
 		if (!w->backends[b].usable) {
 			w->cat.backends[b].up = false;
-			LOG_WARN("backend cannot be used", LOG_S("backend", pb->name), LOG_S("kind", pb->kind), LOG_S("url", pb->url));
+			LOG_WARN("backend cannot be used", LOG_S("backend", pb->name), LOG_S("kind", pb->kind), LOG_S("url", pb->url), LOG_S("why", why.text));
 		}
 	}
 }
@@ -51,7 +60,7 @@ struct world *world_new(struct gateway *g, struct why *why)
 	}
 	snprintf(w->policy_version, sizeof(w->policy_version), "%llu.%llu", (unsigned long long)w->pol.epoch,
 		 (unsigned long long)w->pol.version);
-	resolve_backends(w);
+	resolve_backends(g, w);
 	w->states = arena_array(mem, struct replica_state *, w->cat.n_replicas + 1u);
 	for (uint16_t r = 0; r < w->cat.n_replicas; r++)
 		w->states[r] = replica_state_get(g->replicas, w->cat.backends[w->cat.replicas[r].backend].name,

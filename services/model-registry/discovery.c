@@ -4,6 +4,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/tls.h"
 #include "services/model-registry/registry.h"
 
 enum {
@@ -48,6 +49,15 @@ static void publish(struct registry *);
 static void check_syncs(struct registry *);
 static void on_patience_over(struct loop_timer *);
 
+/* The authorities of a whole system are some megabytes: only for who has a use for them. */
+static bool trust_load(struct registry *registry, const struct backend_setting *settings, struct why *why)
+{
+	for (size_t i = 0; i < registry->n && !registry->trust; i++)
+		if (settings[i].url.tls && !(registry->trust = tls_trust_load(registry->config->backend_ca, why)))
+			return false;
+	return true;
+}
+
 struct registry *registry_new(struct loop *loop, const struct registry_config *config, struct metrics *metrics, struct str kept,
 			      void (*on_snapshot)(void *arg, struct str packed), void (*on_state)(void *arg, unsigned up, unsigned known, unsigned n), void *arg,
 			      struct why *why)
@@ -57,13 +67,13 @@ struct registry *registry_new(struct loop *loop, const struct registry_config *c
 	struct backend_setting *settings;
 
 	registry->mem = mem;
+	registry->config = config;
 	registry->families = families_load(mem, config->families, why);
-	if (!registry->families || settings_backends(config, mem, &settings, &registry->n, why)) {
+	if (!registry->families || settings_backends(config, mem, &settings, &registry->n, why) || !trust_load(registry, settings, why)) {
 		arena_free(mem);
 		return NULL;
 	}
 	registry->loop = loop;
-	registry->config = config;
 	registry->metrics = metrics;
 	registry->on_snapshot = on_snapshot;
 	registry->on_state = on_state;
@@ -107,6 +117,7 @@ void registry_free(struct registry *registry)
 	if (registry->last)
 		corral__model_snapshot__free_unpacked(registry->last, NULL);
 	buf_free(&registry->last_packed);
+	tls_trust_free(registry->trust);
 	arena_free(registry->mem);
 }
 
@@ -116,7 +127,7 @@ static void backend_open(struct registry *registry, struct backend *backend, con
 	backend->name = setting->name;
 	backend->url_text = setting->url_text;
 	backend->kind = backend->configured = setting->kind;
-	backend->pool = http_pool_new(registry->loop, &setting->url, NULL);
+	backend->pool = http_pool_new(registry->loop, &setting->url, &(struct http_pool_opts){ .trust = registry->trust });
 	backend->held = listing_new();
 	backend->up = metrics_series(registry->metrics, M_BACKEND_UP, backend->name);
 	series_set(backend->up, 0);

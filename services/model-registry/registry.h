@@ -47,6 +47,7 @@ struct registry {
 	struct arena *mem;
 	struct backend *backends;
 	size_t n;
+	struct tls_trust *trust;      /* for https backends; NULL = there is none of them */
 	struct loop_timer sync_timer, look_timer, publish_timer;
 	struct sync *syncs;
 	Corral__ModelSnapshot *last;  /* the one published last, unpacked; NULL before */

@@ -824,6 +824,7 @@ static void reads_hosts_as_ollama_does(void **state)
 		{ "gpu", "http://gpu:11434" },
 		{ "gpu:1234/", "http://gpu:1234" },
 		{ "http://gpu", "http://gpu:80" },
+		{ "https://gpu", "https://gpu:443" },
 		{ "http://gpu:11434/base/", "http://gpu:11434/base" },
 		{ "[::]:5", "http://[::1]:5" },
 		{ "[::1]", "http://[::1]:11434" },
@@ -837,7 +838,6 @@ static void reads_hosts_as_ollama_does(void **state)
 		assert_int_equal(settings_ollama_url(str_of(cases[i][0]), golden_mem, &url, &why), ERR_OK);
 		assert_string_equal(url, cases[i][1]);
 	}
-	assert_int_equal(settings_ollama_url(STR("https://gpu"), golden_mem, &url, &why), ERR_INVALID);
 }
 
 static enum err check_one(struct opt_list *which, const char *item, struct registry_config *config)
@@ -863,7 +863,12 @@ static void checks_what_it_is_told(void **state)
 	assert_int_equal(check_one(&c->backends, "gpu1=ollama+http://10.0.0.5:11434", c), ERR_OK);
 	assert_int_equal(check_one(&c->backends, "gpu1=vllm+http://10.0.0.5:11434", c), ERR_INVALID);
 	assert_int_equal(check_one(&c->backends, "gpu1", c), ERR_INVALID);
-	assert_int_equal(check_one(&c->backends, "https://x", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->backends, "ftp://x", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->backends, "far=openai+https://x", c), ERR_OK);
+	c->backend_ca = "/nonexistent/ca.pem";
+	assert_int_equal(settings_check(c, &why), ERR_INVALID);
+	assert_string_equal(why.field, "backend_ca");
+	c->backend_ca = "";
 	assert_int_equal(check_one(&c->slots, "gpu1=0", c), ERR_INVALID);
 	assert_int_equal(check_one(&c->slots, "gpu1/m=4", c), ERR_OK);
 	assert_int_equal(check_one(&c->aliases, "fast", c), ERR_INVALID);

@@ -1,14 +1,16 @@
 /* settings.c - see settings.h. */
 #include "services/model-registry/settings.h"
 
+#include "common/io/tls.h"
 #include "common/policy/caps.h"
 #include "services/model-registry/strengths.h"
 
 #define R(...) OPT(struct registry_config, __VA_ARGS__)
 
 const struct opt registry_options[] = {
-	R(LIST, backends, "", "Model servers, as name=kind+url: gpu1=ollama+http://10.0.0.5:11434. Kinds are ollama, llamacpp, openai; a url alone is asked "
+	R(LIST, backends, "", "Model servers, as name=kind+url: gpu1=ollama+http://10.0.0.5:11434; https:// is TLS. Kinds are ollama, llamacpp, openai; a url alone is asked "
 	  "what it is. Without any, an Ollama at 127.0.0.1:11434 is tried.", .shape = "name=kind+url", .live = true),
+	R(STRING, backend_ca, "", "PEM file with the authorities whose certificates are good for https:// addresses of backends; empty = those of the system."),
 	R(STRING, ollama_host, "", "One more Ollama server, written as Ollama's own OLLAMA_HOST; it becomes the backend 'ollama'. 0.0.0.0 means loopback.",
 	  .aliases = "OLLAMA_ENDPOINT,OLLAMA_BASE_URL,OLLAMA_HOST", .live = true),
 	R(LIST, aliases, "", "Other names for models, as name=model.", .live = true),
@@ -67,6 +69,8 @@ enum err settings_check(const void *arg, struct why *why)
 
 	arena_free(mem);
 	if (!err)
+		err = tls_trust_check(config->backend_ca, "backend_ca", why);
+	if (!err)
 		err = check_pairs(&config->aliases, "aliases", "name=model", why);
 	if (!err)
 		err = check_slots(config, why);
@@ -102,11 +106,13 @@ enum err settings_ollama_url(struct str host, struct arena *mem, const char **re
 {
 	struct str rest = str_trim(host), path = STR("");
 	uint64_t port = 11434, n;
-	const char *p;
+	const char *p, *scheme = "http";
 
-	if (str_starts(rest, STR("https://")))
-		return err_field(why, ERR_INVALID, "ollama_host", "ollama_host: '" STR_FMT "' needs TLS, which local backends do not have here", STR_ARG(host));
-	if (str_starts(rest, STR("http://"))) {
+	if (str_starts(rest, STR("https://"))) {
+		rest = str_from(rest, 8);
+		port = 443;
+		scheme = "https";
+	} else if (str_starts(rest, STR("http://"))) {
 		rest = str_from(rest, 7);
 		port = 80;
 	}
@@ -132,7 +138,7 @@ enum err settings_ollama_url(struct str host, struct arena *mem, const char **re
 		rest = STR("127.0.0.1");
 	if (str_eqz(rest, "[::]") || str_eqz(rest, "::"))
 		rest = STR("[::1]");
-	*ret_url = arena_printf(mem, str_find(rest, STR(":")) && rest.p[0] != '[' ? "http://[" STR_FMT "]:%u" STR_FMT : "http://" STR_FMT ":%u" STR_FMT,
+	*ret_url = arena_printf(mem, str_find(rest, STR(":")) && rest.p[0] != '[' ? "%s://[" STR_FMT "]:%u" STR_FMT : "%s://" STR_FMT ":%u" STR_FMT, scheme,
 				STR_ARG(rest), (unsigned)port, STR_ARG(path));
 	return ERR_OK;
 }
@@ -321,7 +327,7 @@ static enum err put_backend(struct arena *mem, struct str name, const struct kin
 	if (!http_url_parse(&to->url, url, &inner))
 		return err_field(why, ERR_INVALID, "backends", "backends: '" STR_FMT "': %.300s", STR_ARG(url), inner.text);
 	drop_v1(&to->url);
-	to->url_text = arena_printf(mem, strchr(to->url.host, ':') ? "http://[%s]:%u%s" : "http://%s:%u%s", to->url.host, to->url.port, to->url.base);
+	to->url_text = arena_printf(mem, strchr(to->url.host, ':') ? "%s://[%s]:%u%s" : "%s://%s:%u%s", to->url.tls ? "https" : "http", to->url.host, to->url.port, to->url.base);
 	to->name = name.n ? arena_str(mem, name).p : arena_printf(mem, "%s:%u", to->url.host, to->url.port);
 	to->kind = kind;
 	if (name_taken(list, *n, str_of(to->name)))

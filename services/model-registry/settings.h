@@ -8,7 +8,7 @@
 
 struct registry_config {
 	struct opt_list backends, aliases, slots, protected, strengths, capabilities, protected_dirs, pull_from, push_to;
-	const char *ollama_host, *default_model, *families, *jobs_db;
+	const char *backend_ca, *ollama_host, *default_model, *families, *jobs_db;
 	int64_t sync_every, residency_every, list_timeout;     /* milliseconds */
 	int64_t ollama_max_concurrent;
 	int64_t delete_grace, jobs_keep, load_timeout;           /* milliseconds */
@@ -24,7 +24,7 @@ struct backend_setting {
 	const char *name;
 	const struct kind *kind;      /* kind_probe when the option did not say */
 	struct http_url url;
-	const char *url_text;         /* "http://host:port/base" */
+	const char *url_text;         /* "http://host:port/base", or https */
 };
 
 /* Everything beyond types: the svc_def's check. */

@@ -14,7 +14,7 @@ import pytest
 from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
 
 # These run in every arrangement; a file that is added runs in one process until it is named here.
-ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways",
+ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways",
             "hardware", "health", "keys", "limits", "models", "models_init", "native", "ollama", "openai", "probe", "reload", "runs", "start", "tls", "trail")}
 
 # Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
