@@ -1,4 +1,7 @@
-/* resolve.h - host names to socket addresses without stopping the loop: one short-lived thread per look-up. */
+/* resolve.h - host names to socket addresses without stopping the loop: one short-lived thread per look-up.
+ *
+ * A look-up that hangs (a name asked for before its container was there, a name service that lost the question) holds nobody up: after
+ * two seconds another is begun beside it, the first that answers counts, and six seconds end it. */
 #ifndef CORRAL_IO_RESOLVE_H
 #define CORRAL_IO_RESOLVE_H
 #include <stdbool.h>
