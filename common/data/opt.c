@@ -21,6 +21,8 @@ struct loader {
 	struct arena *mem;
 	struct why *why;
 	const char *file;             /* NULL: none */
+	void (*wrong)(void *arg, const struct why *);         /* NULL: the first mistake ends it */
+	void *arg;
 };
 
 struct found {
@@ -107,6 +109,15 @@ const char *opt_flag_name(struct arena *a, const char *name)
 		if (*c == '_')
 			*c = '-';
 	return p;
+}
+
+/* OK when somebody hears of it instead. */
+static enum err told(struct loader *l, enum err e)
+{
+	if (e == ERR_OK || !l->wrong)
+		return e;
+	l->wrong(l->arg, l->why);
+	return ERR_OK;
 }
 
 /* --- setting values --- */
@@ -250,20 +261,30 @@ static enum err set_from_file(struct loader *l, const struct config_node *n)
 	return set_list(l, f.opt, n, source, where);
 }
 
+/* The same option under another spelling. */
+static enum err set_before(struct loader *l, const struct config_node *top, const struct config_node *n)
+{
+	const struct opt *o = find(l->sets, l->n, str_of(n->key)).opt;
+
+	for (const struct config_node *m = top->first; o && m != n; m = m->next)
+		if (find(l->sets, l->n, str_of(m->key)).opt == o)
+			return err_field(l->why, ERR_INVALID, n->key, "%s:%u:%u: '%s' and '%s' (line %u) are the same option", l->file, n->key_line,
+					 n->key_column, n->key, m->key, m->key_line);
+	return ERR_OK;
+}
+
 static enum err load_file(struct loader *l)
 {
-	struct config_node *top;
+	struct config_node *top = NULL;
 	enum err err;
 
 	if (!l->file)
 		return ERR_OK;
-	err = config_load(l->mem, l->file, &top, l->why);
-	for (const struct config_node *n = err == ERR_OK ? top->first : NULL; n && err == ERR_OK; n = n->next) {
-		err = set_from_file(l, n);
-		for (const struct config_node *m = top->first; m != n && err == ERR_OK; m = m->next)
-			if (find(l->sets, l->n, str_of(m->key)).opt == find(l->sets, l->n, str_of(n->key)).opt)
-				err = err_field(l->why, ERR_INVALID, n->key, "%s:%u:%u: '%s' and '%s' (line %u) are the same option", l->file,
-						n->key_line, n->key_column, n->key, m->key, m->key_line);
+	err = told(l, config_load(l->mem, l->file, &top, l->why));
+	for (const struct config_node *n = err == ERR_OK && top ? top->first : NULL; n && err == ERR_OK; n = n->next) {
+		err = told(l, set_from_file(l, n));
+		if (err == ERR_OK)
+			err = told(l, set_before(l, top, n));
 	}
 	return err;
 }
@@ -316,6 +337,7 @@ static enum err load_env(struct loader *l)
 				err = read_secret(l, text, where, &text);
 			if (err == ERR_OK)
 				err = set_one(l, &l->sets[i], o, text, where, where);
+			err = told(l, err);
 		}
 	return err;
 }
@@ -499,9 +521,10 @@ static enum err load_flags(struct loader *l, int argc, char **argv, struct opt_l
 			while (++args.at < argc)
 				opt_list_add(l->mem, ret_args, argv[args.at]);
 		} else if (arg[0] == '-' && arg[1] == '-') {
-			err = set_flag(l, &args);
+			err = told(l, set_flag(l, &args));
 		} else if (arg[0] == '-' && arg[1]) {
-			err = unknown_flag(l, str_from(str_of(arg), 1), arg);
+			err = told(l, unknown_flag(l, str_from(str_of(arg), 1), arg));
+			args.at++;
 		} else {
 			opt_list_add(l->mem, ret_args, arg);
 			args.at++;
@@ -527,7 +550,28 @@ static enum err find_file(struct loader *l, int argc, char **argv)
 
 enum err opt_load(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *a, struct opt_list *ret_args, struct why *why)
 {
-	struct loader l = { sets, n, a, why, NULL };
+	return opt_load_all(sets, n, argc, argv, a, ret_args, NULL, NULL, why);
+}
+
+bool opt_reset(struct opt_set *set, const char *name, struct arena *a)
+{
+	struct why why;
+	struct loader l = { .sets = set, .n = 1, .mem = a, .why = &why };
+
+	for (const struct opt *o = set->table; o && o->name; o++) {
+		if (strcmp(o->name, name) != 0)
+			continue;
+		if (strcmp(set->sources[o - set->table], "default") == 0)
+			return false;
+		return set_one(&l, set, o, o->dflt ? o->dflt : "", "default", "default") == ERR_OK;
+	}
+	return false;
+}
+
+enum err opt_load_all(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *a, struct opt_list *ret_args,
+		      void (*wrong)(void *arg, const struct why *), void *arg, struct why *why)
+{
+	struct loader l = { sets, n, a, why, NULL, wrong, arg };
 	struct opt_list args = { 0 };
 	enum err err = find_file(&l, argc, argv);
 

@@ -63,6 +63,11 @@ struct opt_set {
 
 /* Fills all configs (strings live in the arena). argv[0] is skipped; entries that are not options are kept, in order, in args. */
 enum err opt_load(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *, struct opt_list *ret_args, struct why *);
+/* The same, but goes on after what is wrong, with what was there before: 'wrong' hears of each mistake. The answer is of what makes going on useless. */
+enum err opt_load_all(struct opt_set *sets, size_t n, int argc, char **argv, struct arena *, struct opt_list *ret_args,
+		      void (*wrong)(void *arg, const struct why *), void *arg, struct why *why);
+/* Sets an option back to its default. False: there is none of that name, or it has it already. */
+bool opt_reset(struct opt_set *, const char *name, struct arena *);
 /* Whether two configurations of one table have the same value; and a deep copy of one value. */
 bool opt_same(const struct opt *, const void *config, const void *other);
 void opt_copy(const struct opt *, const void *from, void *to, struct arena *);

@@ -127,6 +127,8 @@ int self_wait(struct runtime *, const char *text);
 void settings_prepare(struct runtime *);          /* the option tables */
 enum err settings_fill(struct runtime *, int argc, char **argv, struct why *);    /* from all sources; no service's check() */
 enum err settings_load(struct runtime *, int argc, char **argv, struct why *);    /* and the checks */
+/* All that is wrong with it, one by one; nothing is loaded for use. */
+void settings_check_all(struct runtime *, int argc, char **argv, void (*wrong)(void *arg, const struct why *), void *arg);
 /* databases.c */
 enum err databases_place(struct runtime *, struct why *);   /* fills the services' own options from 'db' */
 const char *databases_url(const struct runtime *, unsigned i, const struct svc_db *);   /* of the i-th service; "" = a file in its directory */

@@ -148,6 +148,64 @@ static enum err add_line(const struct opt_set *set, struct why *why)
 	return said.code;
 }
 
+static void tell(enum err e, void (*wrong)(void *arg, const struct why *), void *arg, const struct why *why)
+{
+	if (e)
+		wrong(arg, why);
+}
+
+/* What is missing cannot be set back: then the option that needs it is, the first without which that is not said any more. */
+static bool without_another(struct runtime *rt, unsigned i, const char *field)
+{
+	const struct svc_def *def = rt->svcs[i].def;
+	struct opt_set *set = &rt->sets[i];
+	void *before = arena_alloc(rt->mem, def->config_size + 1);
+
+	memcpy(before, set->config, def->config_size);
+	for (const struct opt *o = set->table; o && o->name; o++) {
+		const char *source = set->sources[o - set->table];
+		struct why why = { 0 };
+
+		if (!opt_reset(set, o->name, rt->mem))
+			continue;
+		if (def->check(set->config, &why) == ERR_OK || strcmp(why.field, field) != 0)
+			return true;
+		memcpy(set->config, before, def->config_size);
+		set->sources[o - set->table] = source;
+	}
+	return false;
+}
+
+/* A check says what it finds first; with that option at its default it says what it finds next. */
+static void check_all(struct runtime *rt, unsigned i, void (*wrong)(void *arg, const struct why *), void *arg)
+{
+	const struct svc_def *def = rt->svcs[i].def;
+	struct why why = { 0 };
+	char field[sizeof(why.field)];
+
+	while (def->check && def->check(rt->svcs[i].config, &why) != ERR_OK) {
+		str_copy(field, sizeof(field), str_of(why.field));
+		(void)add_line(&rt->sets[i], &why);
+		wrong(arg, &why);
+		if (!opt_reset(&rt->sets[i], field, rt->mem) && !without_another(rt, i, field))
+			return;
+		why = (struct why){ 0 };
+	}
+}
+
+void settings_check_all(struct runtime *rt, int argc, char **argv, void (*wrong)(void *arg, const struct why *), void *arg)
+{
+	struct opt_list args = { 0 };
+	struct why why;
+
+	tell(opt_load_all(rt->sets, rt->n + 1, argc, argv, rt->mem, &args, wrong, arg, &why), wrong, arg, &why);
+	tell(check_args(&args, &why), wrong, arg, &why);
+	tell(check_places(rt, &why), wrong, arg, &why);
+	tell(place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, &why), wrong, arg, &why);
+	for (unsigned i = 0; i < rt->n; i++)
+		check_all(rt, i, wrong, arg);
+}
+
 enum err settings_load(struct runtime *rt, int argc, char **argv, struct why *why)
 {
 	enum err err = settings_fill(rt, argc, argv, why);

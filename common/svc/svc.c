@@ -243,20 +243,49 @@ enum err svc_look(const struct svc_def *const *defs, unsigned n, const char *ser
 	return e;
 }
 
+static enum err show_to(struct runtime *rt, enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg, struct why *why)
+{
+	struct svc_settings s = { .sets = rt->sets, .n = rt->n + 1, .state_dir = rt->state_dir, .file = rt->config.config };
+
+	opt_unknown_env(rt->sets, rt->n + 1, rt->mem, &s.unknown);
+	return look(arg, &s, why);
+}
+
 enum err svc_settings(const struct svc_def *const *defs, unsigned n, int argc, char **argv, bool check,
 		      enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg, struct why *why)
 {
 	struct runtime rt;
-	struct svc_settings s = { 0 };
 	enum err e;
 
 	svc_prepare(&rt, "corral", "", defs, n);
 	e = check ? settings_load(&rt, argc, argv, why) : settings_fill(&rt, argc, argv, why);
-	if (e == ERR_OK) {
-		s = (struct svc_settings){ .sets = rt.sets, .n = rt.n + 1, .state_dir = rt.state_dir, .file = rt.config.config };
-		opt_unknown_env(rt.sets, rt.n + 1, rt.mem, &s.unknown);
-		e = look(arg, &s, why);
-	}
+	if (e == ERR_OK)
+		e = show_to(&rt, look, arg, why);
 	svc_release(&rt);
 	return e;
+}
+
+struct counted { void (*wrong)(void *arg, const struct why *); void *arg; unsigned n; };
+
+static void count_wrong(void *arg, const struct why *why)
+{
+	struct counted *c = arg;
+
+	c->n++;
+	c->wrong(c->arg, why);
+}
+
+unsigned svc_settings_check(const struct svc_def *const *defs, unsigned n, int argc, char **argv, void (*wrong)(void *arg, const struct why *),
+			    enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg)
+{
+	struct counted c = { wrong, arg, 0 };
+	struct runtime rt;
+	struct why why;
+
+	svc_prepare(&rt, "corral", "", defs, n);
+	settings_check_all(&rt, argc, argv, count_wrong, &c);
+	if (!c.n && show_to(&rt, look, arg, &why) != ERR_OK)
+		count_wrong(&c, &why);
+	svc_release(&rt);
+	return c.n;
 }

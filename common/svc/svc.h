@@ -87,6 +87,10 @@ struct svc_settings {
 enum err svc_settings(const struct svc_def *const *defs, unsigned n, int argc, char **argv, bool check,
 		      enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg, struct why *why);
 
+/* All that is wrong with it: how many mistakes 'wrong' was told of. 'look' is called when there are none. */
+unsigned svc_settings_check(const struct svc_def *const *defs, unsigned n, int argc, char **argv, void (*wrong)(void *arg, const struct why *),
+			    enum err (*look)(void *arg, const struct svc_settings *, struct why *), void *arg);
+
 /* --- what a service uses of its runtime --- */
 struct loop *svc_loop(struct svc *);
 const void *svc_config(struct svc *);

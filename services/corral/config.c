@@ -19,18 +19,27 @@ static const struct flag flags[] = {
 #undef O
 
 /* The command line of a `corral serve` with the same files. */
-static enum err look(struct cli *c, const char *config, bool check, enum err (*fn)(void *, const struct svc_settings *, struct why *), void *arg, struct why *why)
+static int command_line(struct cli *c, const char *config, char *argv[4])
 {
 	const struct config_opts *o = c->opts;
-	char *argv[4] = { (char *)"corral" };
 	int argc = 1;
 
-	*why = (struct why){ 0 };
+	argv[0] = (char *)"corral";
 	if (o->state_dir[0])
 		argv[argc++] = arena_printf(c->mem, "--state-dir=%s", o->state_dir);
 	if (config[0])
 		argv[argc++] = arena_printf(c->mem, "--config=%s", config);
-	return svc_settings(cli_services, cli_n_services, argc, argv, check, fn, arg, why);
+	argv[argc] = NULL;
+	return argc;
+}
+
+static enum err look(struct cli *c, const char *config, enum err (*fn)(void *, const struct svc_settings *, struct why *), void *arg, struct why *why)
+{
+	char *argv[4];
+	int argc = command_line(c, config, argv);
+
+	*why = (struct why){ 0 };
+	return svc_settings(cli_services, cli_n_services, argc, argv, false, fn, arg, why);
 }
 
 static void print(struct cli *c, const struct buf *b) { fwrite(b->p, 1, b->n, c->out); }
@@ -90,14 +99,16 @@ static int show(struct cli *c)
 	const struct config_opts *o = c->opts;
 	struct why why;
 
-	return look(c, o->config, false, show_settings, c, &why) == ERR_OK ? EXIT_OK : cli_fail(c, EXIT_FAILED, "%s", why.text);
+	return look(c, o->config, show_settings, c, &why) == ERR_OK ? EXIT_OK : cli_fail(c, EXIT_FAILED, "%s", why.text);
 }
 
 /* --- check --- */
 
+struct checking { struct cli *cli; struct buf errors; struct json_out jo; struct why first; };
+
 static enum err say_right(void *arg, const struct svc_settings *s, struct why *why)
 {
-	struct cli *c = arg;
+	struct cli *c = ((struct checking *)arg)->cli;
 
 	(void)why;
 	warn(c, s);
@@ -106,27 +117,50 @@ static enum err say_right(void *arg, const struct svc_settings *s, struct why *w
 	return ERR_OK;
 }
 
+static void say_wrong(void *arg, const struct why *why)
+{
+	struct checking *k = arg;
+
+	if (!k->first.code)
+		k->first = *why;
+	if (!k->cli->json)
+		fprintf(k->cli->err, "corral: %s\n", why->text);
+	jw_obj(&k->jo);
+	jw_kv_strz(&k->jo, "error", why->text);
+	jw_kv_strz(&k->jo, "field", why->field[0] ? why->field : NULL);
+	jw_end(&k->jo);
+}
+
+/* Everything that is wrong, and not the first of it alone. */
 static int check(struct cli *c)
 {
 	const struct config_opts *o = c->opts;
-	struct why why;
-	struct buf b = { 0 };
-	struct json_out jo;
-	enum err err = look(c, c->n_args > 1 ? c->args[1] : o->config, true, say_right, c, &why);
+	struct checking k = { .cli = c };
+	char *argv[4];
+	int argc = command_line(c, c->n_args > 1 ? c->args[1] : o->config, argv);
+	unsigned n;
 
+	json_begin(&k.jo, &k.errors);
+	jw_arr(&k.jo);
+	n = svc_settings_check(cli_services, cli_n_services, argc, argv, say_wrong, say_right, &k);
+	json_done(&k.jo);
 	if (c->json) {
+		struct buf b = { 0 };
+		struct json_out jo;
+
 		json_begin(&jo, &b);
 		jw_obj(&jo);
-		jw_kv_bool(&jo, "ok", err == ERR_OK);
-		jw_kv_strz(&jo, "error", err ? why.text : NULL);
-		jw_kv_strz(&jo, "field", err && why.field[0] ? why.field : NULL);
-		jw_end(&jo);
+		jw_kv_bool(&jo, "ok", n == 0);
+		jw_kv_strz(&jo, "error", n ? k.first.text : NULL);
+		jw_kv_strz(&jo, "field", n && k.first.field[0] ? k.first.field : NULL);
+		jw_kv_raw(&jo, "errors", buf_as_str(&k.errors));
+		json_done(&jo);
 		buf_char(&b, '\n');
 		print(c, &b);
 		buf_free(&b);
-		return err ? EXIT_FAILED : EXIT_OK;
 	}
-	return err ? cli_fail(c, EXIT_FAILED, "%s", why.text) : EXIT_OK;
+	buf_free(&k.errors);
+	return n ? EXIT_FAILED : EXIT_OK;
 }
 
 /* --- backup --- */
@@ -168,7 +202,7 @@ static int backup(struct cli *c)
 	struct json_out jo;
 	struct why why;
 
-	if (look(c, o->config, false, back_up, &b, &why) != ERR_OK)
+	if (look(c, o->config, back_up, &b, &why) != ERR_OK)
 		return cli_fail(c, EXIT_FAILED, "%s", why.text);
 	if (!c->json) {
 		fprintf(c->out, "%s: %u files, %u databases, %llu bytes. It holds keys' hashes, answers of jobs, and the secrets of the configuration file: keep it safe.\n",
@@ -225,7 +259,7 @@ static int restore(struct cli *c)
 
 	if (!*r.from)
 		return cli_usage(c, "which backup? corral config restore FILE");
-	if (look(c, o->config, false, restore_all, &r, &why) != ERR_OK)
+	if (look(c, o->config, restore_all, &r, &why) != ERR_OK)
 		return cli_fail(c, EXIT_FAILED, "%s", why.text);
 	if (!c->json) {
 		tell_restored(c, &r);

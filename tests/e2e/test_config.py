@@ -61,6 +61,23 @@ def test_check_names_the_line(tmp_path, text, line):
     assert not answer["ok"] and line in answer["error"]
 
 
+def test_check_names_everything_that_is_wrong(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("queue_timeout: soon\nqueu_max: 1\nattempts: 99\nanonymous: [10.0.0.1/8]\nslots: [a=none]\naliases: [fast]\ndrain: 5s\n"
+                    "public_tls_cert: x.pem\nworkers: 1\nworkers_: 2\n")
+    said = config("check", file, CORRAL_QUEUE_MAX="many", status=1).stderr
+    lines = [line.removeprefix("corral: ") for line in said.splitlines()]
+    for sign in (":1:16: queue_timeout:", ":2:1: unknown option 'queu_max'", ":3:11: attempts:", ":4: ", ":5", ":6", ":10:1: unknown option", "environment CORRAL_QUEUE_MAX",
+                 "public_tls_listen"):
+        assert len([line for line in lines if sign in line]) == 1, (sign, said)
+    assert len(lines) == 9 and not any(":7" in line or ":9:" in line for line in lines), said
+    answer = json.loads(config("check", file, "--json", CORRAL_QUEUE_MAX="many", status=1).stdout)
+    assert [e["error"] for e in answer["errors"]] == lines and answer["error"] == lines[0]
+    assert answer["errors"][0]["field"] == "queue_timeout"
+    file.write_text("queue_timeout: 3s\n")
+    assert json.loads(config("check", file, "--json").stdout) == {"ok": True, "error": None, "field": None, "errors": []}
+
+
 @pytest.fixture
 def busy(tmp_path):
     """A Corral with a backend, and clients that do not stop."""
