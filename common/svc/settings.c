@@ -201,6 +201,7 @@ void settings_check_all(struct runtime *rt, int argc, char **argv, void (*wrong)
 	tell(opt_load_all(rt->sets, rt->n + 1, argc, argv, rt->mem, &args, wrong, arg, &why), wrong, arg, &why);
 	tell(check_args(&args, &why), wrong, arg, &why);
 	tell(check_places(rt, &why), wrong, arg, &why);
+	tell(databases_place(rt, &why), wrong, arg, &why);
 	tell(place_state_dir(rt->mem, rt->config.state_dir, &rt->state_dir, &why), wrong, arg, &why);
 	for (unsigned i = 0; i < rt->n; i++)
 		check_all(rt, i, wrong, arg);

@@ -200,7 +200,7 @@ static void unknown_words_get_the_nearest(void **state)
 		{ "mdels", "did you mean 'models'?" }, { "stat", "did you mean 'status'?" }, { "Chat", "did you mean 'chat'?" },
 		{ "zzzzz", "there is no command 'zzzzz'; see corral help" }, { "models --familly=x", "models has no option '--familly'; did you mean --family?" },
 		{ "usage --formxx", "usage has no option '--formxx'; see corral usage --help" }, { "models -z", "models has no option '-z'" },
-		{ "models sink", "models knows list, sync, init, pull" }, { "status now", "status takes no arguments, but got 'now'" },
+		{ "models sink", "models knows list, unused, sync, init, pull" }, { "status now", "status takes no arguments, but got 'now'" },
 		{ "models sync again", "'again' is one word too many" }, { "models rm a b", "'b' is one word too many" }, { "models --backend", "--backend needs a value: NAME" },
 		{ "models --available=yes", "--available takes no value" }, { "explain", "explain needs the id" },
 		{ "explain x --prompt y", "explain needs the id" }, { "explain x --model y", "go with --prompt only" }, { "usage --csv --json", "exclude each other" },
@@ -697,6 +697,23 @@ static void a_full_disk_is_a_failure(void **state)
 	fclose(c.err);
 }
 
+static void unused_models_are_proposed(void **state)
+{
+	will_answer(200, "{\"days\":90,\"models\":[{\"name\":\"old\",\"size_bytes\":4100000000,\"first_seen_at\":\"2026-01-02T03:04:05Z\",\"backends\":[\"a\",\"b\"],"
+			 "\"is_protected\":false,\"pinned\":false,\"proposed\":true},{\"name\":\"dear\",\"size_bytes\":1,\"first_seen_at\":\"2026-01-02T03:04:05Z\","
+			 "\"backends\":[\"a\"],\"is_protected\":true,\"pinned\":false,\"proposed\":false}],\"proposed_bytes\":4100000000}");
+	assert_int_equal(corral("models unused --days 90"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /models/unused?days=90");
+	assert_says("old   4.1 GB  2026-01-02   a, b      corral models rm");
+	assert_says("dear  0.0 GB  2026-01-02   a         protected");
+	assert_says("Not asked for in 90 days; 4.1 GB that nobody protects. Nothing is removed by itself.");
+	will_answer(200, "{\"days\":30,\"models\":[],\"proposed_bytes\":0}");
+	assert_int_equal(corral("models unused"), EXIT_OK);
+	assert_says("Every model that was known for 30 days was asked for.");
+	assert_int_equal(corral("models list --days 3"), EXIT_USAGE);
+	assert_int_equal(corral("models unused --available"), EXIT_USAGE);
+}
+
 /* --- keys, tenants, audit --- */
 
 static void assert_body(const char *want)
@@ -908,7 +925,7 @@ int main(void)
 		cmocka_unit_test(settings_are_read_back),
 		cmocka_unit_test(a_full_disk_is_a_failure),
 		cmocka_unit_test(a_key_is_printed_alone),
-		cmocka_unit_test(keys_are_listed), cmocka_unit_test(limits_are_changed_in_part),
+		cmocka_unit_test(unused_models_are_proposed), cmocka_unit_test(keys_are_listed), cmocka_unit_test(limits_are_changed_in_part),
 		cmocka_unit_test(only_the_id_of_a_key_leaves),
 		cmocka_unit_test(a_generated_key_is_one),
 		cmocka_unit_test(wrong_words_about_keys),

@@ -4,7 +4,7 @@
 
 struct models_opts {
 	bool available, detach, yes;
-	const char *backend, *family, *capability, *grace;
+	const char *backend, *family, *capability, *grace, *days;
 };
 
 static const struct flag flags[] = {
@@ -13,6 +13,7 @@ static const struct flag flags[] = {
 	FLAG(struct models_opts, capability, 'c', "WORD", "Only models that can do this: completion, tools, vision, embedding, thinking, insert or audio."),
 	FLAG(struct models_opts, available, 'a', NULL, "Only models that a backend can answer with now."),
 	FLAG(struct models_opts, grace, 'g', "SECONDS", "rm: how long it can be brought back; 0 = not at all. Else as the option delete_grace says."),
+	FLAG(struct models_opts, days, 0, "N", "unused: not asked for in so many days. Default: 30."),
 	FLAG(struct models_opts, yes, 'y', NULL, "init: pull without asking."),
 	FLAG(struct models_opts, detach, 'd', NULL, "Ask, and do not wait for the end."),
 	{ 0 }
@@ -98,6 +99,60 @@ static int list_models(struct cli *c, const struct models_opts *o)
 	return c->json ? cli_print_raw(c, &a) : print_models(c, &a.doc);
 }
 
+/* --- unused --- */
+
+static void add_unused(struct cli *c, struct table *t, const struct json *j, uint32_t m)
+{
+	bool stays = !get_bool(j, m, "proposed");
+
+	table_cell(t, stays ? TONE_FAINT : TONE_PLAIN, get_str(c, j, m, "name"));
+	table_fmt(t, TONE_PLAIN, "%.1f GB", (double)get_int(j, m, "size_bytes") / 1e9);
+	table_fmt(t, TONE_PLAIN, "%.10s", get_z(c, j, m, "first_seen_at"));
+	list_cell(t, get_list(c, j, m, "backends"));
+	table_cell(t, stays ? TONE_FAINT : TONE_PLAIN, get_bool(j, m, "is_protected") ? STR("protected") : stays ? STR("pinned") : STR("corral models rm"));
+}
+
+static int print_unused(struct cli *c, const struct json *j)
+{
+	uint32_t list = json_get(j, 0, "models");
+	long long days = (long long)get_int(j, 0, "days");
+	struct buf b = { 0 };
+	struct table t;
+
+	table_init(&t, c->mem, "~NAME|>SIZE|KNOWN SINCE|~BACKENDS|REMOVE IT WITH");
+	for (uint32_t m = json_first(j, list); m; m = json_next(j, list, m))
+		add_unused(c, &t, j, m);
+	if (t.rows) {
+		table_print(&t, &b, c->width, c->colour);
+		buf_printf(&b, "Not asked for in %lld days; %.1f GB that nobody protects. Nothing is removed by itself.\n", days,
+			   (double)get_int(j, 0, "proposed_bytes") / 1e9);
+	} else {
+		buf_printf(&b, "Every model that was known for %lld days was asked for.\n", days);
+	}
+	fwrite(b.p, 1, b.n, c->out);
+	buf_free(&b);
+	return EXIT_OK;
+}
+
+static int unused_models(struct cli *c, const struct models_opts *o)
+{
+	struct buf path = { 0 };
+	struct answer a;
+	int status;
+
+	if (o->backend[0] || o->family[0] || o->capability[0] || o->available)
+		return cli_usage(c, "unused takes --days and no filter");
+	buf_addz(&path, "/models/unused");
+	add_query(&path, "days", o->days);
+	status = cli_ask(c, "GET", buf_z(&path), STR(""), &a);
+	buf_free(&path);
+	if (status)
+		return status;
+	if (!json_get(&a.doc, 0, "models") || !json_get(&a.doc, 0, "proposed_bytes"))
+		return cli_answer_failed(c, &a);
+	return c->json ? cli_print_raw(c, &a) : print_unused(c, &a.doc);
+}
+
 static int print_sync(struct cli *c, const struct json *j)
 {
 	uint32_t list = json_get(j, 0, "backends");
@@ -140,6 +195,8 @@ static int run(struct cli *c)
 	const struct models_opts *o = c->opts;
 	struct change_opts change = { o->backend, o->grace, o->detach };
 
+	if (o->days[0] && !(c->n_args && strcmp(c->args[0], "unused") == 0))
+		return cli_usage(c, "--days is for models unused");
 	if (c->n_args && strcmp(c->args[0], "init") == 0)
 		return models_init(c, &change, o->yes);
 	if (c->n_args > 2)
@@ -148,15 +205,17 @@ static int run(struct cli *c)
 		return list_models(c, o);
 	if (change_is_verb(c->args[0]))
 		return change_model(c, c->args[0], c->n_args > 1 ? c->args[1] : NULL, &change);
+	if (strcmp(c->args[0], "unused") == 0)
+		return c->n_args > 1 ? cli_usage(c, "'%s' is one word too many", c->args[1]) : unused_models(c, o);
 	if (strcmp(c->args[0], "sync") == 0)
 		return c->n_args > 1 ? cli_usage(c, "'%s' is one word too many", c->args[1]) : sync_models(c, o);
-	return cli_usage(c, "models knows list, sync, init, pull, rm, undelete, preload, unload, pin, unpin, protect and unprotect, not '%s'", c->args[0]);
+	return cli_usage(c, "models knows list, unused, sync, init, pull, rm, undelete, preload, unload, pin, unpin, protect and unprotect, not '%s'", c->args[0]);
 }
 
 const struct command cmd_models = {
 	.name = "models", .args = "[WORD [NAME ...]]", .summary = "List models; pull, remove, load, pin and protect them.",
 	.flags = flags, .opts_size = sizeof(struct models_opts), .max_args = 64, .run = run,
-	.text = "WORD is list (which may be left out), sync (look at all backends again), init (pull the models to begin with on "
+	.text = "WORD is list (which may be left out), unused (proposals for removal), sync (look at all backends again), init (pull the models to begin with on "
 		"this machine, or those that are named, after a yes), pull, rm, undelete, preload, unload, pin (keep in memory), unpin, "
 		"protect (nobody may delete it) or unprotect. What takes time is a job that goes on whether or not this command waits for it (corral jobs).\n"
 		"CONTEXT is in tokens, k = 1024. LOADED names the backends that have the model in memory. '-' is not known, or none.",
@@ -166,6 +225,7 @@ const struct command cmd_models = {
 		{ "corral models --json | jq -r '.models[].name'", "Their names only." },
 		{ "corral models init", "The first models for this machine: which, how large, why; then a question." },
 		{ "corral models init --yes", "For scripts; --json without --yes shows the plan and pulls nothing." },
+		{ "corral models unused --days 90", "What nobody asked for in three months." },
 		{ "corral models sync", "After a model was added to a backend." },
 		{ "corral models pull NAME", "With a bar; Ctrl-C leaves the pull running." },
 		{ "corral models rm NAME", "It tells until when 'corral models undelete' brings it back." },

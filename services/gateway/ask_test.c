@@ -114,9 +114,19 @@ static void passes_on_what_is_the_askers_fault_and_keeps_the_rest_to_itself(void
 	assert_true(no_asks());
 }
 
+static void models_that_nobody_asked_for_are_proposed(void **state)
+{
+	ask_for("GET", "/models/unused?days=7", "");
+	assert_int_equal(reply.status, 200);
+	assert_true(has_body("\"days\":7") && has_body("{\"name\":\"only\",") && has_body("\"backends\":[\"a\"]") && has_body("\"proposed\":true"));
+	assert_false(has_body("\"name\":\"m\""));       /* the ledger has requests for it */
+	assert_true(no_asks());
+}
+
 static void a_question_that_is_wrong_is_not_asked(void **state)
 {
-	static const char *const wrong[] = { "/usage?group_by=colour", "/usage?format=xml", "/usage?from=yesterday", "/requests/nobody", "/explain/1" };
+	static const char *const wrong[] = { "/usage?group_by=colour", "/usage?format=xml", "/usage?from=yesterday", "/requests/nobody", "/explain/1",
+		"/models/unused?days=x", "/models/unused?days=99999" };
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
 		ask_for("GET", wrong[i], "");
@@ -185,7 +195,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(answers_with_what_the_other_service_knows), T(passes_on_what_is_the_askers_fault_and_keeps_the_rest_to_itself),
-		T(a_question_that_is_wrong_is_not_asked), T(who_leaves_is_not_answered_and_leaves_nothing), T(a_forced_end_forgets_questions),
+		T(models_that_nobody_asked_for_are_proposed), T(a_question_that_is_wrong_is_not_asked), T(who_leaves_is_not_answered_and_leaves_nothing),
+		T(a_forced_end_forgets_questions),
 		T(after_a_sync_the_answer_waits_for_the_list), T(a_list_that_never_comes_is_said),
 	};
 

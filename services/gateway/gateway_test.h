@@ -196,6 +196,7 @@ static inline void add_model(Corral__ModelSnapshot *s, const char *name, const c
 	Corral__Model *m = s->models[s->n_models++] = arena_new_of(h.mem, Corral__Model);
 
 	corral__model__init(m);
+	m->first_seen_us = 1000000;       /* long ago */
 	m->name = (char *)name;
 	m->family = (char *)"f";
 	m->context_length = 4096;

@@ -79,6 +79,8 @@ const struct route gateway_routes[] = {
 	{ "GET", "/jobs", "jobs.read", "Jobs on models, newest first; active=true, limit=N.", LLM_NATIVE, LLM_CHAT, ONE(stage_jobs) },
 	{ "GET", "/jobs/", "jobs.read", "One job: phase, percent, bytes, rate, eta_s.", LLM_NATIVE, LLM_CHAT, ONE(stage_job) },
 	{ "DELETE", "/jobs/", "jobs.write", "Cancels a job; a deletion that waits is undone so.", LLM_NATIVE, LLM_CHAT, ONE(stage_job_cancel) },
+	{ "GET", "/models/unused", "models.read", "Models that nobody asked for in days=30, proposed for removal; nothing is removed by itself.", LLM_NATIVE, LLM_CHAT,
+	  ONE(stage_unused) },
 	{ "GET", "/models/", "models.read", "One model.", LLM_NATIVE, LLM_CHAT, ONE(stage_model) },
 	{ "GET", "/budgets", "budgets.read", "Budgets with what is used, held and in doubt of them; scope=SCOPE, tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_budgets) },
 	{ "PUT", "/budgets", "budgets.write", "Sets {scope, period, tokens, microusd, mode}: null = no limit of that kind, 0 = nothing.", LLM_NATIVE, LLM_CHAT, ONE(stage_budget_put) },

@@ -13,7 +13,7 @@ from pathlib import Path
 import ollama
 import pytest
 
-from servers import Corral, Program, free_port, http, script, start_ollama
+from servers import Corral, Program, free_port, http, script, start_llama, start_ollama
 
 
 def until(true, seconds=60):
@@ -315,3 +315,22 @@ def test_a_client_that_leaves_does_not_end_a_load(own_ollama, corral_with):
         left.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         until(lambda: starts() > before)                          # the load has begun, and takes a while
     until(lambda: "first" in http(f"{own_ollama.url}/api/ps")[2])
+
+
+def test_what_nobody_asks_for_is_proposed_for_removal(corral_with, llama, engine, model_file, tmp_path):
+    second = start_llama(tmp_path, engine, model_file, "idle-one", slots=1, context=2048)
+    try:
+        front = corral_with({"l": ("llamacpp", llama.url), "s": ("llamacpp", second.url)})
+        until(lambda: {"corral-tiny", "idle-one"} <= {m["name"] for m in front.get("/models")[2]["models"]})
+        assert front.post("/v1/chat/completions", {"model": "corral-tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]})[0] == 200
+        assert front.get("/models/unused")[2] == {"days": 30, "models": [], "proposed_bytes": 0}       # none is known for so long
+
+        def unused():
+            status, _, got = front.get("/models/unused?days=0")
+            return {m["name"]: m for m in got["models"]} if status == 200 else {}
+        until(lambda: "idle-one" in unused())
+        assert front.get("/models/unused?days=x")[0] == 422
+        assert front.post("/models/idle-one/protect", {})[0] == 200
+        until(lambda: unused()["idle-one"]["is_protected"] and not unused()["idle-one"]["proposed"])
+    finally:
+        second.stop()

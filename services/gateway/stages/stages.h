@@ -18,7 +18,7 @@ extern const struct stage stage_explain_only; /* answers with the decision inste
 
 /* answered from memory */
 extern const struct stage stage_alive, stage_version, stage_openai_models, stage_openai_model, stage_ollama_tags, stage_ollama_ps,
-	stage_ollama_show, stage_models, stage_model, stage_backends, stage_health;
+	stage_ollama_show, stage_models, stage_model, stage_unused, stage_backends, stage_health;
 
 /* Ollama's administration (admin.c) */
 extern const struct stage stage_ollama_pull, stage_ollama_delete, stage_ollama_copy, stage_ollama_create, stage_ollama_push, stage_blob_head, stage_blob_put;
