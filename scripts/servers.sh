@@ -1,11 +1,11 @@
-# servers.sh: PostgreSQL and Redis that scripts/up was told of; sourced by it, never run.
+# servers.sh: PostgreSQL, Redis and Kafka that scripts/up was told of; sourced by it, never run.
 #
 # Their URLs, which may hold passwords, reach the programs by the environment, and lie in $run/servers (for its owner only) for
 # a service that is started again later, from a shell that does not have them.
 # shellcheck shell=bash
 
 # By the word of the command line, the URL; each is the environment's CORRAL_<WORD> where nothing else was said.
-declare -A server_url=([db]=${CORRAL_DB:-} [cache]=${CORRAL_CACHE:-})
+declare -A server_url=([db]=${CORRAL_DB:-} [cache]=${CORRAL_CACHE:-} [bus]=${CORRAL_BUS:-})
 
 # without_secret URL: as it may be shown.
 without_secret() { sed -E 's#(://[^:/@]*):[^@]*@#\1:***@#; s#(password=)[^&]*#\1***#' <<<"$1"; }
@@ -23,6 +23,16 @@ cache_answers() {
 		[[ $at == *:* ]] || at=$at:6379
 		answers "${at%:*}" "${at##*:}" ;;
 	esac
+}
+
+# bus_answers URL: one broker is enough.
+bus_answers() {
+	local at
+	[[ $1 == kafka:* ]] || return 0
+	for at in $(tr ',' ' ' <<<"${1#kafka:}"); do
+		answers "${at%:*}" "${at##*:}" && return 0
+	done
+	return 1
 }
 
 # servers_check: the words stand for options that the programs have.
@@ -64,4 +74,6 @@ servers_ready() {
 	esac
 	cache_answers "${server_url[cache]:-memory:}" ||
 		warn "    nothing answers at $(without_secret "${server_url[cache]}") (--cache): Corral goes on without what is kept there, and looks again"
+	bus_answers "${server_url[bus]:-local:}" ||
+		warn "    nothing answers at ${server_url[bus]} (--bus): facts wait on this machine until it does"
 }

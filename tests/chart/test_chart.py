@@ -35,10 +35,12 @@ VARIANTS = {
     "databases on servers, each pod its own schema": {"database": {"secretName": "corral-db", "migrate": "init"}, "services": {
         "access": {"secretConfig": {"access_db": {"secretName": "of-access", "key": "url"}}}}},
     "a cache that gateways share": {"cache": {"secretName": "corral-cache"}, "masterKey": {"secretName": "corral-master-key"}},
+    "facts by Kafka": {"bus": {"bus": "kafka:kafka.example:9092", "bus_tls": True, "bus_user": "corral", "bus_sasl_mechanism": "scram-sha-512"},
+                       "busPassword": {"secretName": "corral-kafka"}},
 }
 # What would be in those Secrets.
 SECRETS = {("for-all", "level"): "warn", ("of-one", "level"): "error", ("corral-db", "url"): "postgresql://corral@db.example/corral",
-           ("corral-cache", "url"): "redis://cache.example", ("of-access", "url"): "postgresql://keys@db.example/keys", ("corral-options", "queue"): "9"}
+           ("corral-kafka", "password"): "of-kafka", ("corral-cache", "url"): "redis://cache.example", ("of-access", "url"): "postgresql://keys@db.example/keys", ("corral-options", "queue"): "9"}
 
 
 def helm(*words, values=None, helm=HELMS[0], check=True):
@@ -257,6 +259,13 @@ def test_gateways_share_a_cache_and_the_secret_for_it():
     assert render({"cache": {"secretName": "corral-cache"}, "services": {"gateway": {"replicas": 1}}})
 
 
+def test_all_that_have_a_bus_have_the_same():
+    for service in services(render(VARIANTS["facts by Kafka"])):
+        page = subprocess.run([BIN / service.program, "--dump=config"], capture_output=True, text=True, check=True).stdout
+        assert (service.config.get("bus") == "kafka:kafka.example:9092") == ("| `bus` |" in page), service.program
+        assert service.env == ({"CORRAL_BUS_PASSWORD": "of-kafka"} if "| `bus` |" in page else {})
+
+
 def migrate_job(objects):
     (job,) = [o for (kind, _), o in objects.items() if kind == "Job"]
     return job, job["spec"]["template"]["spec"]
@@ -376,7 +385,8 @@ def test_a_service_can_be_left_out():
     ({"services": {"gateway": {"secretConfig": {"queue_max": {"secretName": "a"}}}}}, "queue_max"),
     ({"services": {"gateway": {"secretConfig": {"queue_max": "9"}}}}, "queue_max"), ({"secretConfig": {"queue_max": {"secretName": "a", "key": "b"}}}, "queue_max"),
     ({"services": {"gateway": {"secretConfig": {"listen": {"secretName": "a", "key": "b"}}}}}, "listen"),
-    ({"secretFiles": {"../tls": "a"}}, "../tls"), ({"database": {"migrate": "later"}}, "migrate"), ({"networkPolicy": {"egress": ["10.0.0.5"]}}, "egress")])
+    ({"secretFiles": {"../tls": "a"}}, "../tls"), ({"database": {"migrate": "later"}}, "migrate"),
+    ({"bus": {"topic": "x"}}, "topic"), ({"networkPolicy": {"egress": ["10.0.0.5"]}}, "egress")])
 def test_values_that_mean_nothing_are_refused(values, named):
     for with_helm in HELMS:
         done = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values=values, helm=with_helm, check=False)

@@ -136,11 +136,11 @@ def test_on_a_database_server(place, postgres, how):
     assert done.returncode == 1 and "corral migrate failed" in done.stderr and "--db" in done.stderr, done.stderr
 
 
-def test_a_server_that_does_not_answer_is_named(place):
+def test_servers_that_do_not_answer_are_named(place):
     port, env = place
-    done = up(port, env, "--detach", "--cache", "redis://u:hidden@127.0.0.1:1/0")
+    done = up(port, env, "--detach", "--cache", "redis://u:hidden@127.0.0.1:1/0", "--bus", "kafka:127.0.0.1:1,127.0.0.1:2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing answers at redis://u:***@127.0.0.1:1/0" in done.stderr
+    assert "nothing answers at redis://u:***@127.0.0.1:1/0" in done.stderr and "nothing answers at kafka:127.0.0.1:1,127.0.0.1:2" in done.stderr
     assert chats(port)
 
 

@@ -74,7 +74,8 @@ labels:
 {{- $peers = append $peers (printf "%s=%s://%s-%s:%v" $peer $scheme $full $peer $port.rpc) }}
 {{- end }}
 {{- end }}
-{{- $config := mergeOverwrite (dict "log_format" "json") (deepCopy $.Values.config) (deepCopy $service.config) }}
+{{- $bus := ternary (deepCopy $.Values.bus) (dict) (has $name (include "corral.onBus" $ | fromYamlArray)) }}
+{{- $config := mergeOverwrite (dict "log_format" "json") $bus (deepCopy $.Values.config) (deepCopy $service.config) }}
 {{- $_ := set $config "state_dir" "/var/lib/corral" }}
 {{- $_ := set $config "drain" (printf "%vs" $service.drainSeconds) }}
 {{- $_ := set $config "admin_listen" (printf "%s:%v" (ternary "0.0.0.0" "127.0.0.1" $.Values.adminOnPod) $mine.admin) }}
@@ -100,6 +101,11 @@ labels:
 {{- $_ := set $config "tls_key" "/etc/corral/tls/tls.key" }}
 {{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* The programs that send or read facts by Kafka. */}}
+{{- define "corral.onBus" -}}
+[gateway, selector, usage-tracker]
 {{- end }}
 
 {{/* The programs that keep something in a database, and the option for it that goes before 'db'. */}}
@@ -140,6 +146,9 @@ access: access_db
 {{- if and (gt (int $service.replicas) 1) (not $.Values.masterKey.secretName) (not $config.master_key_file) }}
 {{- fail "gateways that share a cache need one secret: set masterKey.secretName, else each finds only its own answers" }}
 {{- end }}
+{{- end }}
+{{- if and $.Values.busPassword.secretName (has $name (include "corral.onBus" $ | fromYamlArray)) (not (hasKey $secrets "bus_password")) }}
+{{- $_ := set $secrets "bus_password" (pick $.Values.busPassword "secretName" "key") }}
 {{- end }}
 {{- toYaml $secrets }}
 {{- end }}
