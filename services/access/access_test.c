@@ -20,6 +20,7 @@
 #include "common/policy/apikey.h"
 #include "common/store/db_test.h"
 #include "services/access/audit.h"
+#include "services/access/facts.h"
 #include "services/access/keys.h"
 #include "services/access/narrow.h"
 #include "services/access/news.h"
@@ -462,20 +463,17 @@ static int64_t last_used(struct fixture *f)
 static void when_a_key_was_used_is_in_the_list(void **state)
 {
 	struct fixture *f = *state;
-	Corral__KeyUse now = CORRAL__KEY_USE__INIT, odd = CORRAL__KEY_USE__INIT, *list[] = { &now, &odd };
-	Corral__KeyUses q = CORRAL__KEY_USES__INIT;
+	Corral__KeyUse now = CORRAL__KEY_USE__INIT, odd = CORRAL__KEY_USE__INIT;
 
 	now.id = make(f, wish(CORRAL__ROLE__ROLE_USER, ""))->id;
 	assert_int_equal(last_used(f), 0);
 	now.at_us = odd.at_us = f->now_us;
 	odd.id = (char *)"no id of a key";
-	q.uses = list;
-	q.n_uses = 2;
-	assert_int_equal(keys_used(f->s, &q, f->now_us, &f->why), ERR_OK);
+	assert_true(key_used(f->s, &now, f->now_us, &f->why) && key_used(f->s, &odd, f->now_us, &f->why));
 	now.at_us = f->now_us - SECOND;                        /* another gateway, that tells late */
-	assert_int_equal(keys_used(f->s, &q, f->now_us, &f->why), ERR_OK);
+	assert_true(key_used(f->s, &now, f->now_us, &f->why));
 	now.at_us = f->now_us + 3600 * SECOND;                 /* one whose clock is wrong */
-	assert_int_equal(keys_used(f->s, &q, f->now_us, &f->why), ERR_OK);
+	assert_true(key_used(f->s, &now, f->now_us, &f->why));
 	assert_int_equal(last_used(f), f->now_us);
 }
 
@@ -682,19 +680,46 @@ static void tenants_come_change_and_go(void **state)
 
 /* --- the audit log --- */
 
+/* As a gateway's shipper sends them: from 'first' of its spool to where the cursor is then. */
+static enum err tell(struct fixture *f, const char *source, uint64_t epoch, uint64_t first, Corral__AccessFact *const *facts, unsigned n, uint64_t *ret,
+		     unsigned *ret_bad)
+{
+	Corral__FactBatch b = CORRAL__FACT_BATCH__INIT;
+	ProtobufCBinaryData records[16];
+
+	for (unsigned i = 0; i < n; i++) {
+		records[i].len = corral__access_fact__get_packed_size(facts[i]);
+		records[i].data = arena_alloc(f->mem, records[i].len + 1);
+		corral__access_fact__pack(facts[i], records[i].data);
+	}
+	b.topic = (char *)FACTS_TOPIC;
+	b.source = (char *)source;
+	b.epoch = epoch;
+	b.first = first;
+	b.next = first + 100 * n;
+	b.records = records;
+	b.n_records = n;
+	return facts_take(f->s, &b, f->now_us, ret, ret_bad, &f->why);
+}
+
 static void lines(struct fixture *f, unsigned n)
 {
-	Corral__AuditAppend in = CORRAL__AUDIT_APPEND__INIT;
-	Corral__AuditEntry e = CORRAL__AUDIT_ENTRY__INIT, *list[1] = { &e };
+	Corral__AuditEntry e = CORRAL__AUDIT_ENTRY__INIT;
+	Corral__AccessFact fact = CORRAL__ACCESS_FACT__INIT, *list[1] = { &fact };
+	uint64_t at;
+	unsigned bad;
 
 	e.actor = (char *)"gateway";
 	e.action = (char *)"models.manage";
 	e.outcome = (char *)"refused";
 	e.detail = (char *)"{}";
-	in.n_entries = 1;
-	in.entries = list;
-	for (unsigned i = 0; i < n; i++)
-		assert_int_equal(audit_take(f->s, &in, f->now_us + i, &f->why), ERR_OK);
+	fact.entry = &e;
+	assert_int_equal(facts_cursor(f->s, "g/trail-0", &at, &f->why), ERR_OK);
+	for (unsigned i = 0; i < n; i++) {
+		e.at_us = f->now_us + i;
+		assert_int_equal(tell(f, "g/trail-0", 1, at, list, 1, &at, &bad), ERR_OK);
+		assert_int_equal(bad, 0);
+	}
 }
 
 static void the_log_is_asked_by_range_actor_and_action(void **state)
@@ -729,14 +754,44 @@ static void the_log_is_asked_by_range_actor_and_action(void **state)
 static void a_line_of_others_is_checked(void **state)
 {
 	struct fixture *f = *state;
-	Corral__AuditAppend in = CORRAL__AUDIT_APPEND__INIT;
-	Corral__AuditEntry good = CORRAL__AUDIT_ENTRY__INIT, bad = CORRAL__AUDIT_ENTRY__INIT, *list[2] = { &good, &bad };
+	Corral__AuditEntry good = CORRAL__AUDIT_ENTRY__INIT, bad = CORRAL__AUDIT_ENTRY__INIT;
+	Corral__AccessFact one = CORRAL__ACCESS_FACT__INIT, two = CORRAL__ACCESS_FACT__INIT, none = CORRAL__ACCESS_FACT__INIT, *list[] = { &two, &none, &one };
+	unsigned n_bad;
+	uint64_t at;
 
 	good.actor = good.action = good.outcome = (char *)"x";
-	in.n_entries = 2;
-	in.entries = list;
-	assert_int_equal(audit_take(f->s, &in, f->now_us, &f->why), ERR_INVALID);
-	assert_int_equal(audit(f, "").n_entries, 0);          /* all or none */
+	one.entry = &good;
+	two.entry = &bad;
+	assert_int_equal(tell(f, "g", 1, 0, list, 3, &at, &n_bad), ERR_OK);
+	assert_int_equal(n_bad, 2);
+	assert_int_equal(audit(f, "").n_entries, 1);          /* what cannot be kept does not hold up the rest */
+}
+
+/* However often, and in whatever pieces, a gateway sends what is in its spool. */
+static void facts_are_taken_once(void **state)
+{
+	struct fixture *f = *state;
+	Corral__AuditEntry e = CORRAL__AUDIT_ENTRY__INIT;
+	Corral__AccessFact fact = CORRAL__ACCESS_FACT__INIT, *list[] = { &fact, &fact, &fact };
+	unsigned bad;
+	uint64_t at;
+
+	e.actor = e.action = e.outcome = (char *)"x";
+	fact.entry = &e;
+	assert_int_equal(tell(f, "g", 5, 0, list, 3, &at, &bad), ERR_OK);
+	assert_int_equal(at, 300);
+	assert_int_equal(tell(f, "g", 5, 0, list, 3, &at, &bad), ERR_OK);      /* its answer was lost, and it says it again */
+	assert_int_equal(at, 300);
+	assert_int_equal(tell(f, "g", 5, 200, list, 2, &at, &bad), ERR_OK);
+	assert_int_equal(at, 300);
+	assert_int_equal(audit(f, "").n_entries, 3);
+	assert_int_equal(tell(f, "g", 4, 300, list, 1, &at, &bad), ERR_OK);    /* of a run before */
+	assert_int_equal(at, 300);
+	assert_int_equal(tell(f, "g", 6, 300, list, 1, &at, &bad), ERR_OK);
+	assert_int_equal(at, 400);
+	assert_int_equal(tell(f, "other", 1, 0, list, 1, &at, &bad), ERR_OK);
+	assert_int_equal(audit(f, "").n_entries, 5);
+	assert_true(verify(f, 7).ok);
 }
 
 static void hands_in_the_log_are_noticed(void **state)
@@ -1152,7 +1207,7 @@ int main(void)
 		T(patterns_lie_within_patterns),
 		T(tenants_come_change_and_go),
 		T(the_log_is_asked_by_range_actor_and_action),
-		T(a_line_of_others_is_checked),
+		T(a_line_of_others_is_checked), T(facts_are_taken_once),
 		T(hands_in_the_log_are_noticed),
 		T(a_shortened_log_is_told_by_a_remembered_head),
 		T(one_process_holds_the_store),

@@ -102,35 +102,15 @@ static enum err check_line(const Corral__AuditEntry *e, struct why *why)
 	return ERR_OK;
 }
 
-static enum err take_all(struct access_store *s, const Corral__AuditAppend *in, int64_t now_us, struct why *why)
+enum err audit_add(struct access_store *s, Corral__AuditEntry *e, int64_t now_us, struct why *why)
 {
-	for (size_t i = 0; i < in->n_entries; i++) {
-		Corral__AuditEntry e = *in->entries[i];
-		enum err bad = check_line(&e, why);
+	enum err bad = check_line(e, why);
 
-		if (bad)
-			return bad;
-		if (!e.at_us)
-			e.at_us = now_us;
-		if (!audit_append(s, &e, why))
-			return why->code;
-	}
-	return ERR_OK;
-}
-
-enum err audit_take(struct access_store *s, const Corral__AuditAppend *in, int64_t now_us, struct why *why)
-{
-	enum err e;
-
-	if (in->n_entries > MOST_LINES)
-		return err_set(why, ERR_TOO_LARGE, "at most %d audit entries are taken at once", MOST_LINES);
-	if (!db_begin(access_db(s), why))
-		return why->code;
-	e = take_all(s, in, now_us, why);
-	if (e == ERR_OK && db_commit(access_db(s), why))
-		return ERR_OK;
-	db_rollback(access_db(s));
-	return why->code;
+	if (bad)
+		return bad;
+	if (!e->at_us)
+		e->at_us = now_us;
+	return audit_append(s, e, why) ? ERR_OK : why->code;
 }
 
 /* --- reading --- */

@@ -12,8 +12,8 @@
 
 /* Inside a transaction of the caller's. Sets seq and hash. */
 bool audit_append(struct access_store *, Corral__AuditEntry *, struct why *);
-/* Lines of other services, in a transaction of their own. at_us 0 is now. */
-enum err audit_take(struct access_store *, const Corral__AuditAppend *, int64_t now_us, struct why *);
+/* The same for a line of another service: INVALID when the log cannot hold it. at_us 0 is now. */
+enum err audit_add(struct access_store *, Corral__AuditEntry *, int64_t now_us, struct why *);
 
 struct audit_head { uint64_t seq; uint8_t hash[SHA256_BYTES]; };
 bool audit_head(struct access_store *, struct audit_head *ret, struct why *);

@@ -27,5 +27,5 @@ enum err keys_list(struct act *, const Corral__ListKeysRequest *, Corral__ListKe
 /* The owner key of an installation that has none, from a file. True also when nothing is to be done; *ret_note says what was. */
 bool key_bootstrap(struct access_store *, const char *path, int64_t now_us, const char **ret_note, struct why *);
 /* When keys were used, as gateways saw it; the latest counts. */
-enum err keys_used(struct access_store *, const Corral__KeyUses *, int64_t now_us, struct why *);
+bool key_used(struct access_store *, const Corral__KeyUse *, int64_t now_us, struct why *);
 #endif

@@ -4,6 +4,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/access/audit.h"
+#include "services/access/facts.h"
 #include "services/access/keys.h"
 #include "services/access/news.h"
 #include "services/access/share.h"
@@ -37,10 +38,6 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_SNAPSHOT] = { METRIC_GAUGE, "access_published_bytes", "Size of what was published last: all keys and tenants, or what changed.", "" },
 };
 
-/* The last batch of audit entries that a gateway sent. */
-struct batch { char source[64]; uint64_t last; int64_t heard_us; };
-enum { MOST_BATCHES = 256 };
-
 struct access {
 	struct svc *svc;
 	const struct access_config *cfg;
@@ -50,12 +47,12 @@ struct access {
 	struct shares *shares;
 	struct arena *mem;            /* of the ask in hand */
 	Corral__Access_Service rpc;
+	Corral__Facts_Service facts;
 	struct loop_timer tick, walk_timer;
 	struct list walks;
 	uint64_t checkpoint_seq, counted;
 	int64_t checkpoint_us;
 	bool failing;
-	struct batch batches[MOST_BATCHES];
 };
 
 /* A walk along the audit log; several may be asked for at once. */
@@ -67,6 +64,7 @@ struct walk {
 };
 
 static struct access *of(Corral__Access_Service *rpc) { return (struct access *)(void *)((char *)rpc - offsetof(struct access, rpc)); }
+static struct access *of_facts(Corral__Facts_Service *f) { return (struct access *)(void *)((char *)f - offsetof(struct access, facts)); }
 
 /* --- the store's state --- */
 
@@ -232,39 +230,28 @@ static void on_list_tenants(Corral__Access_Service *rpc, const Corral__ListTenan
 	arena_reset(a->mem);
 }
 
-/* Whether this batch was written before. The source that was heard longest ago makes room. */
-static struct batch *batch_of(struct access *a, const char *source)
+static void on_cursor(Corral__Facts_Service *facts, const Corral__FactCursor *q, Corral__FactAck_Closure closure, void *data)
 {
-	struct batch *oldest = a->batches;
-
-	for (struct batch *b = a->batches; b < a->batches + MOST_BATCHES; b++) {
-		if (strcmp(b->source, source) == 0)
-			return b;
-		if (b->heard_us < oldest->heard_us)
-			oldest = b;
-	}
-	*oldest = (struct batch){ 0 };
-	str_copy(oldest->source, sizeof(oldest->source), str_of(source));
-	return oldest;
-}
-
-static void on_append(Corral__Access_Service *rpc, const Corral__AuditAppend *q, Corral__Done_Closure closure, void *data)
-{
-	struct access *a = of(rpc);
-	Corral__Done reply = CORRAL__DONE__INIT;
+	struct access *a = of_facts(facts);
+	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
 	struct why why;
 
-	struct batch *batch = q->batch && strlen(q->source) < sizeof(a->batches->source) ? batch_of(a, q->source) : NULL;
-	bool again = batch && batch->last == q->batch;
+	if (was_read(a, facts_cursor(a->store, q->source, &ack.position, &why), &why, data))
+		closure(&ack, data);
+}
 
-	reply.changed = q->n_entries > 0 && !again;
-	if (!was_read(a, again ? ERR_OK : audit_take(a->store, q, wall_us(), &why), &why, data))
+static void on_ingest(Corral__Facts_Service *facts, const Corral__FactBatch *b, Corral__FactAck_Closure closure, void *data)
+{
+	struct access *a = of_facts(facts);
+	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
+	struct why why;
+	unsigned bad;
+
+	if (!was_read(a, facts_take(a->store, b, wall_us(), &ack.position, &bad, &why), &why, data))
 		return;
-	if (batch) {
-		batch->last = q->batch;
-		batch->heard_us = mono_us();
-	}
-	closure(&reply, data);
+	if (bad)
+		LOG_ERROR("what a gateway told cannot be kept and is left out", LOG_S("source", b->source), LOG_I("records", bad));
+	closure(&ack, data);
 }
 
 static void on_audit(Corral__Access_Service *rpc, const Corral__AuditQuery *q, Corral__AuditReply_Closure closure, void *data)
@@ -276,17 +263,6 @@ static void on_audit(Corral__Access_Service *rpc, const Corral__AuditQuery *q, C
 	if (was_read(a, audit_query(a->store, q, wall_us(), a->mem, &reply, &why), &why, data))
 		closure(&reply, data);
 	arena_reset(a->mem);
-}
-
-static void on_used(Corral__Access_Service *rpc, const Corral__KeyUses *q, Corral__Done_Closure closure, void *data)
-{
-	struct access *a = of(rpc);
-	Corral__Done reply = CORRAL__DONE__INIT;
-	struct why why;
-
-	reply.changed = q->n_uses > 0;
-	if (was_read(a, keys_used(a->store, q, wall_us(), &why), &why, data))
-		closure(&reply, data);
 }
 
 /* --- walks along the audit log --- */
@@ -479,12 +455,14 @@ static void serve(struct access *a)
 	a->rpc.put_tenant = on_put_tenant;
 	a->rpc.delete_tenant = on_delete_tenant;
 	a->rpc.list_tenants = on_list_tenants;
-	a->rpc.append = on_append;
 	a->rpc.audit = on_audit;
 	a->rpc.verify_audit = on_verify;
-	a->rpc.used = on_used;
 	a->rpc.share = on_share;
 	rpc_server_add(svc_rpc_server(a->svc), &a->rpc.base);
+	corral__facts__init(&a->facts, NULL);
+	a->facts.cursor = on_cursor;
+	a->facts.ingest = on_ingest;
+	rpc_server_add(svc_rpc_server(a->svc), &a->facts.base);
 }
 
 /* Its only gateway ends with it, so that nobody holds what an earlier run gave. */

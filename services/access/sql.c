@@ -22,6 +22,10 @@ const char *const access_sql[A_STATEMENTS] = {
 
 	[A_KEY_USED] = "INSERT INTO key_uses (id, at_us) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET at_us = ?2 WHERE key_uses.at_us < ?2",
 
+	[A_CURSOR_GET] = "SELECT position FROM cursors WHERE source = ?1",
+	[A_CURSOR_ADD] = "INSERT INTO cursors (source, position, epoch) VALUES (?1, 0, ?2) ON CONFLICT (source) DO NOTHING",
+	[A_CURSOR_MOVE] = "UPDATE cursors SET position = ?2, epoch = ?3 WHERE source = ?1 AND position = ?4 AND epoch <= ?3",
+
 	[A_TENANT_PUT] = "INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2",
 	[A_TENANT_GET] = "SELECT body FROM tenants WHERE name = ?1",
 	[A_TENANT_DEL] = "DELETE FROM tenants WHERE name = ?1",
@@ -53,5 +57,6 @@ const struct db_migration access_migrations[] = {
 	  "CREATE TABLE audit_head (one INTEGER NOT NULL PRIMARY KEY, seq BIGINT NOT NULL, hash BLOB NOT NULL);"
 	  "INSERT INTO audit_head (one, seq, hash) VALUES (1, 0, x'0000000000000000000000000000000000000000000000000000000000000000')" },
 	{ 2, "CREATE TABLE key_uses (id TEXT NOT NULL PRIMARY KEY, at_us BIGINT NOT NULL)" },
+	{ 3, "CREATE TABLE cursors (source TEXT NOT NULL PRIMARY KEY, position BIGINT NOT NULL, epoch BIGINT NOT NULL)" },
 	{ 0 }
 };

@@ -31,7 +31,6 @@ struct gateway;
 struct budget_share;
 struct certificate;
 struct door;
-struct key_uses;
 struct limit_share;
 struct purse_book;
 struct recall;
@@ -105,8 +104,7 @@ struct gateway {
 	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
 	struct rpc_client *registry, *selector, *ledger, *hardware;
 	struct door *door;            /* keys, and who needs none */
-	struct key_uses *key_uses;
-	struct trail *trail;          /* audit entries on their way */
+	struct trail *trail;          /* audit entries and uses of keys on their way */
 	struct budget_share *budget_share;      /* what is lent to us of budgets */
 	struct purse_book *purses;
 	const _Atomic unsigned *n_budgets;

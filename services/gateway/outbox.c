@@ -12,19 +12,30 @@
 #include "common/store/ship.h"
 #include "common/store/ship_bus.h"
 #include "services/gateway/account.h"
+#include "services/gateway/door.h"
 #include "services/gateway/own_name.h"
+#include "services/gateway/trail.h"
 
 enum { BASE_MAX = 4096 };
+
+struct kind { const char *prefix, *topic; uint8_t type_min, type_max; int64_t every_ms; };
+
+static const struct kind kinds[] = {
+	{ "usage", "usage.v1", REC_START, REC_CORRECTION, 50 }, { "decisions", "decision.v1", REC_DECISION, REC_DECISION, 200 },
+	{ "trail", "access.v1", REC_ACCESS, REC_ACCESS, 200 },
+};
+enum { USAGE, DECISIONS, TRAIL, KINDS };
 
 struct line {
 	struct line *next;
 	struct gateway *gw;
-	struct worker *worker;        /* NULL: left behind by an earlier run */
+	struct worker *worker;        /* NULL: the trail's, or left behind by an earlier run */
+	bool own;                     /* of this run */
 	struct spool *spool;          /* the worker's, or our own when left behind */
 	struct shipper *shipper;      /* this … */
 	struct bus_shipper *by_bus;   /* … or this */
 	struct bus_ship_counts told;
-	bool usage;
+	const struct kind *kind;
 	uint64_t past;                /* where it ended when it was found: before is of earlier runs */
 	char name[64];
 };
@@ -43,10 +54,12 @@ struct outbox {
 
 /* --- one spool --- */
 
+static bool is_usage(const struct line *l) { return l->kind == &kinds[USAGE]; }
+
 static void acked(void *arg, uint64_t position)
 {
 	struct line *l = arg;
-	uint64_t open = l->usage && l->worker ? atomic_load_explicit(&l->worker->oldest_open, memory_order_acquire) : UINT64_MAX;
+	uint64_t open = is_usage(l) && l->worker ? atomic_load_explicit(&l->worker->oldest_open, memory_order_acquire) : UINT64_MAX;
 
 	spool_release(l->spool, position < open ? position : open);
 }
@@ -74,8 +87,8 @@ static void label_decision(struct str payload, struct bus_label *ret) { label(pa
 static void ship_by_bus(struct outbox *o, struct line *l, const struct ship_opts *s)
 {
 	const struct bus_ship_opts opts = { .dir = s->dir, .spool = s->spool, .topic = s->topic, .source = s->source, .type_min = s->type_min,
-		.type_max = s->type_max, .every_ms = s->every_ms, .schema = l->usage ? "corral.UsageEvent" : "corral.DecisionEvent",
-		.label = l->usage ? label_usage : label_decision };
+		.type_max = s->type_max, .every_ms = s->every_ms, .schema = is_usage(l) ? "corral.UsageEvent" : "corral.DecisionEvent",
+		.label = is_usage(l) ? label_usage : label_decision };
 
 	l->by_bus = bus_shipper_new(o->gw->loop, o->producer, &opts, acked, l);
 }
@@ -85,7 +98,7 @@ static uint64_t line_acked(const struct line *l) { return l->by_bus ? bus_shippe
 static void line_count(struct line *l)
 {
 	struct metrics *m = l->gw->metrics;
-	const char *topic = l->usage ? "usage.v1" : "decision.v1";
+	const char *topic = l->kind->topic;
 	struct bus_ship_counts now;
 
 	if (!l->by_bus)
@@ -97,20 +110,26 @@ static void line_count(struct line *l)
 	l->told = now;
 }
 
-static void add(struct outbox *o, struct gateway *g, struct worker *w, struct spool *s, const char *dir, const char *name, bool usage)
+static struct rpc_client *receiver(const struct gateway *g, const struct kind *k)
+{
+	return k == &kinds[USAGE] ? g->ledger : k == &kinds[DECISIONS] ? g->selector : g->door ? g->door->access : NULL;
+}
+
+/* own: its writer is this process, by that worker or, of the trail, by all. What is for access goes to it alone. */
+static void add(struct outbox *o, struct gateway *g, struct worker *w, bool own, struct spool *s, const char *dir, const char *name, const struct kind *k)
 {
 	struct line *l = x_calloc(1, sizeof(*l));
 	char source[128];
-	struct ship_opts opts = { .dir = dir, .spool = s, .topic = usage ? "usage.v1" : "decision.v1", .source = source,
-		.type_min = usage ? REC_START : REC_DECISION, .type_max = usage ? REC_CORRECTION : REC_DECISION, .every_ms = usage ? 50 : 200 };
+	struct ship_opts opts = { .dir = dir, .spool = s, .topic = k->topic, .source = source,
+		.type_min = k->type_min, .type_max = k->type_max, .every_ms = k->every_ms };
 
 	snprintf(source, sizeof(source), "gateway-%s/%s", o->name, name);
-	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .usage = usage, .past = spool_end(s) };
+	*l = (struct line){ .next = o->lines, .gw = g, .worker = w, .spool = s, .own = own, .kind = k, .past = spool_end(s) };
 	snprintf(l->name, sizeof(l->name), "%s", name);
-	if (o->producer)
+	if (o->producer && k != &kinds[TRAIL])
 		ship_by_bus(o, l, &opts);
 	else
-		l->shipper = shipper_new(g->loop, usage ? g->ledger : g->selector, &opts, acked, l);
+		l->shipper = shipper_new(g->loop, receiver(g, k), &opts, acked, l);
 	o->lines = l;
 }
 
@@ -144,14 +163,13 @@ static bool is_held(const char *dir)
 
 static bool all_free(const struct gateway *g, unsigned base)
 {
-	static const char *const kinds[] = { "usage", "decisions" };
 	char root[900], dir[1200];
 	bool held = false;
 
 	root_of(g, root, sizeof(root));
 	for (unsigned i = 0; i < g->n_workers && !held; i++)
-		for (unsigned k = 0; k < 2; k++) {
-			snprintf(dir, sizeof(dir), "%s/%s-%u", root, kinds[k], base + i);
+		for (unsigned k = 0; k < KINDS; k++) {
+			snprintf(dir, sizeof(dir), "%s/%s-%u", root, kinds[k].prefix, base + i);
 			held |= is_held(dir);
 		}
 	return !held;
@@ -177,29 +195,38 @@ static bool is_known(const struct outbox *o, const char *name)
 	return false;
 }
 
+/* "usage-0"; NULL: nothing that we know. */
+static const struct kind *kind_of(const char *name)
+{
+	for (unsigned k = 0; k < KINDS; k++)
+		if (str_starts(str_of(name), str_of(kinds[k].prefix)) && name[strlen(kinds[k].prefix)] == '-')
+			return &kinds[k];
+	return NULL;
+}
+
 /* One that somebody else still writes is looked at again later. */
 static void adopt(struct outbox *o, const char *root, const char *name)
 {
 	struct gateway *g = o->gw;
-	bool usage = str_starts(str_of(name), STR("usage-"));
+	const struct kind *k = kind_of(name);
 	char dir[1200];
 	struct why why;
 	struct spool *s;
 
-	if (name[0] == '.' || strlen(name) >= sizeof(o->lines->name) || is_known(o, name))
+	if (!k || !receiver(g, k) || name[0] == '.' || strlen(name) >= sizeof(o->lines->name) || is_known(o, name))
 		return;
 	snprintf(dir, sizeof(dir), "%s/%s", root, name);
 	if (is_held(dir))
 		return;
 	s = spool_open(dir, NULL, &why);
-	if (!s || (usage && account_recover(s, dir, &why) < 0)) {
+	if (!s || (k == &kinds[USAGE] && account_recover(s, dir, &why) < 0)) {
 		LOG_ERROR("a spool of an earlier run cannot be read", LOG_S("spool", dir), LOG_S("error", why.text));
-		o->lost |= usage;
+		o->lost |= k == &kinds[USAGE];
 		forget(o, name);
 		spool_close(s);
 		return;
 	}
-	add(o, g, NULL, s, dir, name, usage);
+	add(o, g, NULL, false, s, dir, name, k);
 }
 
 static void adopt_all(struct outbox *o)
@@ -246,9 +273,15 @@ struct outbox *outbox_new(struct gateway *g, struct why *why)
 		LOG_ERROR("this gateway has no name of its own; beside others its facts may not be taken", LOG_S("error", no_name.text));
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		snprintf(name, sizeof(name), "usage-%u", g->spool_base + i);
-		add(o, g, g->workers[i], g->workers[i]->usage, g->workers[i]->usage_dir, name, true);
+		add(o, g, g->workers[i], true, g->workers[i]->usage, g->workers[i]->usage_dir, name, &kinds[USAGE]);
 		snprintf(name, sizeof(name), "decisions-%u", g->spool_base + i);
-		add(o, g, g->workers[i], g->workers[i]->decisions, g->workers[i]->decisions_dir, name, false);
+		add(o, g, g->workers[i], true, g->workers[i]->decisions, g->workers[i]->decisions_dir, name, &kinds[DECISIONS]);
+	}
+	if (g->trail) {
+		const char *dir;
+		struct spool *s = trail_spool(g->trail, &dir);
+
+		add(o, g, NULL, true, s, dir, strrchr(dir, '/') + 1, &kinds[TRAIL]);
 	}
 	adopt_all(o);
 	return o;
@@ -259,7 +292,7 @@ static void line_free(struct line *l)
 	line_count(l);
 	shipper_free(l->shipper);
 	bus_shipper_free(l->by_bus);
-	if (!l->worker)
+	if (!l->own)
 		spool_close(l->spool);
 	free(l);
 }
@@ -272,7 +305,7 @@ void outbox_sweep(struct outbox *o)
 		series_set(metrics_series(o->gw->metrics, M_BUS_QUEUE), (double)bus_producer_queue(o->producer));
 	while ((l = *at)) {
 		line_count(l);
-		if (l->worker || line_acked(l) < spool_end(l->spool)) {
+		if (l->own || line_acked(l) < spool_end(l->spool)) {
 			at = &l->next;
 			continue;
 		}
@@ -304,7 +337,7 @@ bool outbox_empty(struct outbox *o)
 bool outbox_past_is_told(struct outbox *o)
 {
 	for (struct line *l = o->lines; l; l = l->next)
-		if (l->usage && line_acked(l) < l->past)
+		if (is_usage(l) && line_acked(l) < l->past)
 			return false;
 	return !o->lost && !o->producer;      /* Kafka has it; when the ledger has it from there is not said to us */
 }

@@ -13,7 +13,6 @@
 #include "services/gateway/certificate.h"
 #include "services/gateway/door.h"
 #include "services/gateway/feedback_box.h"
-#include "services/gateway/key_uses.h"
 #include "services/gateway/lease.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/recall.h"
@@ -117,7 +116,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_KEYS] = { METRIC_GAUGE, "keys", "API keys that are known.", "" },
 	[M_KEYS_AGE] = { METRIC_GAUGE, "keys_age_seconds", "Since the access service was last heard; -1 = not since the start. The last keys stay in force.", "" },
 	[M_CLIENT_GONE] = { METRIC_COUNTER, "client_gone_total", "Clients that left before their answer was complete.", "" },
-	[M_AUDIT_LOST] = { METRIC_COUNTER, "audit_lost_total", "Audit entries that are not in the log: too many waited (full), too many refusals in a minute (flood), not accepted (refused).", "reason" },
+	[M_AUDIT_LOST] = { METRIC_COUNTER, "audit_lost_total", "Audit entries that are not in the log: no room in the spool (full), too many refusals in a minute (flood).", "reason" },
 	[M_LIMITED] = { METRIC_COUNTER, "limited_total", "Requests refused for a limit, by what was limited (requests, tokens, concurrency) and whose it was (key, tenant).", "limit,of" },
 	[M_LIMIT_WAITS] = { METRIC_COUNTER, "limit_waits_total", "Requests that waited until this gateway had more of a limit that several gateways share.", "" },
 	[M_LIMIT_GATEWAYS] = { METRIC_GAUGE, "limit_gateways", "Gateways that share the limits, as the access service said last.", "" },
@@ -331,7 +330,6 @@ static void stop(struct svc *s)
 	recall_close(g);
 	budget_share_free(g->budget_share);
 	trail_free(g->trail);
-	key_uses_free(g->key_uses);
 	door_free(g->door);
 	certificate_free(g->certificate);
 	tls_trust_free(g->backend_trust);
@@ -370,12 +368,11 @@ static bool start(struct svc *s, struct why *why)
 	g->budget_share = budget_share_new(g);
 	g->spool_base = outbox_free_base(g);
 	g->waits = svc_is_heir(s);
-	ok = certificate_new(g, why) && recall_open(g, why) && make_workers(g, why) && (g->runs = runs_open(g, why)) != NULL;
+	ok = certificate_new(g, why) && recall_open(g, why) && make_workers(g, why) && (g->trail = trail_new(g, why)) != NULL &&
+	     (g->runs = runs_open(g, why)) != NULL;
 	if (ok) {
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);
-		g->trail = trail_new(g);
-		g->key_uses = key_uses_new(g);
 		g->feedback = feedback_box_new(g);
 		ok = (g->outbox = outbox_new(g, why)) != NULL;
 		budget_share_open(g->budget_share);
@@ -437,9 +434,7 @@ static void ship_rest(struct loop_timer *t)
 
 	outbox_kick(g->outbox);
 	feedback_box_kick(g->feedback);
-	trail_kick(g->trail);
-	key_uses_tell(g->key_uses);
-	if ((outbox_empty(g->outbox) && feedback_box_empty(g->feedback) && trail_empty(g->trail) && budget_share_left(g->budget_share)) || --g->drain_ticks <= 0)
+	if ((outbox_empty(g->outbox) && feedback_box_empty(g->feedback) && budget_share_left(g->budget_share)) || --g->drain_ticks <= 0)
 		svc_drained(g->svc);
 	else
 		loop_timer_set(g->loop, t, 20000, ship_rest);

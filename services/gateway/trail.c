@@ -2,16 +2,18 @@
 #include "services/gateway/trail.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
 #include "common/data/log.h"
 #include "common/policy/rate_limit.h"
-#include "services/gateway/door.h"
+#include "common/store/spool.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/worker.h"
 
-enum { AT_ONCE = 200, TICK_US = 200 * 1000, DEADLINE_MS = 3000, LONGEST_OBJECT = 512 };
+enum { LONGEST_OBJECT = 512, SEGMENT_BYTES = 1 << 20, MOST_BYTES = 256 << 20 };
+static const int64_t minute_us = 60 * 1000000;
 
 /* What a request carries from its begin to its end. */
 struct trail_note {
@@ -22,24 +24,47 @@ struct trail_note {
 	bool at_door;                 /* turned away before anything else */
 };
 
-/* An entry on its way to access: the strings lie behind it. */
-struct line {
-	struct list node;
-	Corral__AuditEntry entry;
-};
-
 struct trail {
 	struct gateway *gw;
-	pthread_mutex_t lock;         /* of 'arrived', and of nothing else */
-	struct list arrived;          /* from the workers */
-	struct list lines;            /* for access, oldest first */
-	size_t n, sent;               /* 'sent' of them are with access, and wait for its word */
-	uint64_t batch;
-	char source[33];
+	pthread_mutex_t lock;         /* of what follows */
+	struct spool *spool;          /* one for all workers: there is little */
 	struct rate_window refused;
-	struct loop_timer timer;
-	bool calling;
+	char dir[1200];
 };
+
+/* --- life --- */
+
+struct trail *trail_new(struct gateway *g, struct why *why)
+{
+	static const struct spool_opts opts = { .segment_bytes = SEGMENT_BYTES, .max_bytes = MOST_BYTES };
+	struct trail *t = x_calloc(1, sizeof(*t));
+
+	t->gw = g;
+	pthread_mutex_init(&t->lock, NULL);
+	snprintf(t->dir, sizeof(t->dir), "%s/spool", svc_state_dir(g->svc));
+	(void)mkdir(t->dir, 0700);        /* spool_open() says so when it is not there */
+	snprintf(t->dir, sizeof(t->dir), "%s/spool/trail-%u", svc_state_dir(g->svc), g->spool_base);
+	t->spool = spool_open(t->dir, &opts, why);
+	if (t->spool)
+		return t;
+	trail_free(t);
+	return NULL;
+}
+
+void trail_free(struct trail *t)
+{
+	if (!t)
+		return;
+	spool_close(t->spool);
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+}
+
+struct spool *trail_spool(struct trail *t, const char **ret_dir)
+{
+	*ret_dir = t->dir;
+	return t->spool;
+}
 
 /* --- the worker's side --- */
 
@@ -145,50 +170,18 @@ static const char *actor(const struct req *r, const struct trail_note *n)
 	return r->who.role == CORRAL__ROLE__ROLE_OWNER ? "loopback" : "anonymous";
 }
 
-static void arrive(struct trail *t, struct line *l)
-{
-	pthread_mutex_lock(&t->lock);
-	list_push(&t->arrived, &l->node);
-	pthread_mutex_unlock(&t->lock);
-}
-
-void trail_end(struct req *r)
-{
-	struct trail_note *n = r->trail;
-	struct str texts[9];
-	char **fields[9];
-	struct line *l;
-	size_t room = 0;
-	char *at;
-
-	r->trail = NULL;
-	if (!n || !r->worker->gw->trail)
-		return;
-	texts[0] = str_of(actor(r, n)), texts[1] = str_of(r->who.role ? role_name(r->who.role) : ""), texts[2] = r->tenant;
-	texts[3] = str_of(n->address), texts[4] = str_of(n->action), texts[5] = fit(n->object), texts[6] = str_of(outcome(r, n));
-	texts[7] = detail(r, n), texts[8] = str_of(r->id_text);
-	for (int i = 0; i < 9; i++)
-		room += texts[i].n + 1;
-	l = x_malloc(sizeof(*l) + room);
-	corral__audit_entry__init(&l->entry);
-	l->entry.at_us = r->start_wall_us;
-	fields[0] = &l->entry.actor, fields[1] = &l->entry.role, fields[2] = &l->entry.tenant, fields[3] = &l->entry.address, fields[4] = &l->entry.action;
-	fields[5] = &l->entry.object, fields[6] = &l->entry.outcome, fields[7] = &l->entry.detail, fields[8] = &l->entry.request_id;
-	at = (char *)(l + 1);
-	for (int i = 0; i < 9; i++) {
-		*fields[i] = at;
-		memcpy(at, texts[i].n ? texts[i].p : "", texts[i].n);
-		at[texts[i].n] = '\0';
-		at += texts[i].n + 1;
-	}
-	arrive(r->worker->gw->trail, l);
-}
-
-/* --- the control side --- */
-
 static void lose(struct trail *t, const char *why) { series_inc(metrics_series(t->gw->metrics, M_AUDIT_LOST, why)); }
 
-/* Somebody who tries keys a thousand times a second must not fill the log: from there on they are counted. */
+/* Under the lock. */
+static bool append(struct trail *t, const Corral__AccessFact *f, struct why *why)
+{
+	size_t n = corral__access_fact__get_packed_size(f);
+	uint8_t *at = spool_reserve(t->spool, (uint32_t)n, why);
+
+	return at && spool_commit(t->spool, REC_ACCESS, (uint32_t)corral__access_fact__pack(f, at)) >= 0;
+}
+
+/* Somebody who tries keys a thousand times a second must not fill the log: from there on they are counted. Under the lock. */
 static bool is_flood(struct trail *t, const Corral__AuditEntry *e)
 {
 	int64_t now = mono_us();
@@ -201,141 +194,64 @@ static bool is_flood(struct trail *t, const Corral__AuditEntry *e)
 	return false;
 }
 
-static void put(struct trail *t, struct line *l)
+static void put(struct trail *t, Corral__AuditEntry *e)
 {
-	bool flood = is_flood(t, &l->entry);
+	Corral__AccessFact f = CORRAL__ACCESS_FACT__INIT;
+	struct why why;
+	bool flood, ok;
 
-	if (!flood && t->n < TRAIL_MOST) {
-		list_push(&t->lines, &l->node);
-		t->n++;
+	f.entry = e;
+	pthread_mutex_lock(&t->lock);
+	flood = is_flood(t, e);
+	ok = !flood && append(t, &f, &why);
+	pthread_mutex_unlock(&t->lock);
+	if (ok)
 		return;
-	}
 	lose(t, flood ? "flood" : "full");
 	if (!flood)
-		LOG_ERROR("an audit entry is lost: too many wait for the access service", LOG_S("action", l->entry.action), LOG_S("object", l->entry.object),
-			  LOG_S("actor", l->entry.actor), LOG_S("outcome", l->entry.outcome), LOG_S("request_id", l->entry.request_id));
-	free(l);
+		LOG_ERROR("an audit entry is lost: it cannot be written to the spool", LOG_S("action", e->action), LOG_S("object", e->object),
+			  LOG_S("actor", e->actor), LOG_S("outcome", e->outcome), LOG_S("request_id", e->request_id), LOG_S("error", why.text));
 }
 
-static void collect(struct trail *t)
-{
-	struct list got = { 0 };
+static char *z(struct req *r, struct str s) { return arena_dup(r->mem, s.n ? s.p : "", s.n); }
 
+void trail_end(struct req *r)
+{
+	Corral__AuditEntry e = CORRAL__AUDIT_ENTRY__INIT;
+	struct trail_note *n = r->trail;
+
+	r->trail = NULL;
+	if (!n || !r->worker->gw->trail)
+		return;
+	e.at_us = r->start_wall_us;
+	e.actor = (char *)actor(r, n);
+	e.role = (char *)(r->who.role ? role_name(r->who.role) : "");
+	e.tenant = z(r, r->tenant);
+	e.address = n->address;
+	e.action = n->action;
+	e.object = z(r, fit(n->object));
+	e.outcome = (char *)outcome(r, n);
+	e.detail = z(r, detail(r, n));
+	e.request_id = r->id_text;
+	put(r->worker->gw->trail, &e);
+}
+
+void trail_key_used(struct trail *t, const struct ring_key *k, int64_t wall_us)
+{
+	int64_t minute = wall_us / minute_us;
+	_Atomic int64_t *was = k ? (_Atomic int64_t *)&k->used_minute : NULL;       /* the one thing of a key that changes */
+	Corral__AccessFact f = CORRAL__ACCESS_FACT__INIT;
+	Corral__KeyUse use = CORRAL__KEY_USE__INIT;
+	char id[APIKEY_ID + 1];
+	struct why why;
+
+	if (!t || !k || atomic_load_explicit(was, memory_order_relaxed) >= minute || atomic_exchange(was, minute) >= minute)
+		return;
+	str_copy(id, sizeof(id), k->e.name);
+	use.id = id;
+	use.at_us = minute * minute_us;
+	f.use = &use;
 	pthread_mutex_lock(&t->lock);
-	list_push(&t->arrived, &got);     /* the head changes, the members stay */
-	list_del(&t->arrived);
+	(void)append(t, &f, &why);        /* it is for people who look for keys that nobody needs: with no room for it the time stays as it was */
 	pthread_mutex_unlock(&t->lock);
-	while (!list_empty(&got)) {
-		struct line *l = list_entry(got.next, struct line, node);
-
-		list_del(&l->node);
-		put(t, l);
-	}
-}
-
-static void send_batch(struct trail *);
-
-void trail_kick(struct trail *t)
-{
-	if (!t)
-		return;
-	collect(t);
-	if (t->n && !t->calling)
-		send_batch(t);
-}
-
-static void tick(struct loop_timer *timer)
-{
-	struct trail *t = (struct trail *)(void *)((char *)timer - offsetof(struct trail, timer));
-
-	loop_timer_set(t->gw->loop, timer, TICK_US, tick);
-	trail_kick(t);
-}
-
-struct trail *trail_new(struct gateway *g)
-{
-	struct trail *t = x_calloc(1, sizeof(*t));
-
-	t->gw = g;
-	pthread_mutex_init(&t->lock, NULL);
-	list_init(&t->arrived);
-	list_init(&t->lines);
-	snprintf(t->source, sizeof(t->source), "%016llx%016llx", (unsigned long long)rand_u64(), (unsigned long long)rand_u64());
-	tick(&t->timer);
-	return t;
-}
-
-bool trail_empty(const struct trail *t) { return !t || t->n == 0; }
-
-static void drop_first(struct trail *t, size_t n)
-{
-	while (n-- && t->n) {
-		struct line *l = list_entry(t->lines.next, struct line, node);
-
-		list_del(&l->node);
-		free(l);
-		t->n--;
-	}
-}
-
-void trail_free(struct trail *t)
-{
-	if (!t)
-		return;
-	loop_timer_del(&t->timer);
-	collect(t);
-	if (t->n)
-		LOG_ERROR("audit entries are lost: the access service could not be told of them", LOG_I("entries", t->n));
-	drop_first(t, t->n);
-	pthread_mutex_destroy(&t->lock);
-	free(t);
-}
-
-static void on_done(const Corral__Done *, void *arg);
-
-/* The same entries have the same number until access has them, so that an answer that got lost does not write them twice. */
-static void send_batch(struct trail *t)
-{
-	Corral__AuditAppend q = CORRAL__AUDIT_APPEND__INIT;
-	Corral__AuditEntry *entries[AT_ONCE];
-	struct rpc_client *access = t->gw->door->access;
-
-	if (!t->sent) {
-		t->sent = t->n < AT_ONCE ? t->n : AT_ONCE;
-		t->batch++;
-	}
-	q.source = t->source;
-	q.batch = t->batch;
-	q.entries = entries;
-	list_each(it, &t->lines) {
-		if (q.n_entries == t->sent)
-			break;
-		entries[q.n_entries++] = &list_entry(it, struct line, node)->entry;
-	}
-	t->calling = true;
-	rpc_deadline(access, DEADLINE_MS);
-	corral__access__append(rpc_stub(access, &corral__access__descriptor), &q, on_done, t);
-	rpc_deadline(access, 5000);
-}
-
-/* What access will never take must not hold up the rest. */
-static bool is_hopeless(const struct why *why) { return why && (why->code == ERR_INVALID || why->code == ERR_MALFORMED || why->code == ERR_TOO_LARGE); }
-
-static void on_done(const Corral__Done *reply, void *arg)
-{
-	struct trail *t = arg;
-	const struct why *why = reply ? NULL : rpc_error(t->gw->door->access);
-
-	t->calling = false;
-	if (!reply && !is_hopeless(why))
-		return;                   /* again with the next tick */
-	if (!reply) {
-		LOG_ERROR("audit entries are lost: the access service refused them", LOG_I("entries", t->sent), LOG_S("error", why->text));
-		for (size_t i = 0; i < t->sent; i++)
-			lose(t, "refused");
-	}
-	drop_first(t, t->sent);
-	t->sent = 0;
-	if (t->n)
-		send_batch(t);
 }

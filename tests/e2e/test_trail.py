@@ -120,6 +120,40 @@ def test_nothing_is_lost_while_access_is_away(tmp_path_factory, engine):
         two.close()
 
 
+def test_kill_9_loses_nothing(tmp_path_factory, engine):
+    """What was done and who was seen is on the gateway's disk: access is away, the gateway is killed, and all of it is in the log, once."""
+    two = Two(tmp_path_factory.mktemp("killed"), engine)
+    try:
+        secret = two.key(name="seen", role="user")
+        quiet = two.key(name="quiet", role="user")
+        two.access.kill()
+        requests = []
+        for i in range(60):
+            status, request = act(two.urls[0], "POST", f"/models/alpha-1/{'protect' if i % 2 else 'unprotect'}")
+            assert status == 200
+            requests.append(request)
+            if i in (20, 40):                                                      # twice in the middle, too
+                two.gateways[0].kill()
+                two.gateways[0].start()
+                two.wait(two.urls[0])
+        until(lambda: act(two.urls[0], "GET", "/v1/models", secret)[0] == 200)      # by the keys on its disk
+        two.gateways[0].kill()
+        two.access.start()
+        two.gateways[0].start()
+        two.wait(two.urls[0])
+        until(lambda: set(requests) <= {e["request_id"] for e in entries(two.url)})
+        for _ in range(2):                                                         # and another start does not write it again
+            assert [len(entries(two.url, request_id=r)) for r in requests] == [1] * 60
+            two.gateways[0].kill()
+            two.gateways[0].start()
+            two.wait(two.urls[0])
+        assert json.loads(ask(two.url + "/audit/verify")[2])["ok"] is True
+        keys = {k["name"]: k["last_used_at"] for k in json.loads(ask(two.url + "/keys?limit=1000")[2])["keys"]}
+        assert keys["seen"] and keys["quiet"] and quiet != secret
+    finally:
+        two.close()
+
+
 def test_when_a_key_was_used_is_shown(corral):
     key, secret = make_key(corral, name="in-use", role="user")
     idle, _ = make_key(corral, name="put-away", role="user", networks=["203.0.113.0/24"])

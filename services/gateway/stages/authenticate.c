@@ -10,9 +10,9 @@
 #include "common/policy/apikey.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/door.h"
-#include "services/gateway/key_uses.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/stages/stages.h"
+#include "services/gateway/trail.h"
 #include "services/gateway/worker.h"
 
 const char *refusal_name(enum refusal r)
@@ -224,7 +224,7 @@ void admission_apply(struct req *r, const struct admission *a)
 	r->who = subject_of(a);
 	r->tenant = r->who.tenant;
 	r->key_id = r->who.key_id;
-	key_uses_note(r->worker->gw->key_uses, a->refused == REFUSED_NOT || a->refused == REFUSED_ACTION ? a->key : NULL, r->start_wall_us);
+	trail_key_used(r->worker->gw->trail, a->refused == REFUSED_NOT || a->refused == REFUSED_ACTION ? a->key : NULL, r->start_wall_us);
 	r->limits.scopes[0] = a->key ? a->key->scope : NULL;
 	r->limits.scopes[1] = a->home ? a->home->scope : NULL;
 }
