@@ -9,7 +9,9 @@
 #include <ftw.h>
 #include <unistd.h>
 
+#include "common/store/db_test.h"
 #include "services/usage-tracker/feedback.h"
+#include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/quality.h"
 
 #define DAY_US INT64_C(86400000000)
@@ -17,7 +19,7 @@
 static const int64_t base_us = 1795251600000000LL;
 
 struct fixture {
-	char dir[64], url[128];
+	char dir[64], url[256];
 	struct ledger *l;
 	struct quality *q;
 	struct arena *mem;
@@ -33,7 +35,7 @@ static int setup(void **state)
 
 	snprintf(f->dir, sizeof(f->dir), "/tmp/quality-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->url, sizeof(f->url), "sqlite:%s/ledger.db", f->dir);
+	test_db(f->dir, "ledger.db", ledger_migrations, f->url, sizeof(f->url));
 	f->mem = arena_new(1 << 16);
 	f->l = ledger_open(f->url, &why);
 	if (!f->l)
