@@ -227,13 +227,13 @@ proof-budgets: all
 
 DOCS_BIN := $(if $(wildcard services/corral/main.c),$(BUILD)/bin/corral)
 
-check: $(DOCS_BIN)
+check: all
 	@scripts/check-layers
 	@scripts/check-format
 	@scripts/check-twins
 	$(if $(DOCS_BIN),@scripts/gen-docs --check $(DOCS_BIN))
 
-docs: $(DOCS_BIN)
+docs: all
 	@scripts/gen-docs $(DOCS_BIN)
 
 ROUNDS  ?= 5
