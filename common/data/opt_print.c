@@ -227,16 +227,18 @@ static void add_quoted(struct buf *b, const char *text)
 	buf_char(b, '"');
 }
 
-/* The text without what stands behind password= in the query of a URL. */
+/* A part of a URL, without what stands behind each password= (and sslpassword=) in its query. */
 static void masked_query(struct buf *b, const char *text)
 {
-	const char *at = strstr(text, "://") ? strstr(text, "password=") : NULL;
-	const char *value = at ? at + strlen("password=") : text;
+	const char *at;
 
-	buf_add(b, text, (size_t)(value - text));
-	buf_addz(b, at ? "***" : text);
-	if (at)
-		buf_addz(b, value + strcspn(value, "&,"));
+	while ((at = strstr(text, "password="))) {
+		at += strlen("password=");
+		buf_add(b, text, (size_t)(at - text));
+		buf_addz(b, "***");
+		text = at + strcspn(at, "&,");
+	}
+	buf_addz(b, text);
 }
 
 /* A password in a URL, which no option needs, is a secret all the same. */
@@ -247,13 +249,15 @@ static void masked(struct buf *b, const char *text)
 	user = at ? at + 3 : NULL;
 	end = user ? strpbrk(user, "@/?#,") : NULL;
 	colon = user && end && *end == '@' ? memchr(user, ':', (size_t)(end - user)) : NULL;
-	if (!colon) {
-		masked_query(b, text);
-		return;
+	if (colon) {
+		buf_add(b, text, (size_t)(colon + 1 - text));
+		buf_addz(b, "***");
+		text = end;
 	}
-	buf_add(b, text, (size_t)(colon + 1 - text));
-	buf_addz(b, "***");
-	buf_addz(b, end);
+	if (at)
+		masked_query(b, text);
+	else
+		buf_addz(b, text);
 }
 
 static void add_masked(struct buf *b, const char *text)

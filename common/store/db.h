@@ -34,6 +34,9 @@ bool db_migrates_at_open(const char *url);
  * when another process had it in between, every call fails until the program is started again. */
 bool db_claim(struct db *, struct why *);
 
+/* Whether a server that was lost answers again; asks it. False for a file, where only the next write tells. */
+bool db_is_back(struct db *);
+
 bool db_begin(struct db *, struct why *);
 bool db_commit(struct db *, struct why *);
 void db_rollback(struct db *);

@@ -4,7 +4,7 @@
  * schema S (default: corral), which is all of the search path. The connection belongs to this process for long: a pooler between has to
  * pool sessions, not transactions.
  *
- * No call waits for a server that does not answer: connecting has CONNECT_MS, a statement its statement_timeout (the server ends it) and
+ * No call waits for a server that does not answer: connecting has CONNECT_MS (the first time OPEN_MS), a statement its statement_timeout (the server ends it) and
  * a little more (then the connection is given up). A lost connection fails the call in hand and its transaction; a later call connects
  * again, at most once every backoff_ms. Values go and come in binary; a statement is prepared when it first runs, with the types of what it
  * is given, so that SQL needs no casts. Answers are read whole before the first row is handed on, so that on_row may ask further. */
@@ -18,7 +18,7 @@
 #include "common/store/db_sql.h"
 #include "common/store/db_writer.h"
 
-enum { CONNECT_MS = 2000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 2000,
+enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 4000,
        MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations; one more: claims */,
        CLAIM_MS = 5000, CLAIM_EVERY_MS = 50 };
 
@@ -43,7 +43,9 @@ struct db_postgres {
 	struct stmt *stmts;
 	unsigned n;
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
-	bool migrating, ousted;       /* ousted: another process had what this one had claimed */
+	bool opened, migrating;
+	bool down;                    /* it was lost, and nobody has asked since whether it is back */
+	bool ousted;                  /* another process had what this one had claimed */
 	int64_t claim;                /* the number of ours; 0 = none */
 	int64_t statement_ms, backoff_ms, retry_us;
 	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
@@ -74,6 +76,7 @@ static void hang_up(struct db_postgres *d)
 {
 	PQfinish(d->conn);
 	d->conn = NULL;
+	d->down = true;
 	d->lost = d->in_tx;
 	for (unsigned i = 0; i < d->n; i++)
 		d->stmts[i].name[0] = '\0';
@@ -185,12 +188,12 @@ static void ignore_notice(void *arg, const PGresult *r) { (void)arg, (void)r; }
 /* NULL = connected, else why not. */
 static const char *connect_wait(struct db_postgres *d)
 {
-	int64_t until_us = mono_us() + CONNECT_MS * 1000;
+	int64_t until_us = mono_us() + (d->opened ? CONNECT_MS : OPEN_MS) * 1000;
 	PostgresPollingStatusType next = PGRES_POLLING_WRITING;
 
 	while (next != PGRES_POLLING_OK && next != PGRES_POLLING_FAILED && PQstatus(d->conn) != CONNECTION_BAD) {
 		if (!wait_for(d, next == PGRES_POLLING_READING ? POLLIN : POLLOUT, until_us))
-			return "no answer within 2 s";
+			return "no answer in time";
 		next = PQconnectPoll(d->conn);
 	}
 	return PQstatus(d->conn) == CONNECTION_OK ? NULL : PQerrorMessage(d->conn);
@@ -237,6 +240,7 @@ static bool connect_now(struct db_postgres *d, struct why *why)
 	if (!session_begin(d, &said) || (d->claim && !claim_again(d, &said)))
 		return connect_failed(d, str_of(said.text), why);
 	d->backoff_ms = 0;
+	d->opened = true;
 	return true;
 }
 
@@ -930,6 +934,15 @@ static bool pg_claim(struct db *db, struct why *why)
 	return count_claim(d, "", &d->claim, why);
 }
 
+static bool pg_is_back(struct db *db)
+{
+	struct db_postgres *d = of(db);
+	bool back = d->down && !d->in_tx && pg_query(db, "SELECT 1", NULL, 0, NULL, NULL, NULL);
+
+	d->down &= !back;
+	return back;
+}
+
 static const char *pg_name(struct db *db) { return of(db)->where; }
 
 const struct db_driver db_postgres = {
@@ -938,5 +951,5 @@ const struct db_driver db_postgres = {
 	.begin = pg_begin, .commit = pg_commit, .rollback = pg_rollback,
 	.run = pg_run, .batch = pg_batch, .query = pg_query,
 	.col = pg_col, .cols = pg_cols, .col_name = pg_col_name,
-	.is_made = pg_is_made, .claim = pg_claim, .name = pg_name,
+	.is_made = pg_is_made, .claim = pg_claim, .is_back = pg_is_back, .name = pg_name,
 };

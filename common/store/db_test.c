@@ -446,6 +446,8 @@ static void a_lost_connection_is_made_again(void **state)
 	end_session_of(*state, db);
 	assert_false(put(db, 2, NULL, &why));
 	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_true(db_is_back(db));
+	assert_false(db_is_back(db));             /* it was said */
 	assert_true(put(db, 2, NULL, &why));
 	assert_int_equal(count(db), 2);
 	db_close(db);

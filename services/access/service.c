@@ -376,6 +376,8 @@ static void on_tick(struct loop_timer *t)
 {
 	struct access *a = list_entry(t, struct access, tick);
 
+	if (a->failing && db_is_back(access_db(a->store)))
+		store_state(a, ERR_OK, NULL);
 	news_time(a->news, wall_us());
 	count_keys(a);
 	series_set(metrics_series(svc_metrics(a->svc), M_GATEWAYS), shares_gateways(a->shares, mono_us()));

@@ -61,7 +61,7 @@ struct usage_tracker {
 	struct prices *prices;
 	struct reconcile *reconcile;
 	struct quality *quality;
-	struct loop_timer reconcile_timer;
+	struct loop_timer reconcile_timer, back_timer;
 	struct from_bus *from_bus;    /* NULL: facts come by RPC alone */
 	struct arena *mem;            /* of the question in hand */
 	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
@@ -74,6 +74,10 @@ struct usage_tracker {
 
 /* --- facts --- */
 
+enum { BACK_US = 1000000 };
+
+static void on_back(struct loop_timer *);
+
 /* A failure of the store is said once, and to /readyz as long as it lasts. */
 static void ledger_state(struct usage_tracker *u, bool ok, const struct why *why)
 {
@@ -85,6 +89,19 @@ static void ledger_state(struct usage_tracker *u, bool ok, const struct why *why
 	else
 		LOG_ERROR("the ledger cannot be written; facts wait in their spools", LOG_S("error", why->text));
 	svc_need(u->svc, "ledger", ok, ok ? "" : why->text);
+	if (!ok)
+		loop_timer_set(svc_loop(u->svc), &u->back_timer, BACK_US, on_back);
+}
+
+/* Also when no fact comes by which it would be seen. */
+static void on_back(struct loop_timer *t)
+{
+	struct usage_tracker *u = OF(back_timer, t);
+
+	if (u->failing && db_is_back(ledger_db(u->ledger)))
+		ledger_state(u, true, NULL);
+	if (u->failing)
+		loop_timer_set(svc_loop(u->svc), t, BACK_US, on_back);
 }
 
 static bool topic_known(const char *topic, void *data)
@@ -344,6 +361,7 @@ static void stop(struct svc *svc)
 	from_bus_free(u->from_bus);
 	budget_service_free(u->budgets);
 	loop_timer_del(&u->reconcile_timer);
+	loop_timer_del(&u->back_timer);
 	reconcile_free(u->reconcile);
 	quality_free(u->quality);
 	prices_free(u->prices);

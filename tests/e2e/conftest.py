@@ -17,10 +17,14 @@ from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
 ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways",
             "hardware", "health", "keys", "limits", "models", "models_init", "native", "ollama", "openai", "probe", "reload", "runs", "start", "tls", "trail")}
 
+# And these on PostgreSQL: what is kept, and comes back after a kill.
+ON_POSTGRES = {f"test_{name}.py" for name in ("access", "cli", "native", "runs")}
+
 # Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
 ONE_PROCESS_ONLY = {
     "test_apart.py": "starts its own processes, over each wire",
     "test_kafka.py": "starts what it needs in both arrangements",
+    "test_postgres.py": "starts its own server",
     "test_upgrade.py": "is about corral upgrade, which is for one process; tests/proofs/upgrade.py does it with a gateway apart, too",
     "test_up.py": "is about scripts/up and starts its own, in one process and apart",
     "test_scripts.py": "is about the scripts",
@@ -29,17 +33,19 @@ ONE_PROCESS_ONLY = {
     "test_golden_clients.py": "is about recorded bytes",
 }
 
+SELECTED = ON_POSTGRES if ARRANGEMENT == "postgres" else ARRANGED
+
 
 def pytest_ignore_collect(collection_path, config):
-    left_out = collection_path.suffix == ".py" and collection_path.name.startswith("test_") and collection_path.name not in ARRANGED
+    left_out = collection_path.suffix == ".py" and collection_path.name.startswith("test_") and collection_path.name not in SELECTED
     return True if ARRANGEMENT != "one" and left_out else None
 
 
 def pytest_terminal_summary(terminalreporter):
-    if ARRANGEMENT != "one":
+    if ARRANGEMENT not in ("one", "postgres"):
         terminalreporter.write_line(f"arrangement {ARRANGEMENT}; left out, for the arrangement does not matter to them:")
         for path in sorted(Path(__file__).parent.glob("test_*.py")):
-            if path.name not in ARRANGED:
+            if path.name not in SELECTED:
                 terminalreporter.write_line(f"    {path.name} {ONE_PROCESS_ONLY.get(path.name, 'is not known to depend on it')}")
 
 

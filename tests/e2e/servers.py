@@ -116,9 +116,23 @@ def import_model(url, model, name):
     assert status == 200 and "success" in text, text
 
 
-ARRANGEMENTS = ("one", "ipc", "tcp", "tls", "remote")    # one process; processes over a wire; decide=remote over ipc
+# one process; processes over a wire; decide=remote over ipc; one process that keeps everything on the server of CORRAL_TEST_POSTGRES
+ARRANGEMENTS = ("one", "ipc", "tcp", "tls", "remote", "postgres")
 ARRANGEMENT = os.environ.get("CORRAL_ARRANGEMENT", "one")
 assert ARRANGEMENT in ARRANGEMENTS, f"CORRAL_ARRANGEMENT is {ARRANGEMENT}; it can be {', '.join(ARRANGEMENTS)}"
+
+
+def database_of(folder):
+    """The URL of a database for what runs on this folder, made and migrated when it is first asked for."""
+    server = os.environ["CORRAL_TEST_POSTGRES"]
+    name = "c" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    url = server.replace("/postgres?", f"/{name}?")
+    made = subprocess.run(["psql", "-X", "-q", server, "-c", f"CREATE DATABASE {name}"], capture_output=True, text=True)
+    assert made.returncode == 0 or "already exists" in made.stderr, made.stderr
+    binary = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+    done = subprocess.run([binary, "migrate"], env={**os.environ, "CORRAL_DB": url}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return url
 
 
 class Corral:
@@ -130,7 +144,9 @@ class Corral:
         self.url, self.killed = f"http://127.0.0.1:{self.port}", False
         if backends is not None:                  # None: the configuration file names them
             options = ["--backends", ",".join(f"{n}={k}+{u}" for n, (k, u) in backends.items()), *options]
-        if ARRANGEMENT == "one":
+        if ARRANGEMENT == "postgres":
+            env = {"CORRAL_DB": database_of(self.folder), **(env or {})}
+        if ARRANGEMENT in ("one", "postgres"):
             self._one(options, env)
         else:
             self._apart(options, env)

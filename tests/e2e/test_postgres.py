@@ -1,0 +1,108 @@
+"""Corral on a PostgreSQL server: nothing before its schema is there, what is kept where, and what goes on while the server is away."""
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from postgres import BIN, Postgres
+from servers import Corral, http, until
+from test_runs import model                                      # noqa: F401
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.fixture
+def server():
+    made = Postgres()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def corral(server, model, tmp_path):                             # noqa: F811
+    assert server.migrate().returncode == 0
+    made = Corral(tmp_path, {"a": ("llamacpp", model.url)}, env={"CORRAL_DB": server.url})
+    yield made
+    wrong = made.close()
+    assert not wrong, wrong
+
+
+def ask(corral):
+    status, _, text = http(corral.url + "/v1/chat/completions", ASK)
+    assert status == 200, text
+
+
+def attempts(corral):
+    status, _, said = corral.get("/usage")
+    return said["totals"]["attempts"] if status == 200 else None
+
+
+def needs(corral):
+    return json.loads(http(f"{corral.admin}/readyz")[2])["needs"]
+
+
+def test_a_schema_that_is_not_there_is_refused_and_made(server, tmp_path):
+    env = {**os.environ, "CORRAL_DB": server.url}
+    serve = [f"{BIN}/corral", "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", f"--state-dir={tmp_path}"]
+    done = subprocess.run(serve, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "corral migrate" in done.stderr, done.stderr
+    done = server.migrate("usage-tracker")
+    assert done.returncode == 0 and "schema usage_tracker brought from version 0 to" in done.stdout, done.stdout + done.stderr
+    done = server.migrate()
+    assert done.returncode == 0 and "usage-tracker: schema usage_tracker is at version" in done.stdout and "access: schema access brought from" in done.stdout
+    server.sql("INSERT INTO selector.schema_version VALUES (1000)")
+    for said in (server.migrate(), subprocess.run(serve, env=env, capture_output=True, text=True, timeout=60)):
+        assert said.returncode == 1 and "schema version 1000" in said.stderr, said.stderr
+
+
+def test_a_password_is_in_no_log(tmp_path):
+    env = {**os.environ, "CORRAL_DB": "postgresql://corral:se-cret@127.0.0.1:1/corral?sslpassword=se-cret"}
+    log = tmp_path / "log"
+    served = subprocess.Popen([f"{BIN}/corral", "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", f"--state-dir={tmp_path}"], env=env,
+                              stdout=log.open("w"), stderr=subprocess.STDOUT)
+    try:
+        until(lambda: "cannot be reached" in log.read_text(), 60)
+    finally:
+        served.kill()
+        served.wait()
+    said = log.read_text()
+    for words in (["migrate"], ["serve", "--check-config"], ["config", "show"]):
+        done = subprocess.run([f"{BIN}/corral", *words, f"--state-dir={tmp_path}"], env=env, capture_output=True, text=True, timeout=60)
+        said += done.stdout + done.stderr
+    assert "se-cret" not in said
+
+
+def test_what_is_kept_lies_in_a_schema_of_its_service(server, corral):
+    ask(corral)
+    until(lambda: attempts(corral) == 1)
+    assert server.sql("SELECT count(*) FROM usage_tracker.attempts") == "1"
+    assert server.sql("SELECT model || ' ' || status FROM usage_tracker.usage") == "m ok"
+    status, _, made = corral.post("/keys", {"name": "ci", "role": "user"})
+    assert status == 201, made
+    assert server.sql("SELECT count(*) FROM access.keys") == "1"
+    status, _, run = corral.post("/run", {"input": ASK})
+    assert status == 202, run
+    until(lambda: corral.get(f"/status/{run['id']}")[2]["status"] == "COMPLETED")
+    assert server.sql("SELECT count(*) FROM gateway.runs") == "1"
+
+
+def test_it_goes_on_while_the_server_is_away(server, corral):
+    ask(corral)
+    until(lambda: attempts(corral) == 1)
+    for turn in range(2):
+        server.stop()
+        for _ in range(3):
+            ask(corral)
+        began = time.monotonic()
+        status, _, said = until(lambda: (lambda a: a if a[0] == 503 else None)(corral.get("/usage")))       # noqa: B023
+        assert "usage-tracker" in said["error"] and server.folder not in said["error"], said     # the reason is for the log and /readyz
+        assert time.monotonic() - began < 30
+        assert corral.post("/keys", {"name": f"a{turn}", "role": "user"})[0] == 503
+        until(lambda: any(n["need"] == "ledger" and not n["ok"] for n in needs(corral)), 60)
+        server.start()
+        until(lambda: attempts(corral) == 4 + 3 * turn, 60)      # noqa: B023
+        until(lambda: [n for n in needs(corral) if n["required"] and not n["ok"]] == [] or print(needs(corral)), 20)
+        until(lambda: corral.post("/keys", {"name": f"b{turn}", "role": "user"})[0] == 201)                 # noqa: B023
+    assert server.sql("SELECT count(*) FROM usage_tracker.attempts") == "7"
