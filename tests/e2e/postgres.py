@@ -19,7 +19,7 @@ class Postgres:
         self.start()
 
     def start(self):
-        self.url, reason = script("with-postgres", "start", self.folder)
+        self.url, reason = script("with-postgres", "start", self.folder, "--durable")        # what was committed is there after "the power went"
         if not self.url:
             shutil.rmtree(self.folder, ignore_errors=True)
             pytest.skip(f"no PostgreSQL: {reason}")
