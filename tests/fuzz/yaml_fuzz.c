@@ -76,7 +76,8 @@ static void round_trip(struct values *v, struct arena *mem)
 			if (strcmp(o->name, n->key) == 0)
 				CHECK((o->type == OPT_T_LIST ? opt_list_from_yaml(o, n, "f", mem, &back.list, &why) :
 				       opt_value_parse(o, n->text, &back, mem, "x", &why)) == ERR_OK);
-	same(v, &back);
+	if (!strstr(buf_z(&b), "***"))            /* a password in a URL is not printed */
+		same(v, &back);
 	buf_free(&b);
 }
 
