@@ -198,7 +198,7 @@ class Two:
     """Two gateways of two workers, the registry and access, each a process."""
 
     def __init__(self, folder, engine):
-        registry, access = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+        registry, access = (f"tcp://127.0.0.1:{free_port(pair=True)}" for _ in range(2))       # snapshots are heard 100 above
         self.registry = Process(folder, "registry", "model-registry", "--rpc-listen", registry, "--backends", f"e=openai+{engine.url}", "--slots=e=64")
         self.access = Process(folder, "access", "access", "--rpc-listen", access)
         ports = [free_port() for _ in range(2)]
@@ -208,11 +208,17 @@ class Two:
         self.url = self.urls[0]
         for p in (self.registry, self.access, *self.gateways):
             p.start()
-        for url in self.urls:
-            self.wait(url)
+        try:
+            for url in self.urls:
+                self.wait(url)
+        except AssertionError:
+            self.close()
+            raise
 
     def wait(self, url):
         def lists():
+            for p in (self.registry, self.access, *self.gateways):
+                assert p.handle.poll() is None, f"{p.argv[0]} ended with {p.handle.returncode}: {p.log.read_text()[-1000:]}"
             try:
                 return len(json.loads(ask(url + "/v1/models")[2])["data"]) == 4
             except (OSError, KeyError, ValueError):
