@@ -3,9 +3,8 @@
 
 #include "common/base/buf.h"
 #include "common/store/db.h"
+#include "common/store/db_writer.h"
 #include "common/svc/runtime.h"
-
-static bool is_server(const char *url) { return str_starts(str_of(url), STR("postgresql:")) || str_starts(str_of(url), STR("postgres:")); }
 
 /* By the service's name, which another database of its has a word more than. */
 static const char *schema_of(struct arena *a, const struct svc_def *def, const struct svc_db *d)
@@ -45,17 +44,17 @@ static void place_one(struct runtime *rt, unsigned i, const struct svc_db *d)
 
 	if (!url)
 		return;
-	if (!**url && (is_server(rt->config.db) || (rt->config.db[0] && d->of_db))) {
+	if (!**url && (db_writer_has(rt->config.db) || (rt->config.db[0] && d->of_db))) {
 		*url = rt->config.db;
 		rt->sets[i].sources[o - rt->sets[i].table] = "option db";
 	}
-	if (is_server(*url))
+	if (db_writer_has(*url))
 		*url = with_schema(rt->mem, *url, schema_of(rt->mem, rt->svcs[i].def, d));
 }
 
 enum err databases_place(struct runtime *rt, struct why *why)
 {
-	if (rt->config.db[0] && !is_server(rt->config.db) && !str_starts(str_of(rt->config.db), STR("sqlite:")))
+	if (rt->config.db[0] && !db_writer_has(rt->config.db) && !str_starts(str_of(rt->config.db), STR("sqlite:")))
 		return err_field(why, ERR_INVALID, "db", "db: this is no URL of a database; write postgresql://USER:PASSWORD@HOST:PORT/NAME");
 	for (unsigned i = 0; i < rt->n; i++)
 		for (const struct svc_db *d = rt->svcs[i].def->databases; d && d->file; d++)
@@ -79,7 +78,7 @@ static int migrate_one(struct runtime *rt, unsigned i, const struct svc_db *d)
 	int64_t from, to;
 	struct why why;
 
-	if (!is_server(url)) {
+	if (!db_writer_has(url)) {
 		printf("%s: %s is a file of SQLite, which is brought up to date whenever the service starts\n", service, d->file);
 		return 0;
 	}

@@ -125,6 +125,22 @@ static void cannot_answer(struct ask *a, const char *service, const char *error)
 	err_set(&a->err, ERR_UNAVAILABLE, "the %s does not answer now; the gateway's log says why", service);
 }
 
+struct json_out ask_json(struct ask *a, int status)
+{
+	struct json_out jo;
+
+	a->status = status;
+	json_begin(&jo, &a->body);
+	jw_obj(&jo);
+	return jo;
+}
+
+void ask_json_done(struct ask *a, struct json_out *jo)
+{
+	json_done(jo);
+	ask_done(a);
+}
+
 void ask_failed(struct ask *a, struct rpc_client *client, const char *service)
 {
 	const struct why *why = rpc_error(client);

@@ -3,6 +3,7 @@
  * The reply is turned into JSON on the control thread and answered on the worker; a client that leaves meanwhile costs nothing. */
 #ifndef CORRAL_GATEWAY_ASK_H
 #define CORRAL_GATEWAY_ASK_H
+#include "common/data/json_write.h"
 #include "services/gateway/worker.h"
 
 struct ask {
@@ -33,6 +34,9 @@ void ask_done(struct ask *);          /* status and body are set, or err */
 /* The same, when every worker has a model snapshot that is at least this one: the client's next request must see what it was told. */
 void ask_done_with_models(struct ask *, struct snapshot_id);
 void ask_models_came(struct gateway *);       /* looks at those that wait for one */
+/* An answer that is one JSON object: opened in 'body', and closed; the second calls ask_done(). */
+struct json_out ask_json(struct ask *, int status);
+void ask_json_done(struct ask *, struct json_out *);
 void ask_failed(struct ask *, struct rpc_client *, const char *service);
 /* A time of the query: RFC 3339, a day, or seconds; absent leaves *ret. False: the request has failed. */
 bool ask_time(struct req *, struct ask *, const char *name, int64_t *ret);

@@ -85,22 +85,6 @@ static void failed(struct ask *a)
 	}
 }
 
-static struct json_out answer(struct ask *a, int status)
-{
-	struct json_out jo;
-
-	a->status = status;
-	json_begin(&jo, &a->body);
-	jw_obj(&jo);
-	return jo;
-}
-
-static void finish(struct ask *a, struct json_out *jo)
-{
-	json_done(jo);
-	ask_done(a);
-}
-
 /* --- out --- */
 
 static void tenant_members(struct json_out *jo, const Corral__Tenant *t)
@@ -306,11 +290,11 @@ static void key_made(const Corral__CreateKeyReply *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 201);
+	jo = ask_json(a, 201);
 	jw_key(&jo, "key");
 	json_access_key(&jo, reply->key);
 	jw_kv_strz(&jo, "secret", reply->secret);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void create_call(struct ask *a) { corral__access__create_key(access_of(a), &of(a)->create, key_made, a); }
@@ -355,10 +339,10 @@ static void key_limited(const Corral__Key *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_key(&jo, "key");
 	json_access_key(&jo, reply);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void limit_call(struct ask *a) { corral__access__limit_key(access_of(a), &of(a)->limit, key_limited, a); }
@@ -393,10 +377,10 @@ static void ended(const Corral__Done *reply, struct ask *a, const char *key, con
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_kv_strz(&jo, key, id);
 	jw_kv_bool(&jo, word, true);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void revoked(const Corral__Done *reply, void *arg) { ended(reply, arg, "id", of(arg)->revoke.id, "revoked"); }
@@ -421,14 +405,14 @@ static void keys_listed(const Corral__ListKeysReply *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_key(&jo, "keys");
 	jw_arr(&jo);
 	for (size_t i = 0; i < reply->n_keys; i++)
 		json_access_key(&jo, reply->keys[i]);
 	jw_end(&jo);
 	jw_kv_strz(&jo, "next", *reply->next ? reply->next : NULL);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void list_call(struct ask *a) { corral__access__list_keys(access_of(a), &of(a)->list, keys_listed, a); }
@@ -479,9 +463,9 @@ static void tenant_put(const Corral__Tenant *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	tenant_members(&jo, reply);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void put_call(struct ask *a) { corral__access__put_tenant(access_of(a), &of(a)->put, tenant_put, a); }
@@ -531,7 +515,7 @@ static void tenants_listed(const Corral__ListTenantsReply *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_key(&jo, "tenants");
 	jw_arr(&jo);
 	for (size_t i = 0; i < reply->n_tenants; i++) {
@@ -540,7 +524,7 @@ static void tenants_listed(const Corral__ListTenantsReply *reply, void *arg)
 		jw_end(&jo);
 	}
 	jw_end(&jo);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void tenants_call(struct ask *a) { corral__access__list_tenants(access_of(a), &of(a)->tenants, tenants_listed, a); }
@@ -591,7 +575,7 @@ static void audit_read(const Corral__AuditReply *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_key(&jo, "entries");
 	jw_arr(&jo);
 	for (size_t i = 0; i < reply->n_entries; i++)
@@ -602,7 +586,7 @@ static void audit_read(const Corral__AuditReply *reply, void *arg)
 		jw_u64(&jo, reply->next_seq);
 	else
 		jw_null(&jo);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void audit_call(struct ask *a) { corral__access__audit(access_of(a), &of(a)->audit, audit_read, a); }
@@ -630,7 +614,7 @@ static void audit_verified(const Corral__AuditVerifyReply *reply, void *arg)
 		failed(a);
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_kv_bool(&jo, "ok", reply->ok);
 	jw_kv_u64(&jo, "entries", reply->entries);
 	hash_json(&jo, "head", reply->head);
@@ -640,7 +624,7 @@ static void audit_verified(const Corral__AuditVerifyReply *reply, void *arg)
 	else
 		jw_null(&jo);
 	jw_kv_strz(&jo, "text", reply->text);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void verify_call(struct ask *a)

@@ -61,22 +61,6 @@ static void state_members(struct json_out *jo, const Corral__BudgetState *s)
 	time_json(jo, "resets_at", s->resets_us);
 }
 
-static struct json_out answer(struct ask *a)
-{
-	struct json_out jo;
-
-	a->status = 200;
-	json_begin(&jo, &a->body);
-	jw_obj(&jo);
-	return jo;
-}
-
-static void finish(struct ask *a, struct json_out *jo)
-{
-	json_done(jo);
-	ask_done(a);
-}
-
 /* --- GET --- */
 
 static void listed(const Corral__ListBudgetsReply *reply, void *arg)
@@ -88,7 +72,7 @@ static void listed(const Corral__ListBudgetsReply *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	jo = answer(a);
+	jo = ask_json(a, 200);
 	jw_key(&jo, "rows");
 	jw_arr(&jo);
 	for (size_t i = 0; i < reply->n_rows; i++) {
@@ -97,7 +81,7 @@ static void listed(const Corral__ListBudgetsReply *reply, void *arg)
 		jw_end(&jo);
 	}
 	jw_end(&jo);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void list_call(struct ask *a) { corral__budgets__list(budgets_of(a), &of(a)->list, listed, a); }
@@ -123,9 +107,9 @@ static void put_done(const Corral__BudgetState *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	jo = answer(a);
+	jo = ask_json(a, 200);
 	state_members(&jo, reply);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void put_call(struct ask *a) { corral__budgets__put(budgets_of(a), &of(a)->put, put_done, a); }
@@ -212,11 +196,11 @@ static void deleted(const Corral__Done *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	jo = answer(a);
+	jo = ask_json(a, 200);
 	jw_kv_strz(&jo, "scope", of(a)->del.scope);
 	jw_kv_strz(&jo, "period", of(a)->del.period);
 	jw_kv_bool(&jo, "deleted", true);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void delete_call(struct ask *a) { corral__budgets__delete(budgets_of(a), &of(a)->del, deleted, a); }

@@ -9,22 +9,6 @@
 
 static ProtobufCService *ledger_of(struct ask *a) { return rpc_stub(a->gw->ledger, &corral__usage_tracker__descriptor); }
 
-static struct json_out answer(struct ask *a, int status)
-{
-	struct json_out jo;
-
-	a->status = status;
-	json_begin(&jo, &a->body);
-	jw_obj(&jo);
-	return jo;
-}
-
-static void finish(struct ask *a, struct json_out *jo)
-{
-	json_done(jo);
-	ask_done(a);
-}
-
 static void price_members(struct json_out *jo, const Corral__Price *p)
 {
 	jw_kv_i64(jo, "id", p->id);
@@ -70,7 +54,7 @@ static void prices_came(const Corral__PricesReply *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_key(&jo, "prices");
 	jw_arr(&jo);
 	for (size_t i = 0; i < reply->n_prices; i++) {
@@ -81,7 +65,7 @@ static void prices_came(const Corral__PricesReply *reply, void *arg)
 	}
 	jw_end(&jo);
 	time_json(&jo, "as_of", reply->as_of_us);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void prices_call(struct ask *a)
@@ -209,9 +193,9 @@ static void price_put(const Corral__PutPriceReply *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	jo = answer(a, reply->was_there ? 200 : 201);
+	jo = ask_json(a, reply->was_there ? 200 : 201);
 	price_members(&jo, reply->price);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void put_call(struct ask *a)
@@ -248,13 +232,13 @@ static void repriced(const Corral__RepriceReply *reply, void *arg)
 		ask_failed(a, a->gw->ledger, "usage-tracker");
 		return;
 	}
-	jo = answer(a, 200);
+	jo = ask_json(a, 200);
 	jw_kv_u64(&jo, "attempts", reply->attempts);
 	jw_kv_u64(&jo, "changed", reply->changed);
 	jw_kv_i64(&jo, "before_microusd", reply->before_microusd);
 	jw_kv_i64(&jo, "after_microusd", reply->after_microusd);
 	jw_kv_bool(&jo, "dry_run", q->dry_run);
-	finish(a, &jo);
+	ask_json_done(a, &jo);
 }
 
 static void reprice_call(struct ask *a)
