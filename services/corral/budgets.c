@@ -3,7 +3,7 @@
 #include "services/corral/remote.h"
 #include "services/corral/table.h"
 
-struct budgets_opts { const char *period, *tokens, *usd, *tenant, *mode; };
+struct budgets_opts { const char *period, *tokens, *usd, *tenant, *mode; bool unlimited; };
 
 #define O struct budgets_opts
 static const struct flag flags[] = {
@@ -11,6 +11,7 @@ static const struct flag flags[] = {
 	FLAG(O, tokens, 't', "N", "set: so many tokens, prompt and answer; 0 = nothing, none = no limit."),
 	FLAG(O, usd, 0, "AMOUNT", "set: so many US dollars, as in 12.50; 0 = nothing, none = no limit."),
 	FLAG(O, mode, 0, "MODE", "set: enforce (the default), or shadow: refuse nothing, say what would have been refused."),
+	FLAG(O, unlimited, 'u', NULL, "set: no limit at all, instead of --tokens and --usd. A provider in the cloud is used only when it has a limit or this is written."),
 	FLAG(O, tenant, 0, "NAME", "set, rm: whose team, key or user it is; yours if it is not said. list: only this tenant's."),
 	{ 0 }
 };
@@ -47,7 +48,7 @@ static void kind_row(struct cli *c, struct table *t, const struct json *j, uint3
 	if (is_given(j, row, keys[money][0]))
 		amount_cell(t, TONE_PLAIN, limit, money);
 	else
-		table_cell(t, TONE_PLAIN, STR("none"));
+		table_cell(t, TONE_PLAIN, get_bool(j, row, "unlimited") ? STR("unlimited") : STR("none"));
 	for (unsigned i = 1; i < 4; i++)
 		amount_cell(t, i == 1 ? tone : TONE_PLAIN, get_int(j, row, keys[money][i]), money);
 	table_cell(t, TONE_PLAIN, resets.n ? resets : STR("-"));
@@ -158,8 +159,8 @@ static int set(struct cli *c)
 	struct answer a;
 	int status = EXIT_USAGE;
 
-	if (!*o->tokens && !*o->usd)
-		return cli_usage(c, "say --tokens or --usd; 0 = nothing, none = no limit");
+	if (!*o->tokens && !*o->usd && !o->unlimited)
+		return cli_usage(c, "say --tokens or --usd; 0 = nothing, none = no limit; or --unlimited");
 	json_begin(&jo, &b);
 	jw_obj(&jo);
 	jw_kv_strz(&jo, "scope", c->args[1]);
@@ -167,6 +168,8 @@ static int set(struct cli *c)
 	jw_kv_strz(&jo, "mode", *o->mode ? o->mode : "enforce");
 	if (*o->tenant)
 		jw_kv_strz(&jo, "tenant", o->tenant);
+	if (o->unlimited)
+		jw_kv_bool(&jo, "unlimited", true);
 	if (add_limit(c, &jo, "tokens", "tokens", o->tokens, false) && add_limit(c, &jo, "microusd", "usd", o->usd, true)) {
 		json_done(&jo);
 		status = cli_ask(c, "PUT", "/budgets", buf_as_str(&b), &a);
@@ -207,7 +210,7 @@ static int run(struct cli *c)
 
 	if (!sets && !removes && strcmp(word, "list") != 0)
 		return cli_usage(c, "budgets knows list, set and rm, not '%s'", word);
-	if (!sets && (*o->tokens || *o->usd || *o->mode))
+	if (!sets && (*o->tokens || *o->usd || *o->mode || o->unlimited))
 		return cli_usage(c, "budgets %s takes no limits", word);
 	if (!sets && !removes)
 		return c->n_args > 1 ? cli_usage(c, "'%s' is one word too many", c->args[1]) : list(c);
@@ -219,12 +222,13 @@ static int run(struct cli *c)
 const struct command cmd_budgets = {
 	.name = "budgets", .args = "[list] | set SCOPE | rm SCOPE", .summary = "List, set and remove budgets of tokens and money.",
 	.flags = flags, .opts_size = sizeof(struct budgets_opts), .max_args = 2, .run = run,
-	.text = "A budget bounds what a scope may use in a period: organisation:NAME (all of this installation), team:NAME, tenant:NAME, key:ID, user:NAME or provider:KIND "
-		"(ollama, llamacpp, openai). A request is taken from every budget that covers it, or refused with 402. HELD is lent to gateways for requests under way, IN "
+	.text = "A budget bounds what a scope may use in a period: organisation:NAME (all of this installation), team:NAME, tenant:NAME, key:ID, user:NAME or provider:NAME "
+		"(ollama, llamacpp, openai, or a provider in the cloud). A request is taken from every budget that covers it, or refused with 402. HELD is lent to gateways for requests under way, IN "
 		"DOUBT was lent to a gateway that fell silent; both count.",
 	.examples = (const struct example[]){
 		{ "corral budgets set tenant:acme --tokens 5000000", "Five million tokens a month." },
 		{ "corral budgets set team:research --period rolling:7d --tokens 1000000 --mode shadow", "Only say what it would have refused." },
+		{ "corral budgets set provider:acme-cloud --usd 20", "Twenty dollars a month in the cloud; without a budget of its own a provider there is not used." },
 		{ "corral budgets rm tenant:acme", "No limit any more." },
 		{ 0 } },
 };

@@ -83,7 +83,7 @@ const struct route gateway_routes[] = {
 	  ONE(stage_unused) },
 	{ "GET", "/models/", "models.read", "One model.", LLM_NATIVE, LLM_CHAT, ONE(stage_model) },
 	{ "GET", "/budgets", "budgets.read", "Budgets with what is used, held and in doubt of them; scope=SCOPE, tenant=NAME.", LLM_NATIVE, LLM_CHAT, ONE(stage_budgets) },
-	{ "PUT", "/budgets", "budgets.write", "Sets {scope, period, tokens, microusd, mode}: null = no limit of that kind, 0 = nothing.", LLM_NATIVE, LLM_CHAT, ONE(stage_budget_put) },
+	{ "PUT", "/budgets", "budgets.write", "Sets {scope, period, tokens, microusd, mode, unlimited}: null = no limit of that kind, 0 = nothing.", LLM_NATIVE, LLM_CHAT, ONE(stage_budget_put) },
 	{ "DELETE", "/budgets", "budgets.write", "Removes the budget of scope=SCOPE and period=PERIOD; tenant=NAME for a team, key or user of another.", LLM_NATIVE, LLM_CHAT, ONE(stage_budget_delete) },
 	{ "POST", "/keys", "keys.create", "Makes a key; its secret is in this answer and nowhere else.", LLM_NATIVE, LLM_CHAT, ONE(stage_key_create) },
 	{ "GET", "/keys", "keys.read", "Keys; tenant=NAME, all=true for those that ended too, limit=N, after=ID.", LLM_NATIVE, LLM_CHAT, ONE(stage_keys) },

@@ -179,6 +179,19 @@ static void on_list(Corral__Budgets_Service *rpc, const Corral__ListBudgetsReque
 	arena_reset(s->mem);
 }
 
+static void on_spend(Corral__Budgets_Service *rpc, const Corral__SpendRequest *q, Corral__SpendReply_Closure closure, void *data)
+{
+	struct budget_service *s = of(rpc);
+	Corral__SpendReply reply;
+	struct why why = { 0 };
+
+	if (budgets_spend(s->budgets, q, wall_us(), s->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(s->mem);
+}
+
 /* --- the clock --- */
 
 static void show(struct budget_service *s, unsigned metric, const Corral__BudgetState *b, const char *account, int64_t n)
@@ -257,6 +270,7 @@ struct budget_service *budget_service_new(struct svc *svc, struct ledger *l, con
 	s->rpc.put = on_put;
 	s->rpc.delete = on_delete;
 	s->rpc.list = on_list;
+	s->rpc.spend = on_spend;
 	rpc_server_add(svc_rpc_server(svc), &s->rpc.base);
 	loop_timer_set(svc_loop(svc), &s->tick, TICK_US, on_tick);
 	return s;

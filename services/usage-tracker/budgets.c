@@ -52,7 +52,7 @@ static bool load_one(void *arg, const struct db_row *row)
 	*o = (struct one_budget){ .id = db_int(row, 0), .scope = arena_str(b->mem, db_str(row, 1)), .tenant = arena_str(b->mem, db_str(row, 2)),
 				  .period = arena_str(b->mem, db_str(row, 3)), .shadow = db_int(row, 4) != 0,
 				  .limit = { { limit_of(db_col(row, 5)), limit_of(db_col(row, 6)) } }, .removed = db_int(row, 7) != 0,
-				  .created_us = db_int(row, 8), .overdrawn = db_int(row, 10) };
+				  .created_us = db_int(row, 8), .overdrawn = db_int(row, 10), .unlimited = db_int(row, 11) != 0 };
 	if (!budget_scope(o->scope, &o->kind, &o->name) || !budget_period_parse(o->period, &o->every, NULL))
 		return true;              /* a later version's: not ours to act on */
 	if ((uint64_t)db_int(row, 9) > b->version)
@@ -195,7 +195,7 @@ static int64_t changed_us(const struct budgets *b, int64_t now_us) { return now_
 static bool write_budget(struct budgets *b, const Corral__Budget *p, struct str tenant, int64_t now_us, struct why *why)
 {
 	const struct db_value row[] = { DB_Z(p->scope), DB_S(tenant), DB_Z(p->period), DB_I(p->shadow), limit_value(p->limits_tokens, p->limit_tokens),
-					limit_value(p->limits_microusd, p->limit_microusd), DB_I(changed_us(b, now_us)) };
+					limit_value(p->limits_microusd, p->limit_microusd), DB_I(changed_us(b, now_us)), DB_I(p->unlimited) };
 	int64_t added = 0;
 
 	if (!db_run(b->db, B_ADD, row, sizeof(row) / sizeof(*row), NULL, NULL, &added, why))
@@ -217,6 +217,8 @@ bool budgets_put(struct budgets *b, const Corral__Budget *p, int64_t now_us, str
 	if (!budget_period_parse(str_of(p->period), &every, why) || !limit_ok(p->limits_tokens, p->limit_tokens, "tokens", why) ||
 	    !limit_ok(p->limits_microusd, p->limit_microusd, "microusd", why) || !owner_of(p, kind, name, &tenant, why))
 		return false;
+	if (p->unlimited && (p->limits_tokens || p->limits_microusd || p->shadow))
+		return err_field(why, ERR_INVALID, "unlimited", "what is unlimited has no limit, and no mode shadow") == ERR_OK;
 	return write_budget(b, p, tenant, now_us, why) && put_state(b, find_named(b, str_of(p->scope), tenant, str_of(p->period)), now_us, mem, ret, why);
 }
 
@@ -241,6 +243,7 @@ static void fill(const struct one_budget *o, struct arena *mem, Corral__Budget *
 	ret->tenant = (char *)arena_str(mem, o->tenant).p;
 	ret->period = (char *)arena_str(mem, o->period).p;
 	ret->shadow = o->shadow;
+	ret->unlimited = o->unlimited;
 	ret->limits_tokens = o->limit.n[TOKENS] != BUDGET_UNLIMITED;
 	ret->limit_tokens = ret->limits_tokens ? o->limit.n[TOKENS] : 0;
 	ret->limits_microusd = o->limit.n[MICROUSD] != BUDGET_UNLIMITED;

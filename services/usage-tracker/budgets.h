@@ -38,6 +38,9 @@ bool budgets_remove(struct budgets *, const char *scope, const char *tenant, con
 typedef bool budget_visible(void *arg, const Corral__Budget *);
 bool budgets_list(struct budgets *, budget_visible *, void *arg, int64_t now_us, struct arena *, Corral__ListBudgetsReply *ret, struct why *);
 
+/* Whether each of the providers may be used, see SpendReply. Reads alone. */
+bool budgets_spend(struct budgets *, const Corral__SpendRequest *, int64_t now_us, struct arena *, Corral__SpendReply *ret, struct why *);
+
 /* One gateway's ask, in one transaction. */
 bool budgets_lease(struct budgets *, const Corral__BudgetLeaseRequest *, int64_t now_us, int64_t mono_now_us, struct arena *, Corral__BudgetLeaseReply *ret,
 		   struct why *);

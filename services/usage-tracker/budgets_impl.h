@@ -19,6 +19,7 @@ struct one_budget {
 	struct str scope, name, tenant, period;       /* name: the scope's, without its kind */
 	struct budget_period every;
 	bool shadow, removed;
+	bool unlimited;               /* it was written that it has no limit: for providers, see budget_spend.c */
 	struct amounts limit;         /* BUDGET_UNLIMITED */
 	int64_t tight_until_us;       /* mono: somebody did not get what it needed */
 };

@@ -10,7 +10,7 @@
 	B_LEASE_ADD, B_LEASE_GET, B_LEASE_SET, B_LEASES_OF, B_LEASES_LAPSED, B_LEASES_ENDED, B_LEASE_DROP, B_HOLDERS, \
 	B_ENTRY_ADD, B_ENTRY_SUMS,
 
-#define BUDGET_COLUMNS "id, scope, tenant, period, shadow, limit_tokens, limit_microusd, removed, created_us, changed_us, overdrawn"
+#define BUDGET_COLUMNS "id, scope, tenant, period, shadow, limit_tokens, limit_microusd, removed, created_us, changed_us, overdrawn, unlimited"
 #define PERIOD_COLUMNS "used_tokens, held_tokens, in_doubt_tokens, used_microusd, held_microusd, in_doubt_microusd"
 #define LEASE_COLUMNS \
 	"budget, period_us, holder, granted_tokens, settled_tokens, written_tokens, granted_microusd, settled_microusd, written_microusd, in_doubt, since_us"
@@ -18,9 +18,9 @@
 /* Budgets are taken in the order of their ids, and the period's row first: so that two that do it at once in PostgreSQL do not wait for each other. */
 #define BUDGET_SQL \
 	[B_ALL] = "SELECT " BUDGET_COLUMNS " FROM budgets ORDER BY id", \
-	[B_ADD] = "INSERT INTO budgets (scope, tenant, period, shadow, limit_tokens, limit_microusd, removed, created_us, changed_us, overdrawn) " \
-		  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?7, 0) ON CONFLICT (scope, tenant, period) DO NOTHING", \
-	[B_SET] = "UPDATE budgets SET shadow = ?4, limit_tokens = ?5, limit_microusd = ?6, changed_us = ?7, removed = 0 WHERE scope = ?1 AND tenant = ?2 AND period = ?3", \
+	[B_ADD] = "INSERT INTO budgets (scope, tenant, period, shadow, limit_tokens, limit_microusd, removed, created_us, changed_us, overdrawn, unlimited) " \
+		  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?7, 0, ?8) ON CONFLICT (scope, tenant, period) DO NOTHING", \
+	[B_SET] = "UPDATE budgets SET shadow = ?4, limit_tokens = ?5, limit_microusd = ?6, changed_us = ?7, removed = 0, unlimited = ?8 WHERE scope = ?1 AND tenant = ?2 AND period = ?3", \
 	[B_REMOVE] = "UPDATE budgets SET removed = 1, changed_us = ?4 WHERE scope = ?1 AND tenant = ?2 AND period = ?3 AND removed = 0", \
 	[B_OVERDRAWN] = "UPDATE budgets SET overdrawn = overdrawn + 1 WHERE id = ?1", \
 	[B_PERIOD_ADD] = "INSERT INTO budget_periods (budget, period_us, ends_us, " PERIOD_COLUMNS ") VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0) " \
@@ -80,4 +80,5 @@
 	"CREATE TABLE budget_entries (id INTEGER PRIMARY KEY, at_us BIGINT NOT NULL, kind TEXT NOT NULL, budget BIGINT NOT NULL, period_us BIGINT NOT NULL," \
 	" holder TEXT NOT NULL, debit TEXT NOT NULL, credit TEXT NOT NULL, tokens BIGINT NOT NULL, microusd BIGINT NOT NULL);" \
 	"CREATE INDEX budget_entries_of ON budget_entries (budget, period_us)"
+#define BUDGET_UNLIMITED_COLUMN "ALTER TABLE budgets ADD COLUMN unlimited INTEGER NOT NULL DEFAULT 0"
 #endif

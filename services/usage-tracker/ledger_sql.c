@@ -132,5 +132,6 @@ const struct db_migration ledger_migrations[] = {
 	     " answers BIGINT NOT NULL, ok BIGINT NOT NULL, errors BIGINT NOT NULL, aborted BIGINT NOT NULL, regenerated BIGINT NOT NULL,"
 	     " asked_again BIGINT NOT NULL, tokens BIGINT NOT NULL, generate_us BIGINT NOT NULL, latency_us BIGINT NOT NULL, ttft_us BIGINT NOT NULL,"
 	     " n_ttft BIGINT NOT NULL, PRIMARY KEY (day, tenant, model, task_type, language));" QUALITY_VIEWS },
+	{ 9, BUDGET_UNLIMITED_COLUMN },
 	{ 0 }
 };

@@ -133,7 +133,8 @@ def test_rights(corral):
     assert len(corral.get("/budgets", headers=as_key(keys["auditor"]))[2]["rows"]) == 3
     for bad in ({"scope": "tenant:default"}, {"scope": "x", "tokens": 1}, {"scope": "tenant:default", "tokens": -1}, {"scope": "tenant:default", "tokens": "1"},
                 {"scope": "tenant:default", "tokens": 1, "period": "week"}, {"scope": "tenant:default", "tokens": 1, "mode": "maybe"}, {"tokens": 1},
-                {"scope": "tenant:default", "token": 1}):
+                {"scope": "tenant:default", "token": 1}, {"scope": "provider:acme", "unlimited": 1}, {"scope": "provider:acme", "unlimited": False},
+                {"scope": "provider:acme", "unlimited": True, "microusd": 5}):
         status, _, body = corral.get("/budgets", body=bad, method="PUT")
         assert status in (400, 422), (bad, body)
     until(lambda: any(e["action"] == "budgets.write" and "tenant:default day enforce tokens=1000000" in e["object"] and e["outcome"] == "ok"
@@ -148,6 +149,9 @@ def test_the_command(corral):
     done = corral_cli("budgets")
     assert done.returncode == 0 and re.search(r"tenant:default +day +enforce", done.stdout), done.stdout
     assert json.loads(corral_cli("budgets", "--json").stdout)["rows"][0]["limit_tokens"] == 1000
+    assert corral_cli("budgets", "set", "provider:acme", "--unlimited").returncode == 0
+    assert re.search(r"provider:acme +month +enforce +unlimited", corral_cli("budgets").stdout)
+    assert row(corral, "provider:acme")["unlimited"] and not row(corral, "tenant:default", "day")["unlimited"]
     assert corral_cli("budgets", "rm", "tenant:default", "--period", "day").returncode == 0
     assert corral_cli("budgets", "rm", "tenant:default", "--period", "day").returncode == 1
     assert corral_cli("budgets", "set", "tenant:default").returncode == 2

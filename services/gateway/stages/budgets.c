@@ -49,6 +49,7 @@ static void state_members(struct json_out *jo, const Corral__BudgetState *s)
 	jw_kv_strz(jo, "tenant", *b->tenant ? b->tenant : NULL);
 	jw_kv_strz(jo, "period", b->period);
 	jw_kv_strz(jo, "mode", b->shadow ? "shadow" : "enforce");
+	jw_kv_bool(jo, "unlimited", b->unlimited);
 	limit_member(jo, "limit_tokens", b->limits_tokens, b->limit_tokens);
 	jw_kv_i64(jo, "used_tokens", s->used_tokens);
 	jw_kv_i64(jo, "held_tokens", s->held_tokens);
@@ -149,15 +150,26 @@ static bool mode(const struct json *doc, protobuf_c_boolean *ret_shadow, struct 
 	return *ret_shadow || strcmp(said, "enforce") == 0 || err_field(why, ERR_INVALID, "mode", "mode is enforce or shadow, not '%.40s'", said) == ERR_OK;
 }
 
+/* That a provider in the cloud needs no limit is said, not left out. */
+static bool unlimited(const struct json *doc, protobuf_c_boolean *ret, struct why *why)
+{
+	bool yes = false;
+
+	if (!json_opt_bool(doc, 0, "unlimited", &yes, why))
+		return false;
+	*ret = yes;
+	return true;
+}
+
 static bool read_budget(const struct json *doc, Corral__Budget *b, struct ask *a, struct why *why)
 {
 	bool said = false;
 
 	if (!word(doc, "scope", "", &b->scope, a, why) || !word(doc, "period", "month", &b->period, a, why) || !word(doc, "tenant", "", &b->tenant, a, why) ||
-	    !mode(doc, &b->shadow, a, why) || !limit(doc, "tokens", &b->limits_tokens, &b->limit_tokens, &said, why) ||
+	    !mode(doc, &b->shadow, a, why) || !unlimited(doc, &b->unlimited, why) || !limit(doc, "tokens", &b->limits_tokens, &b->limit_tokens, &said, why) ||
 	    !limit(doc, "microusd", &b->limits_microusd, &b->limit_microusd, &said, why))
 		return false;
-	return said || err_field(why, ERR_MALFORMED, "tokens", "say tokens or microusd; null = no limit, 0 = nothing") == ERR_OK;
+	return said || b->unlimited || err_field(why, ERR_MALFORMED, "tokens", "say tokens or microusd; null = no limit, 0 = nothing; or unlimited") == ERR_OK;
 }
 
 static struct str said(const struct json *doc, const char *key)
@@ -169,7 +181,7 @@ static struct str said(const struct json *doc, const char *key)
 
 static enum step put(struct req *r)
 {
-	static const char *const known[] = { "scope", "period", "tenant", "mode", "tokens", "microusd", NULL };
+	static const char *const known[] = { "scope", "period", "tenant", "mode", "tokens", "microusd", "unlimited", NULL };
 	struct ask *a;
 	struct budget_ask *q = begin(r, &a, put_call);
 	struct why why = { 0 };
@@ -178,7 +190,8 @@ static enum step put(struct req *r)
 	if (!asked_body(r, a, &doc, known))
 		return asked_send(a, false);
 	if (read_budget(&doc, &q->budget, a, &why))
-		trail_act(r, "write", arena_fmt(r->mem, "%s %s %s tokens=" STR_FMT " microusd=" STR_FMT, q->budget.scope, q->budget.period, q->budget.shadow ? "shadow" : "enforce",
+		trail_act(r, "write", arena_fmt(r->mem, "%s %s %s tokens=" STR_FMT " microusd=" STR_FMT, q->budget.scope, q->budget.period,
+						q->budget.unlimited ? "unlimited" : q->budget.shadow ? "shadow" : "enforce",
 						STR_ARG(said(&doc, "tokens")), STR_ARG(said(&doc, "microusd"))));
 	else
 		req_fail_why(r, &why);
