@@ -41,10 +41,16 @@ def port_is_free(port):
         return True
 
 
+def own_ports():
+    """Below those that the kernel gives to connections, so that nobody takes one before the service; each of several runs at a time has its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+    return 11500 + 5000 * worker, 11500 + 5000 * (worker + 1) - 100
+
+
 def free_port(pair=False):
-    """Below those that the kernel gives to connections, so that nobody takes it before the service. pair: the port 100 above is free too."""
+    """One of our own that nothing listens at. pair: the port 100 above is free too."""
     while True:
-        port = random.SystemRandom().randrange(11500, 32000)
+        port = random.SystemRandom().randrange(*own_ports())
         if port not in given and port_is_free(port) and (not pair or (port + 100 not in given and port_is_free(port + 100))):
             given.update({port, port + 100} if pair else {port})
             return port
