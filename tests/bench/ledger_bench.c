@@ -71,7 +71,7 @@ static struct str fact(struct bench *b, size_t request, bool final)
 
 static enum ledger_outcome send(struct bench *b, const struct str *records, size_t n, uint64_t first)
 {
-	struct ledger_batch batch = { STR("usage.v1"), STR("bench/0"), 1, first, first + n, records, n };
+	struct ledger_batch batch = { STR("usage.v1"), STR("bench/0"), 1, first, first + n, NULL, records, n };
 	uint64_t position;
 	struct why why = { 0 };
 	enum ledger_outcome o = ledger_ingest(b->l, &batch, &position, NULL, &why);
