@@ -14,7 +14,7 @@ endif
 LINK_LTO = $(if $(LTO),-fno-lto)
 WERROR  ?= -Werror
 
-DEPS     = libevent nng libprotobuf-c libsqlite3 libpq yaml-0.1 libsodium hiredis rdkafka
+DEPS     = libevent nng libprotobuf-c libsqlite3 libpq yaml-0.1 libsodium hiredis rdkafka libcurl
 CSTD     = -std=c11 -D_GNU_SOURCE
 WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
            -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers $(WERROR)
@@ -23,7 +23,7 @@ SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-fra
 CPPFLAGS_ALL = $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -DCORRAL_VERSION='"$(VERSION)"' $(CPPFLAGS)
 CFLAGS_ALL   = $(OPT) $(LTO) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL  = -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SANFLAGS) $(LDFLAGS)
-LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lssl -lcrypto -lprotobuf-c -lsqlite3 -lpq -lyaml -lsodium -lhiredis -lrdkafka -lpthread -lm -ldl
+LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lssl -lcrypto -lprotobuf-c -lsqlite3 -lpq -lyaml -lsodium -lhiredis -lrdkafka -lcurl -lpthread -lm -ldl
 
 VERSION  := $(shell cat VERSION)
 
