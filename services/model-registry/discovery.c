@@ -225,6 +225,16 @@ static void list_ended(struct backend *backend, struct visit *visit)
 	backend->lists_ended++;
 }
 
+static void note_residency(struct backend *backend, const struct visit *visit)
+{
+	if (visit->end != VISIT_FAILED && !visit->untold) {
+		backend->resident_us = backend->visit_began_us;
+		backend->untold_us = 0;
+	} else if (!backend->untold_us) {
+		backend->untold_us = backend->visit_began_us;
+	}
+}
+
 static void on_visit_end(struct visit *visit, void *arg)
 {
 	struct backend *backend = arg;
@@ -236,6 +246,7 @@ static void on_visit_end(struct visit *visit, void *arg)
 	if (task == VISIT_LIST)
 		list_ended(backend, visit);
 	backend->looked_us = mono_us();
+	note_residency(backend, visit);
 	(void)str_copy(backend->down_reason, sizeof backend->down_reason, str_of(visit->end == VISIT_FAILED ? visit->text : ""));
 	backend->visited |= task == VISIT_LIST && visit->end == VISIT_GOOD;
 	if (visit->end == VISIT_FAILED) {

@@ -12,7 +12,8 @@
 #include "services/model-registry/acts.h"
 #include "services/model-registry/child.h"
 
-enum { TICK_US = 200 * 1000, FRESH_US = 450 * 1000, RECHECK_MS = 5000, TOLD_US = 5000000, ANSWER_MAX = 1 << 20, RESTART_WAIT_MOST_MS = 30 * 60000,
+enum { TICK_US = 200 * 1000, FRESH_US = 1000 * 1000, GATEWAYS_BACK_US = 2000 * 1000, GATEWAYS_MOST = 64, RECHECK_MS = 5000, TOLD_US = 5000000,
+       ANSWER_MAX = 1 << 20, RESTART_WAIT_MOST_MS = 30 * 60000,
        FORGIVEN_US = 600 * 1000000, KILL_AFTER_US = 10 * 1000000, STANDBY_AGAIN_MOST_S = 60, STOP_TRIES = 50, STOP_STEP_US = 100 * 1000 };
 
 /* One backend, known by its name. */
@@ -32,6 +33,7 @@ struct ward {
 	struct http_fetch *fetch;
 	struct buf body;
 	char model[256];              /* that is asked, or failed */
+	uint32_t context;             /* in force when it was asked; 0 = not known */
 	int64_t began_us, next_us, down_us;
 	unsigned failures;            /* in a row */
 	bool sick;
@@ -51,11 +53,18 @@ struct ward {
 	struct series *standby_up;
 };
 
+/* Who may use the backends: what it has not told yet is not known. */
+struct teller { uint8_t id[16]; int64_t told_us; };
+
 struct health {
 	struct registry *registry;
 	char *dir;
 	struct ward *wards;
 	struct loop_timer timer;
+	struct teller tellers[GATEWAYS_MOST];
+	unsigned n_tellers;
+	int64_t began_us;
+	bool awaits;                  /* a check waits for what gateways tell next */
 };
 
 static void tick(struct loop_timer *);
@@ -112,6 +121,7 @@ struct health *health_new(struct registry *registry, const char *dir)
 	struct health *h = x_calloc(1, sizeof(*h));
 
 	h->dir = x_strdup(dir);
+	h->began_us = mono_us();
 	h->registry = registry;
 	health_set_registry(h, registry);
 	loop_timer_set(registry->loop, &h->timer, TICK_US, tick);
@@ -155,10 +165,47 @@ void health_free(struct health *h)
 	free(h);
 }
 
+static void note_teller(struct health *h, const Corral__LeaseRequest *r, int64_t now)
+{
+	unsigned at = 0;
+
+	for (unsigned i = 0; i < h->n_tellers; i++)       /* who is silent has ended */
+		if (now - h->tellers[i].told_us < TOLD_US)
+			h->tellers[at++] = h->tellers[i];
+	h->n_tellers = at;
+	if (r->gateway.len != sizeof(h->tellers->id))
+		return;
+	for (at = 0; at < h->n_tellers && memcmp(h->tellers[at].id, r->gateway.data, r->gateway.len) != 0; at++)
+		;
+	if (at == GATEWAYS_MOST)
+		return;                   /* as many as slots are lent to */
+	h->n_tellers += at == h->n_tellers;
+	memcpy(h->tellers[at].id, r->gateway.data, r->gateway.len);
+	h->tellers[at].told_us = now;
+}
+
+/* Of all that gateways sent until then it is known. After a start those that live come back first. */
+static bool is_told_until(const struct health *h, int64_t us, int64_t now)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < h->n_tellers; i++) {
+		if (now - h->tellers[i].told_us >= TOLD_US)
+			continue;
+		any = true;
+		if (h->tellers[i].told_us <= us)
+			return false;
+	}
+	return any || now - h->began_us > GATEWAYS_BACK_US;
+}
+
 void health_hear(struct health *h, const Corral__LeaseRequest *r)
 {
 	int64_t now = mono_us();
 
+	note_teller(h, r, now);
+	if (h->awaits)
+		loop_timer_set(h->registry->loop, &h->timer, 0, tick);
 	for (size_t i = 0; i < r->n_active; i++) {
 		const Corral__SlotActivity *a = r->active[i];
 		struct ward *w = ward_of(h, a->backend);
@@ -253,16 +300,16 @@ static const struct found *to_ask(const struct ward *w)
 }
 
 /* With another context than the one in force an Ollama would load the model anew. */
-static void write_options(struct json_out *jo, const struct found *f, bool embeds)
+static void write_options(struct json_out *jo, uint32_t context, bool embeds)
 {
-	if (embeds && !f->context_in_force)
+	if (embeds && !context)
 		return;
 	jw_key(jo, "options");
 	jw_obj(jo);
 	if (!embeds)
 		jw_kv_i64(jo, "num_predict", 1);
-	if (f->context_in_force)
-		jw_kv_i64(jo, "num_ctx", f->context_in_force);
+	if (context)
+		jw_kv_i64(jo, "num_ctx", context);
 	jw_end(jo);
 }
 
@@ -279,20 +326,39 @@ static const char *write_request(struct ward *w, const struct found *f)
 	if (!embeds)
 		jw_kv_bool(&jo, "stream", false);
 	if (is_ollama)
-		write_options(&jo, f, embeds);
+		write_options(&jo, w->context, embeds);
 	else if (!embeds)
 		jw_kv_i64(&jo, "max_tokens", 1);
 	jw_end(&jo);
 	return is_ollama ? embeds ? "/api/embed" : "/api/generate" : embeds ? "/v1/embeddings" : "/v1/completions";
 }
 
-/* What was unloaded a moment ago would be loaded again by the question, and so would a model that its last request gave another context:
- * what is in memory has to be known freshly, and from after that request. */
-static bool is_fresh(struct ward *w, int64_t now)
+/* It is asked what is in memory, and does not say: so does one that hangs. */
+static bool keeps_silent(const struct ward *w, int64_t now)
 {
-	if (now - w->backend->looked_us < FRESH_US && w->backend->looked_us > w->last_us)
+	int64_t since = w->backend->untold_us;
+
+	return since > w->last_us && now - since > config_of(w)->check_timeout * 1000;
+}
+
+/* What was unloaded a moment ago would be loaded again by the question, and so would a model that its last request gave another context.
+ * So what is in memory has to be known: asked after the last use, told not long ago, and all gateways have said since that nothing went there.
+ * One that fails, or keeps silent, is asked with what was known last. */
+static bool is_known(struct ward *w, int64_t now)
+{
+	const struct backend *b = w->backend;
+	int64_t used_us = w->last_us > b->moved_us ? w->last_us : b->moved_us;
+	bool looked = now - b->looked_us < FRESH_US && b->looked_us > w->last_us;
+
+	if (looked && w->failures)
 		return true;
-	registry_look(w->health->registry, w->backend);
+	if (!looked || (b->resident_us <= used_us && !keeps_silent(w, now))) {
+		registry_look(w->health->registry, w->backend);
+		return false;
+	}
+	if (is_told_until(w->health, b->looked_us, now))
+		return true;
+	w->health->awaits = true;
 	return false;
 }
 
@@ -308,6 +374,8 @@ static void check(struct ward *w)
 			passed(w);
 		return;
 	}
+	if (f->context_in_force || strcmp(w->model, f->name) != 0)        /* while it fails it may have left memory: it comes back as it was */
+		w->context = f->context_in_force;
 	(void)str_copy(w->model, sizeof(w->model), str_of(f->name));
 	if (!in_memory(w->backend, f) && ms < config_of(w)->load_timeout)
 		ms = config_of(w)->load_timeout;
@@ -353,7 +421,7 @@ static void look_after(struct ward *w, int64_t now)
 		return;
 	if (w->backend->down_reason[0] || (kind != &kind_ollama && kind != &kind_llamacpp))
 		look_whether_down(w, now);
-	else if (w->backend->visited && is_due(w, now) && is_fresh(w, now))
+	else if (w->backend->visited && is_due(w, now) && is_known(w, now))
 		check(w);
 	if (w->failures && !w->backend->down_reason[0] && kind != &kind_ollama && kind != &kind_llamacpp)
 		passed(w);                /* it can be reached again, and that is all that is asked of it */
@@ -515,6 +583,7 @@ static void tick(struct loop_timer *t)
 	int64_t now = mono_us();
 
 	loop_timer_set(h->registry->loop, t, TICK_US, tick);
+	h->awaits = false;
 	for (struct ward *w = h->wards; w; w = w->next) {
 		if (now - w->told_us > TOLD_US)
 			w->in_use = 0;

@@ -23,6 +23,12 @@ struct world {
 	struct http_server *server;
 	uint16_t port;
 	bool hangs, loaded;
+	unsigned context;             /* in force */
+	bool slow_ps;                 /* /api/ps is answered when told to, with what was so when it was asked */
+	struct http_xchg *ps;
+	char ps_said[200];
+	unsigned ps_asked;
+	int ps_status;                /* 0 = 200 */
 	int status;                   /* of the token; 0 = 200 */
 	unsigned asked;
 	char said[300];
@@ -33,6 +39,8 @@ struct world {
 	struct registry *registry;
 	struct health *health;
 	Corral__ModelSnapshot *now;
+	struct loop_timer gateway;    /* a gateway's reports */
+	bool silent;                  /* it makes none */
 	char dir[64], listen[64], backend[80], restart[200], standby[200];
 	const char *backends[1], *restarts[1], *standbys[1];
 };
@@ -44,9 +52,30 @@ static void gone(struct http_xchg *x, const char *why)
 	for (unsigned i = 0; i < w->n_held; i++)
 		if (w->held[i] == x)
 			w->held[i] = NULL;
+	if (w->ps == x)
+		w->ps = NULL;
 }
 
 static void json_reply(struct http_xchg *x, int status, const char *body) { http_reply(x, status, STR("Content-Type: application/json\r\n"), str_of(body)); }
+
+static void release_ps(struct world *w)
+{
+	w->slow_ps = false;
+	assert_non_null(w->ps);
+	json_reply(w->ps, 200, w->ps_said);
+	w->ps = NULL;
+}
+
+static void on_ps(struct world *w, struct http_xchg *x)
+{
+	w->ps_asked++;
+	(void)snprintf(w->ps_said, sizeof(w->ps_said), w->loaded ? "{\"models\":[{\"name\":\"tiny:latest\",\"size\":10,\"context_length\":%u,\"expires_at\":"
+		       "\"2318-01-01T00:00:00Z\"}]}" : "{\"models\":[]}", w->context);
+	if (w->slow_ps)
+		w->ps = x;
+	else
+		json_reply(x, w->ps_status ? w->ps_status : 200, w->ps_said);
+}
 
 static void on_request(struct http_xchg *x, void *arg)
 {
@@ -59,7 +88,7 @@ static void on_request(struct http_xchg *x, void *arg)
 	} else if (str_eqz(x->path, "/api/tags")) {
 		json_reply(x, 200, "{\"models\":[{\"name\":\"tiny:latest\",\"digest\":\"d1\",\"size\":10}]}");
 	} else if (str_eqz(x->path, "/api/ps")) {
-		json_reply(x, 200, w->loaded ? "{\"models\":[{\"name\":\"tiny:latest\",\"size\":10,\"context_length\":1234,\"expires_at\":\"2318-01-01T00:00:00Z\"}]}" : "{\"models\":[]}");
+		on_ps(w, x);
 	} else if (str_eqz(x->path, "/api/show")) {
 		json_reply(x, 200, "{\"capabilities\":[\"completion\"]}");
 	} else {
@@ -109,11 +138,25 @@ static void script(struct world *w, char *out, size_t cap, const char *name, con
 	(void)snprintf(out, cap, "o=%s %s", path, words);
 }
 
+/* As a gateway that sends nothing anywhere does. */
+static void report(struct loop_timer *t)
+{
+	static uint8_t id[16] = "a gateway";
+	struct world *w = list_entry(t, struct world, gateway);
+	Corral__LeaseRequest r = CORRAL__LEASE_REQUEST__INIT;
+
+	loop_timer_set(w->loop, t, 50 * 1000, report);
+	r.gateway = (ProtobufCBinaryData){ sizeof(id), id };
+	if (w->health && !w->silent)
+		health_hear(w->health, &r);
+}
+
 static struct world *up(void **state)
 {
 	struct world *w = *state;
 	struct why why = { 0 };
 
+	report(&w->gateway);
 	server_up(w);
 	(void)snprintf(w->backend, sizeof(w->backend), "o=ollama+http://127.0.0.1:%u", w->port);
 	w->backends[0] = w->backend;
@@ -139,6 +182,7 @@ static int setup(void **state)
 	(void)snprintf(w->dir, sizeof(w->dir), "/tmp/corral-health-test-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
 	w->loaded = true;
+	w->context = 1234;
 	*state = w;
 	return 0;
 }
@@ -149,6 +193,7 @@ static int teardown(void **state)
 {
 	struct world *w = *state;
 
+	loop_timer_del(&w->gateway);
 	health_free(w->health);
 	registry_free(w->registry);
 	http_server_free(w->server);
@@ -241,6 +286,95 @@ static void nothing_in_memory_nothing_to_ask(void **state)
 	until(w, is_up(w));
 	turn_ms(w, 1000);
 	assert_int_equal(w->asked, 0);
+}
+
+static bool said_context(const struct world *w, unsigned context)
+{
+	char text[40];
+
+	(void)snprintf(text, sizeof(text), "\"num_ctx\":%u", context);
+	return strstr(w->said, text) != NULL;
+}
+
+/* What was asked before the last use says nothing about after it, however late it is told. */
+static void what_is_in_memory_is_asked_after_the_last_use(void **state)
+{
+	struct world *w = *state;
+
+	w->config.residency_every = 3600000;      /* nobody looks but who needs it */
+	up(state);
+	until(w, w->asked == 1);
+	w->slow_ps = true;
+	registry_look(w->registry, &w->registry->backends[0]);
+	until(w, w->ps);
+	w->context = 777;                 /* by a request that has come and gone */
+	hear(w, 0, 0);
+	release_ps(w);
+	until(w, w->asked == 2);
+	assert_true(said_context(w, 777));
+}
+
+static void who_does_not_say_what_is_in_memory_is_asked_when_it_keeps_silent(void **state)
+{
+	struct world *w = *state;
+
+	int64_t from_ms;
+
+	w->config.check_timeout = 1000;
+	up(state);
+	until(w, w->asked == 1);
+	turn_ms(w, 1000);                 /* no check is made sooner after one */
+	w->ps_status = 500;
+	w->context = 777;
+	hear(w, 0, 0);
+	from_ms = mono_ms();
+	turn_ms(w, 600);
+	if (mono_ms() - from_ms < 900)    /* else the machine stood still */
+		assert_int_equal(w->asked, 1);
+	w->ps_status = 0;
+	until(w, w->asked == 2);
+	assert_true(said_context(w, 777));
+	w->ps_status = 500;
+	hear(w, 0, 0);
+	until(w, w->asked == 3);
+}
+
+/* A request may have gone there that is not told yet. */
+static void every_gateway_is_heard_before_a_check(void **state)
+{
+	struct world *w = up(state);
+	unsigned looks;
+
+	until(w, w->asked == 1);
+	hear(w, 0, 0);
+	w->silent = true;
+	looks = w->ps_asked;
+	until(w, w->ps_asked > looks + 20);
+	assert_int_equal(w->asked, 1);
+	w->context = 777;
+	hear(w, 1, 0);                    /* there it is */
+	w->silent = false;
+	turn_ms(w, 300);
+	assert_int_equal(w->asked, 1);
+	hear(w, 0, 0);
+	until(w, w->asked == 2);
+	assert_true(said_context(w, 777));
+}
+
+/* While it fails its model may have left memory, and the check brings it back: as it was. */
+static void what_fails_comes_back_with_its_context(void **state)
+{
+	struct world *w = *state;
+
+	w->status = 500;
+	up(state);
+	until(w, is_down(w));
+	w->loaded = false;
+	w->asked = 0;
+	until(w, w->asked >= 2);
+	assert_true(said_context(w, 1234));
+	w->status = 0;
+	until(w, is_up(w));
 }
 
 static void while_answers_flow_nobody_asks(void **state)
@@ -420,7 +554,11 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(once_after_each_use), T(nothing_in_memory_nothing_to_ask), T(while_answers_flow_nobody_asks), T(one_that_hangs_is_down_restarted_and_up_again),
+		T(once_after_each_use), T(nothing_in_memory_nothing_to_ask),
+		T(what_is_in_memory_is_asked_after_the_last_use),
+		T(who_does_not_say_what_is_in_memory_is_asked_when_it_keeps_silent),
+		T(every_gateway_is_heard_before_a_check), T(what_fails_comes_back_with_its_context), T(while_answers_flow_nobody_asks),
+		T(one_that_hangs_is_down_restarted_and_up_again),
 		T(an_engine_that_answers_500_is_down), T(pauses_between_restarts_grow), T(one_that_cannot_be_reached_gets_a_standby_until_it_is_back),
 		T(what_was_started_ends_with_us), T(commands_are_checked), T(a_program_that_is_not_there),
 	};

@@ -60,6 +60,7 @@ static void loaded(struct job *j, struct backend *b, struct found *f)
 		(void)store_load_time(j->jobs, j->model, b->name, us);
 	if (f)
 		f->loaded = true;
+	b->moved_us = mono_us();
 	job_done(j);
 	registry_look(j->jobs->registry, b);
 }
@@ -98,7 +99,7 @@ static const char *router_state(struct str body, const char *remote_name, struct
 }
 
 static void poll_router(struct loop_timer *);
-static void router_unloaded(struct job *, struct backend *, struct found *);
+static void went(struct job *, struct backend *, struct found *);
 
 /* A load is for one backend; unloading goes from one to the next. */
 static struct backend *at_backend(const struct job *j)
@@ -125,7 +126,7 @@ static void on_router_models(void *arg, int status, struct str body, const char 
 	else if (loading && failed && !strcmp(state, "unloaded"))
 		job_failed(j, ERR_BACKEND_FAILED, "backend '%s' failed to load '%s'; its log says why", b->name, j->model);
 	else if (!loading && (!f || !strcmp(state, "unloaded")))
-		router_unloaded(j, b, f);
+		went(j, b, f);
 	else if (mono_us() - j->began_us > j->jobs->registry->config->load_timeout * 1000)
 		job_failed(j, ERR_DEADLINE, "backend '%s' did not %s '%s' in time", b->name, loading ? "load" : "unload", j->model);
 	else
@@ -179,6 +180,16 @@ static void preload_go(struct job *j)
 
 static void unload_next(struct job *);
 
+static void went(struct job *j, struct backend *b, struct found *f)
+{
+	if (f)
+		f->loaded = false;
+	b->moved_us = mono_us();
+	registry_look(j->jobs->registry, b);
+	j->at++;
+	unload_next(j);
+}
+
 static void on_ollama_unloaded(void *arg, int status, struct str body, const char *error)
 {
 	struct job *j = arg;
@@ -190,20 +201,7 @@ static void on_ollama_unloaded(void *arg, int status, struct str body, const cha
 		give_up(j, b, status, body, error);
 		return;
 	}
-	if (f)
-		f->loaded = false;
-	registry_look(j->jobs->registry, b);
-	j->at++;
-	unload_next(j);
-}
-
-static void router_unloaded(struct job *j, struct backend *b, struct found *f)
-{
-	if (f)
-		f->loaded = false;
-	registry_look(j->jobs->registry, b);
-	j->at++;
-	unload_next(j);
+	went(j, b, f);
 }
 
 static void unload_next(struct job *j)

@@ -207,6 +207,7 @@ static void on_ps(struct visit *visit, const struct answer *answer)
 	struct listing *listing = visit->task == VISIT_LIST ? visit->found : visit->held;
 	uint32_t models = answer->status == 200 && answer->json ? json_get(answer->json, 0, "models") : 0;
 
+	visit->untold = !models;
 	if (models && listing) {
 		for (size_t i = 0; i < listing->n; i++) {
 			listing->models[i].loaded = false;

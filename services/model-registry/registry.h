@@ -27,6 +27,9 @@ struct backend {
 	char sick[200];               /* it answers, and cannot generate: why; "" = it can, as far as is known */
 	bool visited;                 /* it was listed since the start */
 	int64_t looked_us;            /* mono: when a visit ended last */
+	int64_t resident_us;          /* mono: when the visit began that was told last what is in memory */
+	int64_t untold_us;            /* mono: when the first of the visits since began that were not told; 0 = there was none */
+	int64_t moved_us;             /* mono: when a job loaded or unloaded something there last */
 	int64_t checked_at_us;        /* wall clock */
 
 	struct visit visit;

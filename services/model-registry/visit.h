@@ -58,6 +58,7 @@ struct visit {
 	struct listing *found;        /* a list fills it */
 	size_t at;                    /* the kind's cursor */
 	bool quiet;                   /* the kind's: stop asking for details */
+	bool untold;                  /* the kind's: it did not say what is in memory */
 	unsigned open;                /* the kind's: questions about details that are under way */
 	struct question questions[VISIT_AT_ONCE];
 
