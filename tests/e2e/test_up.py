@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from apart import port_is_free
-from servers import ROOT, free_port, http
+from servers import ROOT, free_port, http, until
 
 
 APART = ["gateway", "selector", "model-registry", "hardware-probe", "usage-tracker", "access"]      # as they are stopped
@@ -85,12 +85,14 @@ def test_services_apart(place, wire):
     run = f"{env['CORRAL_STATE_DIR']}/run"
     pids = {name: int(open(f"{run}/{name}.pid").read()) for name in APART}
     for name, pid in pids.items():
-        assert os.readlink(f"/proc/{pid}/exe").endswith(f"/{name}")
+        until(lambda: os.readlink(f"/proc/{pid}/exe").endswith(f"/{name}"))
     os.kill(pids["selector"], signal.SIGKILL)
     time.sleep(0.1)
     again = up(port, env, "--apart", "--wire", wire, "--detach")
     assert again.returncode == 0 and "selector has ended" in again.stderr and "already running" in again.stdout, again.stdout + again.stderr
-    assert os.readlink(f"/proc/{int(open(f'{run}/selector.pid').read())}/exe").endswith("/selector") and chats(port)
+    new = int(open(f"{run}/selector.pid").read())                                  # for a moment it is still what starts it
+    until(lambda: os.readlink(f"/proc/{new}/exe").endswith("/selector"))
+    assert chats(port)
     down = subprocess.run([ROOT / "scripts/down"], env=env, capture_output=True, text=True)
     assert [line.split()[1] for line in down.stdout.splitlines()] == APART, down.stdout
     assert not [name for name in APART if os.path.exists(f"{run}/{name}.pid")]
