@@ -4,7 +4,8 @@
     broker.start(); broker.bootstrap; broker.kill(); broker.start(); broker.stop()
 
 With tls=FOLDER of scripts/certs it listens on `secure` as well, by TLS, for the user corral with the password "secret", by SCRAM-SHA-256 or PLAIN.
-What it acknowledged survives kill -9 (page cache); the options are those that make a single node start and come back fast.
+What it acknowledged survives kill -9 (page cache), with durable=True the loss of power too (each batch is flushed before it is acknowledged); the other
+options are those that make a single node start and come back fast.
 `kafka.py --archive FOLDER` writes the archive of classes that scripts/get-kafka keeps beside the jars.
 """
 import os
@@ -26,6 +27,7 @@ listener.name.secure.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.secu
 listener.name.secure.ssl.keystore.type=PEM
 listener.name.secure.ssl.keystore.location={folder}/server.pem
 """
+DURABLE = "log.flush.interval.messages=1\n"
 CLUSTER = "Y29ycmFsLWthZmthLXRlcw"
 PROPERTIES = """\
 process.roles=broker,controller
@@ -68,8 +70,8 @@ def free_port():
 
 
 class Kafka:
-    def __init__(self, folder, jars, port=None, tls=None):
-        self.folder, self.jars, self.tls = Path(folder), Path(jars), tls
+    def __init__(self, folder, jars, port=None, tls=None, durable=False):
+        self.folder, self.jars, self.tls, self.durable = Path(folder), Path(jars), tls, durable
         self.secure = f"localhost:{free_port()}"
         self.port, self.handle = port or free_port(), None
         self.bootstrap = f"127.0.0.1:{self.port}"
@@ -87,7 +89,7 @@ class Kafka:
     def _format(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         places = {"port": self.port, "controller": free_port(), "folder": self.folder, "secure": self.secure.split(":")[1]}
-        self.properties.write_text(PROPERTIES.format(**places) + (SECURE.format(**places) if self.tls else ""))
+        self.properties.write_text(PROPERTIES.format(**places) + (SECURE.format(**places) if self.tls else "") + (DURABLE if self.durable else ""))
         scram = ["--add-scram", "SCRAM-SHA-256=[name=corral,password=secret]"] if self.tls else []
         if self.tls:
             key = subprocess.run(["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", f"{self.tls}/gateway.key"], check=True, capture_output=True, text=True)

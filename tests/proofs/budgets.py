@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Budgets: 200 parallel requests at a limit, three gateways, the usage-tracker killed -9 in half of the rounds.
+"""Budgets: 200 parallel requests at a limit, three gateways, PostgreSQL, Redis or the usage-tracker killed -9 in half of the rounds.
 
-    tests/proofs/budgets.py [--rounds N] [--requests N] [--seed N]
+    tests/proofs/budgets.py [--rounds N] [--requests N] [--seed N] [--victims postgres,redis,usage-tracker] [--record FILE]
 
 Each round sets a budget of its own (user:uN) and sends 200 requests at once to three gateways. The backend keeps a book: what it really used for
-whom, a random part of what it was allowed. In every other round the usage-tracker is killed at a random moment and started again a little later;
-those that need a lease meanwhile are refused with 503. A budget without a limit covers all of it, so that two scopes are settled at once.
+whom, a random part of what it was allowed. In every other round one of the victims in turn is killed at a random moment and started again a little
+later; those that need a lease while the ledger is away are refused with 503. A budget without a limit covers all of it, so that two scopes are settled
+at once. Every service keeps what it has on PostgreSQL (synced), the gateways' cache is in Redis and is asked for each request; where one of them is
+not installed, that is said, and it is done without.
 It ends with 1 when by the backend's book more was used than a limit allows, when an answer is not 200, 402 or 503, when a budget was refused that
 had room for many more, or when afterwards the ledger's figure differs from the book or anything is still held or in doubt.
 """
@@ -14,6 +16,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +28,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[1] / "fakes"), str(HERE.parents[1] / "e2e")]
-from apart import Apart                                           # noqa: E402
+import stores                                                     # noqa: E402
+from apart import Apart, programs                                 # noqa: E402
+from record import record                                         # noqa: E402
 from servers import http as ask                                   # noqa: E402
 
 LIMIT, ANSWER, SLOTS = 4000, 60, 64
@@ -57,7 +62,7 @@ class Engine:
 
             def do_POST(self):
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                who = asked["messages"][0]["content"]
+                who = asked["messages"][0]["content"].split()[0]
                 with engine.lock:
                     completion, pause = engine.random.randint(1, asked["max_tokens"]), engine.random.uniform(0.005, 0.08)
                     prompt = engine.random.randint(1, len(who))
@@ -92,14 +97,29 @@ def until(what, seconds, text):
 
 
 class Proof:
-    def __init__(self, folder, seed):
-        self.random, self.engine = random.Random(seed), Engine(seed)
-        self.apart = Apart(folder, "ipc", ["--backends", f"e=openai+{self.engine.url}", f"--slots=e={SLOTS}", "--workers=1", "--queue-max=1000", "--queue-timeout=60s"],
-                           gateways=GATEWAYS)
-        self.urls = ["http://%s:%d" % self.apart.addresses[name] for name in GATEWAYS]
-        self.statuses, self.wrong, self.budgets = Counter(), [], 0
+    def __init__(self, folder, seed, victims):
+        self.folder, self.random, self.engine, self.victims = folder, random.Random(seed), Engine(seed), victims
+        self.servers = {"postgres": stores.Postgres()} if not stores.missing("postgres") else {}
+        if not stores.missing("redis"):
+            self.servers["redis"] = stores.Redis(folder)
+        self.statuses, self.wrong, self.budgets, self.kills, self.apart = Counter(), [], 0, Counter(), None
+
+    def place(self):
+        env, options = {k: v for k, v in os.environ.items() if not k.startswith("CORRAL_") or k == "CORRAL_BIN"}, []
+        if "postgres" in self.servers:
+            env["CORRAL_DB"] = self.servers["postgres"].url
+            subprocess.run([programs() / "corral", "migrate"], env=env, check=True, stdout=subprocess.DEVNULL)
+        if "redis" in self.servers:
+            (self.folder / "master").write_text("one secret for the three of them\n")
+            options = [f"--cache={self.servers['redis'].url}", "--cache-undigested=yes", f"--master-key-file={self.folder / 'master'}"]
+        return Apart(self.folder, "ipc", ["--backends", f"e=openai+{self.engine.url}", f"--slots=e={SLOTS}", "--workers=1", "--queue-max=1000",
+                                          "--queue-timeout=60s", *options], env, gateways=GATEWAYS)
 
     def start(self):
+        for server in self.servers.values():
+            server.start()
+        self.apart = self.place()
+        self.urls = ["http://%s:%d" % self.apart.addresses[name] for name in GATEWAYS]
         for service in self.apart.services.values():
             service.start(self.apart.env)
         for url in self.urls:
@@ -118,34 +138,37 @@ class Proof:
     def one(self, i, user):
         try:
             status, _, _ = ask(self.urls[i % len(self.urls)] + "/v1/chat/completions",
-                               {"model": "m", "max_tokens": ANSWER, "messages": [{"role": "user", "content": user}]}, headers={"X-Corral-User": user}, timeout=90)
+                               {"model": "m", "max_tokens": ANSWER, "temperature": 0, "messages": [{"role": "user", "content": f"{user} {i}"}]},
+                               headers={"X-Corral-User": user}, timeout=90)
             return status
         except OSError as e:
             return repr(e)
 
-    def kill_and_restart(self):
-        tracker = self.apart["usage-tracker"]
+    def kill_and_restart(self, name):
+        server = self.servers.get(name) or self.apart[name]
+        self.kills[name] += 1
         time.sleep(self.random.uniform(0, 0.6))
-        tracker.kill()
+        server.kill()
         time.sleep(self.random.uniform(0, 0.5))
-        tracker.start(self.apart.env)
+        server.start() if name in self.servers else server.start(self.apart.env)
 
     def round(self, n, requests):
-        user, kills = f"u{n}", n % 2 == 1
+        user, kills = f"u{n}", self.victims[n // 2 % len(self.victims)] if n % 2 else None
         self.put(f"user:{user}", LIMIT)
         with ThreadPoolExecutor(requests) as pool:
             asked = [pool.submit(self.one, i, user) for i in range(requests)]
             if kills:
-                self.kill_and_restart()
+                self.kill_and_restart(kills)
             statuses = Counter(a.result() for a in asked)
         self.statuses += statuses
         if self.engine.used[user] > LIMIT:
             self.wrong.append(f"round {n}: {self.engine.used[user]} of {LIMIT} tokens were used")
-        if set(statuses) - {200, 402, 503} or (not kills and statuses[503]):
-            self.wrong.append(f"round {n}: {dict(statuses)}")
-        if not kills and statuses[200] < LIMIT // MOST - len(GATEWAYS):
+        harmless = kills in (None, "redis")        # the cache has no part in it
+        if set(statuses) - {200, 402, 503} or (harmless and statuses[503]):
+            self.wrong.append(f"round {n}, killed {kills}: {dict(statuses)}")
+        if harmless and statuses[200] < LIMIT // MOST - len(GATEWAYS):
             self.wrong.append(f"round {n}: only {statuses[200]} were answered")
-        return statuses
+        return statuses, kills
 
     def rows(self):
         return {r["scope"]: r for r in json.loads(ask(self.urls[0] + "/budgets", timeout=30)[2])["rows"]}
@@ -161,7 +184,8 @@ class Proof:
         end = time.monotonic() + 60
         while time.monotonic() < end and not self.settled():
             time.sleep(0.2)
-        for scope, r in self.rows().items():
+        self.rows_at_end = self.rows()
+        for scope, r in self.rows_at_end.items():
             if r["used_tokens"] != self.expected(scope):
                 self.wrong.append(f"{scope}: the ledger has {r['used_tokens']} tokens, the backend's book {self.expected(scope)}")
             if r["held_tokens"] or r["in_doubt_tokens"]:
@@ -169,7 +193,22 @@ class Proof:
             if r["overdrawn"]:
                 self.wrong.append(f"{scope}: overdrawn {r['overdrawn']} times")
 
+    def figures(self, used):
+        s, rows = self.statuses, self.rows_at_end
+        yield "killed", ", ".join(f"{name} {n} times" for name, n in self.kills.items()) or "none"
+        yield "answered 200, refused 402, refused 503 (a lease was needed while the ledger was away)", ", ".join(f"{s[code]:,}" for code in (200, 402, 503))
+        yield f"used of each {LIMIT:,}, by the backend's book", f"{min(used):,} to {max(used):,}, {sum(used) // len(used):,} on average"
+        yield "budgets overspent", str(sum(u > LIMIT for u in used))
+        yield "budgets whose figure in the ledger differs from the book, afterwards", str(sum(r["used_tokens"] != self.expected(scope) for scope, r in rows.items()))
+        yield "budgets with anything held or in doubt, afterwards", str(sum(bool(r["held_tokens"] or r["in_doubt_tokens"]) for r in rows.values()))
+
     def stop(self):
+        if self.apart:
+            self.stop_services()
+        for server in self.servers.values():
+            server.stop()
+
+    def stop_services(self):
         for name in (*GATEWAYS, *(n for n in self.apart.services if n not in GATEWAYS)):
             self.apart[name].stop()
             wrong = self.apart[name].wrong()
@@ -182,24 +221,32 @@ def main():
     arguments.add_argument("--rounds", type=int, default=100)
     arguments.add_argument("--requests", type=int, default=200)
     arguments.add_argument("--seed", type=int, default=random.randrange(10 ** 6))
+    arguments.add_argument("--victims", default="postgres,redis,usage-tracker")
+    arguments.add_argument("--record", metavar="FILE", help="write the figures to FILE (docs/proofs.md)")
     o = arguments.parse_args()
+    victims = [v for v in o.victims.split(",") if not (v in ("postgres", "redis") and stores.missing(v))]
+    for name in ("postgres", "redis"):
+        if stores.missing(name):
+            print(f"  without {name}: {stores.missing(name)}")
     print(f"budgets: {o.rounds} rounds of {o.requests} requests at a limit of {LIMIT} tokens, three gateways, seed {o.seed}")
     with tempfile.TemporaryDirectory() as folder:
-        proof = Proof(Path(folder), o.seed)
+        proof = Proof(Path(folder), o.seed, victims or ["usage-tracker"])
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:
             proof.start()
             proof.put("organisation:all", None)
             for n in range(o.rounds):
-                statuses = proof.round(n, o.requests)
-                if n < 4 or n % 10 == 9:
-                    print(f"  round {n + 1}: {proof.engine.used[f'u{n}']} tokens used, answers {dict(statuses)}{', killed' if n % 2 else ''}", flush=True)
+                statuses, kills = proof.round(n, o.requests)
+                if n < 6 or n % 10 == 9:
+                    print(f"  round {n + 1}: {proof.engine.used[f'u{n}']} tokens used, answers {dict(statuses)}{f', killed {kills}' if kills else ''}", flush=True)
             proof.finish()
             used = [proof.engine.used[f"u{n}"] for n in range(o.rounds)]
         finally:
             proof.stop()
     for w in proof.wrong[:20]:
         print("FAIL", w)
+    if o.record and not proof.wrong:
+        record(o.record, "budgets", proof.figures(used))
     print(f"{'ok  ' if not proof.wrong else 'FAIL'} budgets: {dict(proof.statuses)}; used of {LIMIT}: {min(used)} to {max(used)}, mean {sum(used) // len(used)}; "
           f"overspent {sum(u > LIMIT for u in used)}, faults {len(proof.wrong)}")
     return 1 if proof.wrong else 0
