@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: bench-ledger proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: bench-ledger proof-ledger proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -66,9 +66,10 @@ help:
 #: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
 #: make bench-ledger  facts a second into the ledger, on SQLite and on PostgreSQL, with the disk waited for
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
+#: make proof-ledger ROUNDS=n SEED=n   kill -9 of gateway, usage-tracker, PostgreSQL and Kafka in turn, 1,000 times, and again without Kafka; each attempt has one row
 #: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
-#: make proof-budgets  200 parallel requests at a limit, 100 rounds, three gateways, the usage-tracker killed in half: nothing overspent
+#: make proof-budgets  200 parallel requests at a limit, 100 rounds, three gateways, PostgreSQL, Redis or the usage-tracker killed in half: nothing overspent
 #: make proof-upgrade  the program is replaced under load with 100 open streams: no request fails, the books are right
 #: make proof-revoke  100,000 keys, two gateways: how long a revoked key is good anywhere
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
@@ -223,7 +224,11 @@ proof-slots: all
 	@BUILD=$(BUILD) tests/proofs/slots.py $(if $(SEED),--seed $(SEED))
 
 proof-budgets: all
-	@BUILD=$(BUILD) tests/proofs/budgets.py $(if $(SEED),--seed $(SEED))
+	@BUILD=$(BUILD) tests/proofs/budgets.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))
+
+proof-ledger: all
+	@BUILD=$(BUILD) tests/proofs/ledger.py --record docs/proofs.md $(if $(filter-out file,$(origin ROUNDS)),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+	@BUILD=$(BUILD) tests/proofs/ledger.py --record docs/proofs.md --bus local $(if $(filter-out file,$(origin ROUNDS)),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 DOCS_BIN := $(if $(wildcard services/corral/main.c),$(BUILD)/bin/corral)
 

@@ -105,7 +105,7 @@ class Place:
             while self.metrics("corral_ledger_reconciled_timestamp_seconds") == before:
                 assert time.monotonic() < end, "the usage-tracker does not look through the ledger"
                 time.sleep(0.05)
-        return {labels: int(value) for labels, value in self.metrics("corral_ledger_unreconciled").items() if value}
+        return {labels.split('kind="')[1].split('"')[0]: int(value) for labels, value in self.metrics("corral_ledger_unreconciled").items() if value}
 
     def usage(self):
         return json.loads(get("http://%s:%d/usage" % self.address, 60)[1])["totals"]
@@ -332,7 +332,7 @@ class Proof:
         self.found["after"] = self.place.unreconciled()
         if self.found["before"]:
             self.wrong.append(f"the reconciliation does not read 0: {self.found['before']}")
-        if not any("row_attempts" in kind for kind in self.found["after"]):
+        if not self.found["after"].get("row_attempts"):
             self.wrong.append(f"a row was deleted, and the reconciliation reads {self.found['after']}")
 
     def figures(self):
@@ -346,7 +346,7 @@ class Proof:
         yield "complete answers, all with equal tokens", f"{c['complete answers with equal tokens']:,}"
         yield "answered from the cache, each one row with attempt 0", f"{c['answered from the cache']:,}"
         yield "under way at a kill of the gateway: all `unknown`, with their last checkpoint", f"{c['under way at a kill of the gateway, booked as unknown']:,}"
-        yield "`ledger_unreconciled` at the end; after one row was deleted by hand", f"{sum(self.found['before'].values())}; {self.found['after']}".replace('"', "")
+        yield "`ledger_unreconciled` at the end; after one row was deleted by hand", f"{sum(self.found['before'].values())}; {', '.join(f'{kind} {n}' for kind, n in self.found['after'].items())}"
         yield "things that are wrong", f"{len(self.wrong)}"
 
 
