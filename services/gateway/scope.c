@@ -236,15 +236,14 @@ void scope_give(struct scope *s, int64_t now_us, const uint64_t given[LIMIT_KIND
 
 static bool is_fresh(const struct scope *s, int64_t now_us) { return s->given_us && now_us - s->given_us < minute_us; }
 
-/* At least one, so that no limit becomes a ban. */
+/* At least one, so that no limit becomes a ban. What was given beyond the part is not used: the others may not know of it, and use theirs. */
 static uint64_t part_of(const struct scope *s, enum limit_kind k, int64_t now_us)
 {
 	uint64_t part = s->limit[k] / atomic_load(&s->table->gateways), left = s->limit[k], others = is_fresh(s, now_us) ? s->others[k] : 0;
 
 	left = left > others ? left - others : 0;
 	part = part ? part : 1;
-	part = part < left ? part : left;
-	return is_fresh(s, now_us) && s->given[k] > part ? s->given[k] : part;
+	return part < left ? part : left;
 }
 
 /* How much of the limit this gateway may use, what it has used included. */

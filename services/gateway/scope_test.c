@@ -240,11 +240,13 @@ static void what_was_given_is_used_and_more_is_asked_for(void **state)
 static void without_access_each_has_its_part(void **state)
 {
 	struct scope *key = limited("key", "k", 10, 0, 0), *small = limited("key", "small", 1, 0, 0), *seen = limited("key", "seen", 10, 0, 0);
+	struct scope *much = limited("key", "much", 10, 0, 0);
 	struct limit_refusal why;
 	struct limit_hold h;
 	int n = 0;
 
 	scope_table_share(table, need, NULL);
+	give(much, 10, 0, 40 * S);                                     /* the others may not have heard of that */
 	give(seen, 2, 7, 40 * S);                                      /* the others had used seven of it a moment ago */
 	scope_table_mode(table, SCOPES_ON_THEIR_OWN, 2, INT64_MAX);
 	while (take(&h, key, NULL, 0, 50 * S, &why))
@@ -257,6 +259,9 @@ static void without_access_each_has_its_part(void **state)
 	for (n = 0; take(&h, seen, NULL, 0, 50 * S, &why);)
 		n++;
 	assert_int_equal(n, 3);
+	for (n = 0; take(&h, much, NULL, 0, 50 * S, &why);)
+		n++;
+	assert_int_equal(n, 5);
 }
 
 static void what_was_used_alone_is_told_to_those_who_come(void **state)

@@ -292,11 +292,13 @@ def test_limits_hold_while_access_is_away(two):
     secret, fresh = (two.key(name=name, role="user", limits={"requests_per_minute": 40}) for name in ("away", "away-new"))
     assert many(two.urls[:1], secret, 10).count(200) == 10
     two.access.kill()
-    until(lambda: all("access service is not heard" in p.log.read_text() for p in two.gateways), 60)
+    for log in (p.log for p in two.gateways):                                      # it may stand there from before, too
+        until(lambda: log.read_text().rfind("is not heard") > log.read_text().rfind("are shared with"), 60)
     assert 26 <= many(two.urls, fresh, 100).count(200) <= 40                       # a half for each; a third while a killed one is still counted
-    assert many(two.urls, secret, 100).count(200) <= 30 and many(two.urls, secret, 20).count(200) == 0
+    used = 10 + many(two.urls, secret, 100).count(200)
+    assert used <= 40 and many(two.urls, secret, 20).count(200) == 0
     two.access.start()
-    assert many(two.urls, secret, 20).count(200) == 0
+    assert used + many(two.urls, secret, 20).count(200) <= 40                      # it may give what is left, and no more
     other = two.key(name="back", role="user", limits={"requests_per_minute": 20})
     for log in (p.log for p in two.gateways):                                      # until it hears access again each holds its own part
         until(lambda: log.read_text().rfind("are shared with") > log.read_text().rfind("is not heard"))
