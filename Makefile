@@ -35,7 +35,7 @@ COMMON_C := $(filter-out %_test.c,$(wildcard common/*/*.c))
 SERVICES := $(filter-out corral,$(notdir $(patsubst %/,%,$(wildcard services/*/))))
 SVC_C    := $(filter-out %_test.c %/main.c,$(wildcard services/*/*.c services/*/*/*.c))
 TEST_C   := $(wildcard common/*/*_test.c services/*/*_test.c services/*/*/*_test.c)
-FAKE_C   := $(wildcard tests/fakes/*.c tests/bench/*.c tests/contract/*.c)
+FAKE_C   := $(wildcard tests/fakes/*.c tests/bench/*.c tests/contract/*.c tests/proofs/*.c)
 FUZZ_C   := $(wildcard tests/fuzz/*_fuzz.c)
 
 obj       = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: bench-ledger proof-ledger proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: bench-ledger proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -74,6 +74,7 @@ help:
 #: make proof-revoke  100,000 keys, two gateways: how long a revoked key is good anywhere
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
 #: make proof-helm  the chart on a real Kubernetes API server, by helm 3 and 4 (needs Go 1.26; builds for 25 minutes the first time)
+#: make proof-experiments RUNS=n SEED=n   experiments with made-up outcomes, 10,000 of each kind, looked at after every outcome
 #: make proof-leave  how soon a backend is free of a client that left, 200 times at four moments
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h &: proto/%.proto
@@ -222,6 +223,9 @@ proof-revoke: all
 
 proof-slots: all
 	@BUILD=$(BUILD) tests/proofs/slots.py $(if $(SEED),--seed $(SEED))
+
+proof-experiments: $(BUILD)/tests/proofs/experiments
+	@$< $(or $(RUNS),10000) $(SEED)
 
 proof-budgets: all
 	@BUILD=$(BUILD) tests/proofs/budgets.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))

@@ -45,11 +45,22 @@ static bool enough(const struct sequential *s, const struct tally *a, const stru
 	return a->units >= least && b->units >= least;
 }
 
+/* Of the difference: from each arm's own spread, or, where that is more, from that of all outcomes together. An arm of few units that happen to be
+ * alike (60 successes in a row of a rate of .95) does not know its own. */
+static double variance_of_effect(enum metric m, const struct tally *a, const struct tally *b)
+{
+	double own = tally_variance_of_mean(a, m) + tally_variance_of_mean(b, m);
+	struct tally all = *a;
+
+	tally_merge(&all, b);
+	return fmax(own, tally_variance_of_mean(&all, m) * (double)all.units * (1 / (double)a->units + 1 / (double)b->units));
+}
+
 struct estimate { double effect, sd, x; };
 
 static struct estimate estimate(const struct sequential *s, enum metric m, const struct tally *arm, const struct tally *champion)
 {
-	double variance = tally_variance_of_mean(arm, m) + tally_variance_of_mean(champion, m);
+	double variance = variance_of_effect(m, arm, champion);
 
 	return (struct estimate){ tally_mean(arm) - tally_mean(champion), sqrt(variance), x_at(s, units_each(arm, champion)) };
 }
