@@ -63,7 +63,7 @@ static void write_figures(struct llm_relay *r, const struct llm_extra *x, struct
 	jw_kv_u64(jo, "tokens_used", u->prompt_tokens + u->completion_tokens);
 	milliseconds(jo, "latency_ms", x->latency_us);
 	milliseconds(jo, "ttft_ms", x->ttft_us);
-	jw_kv_i64(jo, "cost_microusd", x->cost_microusd);
+	jw_kv_i64(jo, "cost_microusd", r->cost ? r->cost(r->cost_arg, u) : x->cost_microusd);
 	jw_kv_bool(jo, "cached", x->cached);
 	if (x->squeezed)
 		jw_kv_u64(jo, "tokens_saved", x->tokens_saved);

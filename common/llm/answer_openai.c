@@ -379,9 +379,12 @@ static void write_usage(const struct llm_relay *r, struct buf *out)
 {
 	const struct llm_usage *u = &r->usage;
 
-	buf_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+	buf_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
 	           (unsigned long long)u->prompt_tokens, (unsigned long long)u->completion_tokens,
 	           (unsigned long long)(u->prompt_tokens + u->completion_tokens), (unsigned long long)u->cached_tokens);
+	if (r->in->stream && r->cost)     /* a whole answer has a header for it */
+		buf_printf(out, ",\"cost_microusd\":%lld", (long long)r->cost(r->cost_arg, u));
+	buf_char(out, '}');
 }
 
 static bool openai_finish(struct llm_relay *r, const struct llm_extra *extra, struct buf *out)

@@ -52,6 +52,7 @@ enum verdict convert_whole(struct llm_relay *r, struct str body, const struct ll
 
 	if (watch_whole(r, body, &doc, &c) == FAIL)
 		return FAIL;
+	relay_count(r);
 	if (!(r->embeds ? embed_write_answer(r, &doc, extra, out) : r->writer->whole(r, &c, extra, out))) {
 		r->done = false;
 		return FAIL;

@@ -128,6 +128,9 @@ struct llm_extra {
 };
 
 struct llm_relay *llm_relay_new(struct arena *, const struct llm_in *, const struct llm_plan *, const struct llm_target *);
+/* What the answer costs by its use, in micro-dollars; told where the use is told to a client that asked for it, and asked for there. Without it: as
+ * llm_extra says. */
+void llm_relay_price(struct llm_relay *, int64_t (*cost)(void *arg, const struct llm_usage *), void *arg);
 /* The head of the backend's answer. A status of 400 and above makes the relay read the error body: then llm_relay_end() fails with a why that has the
  * backend's sentence and the code: ERR_BACKEND_REFUSED for 4xx (relay->refused_status keeps it), ERR_BACKEND_FAILED for 5xx, ERR_CONTEXT_TOO_LONG and
  * ERR_MODEL_NOT_FOUND where the backend's error says so, ERR_RATE_LIMITED for 429, ERR_UNAVAILABLE for 503. */

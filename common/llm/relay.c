@@ -104,6 +104,20 @@ static void emit(struct llm_relay *r, struct str bytes, struct buf *out)
 	r->started = true;
 }
 
+/* The frame with its cost beside its use; false: it goes as it is. */
+static bool emit_priced(struct llm_relay *r, struct str frame, struct buf *out)
+{
+	const char *at = r->usage_ends;
+
+	r->usage_ends = NULL;
+	if (!at || at < frame.p || at >= frame.p + frame.n)
+		return false;
+	emit(r, str_n(frame.p, (size_t)(at - frame.p)), out);
+	buf_printf(out, ",\"cost_microusd\":%lld", (long long)r->cost(r->cost_arg, &r->usage));
+	emit(r, str_n(at, (size_t)(frame.p + frame.n - at)), out);
+	return true;
+}
+
 /* Runs of whole frames that lie together are appended at once. */
 static enum llm_step pass_frames(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
 {
@@ -112,6 +126,12 @@ static enum llm_step pass_frames(struct llm_relay *r, struct str in, struct buf 
 	while (frames_next(&r->frames, &in, &frame)) {
 		enum verdict v = watch_payload(r, frame_payload(&r->frames, frame));
 
+		if (v == KEEP && r->usage_ends) {
+			emit(r, run, out);
+			run.n = 0;
+			if (emit_priced(r, frame, out))
+				continue;
+		}
 		if (v == KEEP || v == END) {
 			if (run.n && run.p + run.n == frame.p) {
 				run.n += frame.n;
@@ -160,11 +180,15 @@ static enum llm_step stream(struct llm_relay *r, struct str in, struct buf *out,
 	return step;
 }
 
-/* Where the backend counts nothing: pieces of a stream are about tokens; of a whole answer four bytes are about one. */
-static enum llm_step counted(struct llm_relay *r, enum llm_step step)
+void relay_count(struct llm_relay *r)
 {
 	if (!r->usage.reported)
 		r->usage.completion_tokens = r->reply == REPLY_WHOLE ? (r->text_bytes + 3) / 4 : r->deltas;
+}
+
+static enum llm_step counted(struct llm_relay *r, enum llm_step step)
+{
+	relay_count(r);
 	return step;
 }
 
@@ -277,6 +301,12 @@ void llm_relay_break(struct llm_relay *r, const struct why *why, struct buf *out
 		buf_addz(out, "data: ");
 	llm_error_body(r->in->dialect, why, r->target->request_id, wall_us(), out);
 	buf_addz(out, sse ? "\n\n" : "\n");
+}
+
+void llm_relay_price(struct llm_relay *r, int64_t (*cost)(void *, const struct llm_usage *), void *arg)
+{
+	r->cost = cost;
+	r->cost_arg = arg;
 }
 
 const struct llm_usage *llm_relay_usage(const struct llm_relay *r) { return &r->usage; }

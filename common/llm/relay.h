@@ -27,6 +27,9 @@ struct llm_relay {
 	uint32_t deltas;
 	uint64_t text_bytes;          /* of the answer, for an estimate where nothing is counted */
 	struct llm_usage usage;
+	int64_t (*cost)(void *, const struct llm_usage *);   /* NULL: nobody says */
+	void *cost_arg;
+	const char *usage_ends;       /* of the event in hand: where its usage closes, when what it cost is to be told there; NULL = not this one */
 	struct buf body;              /* REPLY_WHOLE, REPLY_ERROR */
 	char finish[32];
 	bool called;                  /* a tool was called */
@@ -80,6 +83,9 @@ struct pending *pending_add(struct llm_relay *, const struct call *);
 bool pending_arguments(struct llm_relay *, const struct pending *, struct json_out *);
 struct durations { int64_t total_ns, load_ns, prompt_ns, eval_ns; };
 struct durations durations_of(const struct llm_relay *, const struct llm_extra *);
+
+/* Where the backend counts nothing: pieces of a stream are about tokens; of a whole answer four bytes are about one. */
+void relay_count(struct llm_relay *);
 
 /* watch.c: one payload read. Updates usage, finish and deltas. FAIL fills r->why. */
 enum verdict watch_payload(struct llm_relay *, struct str payload);

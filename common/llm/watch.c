@@ -119,6 +119,15 @@ static void read_llamacpp(struct llm_relay *r, const struct json *doc, struct ch
 	}
 }
 
+/* The last event of use, for a client that asked for it: it is told the cost beside it. */
+static void note_usage_event(struct llm_relay *r, const struct json *doc)
+{
+	struct str usage = json_raw(doc, json_get(doc, 0, "usage"));
+
+	if (r->cost && r->in->want_usage && usage.n > 2)
+		r->usage_ends = usage.p + usage.n - 1;
+}
+
 static enum verdict look(struct llm_relay *r, const struct json *doc, struct chunk *c)
 {
 	bool usage_only;
@@ -138,6 +147,8 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 		return FAIL;
 	}
 	usage_only = !r->from_ollama && c->has_usage && c->n_choices == 0;
+	if (usage_only)
+		note_usage_event(r, doc);
 	if (!c->is_answer)
 		return fail(r, ERR_BACKEND_FAILED, "the backend sent an event that is none of its protocol", str_n(doc->text, doc->len));
 	if (c->too_many_calls && !r->pass)

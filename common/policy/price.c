@@ -100,6 +100,16 @@ void price_span(const struct price *list, size_t n, int64_t at_us, int64_t *ret_
 	}
 }
 
+bool provider_is_local(struct str provider)
+{
+	static const char *const kinds[] = { "", "ollama", "llamacpp", "vllm", "openai" };
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (str_eqz(provider, kinds[i]))
+			return true;
+	return false;
+}
+
 bool price_same_scope(const struct price *a, const struct price *b)
 {
 	return a->kind == b->kind && str_eq(a->provider, b->provider) && str_eq(a->backend, b->backend) && str_eq(a->model, b->model);

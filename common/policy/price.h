@@ -45,6 +45,9 @@ const struct price *price_find(const struct price *list, size_t n, enum price_ki
 /* Between these two times no price of the list begins: what was found at at_us holds in [*ret_from, *ret_until). */
 void price_span(const struct price *list, size_t n, int64_t at_us, int64_t *ret_from, int64_t *ret_until);
 
+/* Whether attempts of that provider ran on a machine of one's own: the kind of a backend, or "". Everybody else sells. */
+bool provider_is_local(struct str provider);
+
 bool price_same_scope(const struct price *, const struct price *);
 bool price_same_numbers(const struct price *, const struct price *);
 /* False with *why, which names the field, for what is no price. */

@@ -7,6 +7,7 @@
 #include "common/data/log.h"
 #include "events.pb-c.h"
 #include "services/gateway/budget.h"
+#include "services/gateway/cost.h"
 #include "services/gateway/decision_pack.h"
 #include "services/gateway/recall.h"
 #include "services/gateway/usage_pack.h"
@@ -99,7 +100,7 @@ static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 	e->model = (char *)req_model_name(r);
 	e->backend = (char *)req_backend_name(r);
 	if (r->try.number)
-		e->provider = r->world->cat.backends[r->world->cat.replicas[r->try.replica].backend].pb->kind;
+		e->provider = (char *)cost_provider(r->world, r->try.replica);
 	e->dialect = (char *)llm_dialect_name(r->in.dialect);
 	e->stream = r->in.stream;
 	if (r->try.number && r->budget_stamp.n)
@@ -239,14 +240,6 @@ void account_checkpoint(struct req *r)
 	append_usage(r->worker, REC_CHECKPOINT, &e, &why);
 }
 
-/* GPU time: that of the attempt on its backend, as large a part of it as its slot is of the replica's slots (common/policy/price.h). */
-static int64_t gpu_us(const struct req *r, int64_t now_us)
-{
-	uint32_t slots = r->world->cat.replicas[r->try.replica].slots;
-
-	return r->try.sent && now_us > r->try.start_us ? (now_us - r->try.start_us) / (slots ? slots : 1) : 0;
-}
-
 void account_final(struct req *r, const char *status, enum err code)
 {
 	struct worker *w = r->worker;
@@ -268,11 +261,13 @@ void account_final(struct req *r, const char *status, enum err code)
 	fill_usage(r, &e);
 	if (!recall_is_hit(r))            /* what is given again takes nothing from a limit */
 		r->spent_tokens += e.prompt_tokens + e.completion_tokens;
+	cost_book(r, &e);
 	budget_settle(r, e.prompt_tokens + e.completion_tokens, e.cost_microusd);
 	e.response_bytes = t->bytes;
 	e.cached = recall_is_hit(r);
 	e.latency_us = now - (t->number ? t->start_us : r->start_us);
-	e.gpu_us = t->number ? gpu_us(r, now) : 0;
+	if (t->number)                    /* so that who knows no START finds the same beginning, which its price is of */
+		e.occurred_at_us = t->start_wall_us + e.latency_us;
 	e.ttft_us = t->first_us ? t->first_us - t->start_us : 0;
 	if (append_final(w, &e, &why) < 0 && t->number)
 		owe(w, &e, t->start_position);

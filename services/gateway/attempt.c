@@ -8,6 +8,7 @@
 #include "common/data/log.h"
 #include "services/gateway/account.h"
 #include "services/gateway/budget.h"
+#include "services/gateway/cost.h"
 #include "services/gateway/recall.h"
 
 enum { HEARD_STEP_US = 50000, HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
@@ -509,6 +510,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	if (t->plan.ignored.n && http_value_ok(t->plan.ignored) && t->plan.ignored.n < 1024)
 		r->extra_headers = arena_fmt(r->mem, "X-Corral-Ignored: " STR_FMT "\r\n", STR_ARG(t->plan.ignored));
 	t->relay = llm_relay_new(r->mem, &r->in, &t->plan, &target);
+	llm_relay_price(t->relay, cost_of_answer, r);
 	recall_begin(r);
 	t->call = http_call_start(pool, http_call_head(r->mem, pool, "POST", str_of(t->plan.path), call_headers(r), true, t->plan.length),
 				  t->plan.parts, t->plan.n_parts, &opts, &ops, r);

@@ -10,6 +10,4 @@ void budget_settle(struct req *, uint64_t tokens, int64_t cost_microusd);
 void budget_end(struct req *);
 /* Those that wait for more of a budget look again; who has waited too long is refused. */
 void budget_news(struct worker *);
-/* The most that so many tokens may cost on the replica whose slot the request has, in micro-dollars. What runs at home costs nothing. */
-int64_t budget_price_microusd(const struct req *, uint64_t prompt_tokens, uint64_t answer_tokens);
 #endif

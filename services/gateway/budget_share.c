@@ -1,14 +1,14 @@
 /* budget_share.c - see budget_share.h; the other side is services/usage-tracker/budget_lend.c. */
 #include "services/gateway/budget_share.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/base/id.h"
 #include "common/data/log.h"
+#include "services/gateway/lease_file.h"
 #include "services/gateway/outbox.h"
+#include "services/gateway/price_share.h"
 #include "services/gateway/purse.h"
 #include "services/gateway/worker.h"
 
@@ -17,8 +17,7 @@ enum {
 	PAUSE_US = 4 * 1000,          /* between two asks, however many requests wait */
 	DEADLINE_MS = 1000,
 	CLOSE_US = 2000 * 1000,       /* between two tries to close an earlier life */
-	LIVES = 64, LIFE = 33,
-	LIST_MAX = 16 << 20
+	LIVES = 64, LIFE = 33
 };
 
 struct budget_share {
@@ -27,7 +26,7 @@ struct budget_share {
 	char lives[LIVES][LIFE];      /* earlier ones that are not closed yet; the newest last */
 	unsigned n_lives;
 	char id[LIFE];                /* this one */
-	uint64_t seq, version;
+	uint64_t seq, version, prices_version;
 	bool calling, again, leaving, open, saved;
 	_Atomic bool asked;           /* a worker has asked for an ask */
 	_Atomic int64_t away_us;
@@ -37,11 +36,6 @@ struct budget_share {
 
 static void send_ask(struct loop_timer *);
 
-static void path_of(const struct budget_share *s, const char *file, char path[1024])
-{
-	snprintf(path, 1024, "%s/%s", svc_state_dir(s->gw->svc), file);
-}
-
 /* --- lives --- */
 
 static void load_lives(struct budget_share *s)
@@ -49,7 +43,7 @@ static void load_lives(struct budget_share *s)
 	char path[1024], line[80];
 	FILE *f;
 
-	path_of(s, "budget-lives", path);
+	state_file_path(s->gw, "budget-lives", path);
 	f = fopen(path, "re");
 	while (f && s->n_lives < LIVES && fgets(line, sizeof(line), f)) {
 		line[strcspn(line, "\n")] = '\0';
@@ -60,34 +54,19 @@ static void load_lives(struct budget_share *s)
 		fclose(f);
 }
 
-static bool write_file(const char *path, const void *bytes, size_t n)
-{
-	char temporary[1040];
-	int fd;
-	bool ok;
-
-	snprintf(temporary, sizeof(temporary), "%s.new", path);
-	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	ok = fd >= 0 && write(fd, bytes, n) == (ssize_t)n && fdatasync(fd) == 0;
-	if (fd >= 0)
-		close(fd);
-	return ok && rename(temporary, path) == 0;
-}
-
 /* On disk before anything is lent to this life: whoever comes after it has to know its name. */
 static bool save_lives(struct budget_share *s)
 {
-	char path[1024], text[(LIVES + 1) * (LIFE + 1)];
+	char text[(LIVES + 1) * (LIFE + 1)];
 	size_t n = 0;
 	bool ok;
 
 	for (unsigned i = 0; i < s->n_lives; i++)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s\n", s->lives[i]);
 	n += (size_t)snprintf(text + n, sizeof(text) - n, "%s\n", s->id);
-	path_of(s, "budget-lives", path);
-	ok = write_file(path, text, n);
+	ok = state_file_write(s->gw, "budget-lives", text, n);
 	if (!ok)
-		LOG_WARN("the name under which budgets are lent to this gateway cannot be kept: after a crash they stay in doubt", LOG_S("path", path));
+		LOG_WARN("the name under which budgets are lent to this gateway cannot be kept: after a crash they stay in doubt");
 	return ok;
 }
 
@@ -112,45 +91,22 @@ static void apply_list(struct budget_share *s, const Corral__BudgetLeaseReply *r
 static void save_list(struct budget_share *s, const Corral__BudgetLeaseReply *from)
 {
 	Corral__BudgetLeaseReply r = CORRAL__BUDGET_LEASE_REPLY__INIT;
-	char path[1024];
-	uint8_t *bytes;
-	size_t n;
 
 	r.budgets = from->budgets;
 	r.n_budgets = from->n_budgets;
 	r.whole = true;
-	n = corral__budget_lease_reply__get_packed_size(&r);
-	bytes = x_malloc(n + 1);
-	corral__budget_lease_reply__pack(&r, bytes);
-	path_of(s, "budgets", path);
-	if (!write_file(path, bytes, n))
-		LOG_WARN("the list of budgets cannot be kept for a start without the usage-tracker", LOG_S("path", path));
-	free(bytes);
+	if (!lease_file_write(s->gw, "budgets", &r))
+		LOG_WARN("the list of budgets cannot be kept for a start without the usage-tracker");
 }
 
 static void load_list(struct budget_share *s)
 {
-	Corral__BudgetLeaseReply *r = NULL;
-	char path[1024];
-	uint8_t *bytes = NULL;
-	long n = -1;
-	FILE *f;
+	Corral__BudgetLeaseReply *r = lease_file_read(s->gw, "budgets");
 
-	path_of(s, "budgets", path);
-	f = fopen(path, "re");
-	if (f && fseek(f, 0, SEEK_END) == 0 && (n = ftell(f)) >= 0 && n <= LIST_MAX) {
-		bytes = x_malloc((size_t)n + 1);
-		rewind(f);
-		if (fread(bytes, 1, (size_t)n, f) == (size_t)n)
-			r = corral__budget_lease_reply__unpack(NULL, (size_t)n, bytes);
-	}
-	if (f)
-		fclose(f);
-	if (r) {
-		apply_list(s, r);
-		corral__budget_lease_reply__free_unpacked(r, NULL);
-	}
-	free(bytes);
+	if (!r)
+		return;
+	apply_list(s, r);
+	corral__budget_lease_reply__free_unpacked(r, NULL);
 }
 
 /* --- life --- */
@@ -181,6 +137,7 @@ static void renew(struct budget_share *s)
 void budget_share_open(struct budget_share *s)
 {
 	s->open = true;
+	s->prices_version = price_share_load(s->gw);
 	renew(s);
 }
 
@@ -254,6 +211,7 @@ static void send_ask(struct loop_timer *t)
 	q.holder = s->id;
 	q.seq = ++s->seq;
 	q.version = s->version;
+	q.prices_version = s->prices_version;
 	purse_book_demands(s->gw->purses, s->leaving, s->called_us, mem, &q);
 	put_ended(s, mem, &q);
 	if (q.n_demands && !s->saved)
@@ -275,6 +233,8 @@ static void heard(struct budget_share *s, const Corral__BudgetLeaseReply *r)
 		save_list(s, r);
 	}
 	s->version = r->version;
+	if (r->prices_whole)
+		s->prices_version = price_share_heard(s->gw, r->prices, r->n_prices, r->prices_version);
 	purse_book_lent(s->gw->purses, r->leases, r->n_leases, mono_us());
 	for (size_t i = 0; i < r->n_closed; i++)
 		life_closed(s, r->closed[i]);

@@ -1,6 +1,8 @@
 /* budget_share.h - asks the usage-tracker for leases of budgets and gives back what is idle (purse.h); keeps the list of budgets, also on disk,
  * so that a start while the usage-tracker is away refuses what it must. Control thread.
  *
+ * With the answers come the prices, when they have changed (price_share.h).
+ *
  *   no budget     asks once a second whether there is one by now
  *   otherwise     every 200 ms, sooner when a request waits for more
  *

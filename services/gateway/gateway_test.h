@@ -460,7 +460,8 @@ struct booked {
 	char status[16], code[32], model[32], backend[16], task[24];
 	uint64_t prompt, completion, bytes;
 	uint32_t attempt, http_status;
-	int tokens, prompt_source;
+	int tokens, prompt_source, cost_source;
+	int64_t cost, costs, gpu_us, began_us;        /* costs: of all FINALs; began_us: as the ledger takes it to have begun */
 	char story[64];               /* each FINAL's attempt, status and backend: "1error@a 2ok@b " */
 };
 
@@ -483,6 +484,11 @@ static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent
 	b->completion = e->completion_tokens;
 	b->tokens = (int)e->tokens_source;
 	b->prompt_source = (int)e->prompt_tokens_source;
+	b->cost_source = (int)e->cost_source;
+	b->cost = e->cost_microusd;
+	b->costs += e->cost_microusd;
+	b->gpu_us = e->gpu_us;
+	b->began_us = e->occurred_at_us - e->latency_us;
 	str_copy(b->status, sizeof(b->status), str_of(e->status));
 	str_copy(b->code, sizeof(b->code), str_of(e->error_code));
 	str_copy(b->model, sizeof(b->model), str_of(e->model));

@@ -176,8 +176,10 @@ struct str req_headers(struct req *r, const char *content_type)
 		buf_addz(&b, recall_word(r));
 		buf_addz(&b, "\r\nX-Corral-Attempts: ");
 		buf_u64(&b, r->try.number);
-		if (!r->in.stream)
-			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: 0");
+		if (!r->in.stream) {
+			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: ");
+			buf_u64(&b, (uint64_t)r->cost_microusd);
+		}
 	}
 	if (r->squeezed) {
 		buf_addz(&b, "\r\nX-Corral-Tokens-Saved: ");

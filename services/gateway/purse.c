@@ -77,6 +77,31 @@ void purse_find(struct purse_book *b, const struct purse_asker *a, struct purse_
 	pthread_mutex_unlock(&b->lock);
 }
 
+const struct purse *purse_limiting(struct purse_book *b, const struct purse_hold *h, int kind)
+{
+	const struct purse *found = NULL;
+
+	pthread_mutex_lock(&b->lock);
+	for (unsigned i = 0; i < h->n && !found; i++)
+		if (!h->purses[i]->gone && !h->purses[i]->shadow && h->purses[i]->limits[kind])
+			found = h->purses[i];
+	pthread_mutex_unlock(&b->lock);
+	return found;
+}
+
+bool purse_is_capped(struct purse_book *b, struct str provider)
+{
+	struct purse_hold h = { .n = 0 };
+	bool capped = false;
+
+	pthread_mutex_lock(&b->lock);
+	find_kind(b, "provider", provider, STR(""), &h);
+	for (unsigned i = 0; i < h.n; i++)
+		capped |= !h.purses[i]->shadow && (h.purses[i]->unlimited || h.purses[i]->limits[PURSE_TOKENS] || h.purses[i]->limits[PURSE_MICROUSD]);
+	pthread_mutex_unlock(&b->lock);
+	return capped;
+}
+
 /* --- taking --- */
 
 static int64_t avail(const struct purse *p, int k) { return p->granted.n[k] - p->spent.n[k] - p->reserved.n[k]; }
@@ -291,6 +316,7 @@ void purse_book_list(struct purse_book *b, Corral__Budget *const *list, size_t n
 		p->gone = false;
 		p->heard_us = INT64_MIN / 2;      /* its limit may be another: what was heard of it is old */
 		p->shadow = list[i]->shadow;
+		p->unlimited = list[i]->unlimited;
 		p->limits[PURSE_TOKENS] = list[i]->limits_tokens;
 		p->limits[PURSE_MICROUSD] = list[i]->limits_microusd;
 	}

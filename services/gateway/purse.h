@@ -25,7 +25,7 @@ struct purse {
 	char scope[128], tenant[64], period[24];
 	bool everybody;               /* an organisation's: covers every request */
 	/* under the lock */
-	bool gone, shadow, rolling;
+	bool gone, shadow, rolling, unlimited;
 	bool limits[PURSE_AMOUNTS];
 	bool heard;                   /* what follows is known */
 	int64_t period_us, ends_us, resets_us, heard_us;     /* heard: mono */
@@ -75,6 +75,10 @@ const _Atomic unsigned *purse_book_count(const struct purse_book *);
 
 /* Fills 'purses' with those that cover the asker. */
 void purse_find(struct purse_book *, const struct purse_asker *, struct purse_hold *ret);
+/* One of them that limits so and is no shadow; NULL = none does. Its scope may be read. */
+const struct purse *purse_limiting(struct purse_book *, const struct purse_hold *, int kind);
+/* Whether a provider has a budget of its own that limits something and is no shadow, or one that says it is unlimited. */
+bool purse_is_capped(struct purse_book *, struct str provider);
 /* 'need' from all of them or from none; after less than 'least' tokens fewer, if that is what fits: *ret_tokens is what was taken. least = need: all of it.
  * Shadows are never short: *ret_shadow is one that would have been, or NULL. */
 enum purse_answer purse_take(struct purse_book *, struct purse_hold *, struct purse_amounts need, int64_t least_tokens, int64_t wall_us, int64_t mono_us,

@@ -8,11 +8,11 @@
 #include "common/policy/features.h"
 #include "services/gateway/gateway.h"
 #include "services/gateway/keyring.h"
+#include "services/gateway/purse.h"
 #include "services/gateway/replicas.h"
 #include "services/gateway/world.h"
 
 struct admission;
-struct purse_hold;
 struct recollection;
 struct run_exec;
 
@@ -50,6 +50,7 @@ struct attempt {
 	uint64_t held_bytes;          /* of them: held and counted */
 	int64_t start_position;       /* of the BEGUN record; -1 = not written */
 	int64_t start_wall_us;
+	int64_t priced_us;            /* loop clock: its cost was told, and its GPU time ended; 0 = not yet */
 	bool announced;               /* the ledger knows of it */
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;
@@ -86,11 +87,12 @@ struct req {
 	struct list limit_node;       /* among the worker's that wait for a part of a limit */
 	int64_t limit_until_us;       /* until when it waits; 0 = it does not */
 	uint64_t spent_tokens;        /* of all attempts, as the ledger has them */
+	int64_t cost_microusd;        /* of those that have ended, by the prices that are known here */
 	struct purse_hold *budget;    /* of the budgets that cover it; set by the stage 'reserve', NULL = none does */
 	struct str budget_stamp;      /* what its facts say of that */
 	struct list budget_node;      /* among the worker's that wait for a budget */
 	int64_t budget_until_us;      /* until when it waits; 0 = it does not */
-	int64_t budget_need;          /* tokens, at most */
+	struct purse_amounts budget_need;     /* at most */
 	struct str limit_headers;     /* for the answer */
 	char user_hash[17];           /* set by parse, as the next two */
 	bool squeezed;                /* its context is to be optimised */

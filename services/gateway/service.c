@@ -124,8 +124,10 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_LOCAL_DECISIONS] = { METRIC_COUNTER, "remote_decision_fallbacks_total", "Decisions made here under decide=remote, by what was wrong: away, late, other_snapshot, refused.", "reason" },
 	[M_TLS_ENDS] = { METRIC_GAUGE, "public_tls_certificate_ends_timestamp_seconds", "When the certificate of public_tls_listen ends, in seconds since 1970; 0 = no TLS.", "" },
 	[M_BUDGETS] = { METRIC_GAUGE, "budgets", "Budgets that this gateway knows of.", "" },
+	[M_PRICES] = { METRIC_GAUGE, "prices", "Prices that this gateway knows of, with their history.", "" },
 	[M_BUDGET_REFUSED] = { METRIC_COUNTER, "budget_refused_total", "Requests refused for a budget, by what it limits and why: spent, held (by others, or by requests under way), "
-			       "away (the usage-tracker is, and more would have to be lent).", "of,reason" },
+			       "away (the usage-tracker is, and more would have to be lent), no_cap (a provider in the cloud without a budget), no_price (of a model there, under a "
+			       "limit of money).", "of,reason" },
 	[M_BUDGET_SHADOW] = { METRIC_COUNTER, "budget_shadow_refused_total", "Requests that a budget in mode shadow would have refused.", "of" },
 	[M_BUDGET_WAITS] = { METRIC_COUNTER, "budget_waits_total", "Requests that waited until more of a budget was lent to this gateway.", "" },
 	[M_BUDGET_SHRUNK] = { METRIC_COUNTER, "budget_shrunk_total", "Requests whose answer was bounded to what a budget had left.", "of" },

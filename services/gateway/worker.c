@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/io/tls.h"
+#include "common/policy/price_list.h"
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/budget.h"
@@ -342,6 +343,28 @@ void worker_set_ring(struct worker *w, struct keyring *ring)
 		take_ring(h);
 }
 
+struct price_handover { struct worker *worker; struct price_list *prices; };
+
+static void take_prices(void *arg)
+{
+	struct price_handover *h = arg;
+
+	price_list_free(h->worker->prices);
+	h->worker->prices = h->prices;
+	free(h);
+}
+
+void worker_set_prices(struct worker *w, struct price_list *prices)
+{
+	struct price_handover *h = x_malloc(sizeof(*h));
+
+	*h = (struct price_handover){ w, prices };
+	if (w->running)
+		loop_post(w->loop, take_prices, h);
+	else
+		take_prices(h);
+}
+
 static void limits_here(void *arg) { limits_news(arg); }
 
 void worker_limits_news(struct worker *w)
@@ -439,6 +462,7 @@ void worker_free(struct worker *w)
 	buf_free(&w->out);
 	world_unref(w->world);
 	keyring_unref(w->ring);
+	price_list_free(w->prices);
 	spool_close(w->usage);
 	spool_close(w->decisions);
 	loop_free(w->loop);

@@ -7,6 +7,7 @@
 #include "services/gateway/admission.h"
 #include "services/gateway/req.h"
 
+struct price_list;
 struct recall_seat;
 
 struct backend_pool {
@@ -24,6 +25,7 @@ struct worker {
 	struct http_server *server;
 	struct world *world;          /* NULL until the first snapshot came */
 	struct keyring *ring;         /* the same */
+	struct price_list *prices;    /* NULL until the first came */
 	struct admission admission;   /* of the head that was looked at last */
 	struct snapshot_id logged_models, logged_policy;      /* versions that the decision log has the bytes of */
 	struct backend_pool *pools;
@@ -59,6 +61,7 @@ bool worker_run(struct worker *, struct why *);       /* starts the thread */
 void worker_set_world(struct worker *, struct world *);       /* from the control thread; takes the reference */
 void worker_set_tls(struct worker *, struct tls_identity *);  /* the same, but takes a reference of its own */
 void worker_set_ring(struct worker *, struct keyring *);      /* the same */
+void worker_set_prices(struct worker *, struct price_list *); /* the same; takes it */
 void worker_sweep(struct worker *, int64_t now_us);   /* what time brings: ten times a second on its own thread */
 void worker_limits_news(struct worker *);     /* from the control thread: there may be more of the limits now */
 void worker_budget_news(struct worker *);     /* the same of budgets */

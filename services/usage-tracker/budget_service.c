@@ -14,6 +14,7 @@ struct budget_service {
 	struct svc *svc;
 	struct budgets *budgets;
 	struct ledger *ledger;
+	struct prices *prices;
 	struct budget_metrics m;
 	struct arena *mem;            /* of the ask in hand */
 	struct loop_timer tick;
@@ -89,6 +90,20 @@ static void store_state(struct budget_service *s, bool ok, const struct why *why
 		LOG_ERROR("the budgets cannot be read or written; nothing new is lent", LOG_S("error", why->text));
 }
 
+/* Those that the gateway has not: all of them, for they are few and change seldom. */
+static void put_prices(struct budget_service *s, const Corral__BudgetLeaseRequest *q, Corral__BudgetLeaseReply *ret)
+{
+	Corral__PricesReply all;
+
+	ret->prices_version = prices_version(s->prices);
+	ret->prices_whole = q->prices_version != ret->prices_version;
+	if (!ret->prices_whole)
+		return;
+	prices_reply(s->prices, wall_us(), s->mem, &all);
+	ret->prices = all.prices;
+	ret->n_prices = all.n_prices;
+}
+
 static void on_lease(Corral__Budgets_Service *rpc, const Corral__BudgetLeaseRequest *q, Corral__BudgetLeaseReply_Closure closure, void *data)
 {
 	struct budget_service *s = of(rpc);
@@ -98,10 +113,12 @@ static void on_lease(Corral__Budgets_Service *rpc, const Corral__BudgetLeaseRequ
 
 	store_state(s, ok || why.code != ERR_STORE_FAILED, &why);
 	series_inc(metrics_series(svc_metrics(s->svc), s->m.lent, ok ? "ok" : err_name(why.code)));
-	if (ok)
+	if (ok) {
+		put_prices(s, q, &reply);
 		closure(&reply, data);
-	else
+	} else {
 		rpc_fail(data, why.code, why.text);
+	}
 	arena_reset(s->mem);
 }
 
@@ -249,12 +266,13 @@ static bool finished(void *arg, const struct dim *dim, const Corral__UsageEvent 
 
 static void undone(void *arg) { budgets_forget(((struct budget_service *)arg)->budgets); }
 
-struct budget_service *budget_service_new(struct svc *svc, struct ledger *l, const struct budget_metrics *m, int64_t in_doubt_ms, struct why *why)
+struct budget_service *budget_service_new(struct svc *svc, struct ledger *l, struct prices *prices, const struct budget_metrics *m, int64_t in_doubt_ms, struct why *why)
 {
 	struct budget_service *s = x_calloc(1, sizeof(*s));
 
 	s->svc = svc;
 	s->ledger = l;
+	s->prices = prices;
 	s->m = *m;
 	s->mem = arena_new(16 << 10);
 	if (!the_zone.n)

@@ -1,7 +1,7 @@
 /* prices.h - the price list of the ledger's database, in memory, and what it says of attempts; common/policy/price.h has the rules. */
 #ifndef CORRAL_USAGE_PRICES_H
 #define CORRAL_USAGE_PRICES_H
-#include "common/policy/price.h"
+#include "common/policy/price_list.h"
 #include "services/usage-tracker/ledger.h"
 #include "usage.pb-c.h"
 
@@ -11,6 +11,7 @@ struct prices *prices_new(struct db *);
 void prices_free(struct prices *);                /* NULL is fine */
 bool prices_load(struct prices *, struct why *);  /* what the table has now */
 const struct price *prices_list(const struct prices *, size_t *ret_n);    /* until the next load or put */
+uint64_t prices_version(const struct prices *);   /* of what is in it, see price_list.h */
 
 /* Adds a price; what is said again is there already. CONFLICT: the scope has another price from that very time on. */
 bool prices_put(struct prices *, const Corral__Price *, int64_t now_us, struct arena *, Corral__PutPriceReply *ret, struct why *);

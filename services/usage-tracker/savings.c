@@ -71,21 +71,13 @@ static bool find_provider(struct savings *s)
 
 /* --- one span --- */
 
-static bool is_word(const char *z, const char *const *words)
-{
-	while (*words && strcmp(*words, z) != 0)
-		words++;
-	return *words != NULL;
-}
-
 /* Grouped by provider, backend, model, status. */
 static bool is_local(const struct savings *s, const Corral__UsageRow *row, int64_t at_us)
 {
-	static const char *const kinds[] = { "", "ollama", "llamacpp", "vllm", "openai", NULL };
 	size_t n;
 	const struct price *list = prices_list(s->prices, &n);
 
-	return is_word(row->groups[0], kinds) &&
+	return provider_is_local(str_of(row->groups[0])) &&
 	       !price_find(list, n, PRICE_TOKENS, str_of(row->groups[0]), str_of(row->groups[1]), str_of(row->groups[2]), at_us);
 }
 

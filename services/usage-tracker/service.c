@@ -389,7 +389,7 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	u->reconcile = reconcile_new(u->ledger);
 	u->quality = quality_new(u->ledger);
 	loop_timer_set(svc_loop(u->svc), &u->reconcile_timer, RECONCILE_REST_US, on_reconcile);
-	u->budgets = budget_service_new(u->svc, u->ledger, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
+	u->budgets = budget_service_new(u->svc, u->ledger, u->prices, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
 					cfg->budget_in_doubt, why);
 	return u->budgets != NULL;
 }

@@ -117,6 +117,33 @@ def test_together_never_above_the_limit_and_nothing_leaks(corral, engine):
         until(lambda: (row(corral, scope)["used_tokens"], row(corral, scope)["held_tokens"]) == (used, 0), 60)
 
 
+def test_money_together_never_above_the_limit(corral, engine):
+    """An answer costs 5 x 10 and 5 x 20 micro-dollars; 200 at once ask for more than the limit has, by what they may cost and by what they cost."""
+    status, _, price = corral.get("/prices", body={"model": "*", "input_microusd": 10_000_000, "output_microusd": 20_000_000}, method="PUT")
+    assert status == 201, price
+    until(lambda: metric(corral, "prices") == 1)
+    put(corral, "tenant:default", microusd=5_000)
+    status, head, body = chat(corral, max_tokens=2000)
+    assert status == 402 and re.search(r"has 5000 micro-dollars left, and this request may need 41\d\d\d;", body["error"]["message"]), body
+    engine.hold.clear()
+    with ThreadPoolExecutor(200) as pool:
+        asked = [pool.submit(chat, corral, max_tokens=50) for _ in range(200)]
+        until(lambda: sum(a.done() for a in asked) >= 185)
+        r = row(corral, "tenant:default")
+        assert 0 < r["used_microusd"] + r["held_microusd"] + r["in_doubt_microusd"] <= 5_000
+        engine.hold.set()
+        answers = [a.result() for a in asked]
+    good = [head for status, head, _ in answers if status == 200]
+    assert {status for status, _, _ in answers} == {200, 402} and {head["X-Corral-Cost-Microusd"] for head in good} == {"150"}
+    until(lambda: (row(corral, "tenant:default")["used_microusd"], row(corral, "tenant:default")["held_microusd"]) == (150 * len(good), 0), 60)
+    while chat(corral, max_tokens=50)[0] == 200:                 # one after the other, down to what one may cost
+        pass
+    r = row(corral, "tenant:default")
+    assert r["used_microusd"] <= 5_000 and r["overdrawn"] == 0
+    status, head, _ = chat(corral, headers={"X-Corral-Budget": "shrink"}, max_tokens=2000)
+    assert status in (200, 402) and (status == 402 or int(head["X-Corral-Max-Tokens"]) < 50)
+
+
 def test_rights(corral):
     keys = {role: make_key(corral, name=role, role=role, tenant=tenant)[1] for role, tenant in
             [("owner", "default"), ("admin", "default"), ("auditor", "default"), ("developer", "default")]}

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -67,6 +68,46 @@ def test_a_price_counts_from_its_time_on(place, model):          # noqa: F811
     status, _, said = corral.post("/prices/reprice", {"from": start, "to": day})
     assert (status, said["attempts"], said["changed"], said["before_microusd"], said["after_microusd"]) == (200, 1, 1, 0, tokens * 2000), said
     assert totals(corral)["cost_microusd"] == tokens * 9000
+
+
+def known(corral, n):
+    """So many prices have reached the gateway."""
+    until(lambda: re.search(rf"^corral_prices(\{{.*\}})? {n}$", corral.metrics(), re.M))
+
+
+def booked(corral, request_id):
+    def look():
+        status, _, said = corral.get(f"/requests/{request_id}")
+        return status == 200 and not said["attempts"][-1]["open"] and said
+    until(look)
+    return sum(a["cost_microusd"] for a in look()["attempts"])
+
+
+def test_the_client_is_told_what_is_booked(place, model):        # noqa: F811
+    corral = place()
+    assert put(corral, model="m", input_microusd=1_000_000_000, output_microusd=3_000_000_000)[0] == 201
+    assert put(corral, backend="a", gpu_hour_microusd=3_600_000_000_000, kwh_microusd=0)[0] == 201
+    known(corral, 2)
+
+    def say(**more):
+        return http(corral.url + "/v1/chat/completions", {**ASK, **more})
+    status, head, text = say()
+    use = json.loads(text)["usage"]
+    assert status == 200
+    told = int(head["X-Corral-Cost-Microusd"])
+    assert told == booked(corral, head["X-Request-Id"]) > use["prompt_tokens"] * 1000 + use["completion_tokens"] * 3000    # and the machine
+    status, head, text = say(stream=True, stream_options={"include_usage": True})
+    use = json.loads(text.split("data: ")[-2])["usage"]
+    assert use["cost_microusd"] == booked(corral, head["X-Request-Id"]) > use["prompt_tokens"] * 1000
+    for stream in (False, True):
+        status, head, text = http(corral.url + "/inference", {"prompt": "x", "model": "m", "stream": stream})
+        assert status == 200
+        last = json.loads(text.strip().splitlines()[-1])
+        assert last["cost_microusd"] == booked(corral, head["X-Request-Id"]) > last["prompt_eval_count"] * 1000
+    corral.kill()
+    corral = place()
+    known(corral, 2)
+    assert int(say()[1]["X-Corral-Cost-Microusd"]) > 0
 
 
 @pytest.mark.parametrize("price, status, field", [

@@ -1,14 +1,18 @@
 /* reserve.c - before an attempt is sent, the most that it can use is reserved of every budget that covers it (purse.h), or it is refused.
  *
  * The most: the prompt by its bytes, for no token is less than one, and the answer by max_tokens, which is told to the backend. A request that
- * says no max_tokens gets budget_answer_tokens. Where a budget has less left than that, and the client allows it (X-Corral-Budget: shrink, or
+ * says no max_tokens gets budget_answer_tokens. In money: what so many tokens may cost there, and the machine until the request's deadline.
+ * Where a budget has less left than that, and the client allows it (X-Corral-Budget: shrink, or
  * the option budget_shrink), its answer is bounded to what is left.
  * What is lent to this gateway already is taken at once; else the request waits for one answer of the usage-tracker, or, when what is left is
- * held by others, for a moment. */
+ * held by others, for a moment.
+ * A provider in the cloud is used only when a budget of its own caps it or says that it is unlimited, and a model there that nobody knows the price
+ * of only where nothing limits money. */
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "services/gateway/budget.h"
 #include "services/gateway/budget_share.h"
+#include "services/gateway/cost.h"
 #include "services/gateway/purse.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
@@ -21,24 +25,23 @@ enum {
 	IMAGE_TOKENS = 4096
 };
 
-/* One function, so that prices can be joined: a provider's are per model, and of what is cached. */
-int64_t budget_price_microusd(const struct req *r, uint64_t prompt_tokens, uint64_t answer_tokens)
-{
-	(void)r, (void)prompt_tokens, (void)answer_tokens;
-	return 0;
-}
-
 /* --- what it may use --- */
 
-/* Bytes of text, and what templates add. A context holds no more than it holds. */
-static int64_t most_prompt_tokens(const struct req *r)
+/* Whose slot it has; -1 = none's that it may go to. */
+static int replica_of(const struct req *r)
 {
-	uint64_t n = (llm_embeds(r->in.op) ? r->in.body.n : r->in.text_bytes) + MESSAGE_TOKENS * (r->in.n_messages + 2u);
-	uint32_t context = 0;
-
 	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
 		if (r->world->states[r->pick.ranked[i].replica] == r->slot)
-			context = r->world->cat.replicas[r->pick.ranked[i].replica].context;
+			return r->pick.ranked[i].replica;
+	return -1;
+}
+
+/* Bytes of text, and what templates add. A context holds no more than it holds. */
+static int64_t most_prompt_tokens(const struct req *r, int replica)
+{
+	uint64_t n = (llm_embeds(r->in.op) ? r->in.body.n : r->in.text_bytes) + MESSAGE_TOKENS * (r->in.n_messages + 2u);
+	uint32_t context = replica >= 0 ? r->world->cat.replicas[replica].context : 0;
+
 	if (r->in.needs & LLM_CAP_VISION)
 		n += IMAGE_TOKENS + r->in.body.n / 64;
 	return (int64_t)(context && !llm_embeds(r->in.op) && n > context ? context : n);
@@ -53,20 +56,44 @@ static int64_t answers(const struct req *r)
 	return v && json_i64(&r->in.doc, v, &n) && n > 1 && n < 1000 ? n : 1;
 }
 
-struct most { int64_t prompt, each, answers; };
+struct most { int replica; int64_t prompt, each, answers; const char *bound_by; };
 
 static struct most most_of(const struct req *r)
 {
-	struct most m = { most_prompt_tokens(r), 0, answers(r) };
+	struct most m = { .replica = replica_of(r), .answers = answers(r), .bound_by = "tokens" };
 
+	m.prompt = most_prompt_tokens(r, m.replica);
 	if (!llm_embeds(r->in.op))
 		m.each = r->in.max_tokens >= 0 ? r->in.max_tokens : r->worker->gw->cfg->budget_answer_tokens;
 	return m;
 }
 
+/* -1 = nobody knows. */
+static int64_t most_microusd(const struct req *r, const struct most *m)
+{
+	return m->replica < 0 ? 0 : cost_most(r, (uint16_t)m->replica, (uint64_t)m->prompt, (uint64_t)(m->each * m->answers));
+}
+
 static struct purse_amounts need_of(const struct req *r, const struct most *m)
 {
-	return (struct purse_amounts){ { m->prompt + m->each * m->answers, budget_price_microusd(r, (uint64_t)m->prompt, (uint64_t)(m->each * m->answers)) } };
+	int64_t microusd = most_microusd(r, m);
+
+	return (struct purse_amounts){ { m->prompt + m->each * m->answers, microusd > 0 ? microusd : 0 } };
+}
+
+/* The longest answers that so much money is enough for; below LEAST_ANSWER: there are none. */
+static int64_t affordable(const struct req *r, struct most m, int64_t microusd)
+{
+	int64_t low = 0, high = m.each;
+
+	while (low < high) {
+		m.each = low + (high - low + 1) / 2;
+		if (most_microusd(r, &m) <= microusd)
+			low = m.each;
+		else
+			high = m.each - 1;
+	}
+	return low;
 }
 
 static bool may_shrink(const struct req *r)
@@ -86,7 +113,7 @@ static void bound_answer(struct req *r, const struct most *m, int64_t tokens)
 	if (llm_embeds(r->in.op) || (r->in.max_tokens >= 0 && each >= r->in.max_tokens))
 		return;
 	if (each < m->each)
-		series_inc(metrics_series(r->worker->gw->metrics, M_BUDGET_SHRUNK, "tokens"));
+		series_inc(metrics_series(r->worker->gw->metrics, M_BUDGET_SHRUNK, m->bound_by));
 	llm_cap_tokens(&r->in, each);
 	r->limit_headers = arena_fmt(r->mem, STR_FMT "X-Corral-Max-Tokens: %lld\r\n", STR_ARG(r->limit_headers), (long long)each);
 }
@@ -126,13 +153,13 @@ static enum step refuse_spent(struct req *r, const struct purse_refusal *why)
 		count(r, M_BUDGET_REFUSED, why->purse, "held");
 		r->retry_after_s = 1;
 		return req_fail(r, ERR_BUDGET_SPENT, "what is left of the budget of %s (a %s) is held for requests under way; this one may need %lld %s. Try again when some have ended",
-				why->purse->scope, why->purse->period, (long long)r->budget_need, unit);
+				why->purse->scope, why->purse->period, (long long)r->budget_need.n[why->kind], unit);
 	}
 	count(r, M_BUDGET_REFUSED, why->purse, "spent");
 	r->retry_after_s = wait_us > 1000000 ? (wait_us + 999999) / 1000000 : 1;
 	clock_rfc3339(why->resets_us, 0, at, sizeof(at));
 	return req_fail(r, ERR_BUDGET_SPENT, "the budget of %s (a %s) has %lld %s left, and this request may need %lld; there is more from %s on", why->purse->scope,
-			why->purse->period, (long long)why->left, unit, (long long)r->budget_need, at);
+			why->purse->period, (long long)why->left, unit, (long long)r->budget_need.n[why->kind], at);
 }
 
 /* --- taking --- */
@@ -165,6 +192,19 @@ static void taken(struct req *r, const struct most *m, int64_t tokens, const str
 	bound_answer(r, m, tokens);
 }
 
+/* Money is short: as long an answer as what is left is enough for. */
+static enum purse_answer take_affordable(struct req *r, struct most *m, struct purse_amounts *need, int64_t *tokens, struct purse **shadow, struct purse_refusal *why)
+{
+	struct most less = *m;
+
+	less.each = affordable(r, less, why->left);
+	if (less.each < LEAST_ANSWER)
+		return PURSE_SPENT;
+	m->bound_by = "microusd";
+	*need = need_of(r, &less);
+	return purse_take(r->worker->gw->purses, r->budget, *need, need->n[PURSE_TOKENS], wall_us(), mono_us(), tokens, shadow, why);
+}
+
 /* 'last': it has waited long enough, and takes what there is. STEP_WAIT: more is to be lent first. */
 static enum step try_now(struct req *r, bool last)
 {
@@ -176,12 +216,14 @@ static enum step try_now(struct req *r, bool last)
 	struct purse *shadow;
 	enum purse_answer answer;
 
-	r->budget_need = full;
+	r->budget_need = need;
 	answer = purse_take(b, r->budget, need, last && may_shrink(r) && least < full ? least : full, wall_us(), mono_us(), &tokens, &shadow, &why);
 	if (answer == PURSE_SPENT && why.kind == PURSE_TOKENS && may_shrink(r) && why.left >= least && why.left < full) {
 		need.n[PURSE_TOKENS] = why.left;
 		answer = purse_take(b, r->budget, need, last ? least : why.left, wall_us(), mono_us(), &tokens, &shadow, &why);
 	}
+	if (answer == PURSE_SPENT && why.kind == PURSE_MICROUSD && may_shrink(r))
+		answer = take_affordable(r, &m, &need, &tokens, &shadow, &why);
 	if (answer == PURSE_TAKEN) {
 		taken(r, &m, tokens, shadow);
 		return STEP_NEXT;
@@ -206,31 +248,58 @@ static bool is_away(const struct req *r)
 	return since && mono_us() - since > AWAY_US;
 }
 
-static void find(struct req *r)
+static void find(struct req *r, int replica)
 {
-	struct cat_replica *replica = NULL;
 	struct purse_asker a = { .tenant = r->tenant, .team = r->who.team, .key_id = r->key_id, .user = r->who.user.n ? r->who.user : r->in.user };
 
-	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
-		if (r->world->states[r->pick.ranked[i].replica] == r->slot)
-			replica = &r->world->cat.replicas[r->pick.ranked[i].replica];
-	if (replica)
-		a.provider = str_of(r->world->cat.backends[replica->backend].pb->kind);
+	if (replica >= 0)
+		a.provider = str_of(cost_provider(r->world, (uint16_t)replica));
 	if (!r->budget)
 		r->budget = arena_new_of(r->mem, struct purse_hold);
 	purse_find(r->worker->gw->purses, &a, r->budget);
 }
 
+/* Money goes out only where somebody has said how much, or that any. */
+static bool may_buy(struct req *r, int replica)
+{
+	const char *provider = cost_provider(r->world, (uint16_t)replica);
+
+	if (purse_is_capped(r->worker->gw->purses, str_of(provider)))
+		return true;
+	series_inc(metrics_series(r->worker->gw->metrics, M_BUDGET_REFUSED, "provider", "no_cap"));
+	req_fail(r, ERR_BUDGET_SPENT, "%s has no budget, so nothing is spent there; its owner sets one for provider:%s, or writes that it is unlimited", provider, provider);
+	return false;
+}
+
+/* A limit of money cannot be kept by who does not know what a thing costs. */
+static bool has_price(struct req *r)
+{
+	struct most m = most_of(r);
+	const struct purse *p = most_microusd(r, &m) < 0 ? purse_limiting(r->worker->gw->purses, r->budget, PURSE_MICROUSD) : NULL;
+
+	if (!p)
+		return true;
+	count(r, M_BUDGET_REFUSED, p, "no_price");
+	req_fail(r, ERR_BUDGET_SPENT, "the budget of %s is in money, and nobody knows what %s costs at %s: a price has to be set first", p->scope,
+		 r->world->cat.replicas[m.replica].pb->model, cost_provider(r->world, (uint16_t)m.replica));
+	return false;
+}
+
 static enum step enter(struct req *r)
 {
 	struct gateway *g = r->worker->gw;
+	int replica = replica_of(r);
 	enum step step;
 
+	if (replica >= 0 && cost_is_cloud(r->world, (uint16_t)replica) && !may_buy(r, replica))
+		return STEP_FAIL;
 	if (purse_book_is_empty(g->n_budgets))
 		return STEP_NEXT;
-	find(r);
+	find(r, replica);
 	if (!r->budget->n)
 		return STEP_NEXT;
+	if (!has_price(r))
+		return STEP_FAIL;
 	step = try_now(r, is_away(r));
 	if (step != STEP_WAIT)
 		return step;
