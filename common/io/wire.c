@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <nng/supplemental/tls/tls.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -24,7 +25,8 @@ enum {
 	LOOK_UP_EVERY = 5,            /* turns */
 	RECONNECT_MIN_MS = 50,
 	RECONNECT_MAX_MS = 250,       /* a lease of slots is shorter than two seconds: who lives has to be back before (model-registry, slots.h) */
-	CLOSE_S = 2,
+	CLOSE_MS = 2000,          /* and once a socket hung, for each further one */
+	CLOSE_NEXT_MS = 100,
 	HOST_MAX = 256
 };
 
@@ -146,17 +148,22 @@ static void *close_it(void *arg)
 
 bool wire_close(nng_socket socket)
 {
+	static atomic_bool one_hung;
+	int64_t wait_ms = atomic_load(&one_hung) ? CLOSE_NEXT_MS : CLOSE_MS;
 	struct timespec end;
 	pthread_t thread;
 
 	if (pthread_create(&thread, NULL, close_it, (void *)(uintptr_t)socket.id))
 		return nng_close(socket) == 0;
 	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += CLOSE_S;
+	end.tv_nsec += wait_ms % 1000 * 1000000;
+	end.tv_sec += wait_ms / 1000 + end.tv_nsec / 1000000000;
+	end.tv_nsec %= 1000000000;
 	if (pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end) == 0)
 		return true;
 	pthread_detach(thread);
-	LOG_WARN("a socket did not close in time; it is left", LOG_I("waited_s", CLOSE_S));
+	atomic_store(&one_hung, true);
+	LOG_WARN("a socket did not close in time; it is left", LOG_I("waited_ms", wait_ms));
 	return false;
 }
 

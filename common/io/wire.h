@@ -21,7 +21,8 @@ struct wire *wire_dial(struct loop *, nng_socket, const char *urls);
 /* Drops what is connected and dials anew: for who has heard nothing for long, on a line that may swallow packets without closing. */
 void wire_redial(struct wire *);
 void wire_free(struct wire *);                    /* NULL is fine */
-/* Closes a socket for good. false: nng did not finish within 2 s. Up to 1.5 it can lose a pipe that was being made while its
- * dialer closed, and then waits for ever (nanomsg/nng #1498): the socket is left as it is, and a callback of its may still come. */
+/* Closes a socket for good. false: nng did not finish within 2 s (or 0.1 s, once one hung: a process with many has to end in time, too).
+ * Up to 1.5 it can lose a pipe that was being made while its dialer closed, and then waits for ever (nanomsg/nng #1498): the socket is
+ * left as it is, and a callback of its may still come. */
 bool wire_close(nng_socket);
 #endif
