@@ -28,13 +28,14 @@ static void count(const struct json *doc, uint32_t object, const char *key, uint
 /* A usage of zeros stands in every event of some servers: only the last, true one counts. */
 static bool read_usage(const struct json *doc, uint32_t usage, struct llm_usage *u)
 {
-	static const struct str names[] = { STR_INIT("prompt_tokens"), STR_INIT("completion_tokens"), STR_INIT("prompt_tokens_details") };
+	static const struct str names[] = { STR_INIT("prompt_tokens"), STR_INIT("completion_tokens"), STR_INIT("prompt_tokens_details"),
+	                                    STR_INIT("completion_tokens_details") };
 	uint64_t prompt = 0, completion = 0;
-	uint32_t at[3];
+	uint32_t at[4];
 
 	if (!usage || json_kind(doc, usage) != JSON_OBJECT)
 		return false;
-	json_get_many(doc, usage, names, 3, at);
+	json_get_many(doc, usage, names, 4, at);
 	number(doc, at[0], &prompt);
 	number(doc, at[1], &completion);
 	if (prompt + completion == 0)
@@ -43,6 +44,8 @@ static bool read_usage(const struct json *doc, uint32_t usage, struct llm_usage 
 	u->reported = true;
 	if (at[2])
 		count(doc, at[2], "cached_tokens", &u->cached_tokens);
+	if (at[3])
+		count(doc, at[3], "reasoning_tokens", &u->reasoning_tokens);
 	return true;
 }
 
@@ -176,7 +179,7 @@ static bool is_chat(const struct llm_relay *r) { return r->in->op == LLM_CHAT; }
 
 static const char *finish_of(const struct llm_relay *r)
 {
-	return strcmp(r->finish, "length") == 0 || strcmp(r->finish, "tool_calls") == 0 ? r->finish : "stop";
+	return strcmp(r->finish, "length") == 0 || strcmp(r->finish, "tool_calls") == 0 || strcmp(r->finish, "content_filter") == 0 ? r->finish : "stop";
 }
 
 static void write_identity(struct llm_relay *r, const char *object, struct buf *out)
@@ -206,7 +209,7 @@ static void end_event(struct llm_relay *r, struct buf *out)
 	buf_addz(out, r->in->want_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
-/* Ollama's calls are whole and their index says little: they are counted here. */
+/* A whole call; what the backend says of its index says little: they are counted here. */
 static void write_call(struct llm_relay *r, const struct call *call, struct buf *out, bool with_index)
 {
 	uint32_t n = r->calls_sent++;
@@ -220,17 +223,50 @@ static void write_call(struct llm_relay *r, const struct call *call, struct buf 
 	buf_addz(out, ",\"type\":\"function\",\"function\":{\"name\":");
 	buf_str(out, has(call->name) ? call->name : STR("\"\""));
 	buf_addz(out, ",\"arguments\":");
-	buf_str(out, !has(call->arguments) ? STR("\"{}\"") : text_quote(call->arguments, r->mem));
+	buf_str(out, !has(call->arguments) ? STR("\"{}\"") : call->arguments.p[0] != '"' ? text_quote(call->arguments, r->mem) : call->arguments);
+	buf_char(out, '}');
+	if (has(call->signature)) {
+		buf_addz(out, ",\"extra_content\":{\"google\":{\"thought_signature\":");
+		buf_str(out, call->signature);
+		buf_addz(out, "}}");
+	}
+	buf_char(out, '}');
+}
+
+static void write_call_rest(uint32_t index, struct str arguments, struct buf *out)
+{
+	buf_printf(out, "{\"index\":%u,\"function\":{\"arguments\":", index);
+	buf_str(out, arguments);
 	buf_addz(out, "}}");
 }
 
-static void write_calls(struct llm_relay *r, const struct chunk *c, struct buf *out, bool with_index)
+/* A piece of a call: the first has its id and name, the others their part of the arguments. */
+static void write_call_piece(struct llm_relay *r, const struct call *call, struct buf *out)
+{
+	struct pending *p = pending_add(r, call);
+	struct call first = *call;
+
+	if (!p)                           /* one too many: told at the end */
+		return;
+	if (p->begun) {
+		write_call_rest((uint32_t)(p - r->pending), has(call->arguments) ? call->arguments : STR("\"\""), out);
+		return;
+	}
+	p->begun = true;
+	first.arguments = has(call->arguments) ? call->arguments : STR("\"\"");
+	write_call(r, &first, out, true);
+}
+
+static void write_calls(struct llm_relay *r, const struct chunk *c, struct buf *out, bool stream)
 {
 	buf_addz(out, "\"tool_calls\":[");
 	for (uint32_t i = 0; i < c->n_calls; i++) {
 		if (i)
 			buf_char(out, ',');
-		write_call(r, &c->calls[i], out, with_index);
+		if (stream && !r->reader->whole_calls)
+			write_call_piece(r, &c->calls[i], out);
+		else
+			write_call(r, &c->calls[i], out, stream);
 	}
 	buf_char(out, ']');
 }
@@ -382,15 +418,36 @@ static void write_usage(const struct llm_relay *r, struct buf *out)
 	buf_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
 	           (unsigned long long)u->prompt_tokens, (unsigned long long)u->completion_tokens,
 	           (unsigned long long)(u->prompt_tokens + u->completion_tokens), (unsigned long long)u->cached_tokens);
+	if (u->reasoning_tokens)
+		buf_printf(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu}", (unsigned long long)u->reasoning_tokens);
 	if (r->in->stream && r->cost)     /* a whole answer has a header for it */
 		buf_printf(out, ",\"cost_microusd\":%lld", (long long)r->cost(r->cost_arg, u));
 	buf_char(out, '}');
+}
+
+/* A call without arguments is one of an empty object. */
+static void end_calls(struct llm_relay *r, struct buf *out)
+{
+	for (uint32_t i = 0; i < r->n_pending; i++) {
+		if (r->pending[i].arguments.n)
+			continue;
+		begin_event(r, out);
+		buf_addz(out, "{\"index\":0,\"delta\":{\"tool_calls\":[");
+		write_call_rest(i, STR("\"{}\""), out);
+		buf_addz(out, "]},\"finish_reason\":null}");
+		end_event(r, out);
+	}
 }
 
 static bool openai_finish(struct llm_relay *r, const struct llm_extra *extra, struct buf *out)
 {
 	static const struct chunk nothing;
 
+	if (r->too_many_calls) {
+		err_set(&r->why, ERR_BACKEND_FAILED, "the model called more than %d tools at once", RELAY_CALLS);
+		return false;
+	}
+	end_calls(r, out);
 	begin_event(r, out);
 	if (is_chat(r))
 		buf_printf(out, "{\"index\":0,\"delta\":{%s},\"finish_reason\":\"%s\"}", r->role_sent ? "" : "\"role\":\"assistant\",\"content\":\"\"", finish_of(r));

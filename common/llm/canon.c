@@ -174,6 +174,14 @@ static struct str string_or_none(const struct json *doc, uint32_t object, const 
 	return v && json_is_string(doc, v) ? json_raw(doc, v) : str_n(NULL, 0);
 }
 
+/* Of the thought signature: absent values lead nowhere, as token 0 would lead to the request itself. */
+static struct str signature_of(const struct json *doc, uint32_t call)
+{
+	uint32_t extra = json_get(doc, call, "extra_content"), google = extra ? json_get(doc, extra, "google") : 0;
+
+	return google ? string_or_none(doc, google, "thought_signature") : str_n(NULL, 0);
+}
+
 static enum err read_call(struct planning *p, struct call *call, uint32_t value, const char *path)
 {
 	const struct json *doc = &p->in->doc;
@@ -183,6 +191,7 @@ static enum err read_call(struct planning *p, struct call *call, uint32_t value,
 		return err_field(p->why, ERR_UNSUPPORTED_FIELD, path, "%s is no call of a function; other tools cannot be carried to %s", path,
 		                 backend_kind_name(p->target->kind));
 	call->id = string_or_none(doc, value, "id");
+	call->signature = signature_of(doc, value);
 	call->name = string_or_none(doc, function, "name");
 	if (!has(call->name))
 		return err_field(p->why, ERR_MALFORMED, path, "%s.function.name is missing", path);
@@ -203,7 +212,7 @@ static enum err open_arguments(struct planning *p, struct call *call, const char
 	struct json text, inner;
 	struct str decoded;
 
-	if (call->is_object || !has(call->arguments) || p->target->kind != LLM_BACKEND_OLLAMA)
+	if (call->is_object || !has(call->arguments) || (p->target->kind != LLM_BACKEND_OLLAMA && !kind_is_cloud(p->target->kind)))
 		return ERR_OK;
 	if (json_parse(&text, p->mem, call->arguments, NULL, NULL))
 		return err_field(p->why, ERR_INVALID, path, "%s.function.arguments cannot be read", path);
@@ -211,10 +220,47 @@ static enum err open_arguments(struct planning *p, struct call *call, const char
 	if (!decoded.n)
 		decoded = STR("{}");
 	if (json_parse(&inner, p->mem, decoded, NULL, NULL) || json_kind(&inner, 0) != JSON_OBJECT)
-		return err_field(p->why, ERR_INVALID, path, "%s.function.arguments is not a JSON object, which Ollama needs", path);
+		return err_field(p->why, ERR_INVALID, path, "%s.function.arguments is not a JSON object, which %s needs", path,
+		                 backend_kind_name(p->target->kind));
 	call->arguments = decoded;
 	call->is_object = true;
 	return ERR_OK;
+}
+
+int64_t canon_thinking_tokens(const struct canon *c)
+{
+	static const struct { const char *think; int64_t tokens; } map[] = {
+		{ "", -2 }, { "true", -1 }, { "false", 0 }, { "low", 1024 }, { "medium", 8192 },
+	};
+
+	for (unsigned i = 0; i < sizeof(map) / sizeof(*map); i++)
+		if (str_eqz(c->think, map[i].think))
+			return map[i].tokens;
+	return 24576;
+}
+
+/* The first bytes of the usual formats, in base64. */
+static struct str image_type(struct str base64)
+{
+	return str_starts(base64, STR("/9j/")) ? STR("image/jpeg") : str_starts(base64, STR("R0lGOD")) ? STR("image/gif") :
+	       str_starts(base64, STR("UklGR")) ? STR("image/webp") : STR("image/png");
+}
+
+struct image canon_image(struct str image)
+{
+	struct str type;
+	const char *comma, *end;
+
+	if (image.n < 5 || !str_ieq(str_n(image.p, 5), STR("data:")))
+		return str_find(image, STR("://")) ? (struct image){ .address = image } : (struct image){ .type = image_type(image), .base64 = image };
+	comma = memchr(image.p, ',', image.n);
+	if (!comma)
+		return (struct image){ .type = image_type(image), .base64 = image };
+	type = str_n(image.p + 5, (size_t)(comma - image.p) - 5);
+	end = memchr(type.p, ';', type.n);
+	type.n = end ? (size_t)(end - type.p) : type.n;
+	image = str_from(image, (size_t)(comma - image.p) + 1);
+	return (struct image){ .type = type.n ? type : image_type(image), .base64 = image };
 }
 
 enum err canon_calls(struct planning *p, struct message *m, uint32_t list, uint32_t at)

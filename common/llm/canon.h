@@ -19,14 +19,16 @@ struct call {
 	struct str id, name;      /* JSON strings */
 	struct str arguments;     /* a JSON string whose text is JSON, or an object: see is_object */
 	bool is_object;
+	struct str signature;     /* JSON string: what Gemini signs a call with, and wants back with it */
 };
 
 struct message {
 	struct str role;          /* decoded: "system", "user", "assistant", "tool" */
 	struct str text;          /* JSON string */
+	uint32_t content;         /* OpenAI's: its token, of a string or a list of parts whose images are 'images' in their order; 0 = none */
 	struct str thinking;      /* JSON string */
 	struct str tool_call_id, tool_name;      /* JSON strings */
-	struct str *images;       /* base64, decoded; a client of Ollama may have put a data URI around it */
+	struct str *images;       /* base64, decoded, or a data URI with it; for Anthropic also an address */
 	uint32_t n_images;
 	struct call *calls;
 	uint32_t n_calls;
@@ -43,6 +45,7 @@ struct canon {
 	uint32_t tools;           /* token of a non-empty array of OpenAI's shape */
 	struct str tools_json;    /* the same, made here */
 	struct str tool_choice;   /* JSON, OpenAI's */
+	struct str named_tool;    /* JSON string: the one that must be called */
 	bool one_call;            /* tools must not be called in parallel */
 	struct str stop;          /* JSON: a string or an array of strings */
 	enum canon_format format;
@@ -87,7 +90,18 @@ enum err canon_calls(struct planning *, struct message *, uint32_t list, uint32_
 void canon_name_tool(const struct canon *, struct message *result);
 bool canon_is_true(const struct planning *, uint32_t value);
 
+/* Clouds: the system prompt is apart, turns alternate, calls and results are among the parts of a turn. */
+static inline bool kind_is_cloud(enum llm_backend kind) { return kind == LLM_BACKEND_ANTHROPIC || kind == LLM_BACKEND_GEMINI; }
+/* How many tokens to think with: 0 = not at all, -1 = as many as the model likes, -2 = nothing was said. */
+int64_t canon_thinking_tokens(const struct canon *);
+/* What an image is: its type and base64; *address when it is one. */
+struct image { struct str type, base64, address; };
+struct image canon_image(struct str image);
+
 /* The body for the backend, appended. */
+enum err anthropic_write_request(struct planning *, const struct canon *, struct buf *out);
+enum err gemini_write_request(struct planning *, const struct canon *, struct buf *out);
+const char *gemini_path(const struct llm_in *, const struct llm_target *, struct arena *);
 void openai_write_request(struct planning *, const struct canon *, struct buf *out);
 void ollama_write_request(struct planning *, const struct canon *, struct buf *out);
 /* llama.cpp's /infill, for a prompt with a suffix; the second takes OpenAI's completions as they are, without a canon. */
@@ -105,6 +119,7 @@ struct chunk {
 	struct str finish;        /* decoded, "" = goes on */
 	struct str stop_string;   /* JSON string: the stop sequence that was met, where the backend says it */
 	struct str error;         /* JSON value; the backend says it broke */
+	struct str refused;       /* decoded: why a provider does not answer this prompt; 'error' is where it says so */
 	uint32_t n_choices;
 	uint32_t text_tok;        /* token of the one text fragment, when there is exactly one */
 	bool is_answer;           /* it has the members an event of this dialect must have */
@@ -117,6 +132,9 @@ struct chunk {
 void openai_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
 void ollama_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
 void infill_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+void anthropic_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+void runpod_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+void gemini_read_chunk(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
 /* Their counts alone. False: there are none, or zeros. */
 bool openai_read_usage(const struct json *, struct llm_usage *);
 bool ollama_read_usage(const struct json *, struct llm_usage *);

@@ -65,7 +65,7 @@ enum verdict convert_whole(struct llm_relay *r, struct str body, const struct ll
  * call; others leave the index out: then a piece without an id belongs to the call that came last. */
 static struct pending *open_call(struct llm_relay *r, const struct call *call)
 {
-	if (r->from_ollama)               /* its calls are whole */
+	if (r->reader->whole_calls)
 		return NULL;
 	for (uint32_t i = r->n_pending; i > 0; i--) {
 		struct pending *p = &r->pending[i - 1];

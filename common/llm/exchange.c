@@ -28,6 +28,10 @@ static bool wants_dimensions(const struct llm_in *in)
 /* llama.cpp has OpenAI's completions, but not their suffix. */
 static bool agree(const struct llm_in *in, enum llm_backend b)
 {
+	if (b == LLM_BACKEND_RUNPOD)              /* the worker's, inside of a job */
+		return true;
+	if (kind_is_cloud(b))
+		return false;
 	if (in->op == LLM_COUNT)                  /* vLLM has Anthropic's own way to ask; what has not is estimated */
 		return b == LLM_BACKEND_OPENAI;
 	if (llm_embeds(in->op) && in->dialect == LLM_OPENAI)
@@ -127,7 +131,20 @@ static void sort_edits(struct json_edit *edits, unsigned n)
 		}
 }
 
-enum { EDITS = 5 };
+enum { EDITS = 7 };
+
+/* Left alone, the worker answers 16 tokens at a temperature of 0.7. */
+static unsigned worker_edits(const struct llm_in *in, const struct llm_target *t, struct json_edit *edits, struct arena *mem)
+{
+	struct str most = arena_fmt(mem, "%u", t->max_output_tokens ? t->max_output_tokens : 4096);
+	unsigned n = 0;
+
+	if (in->max_tokens < 0)
+		edits[n++] = json_edit_insert(&in->doc, 0, "max_tokens", most, mem);
+	if (!json_get(&in->doc, 0, "temperature"))
+		edits[n++] = json_edit_insert(&in->doc, 0, "temperature", STR("1"), mem);
+	return n;
+}
 
 static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_target *t, struct json_edit *edits, struct arena *mem)
 {
@@ -140,6 +157,8 @@ static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_tar
 	if (in->dialect == LLM_OLLAMA && !json_get_any_case(&in->doc, 0, "truncate"))
 		edits[n++] = json_edit_insert(&in->doc, 0, "truncate", STR("false"), mem);
 	n += cap_edits(in, edits + n, mem);
+	if (t->kind == LLM_BACKEND_RUNPOD)
+		n += worker_edits(in, t, edits + n, mem);
 	sort_edits(edits, n);
 	return n;
 }
@@ -152,20 +171,44 @@ static void add_part(struct llm_plan *p, struct str part)
 	p->length += part.n;
 }
 
+/* A job may wait and run for as long as the request has time: in the platform's limits. */
+static struct str job_end(const struct llm_target *t, struct arena *mem)
+{
+	long long ms = t->time_left_ms;
+
+	if (!ms)
+		return STR("}}");
+	return arena_fmt(mem, "},\"policy\":{\"executionTimeout\":%lld,\"ttl\":%lld}}", ms < 5000 ? 5000 : ms, ms < 10000 ? 10000 : ms);
+}
+
+static const char *job_path(const struct llm_in *in, const struct llm_target *t, struct arena *mem)
+{
+	long long ms = t->time_left_ms;
+
+	if (in->stream)
+		return "/run";
+	return ms ? arena_printf(mem, "/runsync?wait=%lld", ms < 1000 ? 1000 : ms > 300000 ? 300000 : ms) : "/runsync";
+}
+
 static void pass_through(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem)
 {
 	struct json_edit edits[EDITS];
 	unsigned n = same_dialect_edits(in, t, edits, mem);
+	bool job = t->kind == LLM_BACKEND_RUNPOD;
 	size_t at = 0;
 
-	p->passthrough = true;
-	p->path = same_path(in);
+	p->passthrough = !job;            /* its answer comes wrapped */
+	p->path = job ? job_path(in, t, mem) : same_path(in);
+	if (job)
+		add_part(p, STR("{\"input\":{\"openai_route\":\"/v1/chat/completions\",\"openai_input\":"));
 	for (unsigned i = 0; i < n; i++) {
 		add_part(p, str_n(in->body.p + at, edits[i].at - at));
 		add_part(p, edits[i].with);
 		at = edits[i].at + edits[i].len;
 	}
 	add_part(p, str_from(in->body, at));
+	if (job)
+		add_part(p, job_end(t, mem));
 	/* llama.cpp takes the fields that have no effect and makes nothing of them; another server may use them. */
 	p->ignored = t->kind == LLM_BACKEND_LLAMACPP ? in->ignored : str_n("", 0);
 }
@@ -191,6 +234,12 @@ static enum err write_canon(struct planning *pl, struct buf *body, const char **
 	if (pl->in->op == LLM_COUNT) {
 		openai_write_request(pl, &c, body);
 		*ret_path = "/v1/chat/completions/input_tokens";
+	} else if (pl->target->kind == LLM_BACKEND_ANTHROPIC) {
+		*ret_path = "/v1/messages";
+		return anthropic_write_request(pl, &c, body);
+	} else if (pl->target->kind == LLM_BACKEND_GEMINI) {
+		*ret_path = gemini_path(pl->in, pl->target, pl->mem);
+		return gemini_write_request(pl, &c, body);
 	} else if (pl->target->kind == LLM_BACKEND_OLLAMA) {
 		ollama_write_request(pl, &c, body);
 		*ret_path = chat ? "/api/chat" : "/api/generate";
@@ -251,6 +300,8 @@ static enum err check_llamacpp_completion(const struct llm_in *in, struct why *w
 enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_target *t, struct arena *mem, struct why *why)
 {
 	memset(p, 0, sizeof(*p));
+	if (t->kind > LLM_BACKEND_OLLAMA && (in->dialect != LLM_OPENAI || in->op != LLM_CHAT))
+		return err_set(why, ERR_NOT_IMPLEMENTED, "%s can only be asked in OpenAI's chat form", backend_kind_name(t->kind));
 	if (in->op == LLM_COMPLETE && in->dialect == LLM_OPENAI && t->kind == LLM_BACKEND_LLAMACPP && check_llamacpp_completion(in, why) != ERR_OK)
 		return why->code;
 	if (in->op == LLM_COUNT && t->kind == LLM_BACKEND_OLLAMA)
@@ -260,6 +311,14 @@ enum err llm_plan(struct llm_plan *p, const struct llm_in *in, const struct llm_
 		return ERR_OK;
 	}
 	return convert(p, in, t, mem, why);
+}
+
+const struct llm_headers *llm_backend_headers(enum llm_backend kind)
+{
+	static const struct llm_headers anthropic = { "x-api-key", "", "anthropic-version", "2023-06-01" }, gemini = { "x-goog-api-key", "", NULL, NULL },
+	                                bearer = { "Authorization", "Bearer ", NULL, NULL };
+
+	return kind == LLM_BACKEND_ANTHROPIC ? &anthropic : kind == LLM_BACKEND_GEMINI ? &gemini : &bearer;
 }
 
 /* Error bodies. */

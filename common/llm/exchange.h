@@ -28,7 +28,9 @@ enum llm_op {
 	LLM_EMBED_OLD,                /* /api/embeddings: one text, no counts */
 	LLM_COUNT                     /* /v1/messages/count_tokens: planned like the chat it counts, never relayed */
 };
-enum llm_backend { LLM_BACKEND_LLAMACPP, LLM_BACKEND_OPENAI, LLM_BACKEND_OLLAMA };
+/* The last three are asked in OpenAI's chat form only (dialect LLM_OPENAI, op LLM_CHAT): llm_plan() refuses all else for them.
+ * OpenAI itself, OpenRouter, Gemini's and RunPod's OpenAI-compatible paths and every imitation are LLM_BACKEND_OPENAI. */
+enum llm_backend { LLM_BACKEND_LLAMACPP, LLM_BACKEND_OPENAI, LLM_BACKEND_OLLAMA, LLM_BACKEND_ANTHROPIC, LLM_BACKEND_GEMINI, LLM_BACKEND_RUNPOD, LLM_BACKENDS };
 
 bool llm_embeds(enum llm_op);                           /* one of the two */
 const char *llm_dialect_name(enum llm_dialect);         /* "openai" */
@@ -87,12 +89,20 @@ struct llm_target {
 	uint32_t caps;                /* LLM_CAP_* of the model; 0 = unknown */
 	struct str request_id;        /* ours, 36 characters */
 	int64_t created_us;           /* wall clock */
+	uint32_t max_output_tokens;   /* most the model can answer; 0 = unknown */
+	int64_t time_left_ms;         /* RunPod: how long the job may wait and run; 0 = as long as the platform lets it */
 };
 
-enum { LLM_PLAN_PARTS = 12 };
+/* What a kind wants besides Content-Type: the header of its key, and what stands before the key in it; one header that never changes, or NULLs. */
+struct llm_headers { const char *key_name, *key_prefix, *name, *value; };
+const struct llm_headers *llm_backend_headers(enum llm_backend);
+
+enum { LLM_PLAN_PARTS = 18 };
 struct llm_plan {
 	bool passthrough;
-	const char *path;             /* "/v1/chat/completions", "/api/chat", … */
+	/* "/v1/chat/completions", "/api/chat", … Anthropic: "/v1/messages"; Gemini: "/v1beta/models/NAME:generateContent", with its query;
+	 * RunPod, below ".../v2/ENDPOINT": "/runsync", or "/run" for a stream. */
+	const char *path;
 	struct str parts[LLM_PLAN_PARTS];    /* concatenated they are the body; point into llm_in.body and the arena */
 	unsigned n_parts;
 	uint64_t length;
@@ -102,7 +112,8 @@ struct llm_plan {
 enum err llm_plan(struct llm_plan *, const struct llm_in *, const struct llm_target *, struct arena *, struct why *);
 
 struct llm_usage {
-	uint64_t prompt_tokens, completion_tokens, cached_tokens;
+	uint64_t prompt_tokens, completion_tokens, cached_tokens;        /* cached ones are among those of the prompt */
+	uint64_t reasoning_tokens;    /* among those of the completion */
 	bool reported;                /* false: completion_tokens = deltas counted, prompt_tokens = the estimate */
 	int64_t total_ns, load_ns, prompt_ns, eval_ns;       /* Ollama's own; 0 = unknown */
 };
@@ -111,6 +122,15 @@ enum llm_step {
 	LLM_MORE,                     /* go on; *out may hold bytes for the client */
 	LLM_DONE,                     /* the backend's proper end was seen (and written, in a stream) */
 	LLM_FAILED                    /* *why: backend's error, or not its protocol */
+};
+
+/* A job of RunPod, as its last reply told. The relay is fed the bodies of the replies to /run, /runsync, /stream/ID or /status/ID one after
+ * another, in any pieces: LLM_MORE after a whole body means that the job goes on, so ask again. llm_relay_head() is called for each reply. */
+struct llm_job {
+	char id[96];                  /* "" = not yet told */
+	char state[24];               /* IN_QUEUE, IN_PROGRESS, COMPLETED, … "" = not yet told */
+	bool final;                   /* nothing is to be cancelled any more */
+	int64_t delay_ms, execution_ms;      /* in the queue and running, when it is told; else 0 */
 };
 
 /* One attempt's answer. In the request's arena; big buffers of its own are freed with it (arena_defer). */
@@ -149,7 +169,8 @@ uint32_t llm_relay_deltas(const struct llm_relay *);    /* content, thinking or 
 const char *llm_relay_finish(const struct llm_relay *); /* "stop", "length", "tool_calls"…; "" = not yet */
 const char *llm_relay_content_type(const struct llm_relay *);   /* for the client */
 int llm_relay_refused_status(const struct llm_relay *); /* backend's own 4xx, 0 = none; not 401, 403: the key it refused is ours */
-struct str llm_relay_upstream_body(const struct llm_relay *);   /* an error body as the backend wrote it, "" = none */
+struct str llm_relay_upstream_body(const struct llm_relay *);   /* an error body, or the error inside a 200 or a stream, as the backend wrote it; "" = none */
+const struct llm_job *llm_relay_job(const struct llm_relay *);  /* NULL = the backend is not RunPod */
 
 /* An error before anything was sent, in the client's dialect: complete body; returns its content type. */
 const char *llm_error_body(enum llm_dialect, const struct why *, struct str request_id, int64_t wall_us, struct buf *out);

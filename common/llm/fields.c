@@ -16,21 +16,22 @@ enum {
 	OBJ = 1 << JSON_OBJECT, ANY = BOOL | NUM | TEXT | LIST | OBJ,
 };
 
+/* Forms that reach the first three kinds alone. */
 #define ALL(name) { name, name, name }
 #define LLAMACPP_ONLY(name) { name, NULL, NULL }
 #define NOT_GENERIC(name) { name, NULL, name }
 #define NOWHERE { NULL, NULL, NULL }
-#define NO_EFFECT { IGNORED, IGNORED, IGNORED }
+#define NO_EFFECT { IGNORED, IGNORED, IGNORED, IGNORED, IGNORED, IGNORED }
 
-/* Columns: name, meaning to the code, forms, types, {llama.cpp, OpenAI-style, Ollama}, note. */
+/* Columns: name, meaning to the code, forms, types, {llama.cpp, OpenAI-style, Ollama, Anthropic, Gemini, RunPod}, note. */
 static const struct field table[] = {
-	{ "model", F_MODEL, OPENAI | OLLAMA | NA | AN | OE | LE | LO, TEXT, ALL("model"), "The backend's own name of the chosen model." },
-	{ "messages", F_MESSAGES, OC | LC, LIST, ALL("messages"), "Roles, text, images, tool calls, tool results and thinking are mapped; `developer` becomes `system` for Ollama." },
+	{ "model", F_MODEL, OPENAI | OLLAMA | NA | AN | OE | LE | LO, TEXT, { "model", "model", "model", "model", "(the path)", "model" }, "The backend's own name of the chosen model." },
+	{ "messages", F_MESSAGES, OC | LC, LIST, { "messages", "messages", "messages", "messages", "contents", "messages" }, "Roles, text, images, tool calls, tool results and thinking are mapped; `developer` becomes `system` for Ollama. For Anthropic and Gemini system messages leave the row (`system`, `systemInstruction`), and turns of one role that follow each other are one." },
 	{ "messages", F_MESSAGES, AN, LIST, ALL("messages"), "Blocks become messages: results of tools first, then the rest of the turn; turns of one role that follow each other are joined. A last turn of the assistant is sent as it is, for the backend to continue." },
 	{ "prompt", F_PROMPT, OT, TEXT | LIST, ALL("prompt"), "One text for Ollama; token ids and several prompts are refused there, several prompts in a stream also for llama.cpp." },
 	{ "prompt", F_PROMPT, LG | NA, TEXT, ALL("messages"), "The user message; with `raw` the prompt of /v1/completions." },
-	{ "stream", F_STREAM, OPENAI | OLLAMA | NA | AN, BOOL, ALL("stream"), "" },
-	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, ALL("stream_options"), "`include_usage` is added where it is missing and its chunk taken out again, but not before llama.cpp, which counts in `timings`; for Ollama it decides whether we write that chunk." },
+	{ "stream", F_STREAM, OPENAI | OLLAMA | NA | AN, BOOL, { "stream", "stream", "stream", "stream", "(the path)", "stream" }, "" },
+	{ "stream_options", F_STREAM_OPTIONS, OPENAI, OBJ, { "stream_options", "stream_options", "stream_options", "(here)", "(here)", "stream_options" }, "`include_usage` is added where it is missing and its chunk taken out again, but not before llama.cpp, which counts in `timings`; for Ollama it decides whether we write that chunk. Anthropic and Gemini count always." },
 	{ "system", F_SYSTEM, LG, TEXT, ALL("messages"), "The first message." },
 	{ "system", F_SYSTEM, AN, TEXT | LIST, ALL("messages"), "The first message; a line end between its blocks." },
 	{ "context", F_CONTEXT_TEXT, NA, TEXT, ALL("messages"), "Stands in front of the prompt, an empty line between them." },
@@ -40,41 +41,41 @@ static const struct field table[] = {
 	{ "raw", F_RAW, LG, BOOL, ALL("/v1/completions"), "The prompt without a template." },
 	{ "images", F_IMAGES, LG, LIST, ALL("image_url"), "Base64 becomes a data URI in the user message, and back." },
 	{ "options", F_OPTIONS, OLLAMA | NA, OBJ, ALL("(see options)"), "Each option has a row of its own." },
-	{ "tools", F_TOOLS, OC | LC, LIST, ALL("tools"), "Functions only, where converted." },
+	{ "tools", F_TOOLS, OC | LC, LIST, { "tools", "tools", "tools", "tools", "tools[].functionDeclarations", "tools" }, "Functions only, where converted." },
 	{ "tools", F_TOOLS, AN, LIST, ALL("tools"), "Tools of the client (no `type`, or `custom`); those a vendor's server would run are refused." },
 	{ "tool_choice", F_TOOL_CHOICE, AN, OBJ, { "tool_choice", "tool_choice", "tools" }, "`any` is `required`; `none` leaves the tools out. Ollama lets the model choose: `any`, `tool` and `disable_parallel_tool_use` are refused there." },
-	{ "tool_choice", F_TOOL_CHOICE, OC, TEXT | OBJ, { "tool_choice", "tool_choice", "tools" }, "Ollama has no such field: `auto` is what it does, `none` leaves the tools out, `required` and a named tool are refused." },
-	{ "parallel_tool_calls", F_PARALLEL_TOOLS, OC, BOOL, { "parallel_tool_calls", "parallel_tool_calls", NULL }, "`true` is what Ollama does; `false` is refused." },
-	{ "functions", F_NONE, OC, LIST, { "functions", "functions", NULL }, "Deprecated; use `tools`." },
-	{ "function_call", F_NONE, OC, TEXT | OBJ, { "function_call", "function_call", NULL }, "Deprecated; use `tool_choice`." },
-	{ "response_format", F_RESPONSE_FORMAT, OC, OBJ, ALL("format"), "`json_object` is Ollama's \"json\", `json_schema` its schema." },
+	{ "tool_choice", F_TOOL_CHOICE, OC, TEXT | OBJ, { "tool_choice", "tool_choice", "tools", "tool_choice", "toolConfig", "tool_choice" }, "Ollama has no such field: `auto` is what it does, `none` leaves the tools out, `required` and a named tool are refused. Anthropic and Gemini have each of these, but not `allowed_tools`." },
+	{ "parallel_tool_calls", F_PARALLEL_TOOLS, OC, BOOL, { "parallel_tool_calls", "parallel_tool_calls", NULL, "tool_choice.disable_parallel_tool_use", NULL, "parallel_tool_calls" }, "`true` is what Ollama does; `false` is refused. Gemini has no such field either." },
+	{ "functions", F_NONE, OC, LIST, { "functions", "functions", NULL, NULL, NULL, "functions" }, "Deprecated; use `tools`." },
+	{ "function_call", F_NONE, OC, TEXT | OBJ, { "function_call", "function_call", NULL, NULL, NULL, "function_call" }, "Deprecated; use `tool_choice`." },
+	{ "response_format", F_RESPONSE_FORMAT, OC, OBJ, { "format", "format", "format", "output_config.format", "generationConfig.responseJsonSchema", "response_format" }, "`json_object` is Ollama's \"json\", `json_schema` its schema. Anthropic has schemas only: `json_object` is refused there." },
 	{ "format", F_FORMAT, OLLAMA | NA, TEXT | OBJ, ALL("response_format"), "\"json\" is `json_object`, a schema is `json_schema`." },
-	{ "stop", F_STOP, OPENAI | NA | OP, TEXT | LIST, ALL("stop"), "" },
+	{ "stop", F_STOP, OPENAI | NA | OP, TEXT | LIST, { "stop", "stop", "stop", "stop_sequences", "stopSequences", "stop" }, "" },
 	{ "stop_sequences", F_STOP, AN, LIST, ALL("stop"), "" },
-	{ "max_tokens", F_MAX_TOKENS, OPENAI | NA | AN, NUM, { "max_tokens", "max_tokens", "num_predict" }, "" },
-	{ "max_completion_tokens", F_MAX_COMPLETION_TOKENS, OC, NUM, { "max_tokens", "max_tokens", "num_predict" }, "Wins over `max_tokens`." },
+	{ "max_tokens", F_MAX_TOKENS, OPENAI | NA | AN, NUM, { "max_tokens", "max_tokens", "num_predict", "max_tokens", "maxOutputTokens", "max_tokens" }, "Anthropic needs one, and the worker of RunPod takes 16 for none: where the request has none it is the most that the model can answer, if that is known, else 4096." },
+	{ "max_completion_tokens", F_MAX_COMPLETION_TOKENS, OC, NUM, { "max_tokens", "max_tokens", "num_predict", "max_tokens", "maxOutputTokens", "max_completion_tokens" }, "Wins over `max_tokens`." },
 	{ "num_predict", F_MAX_TOKENS, OP, NUM, { "max_tokens", "max_tokens", "num_predict" }, "Below 0 = no limit: left out." },
-	{ "logprobs", F_LOGPROBS, OC | OLLAMA, BOOL, ALL("logprobs"), "" },
+	{ "logprobs", F_LOGPROBS, OC | OLLAMA, BOOL, { "logprobs", "logprobs", "logprobs", NULL, NULL, "logprobs" }, "" },
 	{ "logprobs", F_LOGPROBS_N, OT, NUM, ALL("logprobs"), "A number in /v1/completions: `logprobs` and `top_logprobs` of Ollama." },
-	{ "top_logprobs", F_TOP_LOGPROBS, OC | OLLAMA, NUM, ALL("top_logprobs"), "" },
+	{ "top_logprobs", F_TOP_LOGPROBS, OC | OLLAMA, NUM, { "top_logprobs", "top_logprobs", "top_logprobs", NULL, NULL, "top_logprobs" }, "" },
 	{ "think", F_THINK, OLLAMA, BOOL | TEXT, ALL("reasoning_effort"), "For llama.cpp also `chat_template_kwargs.enable_thinking`; `true` is \"medium\" at an OpenAI-style server." },
-	{ "reasoning_effort", F_REASONING_EFFORT, OC, TEXT, { "reasoning_effort", "reasoning_effort", "think" }, "none is false; minimal and low are \"low\"; xhigh and max are \"max\"." },
+	{ "reasoning_effort", F_REASONING_EFFORT, OC, TEXT, { "reasoning_effort", "reasoning_effort", "think", "thinking", "thinkingConfig", "reasoning_effort" }, "none is false; minimal and low are \"low\"; xhigh and max are \"max\". For Anthropic and Gemini tokens to think with: minimal and low 1024, medium 8192, high and above 24576. Anthropic: at most half of `max_tokens`; ignored where that is less than 1024, and after the result of a tool, because the thoughts that led there cannot come back through this API." },
 
 	{ "thinking", F_THINKING_CONFIG, AN, OBJ, { "chat_template_kwargs", "reasoning_effort", "think" }, "Absent: what the model does by itself. A model that is known not to think is asked without it." },
 	{ "output_config", F_OUTPUT_CONFIG, AN, OBJ, ALL("response_format"), "" },
 
 	/* Sampling: plain values. Native requests take the common ones at the top level too. */
-	{ "temperature", F_PLAIN, OPENAI | NA | OP | AN, NUM, ALL("temperature"), "" },
-	{ "top_p", F_PLAIN, OPENAI | NA | OP | AN, NUM, ALL("top_p"), "" },
-	{ "seed", F_PLAIN, OPENAI | NA | OP, NUM, ALL("seed"), "" },
-	{ "presence_penalty", F_PLAIN, OPENAI | OP, NUM, ALL("presence_penalty"), "" },
-	{ "frequency_penalty", F_PLAIN, OPENAI | OP, NUM, ALL("frequency_penalty"), "" },
-	{ "top_k", F_PLAIN, OPENAI | OP | AN, NUM, NOT_GENERIC("top_k"), "Not in OpenAI's API: refused for an OpenAI-style server when the client spoke another dialect." },
-	{ "min_p", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("min_p"), "" },
-	{ "typical_p", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("typical_p"), "" },
-	{ "repeat_penalty", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("repeat_penalty"), "" },
-	{ "repetition_penalty", F_PLAIN, OPENAI, NUM, ALL("repeat_penalty"), "vLLM's word for it." },
-	{ "repeat_last_n", F_PLAIN, OPENAI | OP, NUM, NOT_GENERIC("repeat_last_n"), "" },
+	{ "temperature", F_PLAIN, OPENAI | NA | OP | AN, NUM, { "temperature", "temperature", "temperature", "temperature", "temperature", "temperature" }, "Above 1 it is refused for Anthropic; RunPod gets 1 where none is given." },
+	{ "top_p", F_PLAIN, OPENAI | NA | OP | AN, NUM, { "top_p", "top_p", "top_p", "top_p", "topP", "top_p" }, "" },
+	{ "seed", F_PLAIN, OPENAI | NA | OP, NUM, { "seed", "seed", "seed", IGNORED, "seed", "seed" }, "Best effort where there is one." },
+	{ "presence_penalty", F_PLAIN, OPENAI | OP, NUM, { "presence_penalty", "presence_penalty", "presence_penalty", NULL, "presencePenalty", "presence_penalty" }, "0 is fine everywhere." },
+	{ "frequency_penalty", F_PLAIN, OPENAI | OP, NUM, { "frequency_penalty", "frequency_penalty", "frequency_penalty", NULL, "frequencyPenalty", "frequency_penalty" }, "0 is fine everywhere." },
+	{ "top_k", F_PLAIN, OPENAI | OP | AN, NUM, { "top_k", NULL, "top_k", "top_k", "topK", "top_k" }, "Not in OpenAI's API: refused for an OpenAI-style server when the client spoke another dialect." },
+	{ "min_p", F_PLAIN, OPENAI | OP, NUM, { "min_p", NULL, "min_p", NULL, NULL, "min_p" }, "" },
+	{ "typical_p", F_PLAIN, OPENAI | OP, NUM, { "typical_p", NULL, "typical_p", NULL, NULL, "typical_p" }, "" },
+	{ "repeat_penalty", F_PLAIN, OPENAI | OP, NUM, { "repeat_penalty", NULL, "repeat_penalty", NULL, NULL, "repeat_penalty" }, "" },
+	{ "repetition_penalty", F_PLAIN, OPENAI, NUM, { "repeat_penalty", "repeat_penalty", "repeat_penalty", NULL, NULL, "repetition_penalty" }, "vLLM's word for it." },
+	{ "repeat_last_n", F_PLAIN, OPENAI | OP, NUM, { "repeat_last_n", NULL, "repeat_last_n", NULL, NULL, "repeat_last_n" }, "" },
 	{ "num_keep", F_PLAIN, OP, NUM, { "n_keep", NULL, "num_keep" }, "" },
 	{ "mirostat", F_PLAIN, OP, NUM, { "mirostat", NULL, "mirostat" }, "" },
 	{ "mirostat_tau", F_PLAIN, OP, NUM, { "mirostat_tau", NULL, "mirostat_tau" }, "" },
@@ -97,16 +98,16 @@ static const struct field table[] = {
 	{ "shift", F_NONE, OLLAMA, BOOL, { IGNORED, IGNORED, "shift" }, "" },
 
 	/* OpenAI's own. */
-	{ "n", F_COUNT_OF_ANSWERS, OPENAI, NUM, { "n", "n", NULL }, "1 is fine everywhere." },
+	{ "n", F_COUNT_OF_ANSWERS, OPENAI, NUM, { "n", "n", NULL, NULL, NULL, "n" }, "1 is fine everywhere." },
 	{ "best_of", F_COUNT_OF_ANSWERS, OT, NUM, { NULL, "best_of", NULL }, "1 is fine everywhere. llama.cpp takes no notice of it." },
 	{ "echo", F_ECHO, OT, BOOL, { NULL, "echo", NULL }, "`false` is fine everywhere. llama.cpp takes no notice of it." },
-	{ "logit_bias", F_LOGIT_BIAS, OPENAI, OBJ | LIST, { "logit_bias", "logit_bias", NULL }, "Token ids differ between models; Ollama has no such field." },
-	{ "modalities", F_MODALITIES, OC, LIST, { "modalities", "modalities", NULL }, "[\"text\"] is fine everywhere." },
-	{ "verbosity", F_VERBOSITY, OC, TEXT, { "verbosity", "verbosity", NULL }, "\"medium\" is fine everywhere." },
-	{ "audio", F_NONE, OC, OBJ, { "audio", "audio", NULL }, "" },
-	{ "web_search_options", F_NONE, OC, OBJ, { "web_search_options", "web_search_options", NULL }, "" },
-	{ "moderation", F_NONE, OC, ANY, { "moderation", "moderation", NULL }, "" },
-	{ "prediction", F_NONE, OC, OBJ, { "prediction", "prediction", IGNORED }, "Speeds an answer up, does not change it." },
+	{ "logit_bias", F_LOGIT_BIAS, OPENAI, OBJ | LIST, { "logit_bias", "logit_bias", NULL, NULL, NULL, "logit_bias" }, "Token ids differ between models; Ollama has no such field." },
+	{ "modalities", F_MODALITIES, OC, LIST, { "modalities", "modalities", NULL, NULL, NULL, "modalities" }, "[\"text\"] is fine everywhere." },
+	{ "verbosity", F_VERBOSITY, OC, TEXT, { "verbosity", "verbosity", NULL, NULL, NULL, "verbosity" }, "\"medium\" is fine everywhere." },
+	{ "audio", F_NONE, OC, OBJ, { "audio", "audio", NULL, NULL, NULL, "audio" }, "" },
+	{ "web_search_options", F_NONE, OC, OBJ, { "web_search_options", "web_search_options", NULL, NULL, NULL, "web_search_options" }, "" },
+	{ "moderation", F_NONE, OC, ANY, { "moderation", "moderation", NULL, NULL, NULL, "moderation" }, "" },
+	{ "prediction", F_NONE, OC, OBJ, { "prediction", "prediction", IGNORED, IGNORED, IGNORED, "prediction" }, "Speeds an answer up, does not change it." },
 	{ "user", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
 	{ "safety_identifier", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
 	{ "metadata", F_NONE, OPENAI, OBJ, NO_EFFECT, "" },
@@ -117,38 +118,38 @@ static const struct field table[] = {
 	{ "prompt_cache_options", F_NONE, OPENAI, OBJ, NO_EFFECT, "" },
 
 	/* What llama.cpp and vLLM add to OpenAI's requests. */
-	{ "cache_prompt", F_NONE, OPENAI, BOOL, { "cache_prompt", "cache_prompt", IGNORED }, "Speed only." },
-	{ "id_slot", F_NONE, OPENAI, NUM, { "id_slot", "id_slot", IGNORED }, "" },
-	{ "timings_per_token", F_NONE, OPENAI, BOOL, { "timings_per_token", "timings_per_token", IGNORED }, "" },
-	{ "return_progress", F_NONE, OPENAI, BOOL, { "return_progress", "return_progress", IGNORED }, "" },
-	{ "sse_ping_interval", F_NONE, OPENAI, NUM, { "sse_ping_interval", "sse_ping_interval", IGNORED }, "" },
-	{ "priority", F_NONE, OPENAI, NUM, { "priority", "priority", IGNORED }, "" },
-	{ "request_id", F_NONE, OPENAI, TEXT, { "request_id", "request_id", IGNORED }, "" },
-	{ "cache_salt", F_NONE, OPENAI, TEXT, { "cache_salt", "cache_salt", IGNORED }, "" },
-	{ "chat_template_kwargs", F_TEMPLATE_KWARGS, OC, OBJ, { "chat_template_kwargs", "chat_template_kwargs", "think" }, "`enable_thinking` for Ollama; anything else in it is refused there." },
-	{ "reasoning_format", F_NONE, OC, TEXT, { "reasoning_format", "reasoning_format", NULL }, "" },
-	{ "grammar", F_NONE, OPENAI, TEXT, { "grammar", "grammar", NULL }, "Use `response_format`." },
-	{ "json_schema", F_NONE, OPENAI, OBJ, { "json_schema", "json_schema", NULL }, "Use `response_format`." },
-	{ "structured_outputs", F_NONE, OPENAI, OBJ, { "structured_outputs", "structured_outputs", NULL }, "Use `response_format`." },
-	{ "ignore_eos", F_ECHO, OPENAI, BOOL, { "ignore_eos", "ignore_eos", NULL }, "`false` is fine everywhere." },
-	{ "min_tokens", F_NONE, OPENAI, NUM, { "min_tokens", "min_tokens", NULL }, "" },
+	{ "cache_prompt", F_NONE, OPENAI, BOOL, { "cache_prompt", "cache_prompt", IGNORED, IGNORED, IGNORED, "cache_prompt" }, "Speed only." },
+	{ "id_slot", F_NONE, OPENAI, NUM, { "id_slot", "id_slot", IGNORED, IGNORED, IGNORED, "id_slot" }, "" },
+	{ "timings_per_token", F_NONE, OPENAI, BOOL, { "timings_per_token", "timings_per_token", IGNORED, IGNORED, IGNORED, "timings_per_token" }, "" },
+	{ "return_progress", F_NONE, OPENAI, BOOL, { "return_progress", "return_progress", IGNORED, IGNORED, IGNORED, "return_progress" }, "" },
+	{ "sse_ping_interval", F_NONE, OPENAI, NUM, { "sse_ping_interval", "sse_ping_interval", IGNORED, IGNORED, IGNORED, "sse_ping_interval" }, "" },
+	{ "priority", F_NONE, OPENAI, NUM, { "priority", "priority", IGNORED, IGNORED, IGNORED, "priority" }, "" },
+	{ "request_id", F_NONE, OPENAI, TEXT, { "request_id", "request_id", IGNORED, IGNORED, IGNORED, "request_id" }, "" },
+	{ "cache_salt", F_NONE, OPENAI, TEXT, { "cache_salt", "cache_salt", IGNORED, IGNORED, IGNORED, "cache_salt" }, "" },
+	{ "chat_template_kwargs", F_TEMPLATE_KWARGS, OC, OBJ, { "chat_template_kwargs", "chat_template_kwargs", "think", "thinking", "thinkingConfig", "chat_template_kwargs" }, "`enable_thinking` for Ollama; anything else in it is refused there. `true` is 8192 tokens for Anthropic, and as many as the model likes for Gemini." },
+	{ "reasoning_format", F_NONE, OC, TEXT, { "reasoning_format", "reasoning_format", NULL, NULL, NULL, "reasoning_format" }, "" },
+	{ "grammar", F_NONE, OPENAI, TEXT, { "grammar", "grammar", NULL, NULL, NULL, "grammar" }, "Use `response_format`." },
+	{ "json_schema", F_NONE, OPENAI, OBJ, { "json_schema", "json_schema", NULL, NULL, NULL, "json_schema" }, "Use `response_format`." },
+	{ "structured_outputs", F_NONE, OPENAI, OBJ, { "structured_outputs", "structured_outputs", NULL, NULL, NULL, "structured_outputs" }, "Use `response_format`." },
+	{ "ignore_eos", F_ECHO, OPENAI, BOOL, { "ignore_eos", "ignore_eos", NULL, NULL, NULL, "ignore_eos" }, "`false` is fine everywhere." },
+	{ "min_tokens", F_NONE, OPENAI, NUM, { "min_tokens", "min_tokens", NULL, NULL, NULL, "min_tokens" }, "" },
 
 	/* Members of a message. */
-	{ "role", F_ROLE, OM | LM, TEXT, ALL("role"), "system, user, assistant, tool; `developer` is `system` for Ollama." },
-	{ "content", F_CONTENT, OM, TEXT | LIST, ALL("content"), "For Ollama: text parts are joined, images are data URIs; image addresses, audio and files are refused." },
+	{ "role", F_ROLE, OM | LM, TEXT, { "role", "role", "role", "role", "role", "role" }, "system, user, assistant, tool; `developer` is `system` for Ollama." },
+	{ "content", F_CONTENT, OM, TEXT | LIST, { "content", "content", "content", "content", "parts", "content" }, "For Ollama: text parts are joined, images are data URIs; image addresses, audio and files are refused. Anthropic fetches image addresses, Gemini is not sent any; parts keep their order there." },
 	{ "content", F_CONTENT, LM, TEXT, ALL("content"), "" },
 	{ "images", F_IMAGES, LM, LIST, ALL("content[].image_url"), "Base64 becomes a data URI." },
-	{ "tool_calls", F_CALLS, OM | LM, LIST, ALL("tool_calls"), "Arguments: a string of JSON for OpenAI, an object for Ollama. A missing id is made up, the same for its result." },
-	{ "tool_call_id", F_CALL_ID, OM | LM, TEXT, { "tool_call_id", "tool_call_id", "tool_name" }, "The name of the tool is looked up in the earlier call." },
+	{ "tool_calls", F_CALLS, OM | LM, LIST, { "tool_calls", "tool_calls", "tool_calls", "content[].tool_use", "parts[].functionCall", "tool_calls" }, "Arguments: a string of JSON for OpenAI, an object for Ollama. A missing id is made up, the same for its result. What Gemini signs comes and goes as `extra_content.google.thought_signature` of each." },
+	{ "tool_call_id", F_CALL_ID, OM | LM, TEXT, { "tool_call_id", "tool_call_id", "tool_name", "content[].tool_result", "parts[].functionResponse", "tool_call_id" }, "The name of the tool is looked up in the earlier call." },
 	{ "tool_name", F_TOOL_NAME, LM, TEXT, { "tool_call_id", "tool_call_id", "tool_name" }, "The id is looked up: the first unanswered call of that name." },
 	{ "thinking", F_THINKING, LM, TEXT, { "reasoning_content", IGNORED, "thinking" }, "" },
-	{ "reasoning_content", F_THINKING, OM, TEXT, { "reasoning_content", "reasoning_content", "thinking" }, "" },
-	{ "reasoning", F_THINKING, OM, TEXT, { "reasoning", "reasoning", "thinking" }, "" },
-	{ "name", F_NONE, OM, TEXT, { "name", "name", IGNORED }, "" },
-	{ "refusal", F_NONE, OM, TEXT, { "refusal", "refusal", IGNORED }, "" },
-	{ "annotations", F_NONE, OM, LIST, { "annotations", "annotations", IGNORED }, "" },
-	{ "audio", F_NONE, OM, OBJ, { "audio", "audio", NULL }, "" },
-	{ "function_call", F_NONE, OM, OBJ, { "function_call", "function_call", NULL }, "Deprecated; use `tool_calls`." },
+	{ "reasoning_content", F_THINKING, OM, TEXT, { "reasoning_content", "reasoning_content", "thinking", IGNORED, IGNORED, "reasoning_content" }, "" },
+	{ "reasoning", F_THINKING, OM, TEXT, { "reasoning", "reasoning", "thinking", IGNORED, IGNORED, "reasoning" }, "" },
+	{ "name", F_NONE, OM, TEXT, { "name", "name", IGNORED, IGNORED, IGNORED, "name" }, "" },
+	{ "refusal", F_NONE, OM, TEXT, { "refusal", "refusal", IGNORED, IGNORED, IGNORED, "refusal" }, "" },
+	{ "annotations", F_NONE, OM, LIST, { "annotations", "annotations", IGNORED, IGNORED, IGNORED, "annotations" }, "" },
+	{ "audio", F_NONE, OM, OBJ, { "audio", "audio", NULL, NULL, NULL, "audio" }, "" },
+	{ "function_call", F_NONE, OM, OBJ, { "function_call", "function_call", NULL, NULL, NULL, "function_call" }, "Deprecated; use `tool_calls`." },
 
 	/* Embeddings. */
 	{ "input", F_EMBED_INPUT, OE | LE, TEXT | LIST, ALL("input"), "A text or several. Token ids pass to llama.cpp and OpenAI-style servers and are refused for Ollama." },
@@ -300,8 +301,8 @@ bool field_has_no_effect(const struct field *f)
 {
 	if (f->id != F_NONE && f->id != F_METADATA)
 		return false;
-	for (unsigned i = 0; i < 3; i++)
-		if (!f->as[i] || strcmp(f->as[i], IGNORED) != 0)
+	for (unsigned i = 0; i < LLM_BACKENDS; i++)
+		if (f->as[i] ? strcmp(f->as[i], IGNORED) != 0 : i <= LLM_BACKEND_OLLAMA)
 			return false;
 	return true;
 }
@@ -332,6 +333,14 @@ enum err field_check_kind(const struct field *f, const char *path, const struct 
 	return err_field(why, ERR_MALFORMED, path, "%s must be %s, not %s", path, kinds_name(f->kinds), json_kind_name(kind));
 }
 
+/* A penalty that changes nothing. */
+static bool is_neutral(const struct field *f, const struct json *doc, uint32_t value)
+{
+	double given, nothing = strcmp(f->name, "presence_penalty") == 0 || strcmp(f->name, "frequency_penalty") == 0 ? 0 : 1;
+
+	return str_ends(str_of(f->name), STR("_penalty")) && json_double(doc, value, &given) && given == nothing;
+}
+
 bool field_harmless(const struct field *f, const struct json *doc, uint32_t value)
 {
 	enum json_kind kind = json_kind(doc, value);
@@ -348,22 +357,25 @@ bool field_harmless(const struct field *f, const struct json *doc, uint32_t valu
 	case F_VERBOSITY: return json_string_eq(doc, value, "medium");
 	case F_MODALITIES: return json_count(doc, value) == 1 && json_string_eq(doc, json_first(doc, value), "text");
 	case F_TEMPLATE: case F_SUFFIX: return json_raw(doc, value).n == 2;
+	case F_LOGPROBS: return kind == JSON_FALSE;
+	case F_TOP_LOGPROBS: return json_i64(doc, value, &n) && n == 0;
+	case F_PLAIN: return is_neutral(f, doc, value);
 	default: return false;
 	}
 }
 
-static const char *const backend_name[] = { "llama.cpp", "OpenAI-style", "Ollama" };
+static const char *const backend_name[LLM_BACKENDS] = { "llama.cpp", "OpenAI-style", "Ollama", "Anthropic", "Gemini", "RunPod" };
 
 const char *backend_kind_name(enum llm_backend kind) { return backend_name[kind]; }
 
-static const struct { const char *title; bool same[3]; } form_doc[FORM_COUNT] = {
-	{ "OpenAI `/v1/chat/completions`", { true, true, false } },
+static const struct { const char *title; bool same[LLM_BACKENDS]; } form_doc[FORM_COUNT] = {
+	{ "OpenAI `/v1/chat/completions`", { true, true, [LLM_BACKEND_RUNPOD] = true } },
 	{ "OpenAI `/v1/completions`", { true, true, false } },
 	{ "Ollama `/api/chat`", { false, false, true } },
 	{ "Ollama `/api/generate`", { false, false, true } },
 	{ "Native `/api/ollama/inference`", { false, false, false } },
 	{ "`options` of Ollama and native requests", { false, false, true } },
-	{ "Messages of OpenAI requests", { true, true, false } },
+	{ "Messages of OpenAI requests", { true, true, [LLM_BACKEND_RUNPOD] = true } },
 	{ "Messages of Ollama requests", { false, false, true } },
 	{ "Anthropic `/v1/messages`, `/v1/messages/count_tokens`", { false, false, false } },
 	{ "Messages of Anthropic requests", { false, false, false } },
@@ -398,17 +410,20 @@ void llm_dump_fields(struct buf *out)
 	buf_addz(out, "# Fields of inference requests\n\nWhat becomes of each field a client sends, by the kind of backend that answers. "
 	              "*As it is*: client and backend speak the same dialect, the bytes pass through, unknown fields too. "
 	              "*Ignored*: accepted without effect and named in `X-Corral-Ignored`. *Refused*: a 400 that names the field, "
-	              "unless its value asks for nothing. A field that is not listed is refused where a request has to be converted.\n");
+	              "unless its value asks for nothing. A field that is not listed is refused where a request has to be converted. "
+	              "Anthropic, Gemini and RunPod are asked in OpenAI's chat form only: what comes in another form is read into that one first.\n");
 	for (unsigned form = 0; form < FORM_COUNT; form++) {
+		unsigned kinds = form == FORM_OPENAI_CHAT || form == FORM_OPENAI_MESSAGE ? LLM_BACKENDS : 3;
+
 		buf_printf(out, "\n## %s\n\n| field |", form_doc[form].title);
-		for (unsigned b = 0; b < 3; b++)
+		for (unsigned b = 0; b < kinds; b++)
 			buf_printf(out, " %s |", backend_name[b]);
-		buf_addz(out, " remarks |\n|---|---|---|---|---|\n");
+		buf_printf(out, " remarks |\n|---|---|%s---|---|---|\n", kinds > 3 ? "---|---|---|" : "");
 		for (unsigned i = 0; i < ROWS; i++) {
 			if (!(table[i].forms & 1u << form))
 				continue;
 			buf_printf(out, "| `%s` |", table[i].name);
-			for (unsigned b = 0; b < 3; b++)
+			for (unsigned b = 0; b < kinds; b++)
 				dump_cell(out, &table[i], form, b);
 			buf_printf(out, " %s |\n", table[i].note);
 		}

@@ -40,7 +40,7 @@ struct field {
 	enum field_id id;
 	uint32_t forms;           /* bits: 1 << enum llm_form */
 	uint8_t kinds;            /* bits: 1 << enum json_kind; null is always allowed and means absent */
-	const char *as[3];        /* by enum llm_backend */
+	const char *as[LLM_BACKENDS];     /* by enum llm_backend */
 	const char *note;         /* for the table of the docs */
 };
 

@@ -48,6 +48,45 @@ static bool complete_held(struct frames *f, struct str *in, struct str *ret)
 	return false;
 }
 
+/* True when this byte ends the value that is held. */
+static bool json_byte(struct frames *f, char c)
+{
+	if (f->in_string) {
+		if (f->escaped || c == '\\')
+			f->escaped = !f->escaped;
+		else if (c == '"')
+			f->in_string = false;
+		return false;
+	}
+	f->in_string = c == '"';
+	if (c == '{' || c == '[')
+		f->depth++;
+	return (c == '}' || c == ']') && --f->depth <= 0;
+}
+
+/* Always held: replies come one by one, and few of them are large. */
+static bool next_json(struct frames *f, struct str *in, struct str *ret)
+{
+	for (size_t i = 0, from = 0; i < in->n; i++) {
+		if (!f->held.n && i == from && strchr(" \t\r\n", in->p[i]) && in->p[i]) {
+			from++;
+			continue;
+		}
+		if (!json_byte(f, in->p[i]) && i + 1 < in->n)
+			continue;
+		buf_add(&f->held, in->p + from, i + 1 - from);
+		if (f->depth > 0 || f->in_string || (in->p[i] != '}' && in->p[i] != ']'))
+			break;
+		f->depth = 0;
+		f->held_is_out = true;
+		*ret = buf_as_str(&f->held);
+		*in = str_from(*in, i + 1);
+		return true;
+	}
+	*in = str_from(*in, in->n);
+	return false;
+}
+
 bool frames_next(struct frames *f, struct str *in, struct str *ret)
 {
 	size_t end;
@@ -58,6 +97,8 @@ bool frames_next(struct frames *f, struct str *in, struct str *ret)
 	}
 	if (!in->n)
 		return false;
+	if (f->kind == FRAME_JSON)
+		return next_json(f, in, ret);
 	if (f->held.n)
 		return complete_held(f, in, ret);
 	end = frame_end(f->kind, *in);

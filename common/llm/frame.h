@@ -9,7 +9,7 @@
 #include "common/base/buf.h"
 #include "common/base/str.h"
 
-enum frame_kind { FRAME_SSE, FRAME_LINE };
+enum frame_kind { FRAME_SSE, FRAME_LINE, FRAME_JSON };   /* JSON: objects or arrays, one after another */
 /* Of one unfinished frame. Ollama's last line of /api/generate lists the tokens of the whole context: about 7 bytes each. */
 enum { FRAME_MAX = 4 * 1024 * 1024 };
 
@@ -18,6 +18,8 @@ struct frames {
 	struct buf held;          /* the start of a frame whose end has not come */
 	bool held_is_out;         /* held was given out as a frame: to be cleared by the next call */
 	struct buf joined;        /* the payload of an event of several data lines */
+	int depth;                /* JSON: open containers of what is held */
+	bool in_string, escaped;
 };
 
 void frames_free(struct frames *);

@@ -3,6 +3,7 @@
  *   {"error":{"message":…,"type":…,"code":…}}   OpenAI, llama.cpp (code is a number), vLLM
  *   {"object":"error","message":…}              vLLM before
  *   {"error":"…"}                               Ollama; the string may be JSON of the engine below it
+ *   [{"error":{…}}]                             Gemini's OpenAI-compatible path
  *   {"detail":"…"}, plain text                  proxies and frameworks */
 #include <stdio.h>
 
@@ -23,7 +24,7 @@ static struct str decoded(const struct json *doc, uint32_t object, const char *k
 static bool read_error(struct str text, struct said *s, struct arena *mem, unsigned depth)
 {
 	struct json doc;
-	uint32_t error, where;
+	uint32_t error, where, first;
 
 	if (depth > 3 || json_parse(&doc, mem, text, NULL, NULL) != ERR_OK)
 		return false;
@@ -43,6 +44,8 @@ static bool read_error(struct str text, struct said *s, struct arena *mem, unsig
 			if (!s->message.n)
 				return false;
 		}
+	} else if (json_kind(&doc, 0) == JSON_ARRAY && (first = json_first(&doc, 0))) {
+		return read_error(json_raw(&doc, first), s, mem, depth + 1);
 	} else {
 		return false;
 	}

@@ -16,12 +16,25 @@ static void release(void *arg)
 	frames_free(&r->frames);
 	shape_free(&r->shape);
 	buf_free(&r->body);
+	if (r->runpod)
+		runpod_free(r->runpod);
 	if (r->scratch != r->mem)
 		arena_free(r->scratch);
 }
 
 static const struct writer *const writers[] = {
 	[LLM_OPENAI] = &openai_writer, [LLM_OLLAMA] = &ollama_writer, [LLM_NATIVE] = &native_writer, [LLM_ANTHROPIC] = &anthropic_writer,
+};
+
+static const struct reader from_openai = { .name = "OpenAI", .end = "[DONE]", .read = openai_read_chunk };
+static const struct reader from_ollama = { "Ollama", "last line (\"done\":true)", ollama_read_chunk, .says_end = true, .whole_calls = true };
+static const struct reader from_infill = { "llama.cpp", "last event (\"stop\":true)", infill_read_chunk, .says_end = true };
+
+static const struct reader *const readers[LLM_BACKENDS] = {
+	[LLM_BACKEND_LLAMACPP] = &from_openai, [LLM_BACKEND_OPENAI] = &from_openai, [LLM_BACKEND_OLLAMA] = &from_ollama,
+	[LLM_BACKEND_ANTHROPIC] = &(const struct reader){ "Anthropic", "message_stop", anthropic_read_chunk, .says_end = true },
+	[LLM_BACKEND_GEMINI] = &(const struct reader){ "Gemini", "finishReason", gemini_read_chunk, .ends_with_body = true, .whole_calls = true },
+	[LLM_BACKEND_RUNPOD] = &(const struct reader){ "RunPod", "final state", runpod_read_chunk },
 };
 
 struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, const struct llm_plan *plan, const struct llm_target *target)
@@ -34,10 +47,12 @@ struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, cons
 	r->pass = plan->passthrough;
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
 	r->embeds = llm_embeds(in->op);
-	r->from_infill = strcmp(plan->path, "/infill") == 0;
+	r->reader = strcmp(plan->path, "/infill") == 0 ? &from_infill : readers[target->kind];
+	if (target->kind == LLM_BACKEND_RUNPOD)
+		r->runpod = arena_new_of(mem, struct runpod);
 	r->hide_usage = r->pass && !r->from_ollama && in->stream && !in->want_usage;
 	r->writer = writers[in->dialect];
-	r->frames.kind = r->from_ollama ? FRAME_LINE : FRAME_SSE;
+	r->frames.kind = r->from_ollama ? FRAME_LINE : r->runpod ? FRAME_JSON : FRAME_SSE;
 	r->usage.prompt_tokens = r->embeds ? in->inputs_tokens_est : in->prompt_tokens_est;
 	arena_defer(mem, release, r);
 	return r;
@@ -65,6 +80,8 @@ static enum reply reply_of(const struct llm_relay *r, const struct http_head *h)
 
 	if (h->status < 200 || h->status > 299)
 		return REPLY_ERROR;
+	if (r->runpod)                    /* replies about a job, however the answer is wanted */
+		return REPLY_STREAM;
 	if (!r->in->stream)
 		return REPLY_WHOLE;
 	if (r->from_ollama || str_ifind(type, STR("text/event-stream")) == type.p)
@@ -74,6 +91,10 @@ static enum reply reply_of(const struct llm_relay *r, const struct http_head *h)
 
 enum llm_step llm_relay_head(struct llm_relay *r, const struct http_head *h, struct why *why)
 {
+	if (r->runpod && frames_rest(&r->frames).n) {
+		err_set(&r->why, ERR_BACKEND_FAILED, "RunPod's reply ended in its middle");
+		return failed(r, why);
+	}
 	r->status = h->status;
 	r->reply = reply_of(r, h);
 	r->one_object = r->pass && r->from_ollama && str_starts(header_of(h, "content-type"), STR("application/json"));
@@ -169,9 +190,24 @@ static enum llm_step convert_frames(struct llm_relay *r, struct str in, struct b
 	return LLM_MORE;
 }
 
+static enum llm_step job_replies(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
+{
+	struct str frame;
+
+	while (frames_next(&r->frames, &in, &frame)) {
+		enum verdict v = runpod_reply(r, frame, out);
+
+		if (v == FAIL)
+			return failed(r, why);
+		if (v == END)
+			return LLM_DONE;
+	}
+	return LLM_MORE;
+}
+
 static enum llm_step stream(struct llm_relay *r, struct str in, struct buf *out, struct why *why)
 {
-	enum llm_step step = r->pass ? pass_frames(r, in, out, why) : convert_frames(r, in, out, why);
+	enum llm_step step = r->runpod ? job_replies(r, in, out, why) : r->pass ? pass_frames(r, in, out, why) : convert_frames(r, in, out, why);
 
 	if (step == LLM_MORE && frames_too_long(&r->frames)) {
 		err_set(&r->why, ERR_BACKEND_FAILED, "the backend sent an event longer than %d MiB", FRAME_MAX >> 20);
@@ -183,7 +219,7 @@ static enum llm_step stream(struct llm_relay *r, struct str in, struct buf *out,
 void relay_count(struct llm_relay *r)
 {
 	if (!r->usage.reported)
-		r->usage.completion_tokens = r->reply == REPLY_WHOLE ? (r->text_bytes + 3) / 4 : r->deltas;
+		r->usage.completion_tokens = !r->in->stream ? (r->text_bytes + 3) / 4 : r->deltas;
 }
 
 static enum llm_step counted(struct llm_relay *r, enum llm_step step)
@@ -227,15 +263,22 @@ static enum llm_step stream_end(struct llm_relay *r, const struct llm_extra *ext
 {
 	static const struct llm_extra nothing;
 
-	if (!r->done && last_words(r, out) == FAIL)
+	if (!r->done && !r->runpod && last_words(r, out) == FAIL)
 		return failed(r, why);
+	if (!r->done && r->reader->ends_with_body && r->finish[0]) {
+		r->done = true;
+		if (!r->writer->needs_extra && !r->writer->finish(r, NULL, out))
+			return failed(r, why);
+	}
+	if (r->done && r->runpod && !r->in->stream)
+		return runpod_whole(r, extra ? extra : &nothing, out) == FAIL ? failed(r, why) : LLM_DONE;
 	if (r->done && !r->pass && r->writer->needs_extra && !r->finished && !r->writer->finish(r, extra ? extra : &nothing, out))
 		return failed(r, why);
 	r->finished = r->done;
 	if (r->done)
 		return LLM_DONE;
 	err_set(&r->why, ERR_BACKEND_FAILED, "the backend's stream ended without its %s after %u pieces",
-	        r->from_ollama ? "last line (\"done\":true)" : r->from_infill ? "last event (\"stop\":true)" : "[DONE]", r->deltas);
+	        r->reader->end, r->deltas);
 	return failed(r, why);
 }
 
@@ -316,8 +359,10 @@ int llm_relay_refused_status(const struct llm_relay *r) { return r->refused_stat
 
 struct str llm_relay_upstream_body(const struct llm_relay *r)
 {
-	return r->reply == REPLY_ERROR ? buf_as_str(&r->body) : str_n("", 0);
+	return r->reply == REPLY_ERROR ? buf_as_str(&r->body) : r->error;
 }
+
+const struct llm_job *llm_relay_job(const struct llm_relay *r) { return r->runpod ? &r->runpod->job : NULL; }
 
 const char *llm_relay_content_type(const struct llm_relay *r)
 {

@@ -9,6 +9,25 @@ enum reply { REPLY_NONE, REPLY_STREAM, REPLY_WHOLE, REPLY_ERROR };
 enum verdict { KEEP, DROP, END, FAIL };
 enum { WHOLE_MAX = 64 * 1024 * 1024, ERROR_MAX = 64 * 1024, RELAY_CALLS = 64 };
 
+/* How the answers of a protocol are read. */
+struct reader {
+	const char *name;             /* for sentences */
+	const char *end;              /* what ends a stream */
+	void (*read)(const struct json *, struct chunk *, struct llm_usage *, struct arena *);
+	bool says_end;                /* by an event with chunk.end; else by [DONE] or the end of the body, after a finish reason */
+	bool ends_with_body;          /* a stream has no last event */
+	bool whole_calls;             /* a call comes in one piece */
+};
+
+/* What is known of a job of RunPod, see provider_runpod.c. */
+struct runpod {
+	struct llm_job job;
+	struct frames events;         /* of outputs that are text of an event stream */
+	bool is_events;
+	uint32_t outputs;
+	struct buf text;              /* inside of a JSON string, for a client that waits for the whole */
+};
+
 struct llm_relay {
 	const struct llm_in *in;
 	const struct llm_target *target;
@@ -16,7 +35,9 @@ struct llm_relay {
 	struct arena *scratch;        /* of one event; made when first needed; 'mem' for a whole answer */
 	bool pass;                    /* bytes go on as they came */
 	bool embeds;                  /* vectors, see embed.c */
-	bool from_ollama, from_infill;        /* the backend's dialect; neither: OpenAI's */
+	bool from_ollama;
+	const struct reader *reader;  /* of the backend's dialect */
+	struct runpod *runpod;        /* NULL = another kind */
 	bool hide_usage;              /* we asked for the usage chunk, the client did not */
 	bool started;                 /* something was written */
 	bool done, failed;
@@ -30,7 +51,8 @@ struct llm_relay {
 	int64_t (*cost)(void *, const struct llm_usage *);   /* NULL: nobody says */
 	void *cost_arg;
 	const char *usage_ends;       /* of the event in hand: where its usage closes, when what it cost is to be told there; NULL = not this one */
-	struct buf body;              /* REPLY_WHOLE, REPLY_ERROR */
+	struct buf body;              /* REPLY_WHOLE, REPLY_ERROR; of RunPod the whole answer */
+	struct str error;             /* JSON: the error inside a 200 or a stream */
 	char finish[32];
 	bool called;                  /* a tool was called */
 	/* Where dialects differ: */
@@ -87,6 +109,12 @@ struct durations durations_of(const struct llm_relay *, const struct llm_extra *
 /* Where the backend counts nothing: pieces of a stream are about tokens; of a whole answer four bytes are about one. */
 void relay_count(struct llm_relay *);
 
+/* provider_runpod.c: one reply about the job; END = the answer is complete. Then runpod_whole() writes it where it was not streamed. */
+enum verdict runpod_reply(struct llm_relay *, struct str reply, struct buf *out);
+enum verdict runpod_whole(struct llm_relay *, const struct llm_extra *, struct buf *out);
+void runpod_free(struct runpod *);
+
+extern const struct json_limits answer_limits;
 /* watch.c: one payload read. Updates usage, finish and deltas. FAIL fills r->why. */
 enum verdict watch_payload(struct llm_relay *, struct str payload);
 /* The same and leaves what it said in *c; valid until the next call. */

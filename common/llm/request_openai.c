@@ -1,4 +1,5 @@
-/* request_openai.c - requests of OpenAI's shape: read where they go to Ollama, written where others come to an OpenAI-style server. */
+/* request_openai.c - requests of OpenAI's shape: read where they go to Ollama or to a provider in the cloud with words of its own, written
+ * where others come to an OpenAI-style server. */
 #include <stdio.h>
 
 #include "common/llm/canon.h"
@@ -6,22 +7,31 @@
 
 /* Reading. */
 
+static bool is_data(struct str uri)
+{
+	const char *comma = memchr(uri.p ? uri.p : "", ',', uri.n);
+
+	return uri.n >= 5 && str_ieq(str_n(uri.p, 5), STR("data:")) && comma && str_ifind(str_n(uri.p, (size_t)(comma - uri.p)), STR(";base64"));
+}
+
 static enum err read_image(struct planning *p, struct message *m, uint32_t part, const char *path)
 {
 	const struct json *doc = &p->in->doc;
-	uint32_t image = json_get(doc, part, "image_url"), url = image;
+	uint32_t image = json_get(doc, part, "image_url"), url = image, detail = 0;
 	struct str uri;
-	const char *comma;
 
 	if (image && json_kind(doc, image) == JSON_OBJECT)
-		url = json_get(doc, image, "url");
+		url = json_get(doc, image, "url"), detail = json_get(doc, image, "detail");
 	if (!url || !json_is_string(doc, url))
 		return err_field(p->why, ERR_MALFORMED, path, "%s.image_url.url must be a string", path);
+	if (detail && !json_string_eq(doc, detail, "auto"))
+		plan_ignore(p, "messages.content.image_url.", "detail");
 	uri = json_string(doc, url, p->mem);
-	comma = memchr(uri.p ? uri.p : "", ',', uri.n);
-	if (uri.n < 5 || !str_ieq(str_n(uri.p, 5), STR("data:")) || !comma || !str_ifind(str_n(uri.p, (size_t)(comma - uri.p)), STR(";base64")))
+	if (!is_data(uri) && (p->target->kind != LLM_BACKEND_ANTHROPIC || !str_starts(uri, STR("http"))))
 		return plan_refuse(p, path, "images must be data URIs in base64; addresses are not fetched");
-	m->images[m->n_images++] = str_n(comma + 1, (size_t)(uri.p + uri.n - comma - 1));
+	if (is_data(uri) && !kind_is_cloud(p->target->kind))
+		uri = canon_image(uri).base64;
+	m->images[m->n_images++] = uri;
 	return ERR_OK;
 }
 
@@ -45,6 +55,7 @@ static enum err read_content(struct planning *p, struct message *m, uint32_t con
 	enum err e;
 
 	m->text = text_raw(doc, content, p->mem);
+	m->content = content;
 	if (json_kind(doc, content) != JSON_ARRAY)
 		return ERR_OK;
 	m->images = arena_array(p->mem, struct str, json_count(doc, content) + 1);
@@ -126,17 +137,33 @@ static enum err read_tools(struct planning *p, struct canon *c, uint32_t list)
 			snprintf(path, sizeof(path), "tools[%u].type", i);
 			return plan_refuse(p, path, "only tools of type function can be converted");
 		}
-		if (canon_is_true(p, json_get(doc, function, "strict")))
+		if (p->target->kind != LLM_BACKEND_ANTHROPIC && canon_is_true(p, json_get(doc, function, "strict")))
 			plan_ignore(p, "tools.function.", "strict");
 	}
 	c->tools = json_count(doc, list) ? list : 0;
 	return ERR_OK;
 }
 
-static enum err read_tool_choice(struct planning *p, uint32_t value, bool *no_tools)
+/* Clouds want to know the tools that earlier turns called, even where none may be called now. */
+static enum err read_cloud_choice(struct planning *p, struct canon *c, uint32_t value)
+{
+	const struct json *doc = &p->in->doc;
+	uint32_t function = json_kind(doc, value) == JSON_OBJECT ? json_get(doc, value, "function") : 0, name = function ? json_get(doc, function, "name") : 0;
+
+	if (name && json_is_string(doc, name) && json_string_eq(doc, json_get(doc, value, "type"), "function"))
+		c->named_tool = json_raw(doc, name);
+	else if (!json_string_eq(doc, value, "none") && !json_string_eq(doc, value, "auto") && !json_string_eq(doc, value, "required"))
+		return plan_refuse(p, "tool_choice", "it must be none, auto, required, or the name of a function");
+	c->tool_choice = json_raw(doc, value);
+	return ERR_OK;
+}
+
+static enum err read_tool_choice(struct planning *p, struct canon *c, uint32_t value, bool *no_tools)
 {
 	const struct json *doc = &p->in->doc;
 
+	if (kind_is_cloud(p->target->kind))
+		return read_cloud_choice(p, c, value);
 	*no_tools = json_string_eq(doc, value, "none");
 	if (*no_tools || json_string_eq(doc, value, "auto"))
 		return ERR_OK;
@@ -163,6 +190,8 @@ static enum err read_response_format(struct planning *p, struct canon *c, uint32
 		c->schema = json_raw(doc, schema);
 	} else if (!json_string_eq(doc, type, "json_object")) {
 		return err_field(p->why, ERR_MALFORMED, "response_format.json_schema.schema", "response_format.json_schema.schema must be an object");
+	} else if (p->target->kind == LLM_BACKEND_ANTHROPIC) {
+		return plan_refuse(p, "response_format.type", "it has answers of a schema only; give one as json_schema");
 	}
 	return ERR_OK;
 }
@@ -238,7 +267,8 @@ static enum err read_member(struct planning *p, struct canon *c, const struct fi
 	case F_SUFFIX: c->suffix = json_raw(&p->in->doc, v); return ERR_OK;
 	case F_STREAM_OPTIONS: return read_stream_options(p, v);
 	case F_TOOLS: return read_tools(p, c, v);
-	case F_TOOL_CHOICE: return read_tool_choice(p, v, no_tools);
+	case F_TOOL_CHOICE: return read_tool_choice(p, c, v, no_tools);
+	case F_PARALLEL_TOOLS: c->one_call = !canon_is_true(p, v); return ERR_OK;
 	case F_RESPONSE_FORMAT: return read_response_format(p, c, v);
 	case F_STOP: return canon_stop(p, c, "stop", v);
 	case F_LOGPROBS: c->logprobs = canon_is_true(p, v); return ERR_OK;
@@ -274,13 +304,6 @@ enum err canon_read_openai(struct planning *p, struct canon *c)
 
 /* Writing. */
 
-/* The first bytes of the usual formats, in base64. */
-static const char *image_type(struct str base64)
-{
-	return str_starts(base64, STR("/9j/")) ? "image/jpeg" : str_starts(base64, STR("R0lGOD")) ? "image/gif" :
-	       str_starts(base64, STR("UklGR")) ? "image/webp" : "image/png";
-}
-
 static void write_content(struct planning *p, const struct message *m, struct json_out *jo)
 {
 	jw_key(jo, "content");
@@ -298,7 +321,7 @@ static void write_content(struct planning *p, const struct message *m, struct js
 		bool whole = str_starts(m->images[i], STR("data:"));
 
 		jw_obj(jo), jw_kv_strz(jo, "type", "image_url"), jw_key(jo, "image_url"), jw_obj(jo);
-		jw_kv_str(jo, "url", whole ? m->images[i] : arena_fmt(p->mem, "data:%s;base64," STR_FMT, image_type(m->images[i]), STR_ARG(m->images[i])));
+		jw_kv_str(jo, "url", whole ? m->images[i] : arena_fmt(p->mem, "data:" STR_FMT ";base64," STR_FMT, STR_ARG(canon_image(m->images[i]).type), STR_ARG(m->images[i])));
 		jw_end(jo), jw_end(jo);
 	}
 	jw_end(jo);

@@ -5,9 +5,7 @@
 #include "common/llm/relay.h"
 #include "common/llm/text.h"
 
-static const struct json_limits answer_limits = { .max_depth = 64, .max_nodes = 4 * 1000 * 1000, .refuse_case_variants = false };
-
-static const char *dialect_of(const struct llm_relay *r) { return r->from_ollama ? "Ollama" : r->from_infill ? "llama.cpp" : "OpenAI"; }
+const struct json_limits answer_limits = { .max_depth = 64, .max_nodes = 4 * 1000 * 1000, .refuse_case_variants = false };
 
 static enum verdict fail(struct llm_relay *r, enum err code, const char *sentence, struct str detail)
 {
@@ -37,11 +35,11 @@ static void note_finish(struct llm_relay *r, const struct chunk *c)
 {
 	if (has(c->finish))
 		str_copy(r->finish, sizeof(r->finish), c->finish);
-	if (c->end && !r->finish[0])
+	if (c->end && !r->finish[0] && r->target->kind != LLM_BACKEND_ANTHROPIC)
 		str_copy(r->finish, sizeof(r->finish), STR("stop"));
-	/* Ollama says stop after tool calls too. */
+	/* Ollama, Gemini and some imitations of OpenAI say stop after tool calls too. */
 	r->called |= c->n_calls != 0;
-	if (c->end && r->called && strcmp(r->finish, "stop") == 0)
+	if ((c->end || !r->pass) && r->called && strcmp(r->finish, "stop") == 0)
 		str_copy(r->finish, sizeof(r->finish), STR("tool_calls"));
 }
 
@@ -76,7 +74,7 @@ static void learn(struct llm_relay *r, const struct json *doc, const struct chun
 	r->shape_is_thinking = text_is_empty(c->text);
 }
 
-static enum verdict openai_end(struct llm_relay *r)
+static enum verdict said_end(struct llm_relay *r)
 {
 	if (!r->finish[0])
 		return fail(r, ERR_BACKEND_FAILED, "the backend ended its stream without a finish reason", str_n("", 0));
@@ -128,24 +126,31 @@ static void note_usage_event(struct llm_relay *r, const struct json *doc)
 		r->usage_ends = usage.p + usage.n - 1;
 }
 
+/* The error stays for who asks what the backend said. */
+static enum verdict say_error(struct llm_relay *r, const struct chunk *c)
+{
+	r->error = arena_str(r->mem, c->error);
+	if (has(c->refused)) {
+		r->refused_status = 400;
+		err_set(&r->why, ERR_BACKEND_REFUSED, "the provider refused the prompt for its content: " STR_FMT, STR_ARG(c->refused));
+	} else {
+		refusal(r, 0, r->error, &r->why);
+	}
+	return FAIL;
+}
+
 static enum verdict look(struct llm_relay *r, const struct json *doc, struct chunk *c)
 {
 	bool usage_only;
 
 	if (r->embeds)
 		embed_read_answer(r, doc, c, &r->usage);
-	else if (r->from_ollama)
-		ollama_read_chunk(doc, c, &r->usage, r->scratch);
-	else if (r->from_infill)
-		infill_read_chunk(doc, c, &r->usage, r->scratch);
-	else if (r->target->kind == LLM_BACKEND_LLAMACPP)
+	else if (r->target->kind == LLM_BACKEND_LLAMACPP && r->reader->read == openai_read_chunk)
 		read_llamacpp(r, doc, c);
 	else
-		openai_read_chunk(doc, c, &r->usage, r->scratch);
-	if (has(c->error)) {
-		refusal(r, 0, c->error, &r->why);
-		return FAIL;
-	}
+		r->reader->read(doc, c, &r->usage, r->scratch);
+	if (has(c->error))
+		return say_error(r, c);
 	usage_only = !r->from_ollama && c->has_usage && c->n_choices == 0;
 	if (usage_only)
 		note_usage_event(r, doc);
@@ -155,10 +160,8 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 		return fail(r, ERR_BACKEND_FAILED, "the backend called more tools at once than can be converted", str_n("", 0));
 	note_text(r, c);
 	note_finish(r, c);
-	if (c->end) {
-		r->done = true;
-		return END;
-	}
+	if (c->end)
+		return said_end(r);
 	return usage_only && r->hide_usage ? DROP : KEEP;
 }
 
@@ -168,8 +171,8 @@ enum verdict watch_chunk(struct llm_relay *r, struct str payload, struct chunk *
 	struct json doc;
 
 	chunk_clear(c);
-	if (!r->from_ollama && str_eqz(payload, "[DONE]"))
-		return openai_end(r);
+	if (!r->reader->says_end && str_eqz(payload, "[DONE]"))
+		return said_end(r);
 	if (!r->scratch)
 		r->scratch = arena_new(8192);
 	else
@@ -177,7 +180,7 @@ enum verdict watch_chunk(struct llm_relay *r, struct str payload, struct chunk *
 	if (!parse(r, payload, &doc, r->scratch)) {
 		char sentence[80];
 
-		snprintf(sentence, sizeof(sentence), "the backend sent an event that is not %s JSON", dialect_of(r));
+		snprintf(sentence, sizeof(sentence), "the backend sent an event that is not %s JSON", r->reader->name);
 		return fail(r, ERR_BACKEND_FAILED, sentence, payload);
 	}
 	v = look(r, &doc, c);
@@ -204,6 +207,8 @@ enum verdict watch_payload(struct llm_relay *r, struct str payload)
 enum verdict watch_whole(struct llm_relay *r, struct str body, struct json *doc, struct chunk *c)
 {
 	chunk_clear(c);
+	if (r->scratch != r->mem)
+		arena_free(r->scratch);
 	r->scratch = r->mem;              /* there is but this one event */
 	if (!parse(r, body, doc, r->scratch))
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not a JSON object", body);
@@ -211,7 +216,7 @@ enum verdict watch_whole(struct llm_relay *r, struct str body, struct json *doc,
 		return FAIL;
 	if (r->embeds && !embed_is_complete(r, doc))
 		return fail(r, ERR_BACKEND_FAILED, "the backend sent another number of embeddings than it was asked for", str_n("", 0));
-	if (r->from_ollama || r->from_infill ? !c->end : !r->finish[0])
+	if (r->reader->says_end ? !c->end : !r->finish[0])
 		return fail(r, ERR_BACKEND_FAILED, "the backend's answer is not finished", str_n("", 0));
 	r->done = true;
 	return END;

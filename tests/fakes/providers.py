@@ -763,6 +763,7 @@ class Fake:
         self._do(self._stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
+        self.loop.close()
 
     async def _stop(self):
         if self.front:

@@ -58,7 +58,7 @@ static void fuzz_request(unsigned form, struct str body)
 	}
 	texts = llm_read_texts(&in, mem);
 	MUST(in.model.n && texts.user.n <= 8193 && texts.system.n <= 4097 && str_utf8_valid(texts.user));
-	for (int kind = 0; kind < 3; kind++) {
+	for (int kind = 0; kind < LLM_BACKENDS; kind++) {
 		struct llm_target t = target_of((enum llm_backend)kind);
 		struct str sent;
 		enum llm_op op;
@@ -69,6 +69,8 @@ static void fuzz_request(unsigned form, struct str body)
 		}
 		sent = joined(&plan, mem);
 		MUST(json_parse(&doc, mem, sent, &wide, &why) == ERR_OK && json_kind(&doc, 0) == JSON_OBJECT);
+		if (kind > LLM_BACKEND_OLLAMA)
+			continue;
 		MUST(strcmp(plan.path, "/infill") == 0 ||
 		     str_eq(json_string(&doc, json_get(&doc, 0, "model"), mem), in.model_tok && str_eq(in.model, t.remote_model) ? in.model : t.remote_model));
 		if (strcmp(plan.path, "/infill") == 0 || in.op == LLM_COUNT || llm_embeds(in.op))
@@ -95,6 +97,9 @@ static const struct pairing { enum llm_dialect d; enum llm_op op; enum llm_backe
 	{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OLLAMA, "", "\"input\":[\"x\",\"y\"],\"encoding_format\":\"base64\"" },
 	{ LLM_OLLAMA, LLM_EMBED, LLM_BACKEND_LLAMACPP, "", "\"input\":[\"x\",\"y\"]" },
 	{ LLM_OPENAI, LLM_EMBED, LLM_BACKEND_OPENAI, "", "\"input\":\"x\"" },
+	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_ANTHROPIC, "", "\"stream_options\":{\"include_usage\":true},\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]" },
+	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_GEMINI, "", "\"stream_options\":{\"include_usage\":true},\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]" },
+	{ LLM_OPENAI, LLM_CHAT, LLM_BACKEND_RUNPOD, "", "\"stream_options\":{\"include_usage\":true},\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]" },
 };
 enum { PAIRINGS = sizeof(pairings) / sizeof(pairings[0]) };
 
