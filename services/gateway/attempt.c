@@ -60,6 +60,13 @@ static void measure(struct req *r, const char *status)
 		series_observe(s->m_first_token, (double)(r->try.first_us - r->try.start_us) / 1e6);
 }
 
+static void answered(struct req *r)
+{
+	if (r->try.asked)
+		slot_answered(r->try.slot, req_now(r));
+	r->try.asked = false;
+}
+
 static void settle(struct req *r, enum verdict v, const char *status, enum err code, const char *cause)
 {
 	struct attempt *t = &r->try;
@@ -72,6 +79,7 @@ static void settle(struct req *r, enum verdict v, const char *status, enum err c
 	budget_end(r);                    /* of one that was not begun */
 	report(r, v, cause);
 	measure(r, status);
+	answered(r);
 	t->slot = NULL;
 	if (r->slot_charged_us)
 		queue_settle(slot->queue, r->tenant, req_now(r) - t->start_us - r->slot_charged_us);
@@ -255,6 +263,7 @@ static void on_head(struct http_call *call, const struct http_head *head, void *
 	struct why why = { 0 };
 
 	heard(r);
+	answered(r);
 	r->try.sent = true;
 	r->try.upstream_status = head->status;
 	r->try.upstream_error = head->status >= 400;
@@ -512,6 +521,8 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	t->relay = llm_relay_new(r->mem, &r->in, &t->plan, &target);
 	llm_relay_price(t->relay, cost_of_answer, r);
 	recall_begin(r);
+	slot_asked(slot, t->start_us);
+	t->asked = true;
 	t->call = http_call_start(pool, http_call_head(r->mem, pool, "POST", str_of(t->plan.path), call_headers(r), true, t->plan.length),
 				  t->plan.parts, t->plan.n_parts, &opts, &ops, r);
 	return STEP_WAIT;

@@ -201,6 +201,7 @@ static void put_active(struct lease *l, struct arena *mem, Corral__LeaseRequest 
 		a->model = s->model;
 		a->in_use = in_use;
 		a->quiet_ms = now > last ? (uint64_t)(now - last) / 1000 : 0;
+		a->load_wait_ms = (uint64_t)(slot_load_wait_us(s, now) + 999) / 1000;
 		r->active[r->n_active++] = a;
 	}
 }
@@ -247,6 +248,16 @@ static void apply_parts(struct lease *l, const Corral__LeaseReply *reply)
 	free(parts);
 }
 
+static void apply_turns(struct lease *l, const Corral__LeaseReply *reply)
+{
+	struct replica_turn *turns = x_calloc(reply->n_turns + 1, sizeof(*turns));
+
+	for (size_t i = 0; i < reply->n_turns; i++)
+		turns[i] = (struct replica_turn){ reply->turns[i]->backend, reply->turns[i]->model };
+	replica_table_turns(l->gw->replicas, turns, reply->n_turns);
+	free(turns);
+}
+
 static void apply(struct lease *l, const Corral__LeaseReply *reply)
 {
 	struct replica_table *t = l->gw->replicas;
@@ -262,6 +273,7 @@ static void apply(struct lease *l, const Corral__LeaseReply *reply)
 	for (size_t i = 0; i < reply->n_grants; i++)
 		replica_lease(t, reply->grants[i]->backend, reply->grants[i]->model, reply->grants[i]->slots);
 	apply_parts(l, reply);
+	apply_turns(l, reply);
 	replica_table_valid(t, l->called_us + VALID_US);
 }
 
@@ -285,6 +297,7 @@ static void unheard(struct lease *l)
 	int64_t now = mono_us();
 
 	l->whole = true;
+	replica_table_turns(l->gw->replicas, NULL, 0);    /* nobody would say when they are over */
 	if (now - l->called_us > DEADLINE_MS * 1000 + STOOD_US)
 		return;                   /* it was this process that stood still: others may have its slots */
 	l->failures++;

@@ -200,12 +200,53 @@ bool slot_take(struct replica_state *s)
 	uint32_t now = atomic_load_explicit(&s->in_use, memory_order_relaxed);
 	bool shared = atomic_load_explicit(&s->table->shared, memory_order_relaxed);
 
+	if (atomic_load_explicit(&s->held, memory_order_relaxed))
+		return false;
 	if (shared && atomic_load_explicit(&s->table->valid_until_us, memory_order_relaxed) < mono_us())
 		return false;
 	while (now < atomic_load_explicit(&s->slots, memory_order_relaxed))
 		if (atomic_compare_exchange_weak(&s->in_use, &now, now + 1))
 			return still_ours(s);
 	return false;
+}
+
+/* --- turns of the models of a backend --- */
+
+static bool is_held(const struct replica_state *s, const struct replica_turn *turns, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(turns[i].backend, s->backend) == 0 && strcmp(turns[i].model, s->model) != 0)
+			return true;
+	return false;
+}
+
+void replica_table_turns(struct replica_table *t, const struct replica_turn *turns, size_t n)
+{
+	for (struct replica_state *s = t->states; s; s = s->next) {
+		bool held = n && is_held(s, turns, n);
+
+		if (atomic_exchange(&s->held, held) && !held)
+			hand_over(s);
+	}
+}
+
+void slot_asked(struct replica_state *s, int64_t now_us)
+{
+	if (atomic_fetch_add(&s->unanswered, 1) == 0)
+		atomic_store(&s->unanswered_us, now_us);
+}
+
+void slot_answered(struct replica_state *s, int64_t now_us)
+{
+	atomic_store(&s->unanswered_us, now_us);
+	atomic_fetch_sub(&s->unanswered, 1);
+}
+
+int64_t slot_load_wait_us(const struct replica_state *s, int64_t now_us)
+{
+	int64_t wait = now_us - atomic_load(&s->unanswered_us);
+
+	return s->loads && !s->resident && atomic_load(&s->unanswered) ? wait > 0 ? wait : 1 : 0;
 }
 
 /* --- tenants in a queue; all under its lock --- */

@@ -39,6 +39,10 @@ struct replica_state {
 	_Atomic uint32_t in_use, slots;       /* in_use may be above slots for as long as the requests last that were there before */
 	uint32_t total, claimed_held, claimed_wanted;         /* control thread: slots of the backend; what lease.c said last */
 	bool claimed;
+	_Atomic bool held;            /* another model of the backend has its turn (turns.h of the model-registry): nothing new goes there */
+	bool resident, loads;         /* control thread: it is in memory; its backend loads models by itself */
+	_Atomic uint32_t unanswered;  /* requests sent there of which no byte has come */
+	_Atomic int64_t unanswered_us;        /* loop clock: since when; since the last answer began, if that is later */
 	_Atomic int64_t heard_us, busy_since_us;      /* loop clock: the last byte from there; when the first of those in use was sent */
 	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
 	struct breaker breaker;
@@ -67,6 +71,9 @@ void replica_lease_set(struct replica_state *, uint32_t slots);
 /* Thousandths of a tenant's requests for the model that are here; 1000 of those that are not told. */
 struct tenant_part { const char *model, *tenant; uint32_t milli; };
 void replica_table_parts(struct replica_table *, const struct tenant_part *, size_t n);
+/* All that hold now; the backends that are not named are free. */
+struct replica_turn { const char *backend, *model; };
+void replica_table_turns(struct replica_table *, const struct replica_turn *, size_t n);
 bool replica_table_shared(const struct replica_table *);
 /* While slots are shared nothing is taken after this moment. */
 void replica_table_valid(struct replica_table *, int64_t until_us);
@@ -76,6 +83,10 @@ struct model_queue *replica_table_queues(struct replica_table *);     /* then by
 uint64_t queue_demand(struct model_queue *, void (*each)(void *arg, struct str tenant, uint32_t wanted), void *arg);
 
 bool slot_take(struct replica_state *);
+/* A request was sent there; its answer begins, or it ends without one: once for each. */
+void slot_asked(struct replica_state *, int64_t now_us);
+void slot_answered(struct replica_state *, int64_t now_us);
+int64_t slot_load_wait_us(const struct replica_state *, int64_t now_us);      /* a request's for the model to be loaded; 0 = none waits; control thread */
 void slot_free(struct replica_state *, int64_t held_us);      /* hands it to the first who waits for it, if any */
 
 /* A tenant's part of a queue; under the queue's lock. */

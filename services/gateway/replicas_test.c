@@ -72,6 +72,44 @@ static void slots_are_bounded(void **state)
 	assert_true(slot_take(s));
 }
 
+/* Another model of the backend has its turn. */
+static void what_is_held_back_waits_and_goes_on(void **state)
+{
+	struct replica_state *other = replica_state_get(table, STR("b2"), STR("m"), 1);
+	struct replica_turn turn_of_n = { "b", "n" }, own = { "b", "m" };
+
+	replica_table_turns(table, &turn_of_n, 1);
+	assert_false(slot_take(s));
+	assert_true(slot_take(other));
+	join(1, 8);
+	turn();
+	assert_int_equal(n_got, 0);
+	replica_table_turns(table, &own, 1);
+	turn();
+	assert_int_equal(n_got, 1);
+	assert_ptr_equal(got[1], s);
+	slot_free(s, 1000);
+	slot_free(other, 1000);
+}
+
+static void who_waits_for_a_load_is_known(void **state)
+{
+	assert_int_equal(slot_load_wait_us(s, 5000), 0);
+	slot_asked(s, 1000);
+	assert_int_equal(slot_load_wait_us(s, 5000), 0);  /* its backend does not load */
+	s->loads = true;
+	assert_int_equal(slot_load_wait_us(s, 5000), 4000);
+	slot_asked(s, 3000);
+	assert_int_equal(slot_load_wait_us(s, 5000), 4000);
+	slot_answered(s, 4500);
+	assert_int_equal(slot_load_wait_us(s, 5000), 500);
+	s->resident = true;
+	assert_int_equal(slot_load_wait_us(s, 5000), 0);
+	s->resident = false;
+	slot_answered(s, 4600);
+	assert_int_equal(slot_load_wait_us(s, 5000), 0);
+}
+
 static void the_same_pair_is_the_same_state(void **state)
 {
 	assert_ptr_equal(replica_state_get(table, STR("b"), STR("m"), 5), s);
@@ -439,7 +477,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		T(slots_are_bounded), T(the_same_pair_is_the_same_state), T(waiters_are_served_in_order), T(a_full_queue_refuses),
+		T(slots_are_bounded), T(what_is_held_back_waits_and_goes_on), T(who_waits_for_a_load_is_known),
+		T(the_same_pair_is_the_same_state), T(waiters_are_served_in_order), T(a_full_queue_refuses),
 		T(leaving_with_a_slot_on_its_way_gives_it_back), T(a_slot_freed_before_joining_is_taken_at_once),
 		T(who_can_use_a_free_slot_does_not_wait_for_who_cannot), T(more_slots_reach_all_who_wait),
 		T(waits_are_predicted_from_service_times), T(forty_clients_get_no_more_than_ten), T(time_is_shared_not_requests),

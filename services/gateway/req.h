@@ -54,6 +54,7 @@ struct attempt {
 	bool announced;               /* the ledger knows of it */
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;
+	bool asked;                   /* slot_asked() was called, slot_answered() was not */
 	bool ended;                   /* the protocol's own end was relayed; what the framing still does changes nothing */
 	bool upstream_error;          /* head said 4xx or 5xx */
 	int upstream_status;

@@ -65,6 +65,10 @@ struct world *world_new(struct gateway *g, struct why *why)
 	for (uint16_t r = 0; r < w->cat.n_replicas; r++)
 		w->states[r] = replica_state_get(g->replicas, w->cat.backends[w->cat.replicas[r].backend].name,
 						 w->cat.models[w->cat.replicas[r].model].name, w->cat.replicas[r].slots);
+	for (uint16_t r = 0; r < w->cat.n_replicas; r++) {
+		w->states[r]->resident = w->cat.replicas[r].pb->loaded;
+		w->states[r]->loads = w->backends[w->cat.replicas[r].backend].kind == LLM_BACKEND_OLLAMA;
+	}
 	return w;
 }
 

@@ -6,7 +6,9 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/io/snapshot_file.h"
+#include "services/model-registry/settings.h"
 #include "services/model-registry/slots.h"
+#include "services/model-registry/turns.h"
 
 struct endpoint {
 	Corral__Slots_Service base;   /* first: freed by the RPC server */
@@ -15,7 +17,9 @@ struct endpoint {
 
 struct lender {
 	struct loop *loop;
+	struct svc *svc;
 	struct slots *slots;
+	struct turns *turns;
 	struct endpoint *endpoint;
 	struct loop_timer tick;
 	struct series *m_gateways;
@@ -78,6 +82,14 @@ static void tick(struct loop_timer *t)
 	tell(l);
 }
 
+static void turn_began(void *arg, const char *backend, const char *model)
+{
+	struct lender *l = arg;
+
+	LOG_INFO("a model waits for its load: the others of the backend are held back", LOG_S("backend", backend), LOG_S("model", model));
+	series_inc(metrics_series(svc_metrics(l->svc), M_TURNS, backend));
+}
+
 struct lender *lender_new(struct svc *svc, uint64_t epoch)
 {
 	static const Corral__Slots_Service methods = CORRAL__SLOTS__INIT(lend_rpc_);
@@ -85,6 +97,8 @@ struct lender *lender_new(struct svc *svc, uint64_t epoch)
 	bool alone = str_starts(str_of(svc_pub_url(svc, svc_name(svc))), STR("inproc:"));     /* its only gateway ends with it */
 
 	l->loop = svc_loop(svc);
+	l->svc = svc;
+	l->turns = turns_new(turn_began, l);
 	l->epoch = epoch;
 	l->slots = slots_new(epoch, !alone, mono_us());
 	if (!alone) {
@@ -120,6 +134,7 @@ void lender_free(struct lender *l)
 	l->endpoint->lender = NULL;
 	loop_timer_del(&l->tick);
 	slots_free(l->slots);
+	turns_free(l->turns);
 	buf_free(&l->kept);
 	free(l->path);
 	free(l);
@@ -141,6 +156,8 @@ static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRe
 	mem = arena_new(0);
 	if (slots_lease(l->slots, request, mono_us(), mem, &reply, &why) == ERR_OK) {
 		keep(l);
+		turns_hear(l->turns, request, mono_us());
+		turns_put(l->turns, ((const struct registry_config *)svc_config(l->svc))->hand_over_after, mono_us(), mem, &reply);
 		closure(&reply, closure_data);
 	} else {
 		rpc_fail(closure_data, why.code, why.text);

@@ -62,7 +62,7 @@ struct registry {
 	void *arg;
 };
 
-enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_CHECKS, M_RESTARTS, M_STANDBY, M_COUNT };
+enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_CHECKS, M_RESTARTS, M_STANDBY, M_TURNS, M_COUNT };
 extern const struct metric_def registry_metrics[M_COUNT];
 
 /* Starts visiting in the next turn. 'kept' is an earlier snapshot, packed, or empty; its models stay until listings say otherwise.

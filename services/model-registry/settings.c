@@ -28,6 +28,8 @@ const struct opt registry_options[] = {
 	R(LIST, push_to, "", "Registries that models may be pushed to; empty = none.", .live = true),
 	R(DURATION, delete_grace, "10m", "How long a deleted model can be brought back before it leaves the disk; 0 = at once.", .max = 30LL * 86400000, .live = true),
 	R(DURATION, load_timeout, "10m", "How long a backend may take to load a model that it was told to.", .min = 1000, .max = 86400000, .live = true),
+	R(DURATION, hand_over_after, "10s", "How long a request waits for an Ollama to load its model before the other models there are held back until it begins to; 0 = without end.",
+	  .max = 3600000, .live = true),
 	R(DURATION, check_every, "1m", "How long an Ollama or llama.cpp rests after it was used before it is asked for one token, to see whether it still "
 	  "generates; one that fails is asked again every 5 s. 0 = never.", .max = 86400000, .live = true),
 	R(DURATION, check_timeout, "30s", "How long that token may take; also how long a backend may be unreachable before that counts as a failed check.", .min = 50, .max = 3600000, .live = true),

@@ -11,7 +11,7 @@ struct registry_config {
 	const char *backend_ca, *ollama_host, *default_model, *families, *jobs_db;
 	int64_t sync_every, residency_every, list_timeout;     /* milliseconds */
 	int64_t ollama_max_concurrent;
-	int64_t delete_grace, jobs_keep, load_timeout;           /* milliseconds */
+	int64_t delete_grace, jobs_keep, load_timeout, hand_over_after;           /* milliseconds */
 	int64_t check_every, check_timeout, check_busy, restart_wait, restart_timeout;        /* milliseconds */
 	int64_t check_failures, standby_after;
 	struct opt_list restart, standby;

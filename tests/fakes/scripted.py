@@ -210,6 +210,7 @@ class Backend:
         self.listing = "answer"              # or "hang": the listing endpoints accept and are silent
         self.calls, self.listed = [], 0
         self.running = self.most_running = 0
+        self.memory_of_one, self.in_memory = False, 0           # one model at a time; requests for it that run
         self.note = lambda call, what: None          # "begin", "token", "end": for who keeps a book
         self._script(behaviours)
         self.socket, self.tasks, self.conns = None, set(), set()
@@ -299,15 +300,28 @@ class Backend:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         self.note(call, "begin")
+        counted = False
         try:
+            counted = self.memory_of_one and await self._place(conn, call)
             await self._behave(conn, call, call.behaviour)
             call.answered_at = time.monotonic()
         except Gone:
             call.closed_at = conn.closed_at
             raise
         finally:
+            self.in_memory -= counted
             self.running -= 1
             self.note(call, "end")
+
+    async def _place(self, conn, call):
+        """As an Ollama that holds one model: another waits until no request runs for it, and those for it overtake."""
+        while call.model not in self.loaded:
+            if not self.in_memory:
+                self.loaded = {call.model}
+                break
+            await conn.sleep(0.005)
+        self.in_memory += 1
+        return True
 
     async def _behave(self, conn, call, b):
         if b.do == "hang":

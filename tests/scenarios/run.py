@@ -12,7 +12,7 @@ The language, a line each (words in quotes may hold blanks; # begins a comment):
 
     scenario "NAME"
     needs root|PROGRAM                                skipped elsewhere
-    backend NAME KIND [models=a,b] [slots=N] [loaded=no] [ctx=N] [caps=x,y] [params=7B] : BEHAVIOUR | BEHAVIOUR ...
+    backend NAME KIND [models=a,b] [slots=N] [loaded=no] [memory=one] [ctx=N] [caps=x,y] [params=7B] : BEHAVIOUR | BEHAVIOUR ...
     config NAME=VALUE ...                             options of corral; the next line of another kind starts it
     post PATH [model=M] [stream|whole] [prompt=P] [max_tokens=N] [json={...}] [header="A: b"] [times=N] [as NAME]
                                                       sent, and waited for
@@ -208,6 +208,7 @@ class Scenario:
         if kind != "llamacpp" and "slots" in options:
             self.options["slots"] = ",".join(filter(None, [self.options.get("slots"), f"{name}={slots}"]))
         backend = Backend(name, kind, models, slots, options.get("loaded") != "no", behaviours or ["answer 3"])
+        backend.memory_of_one = options.get("memory") == "one"
         self.backends[name] = backend
         await backend.start()
 
