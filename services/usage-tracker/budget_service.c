@@ -256,12 +256,11 @@ static void on_tick(struct loop_timer *t)
 
 /* --- life --- */
 
-static bool finished(void *arg, const struct dim *dim, const Corral__UsageEvent *e, struct arena *mem, struct why *why)
+static bool booked(void *arg, const struct ledger_booking *b, struct arena *mem, struct why *why)
 {
 	struct budget_service *s = arg;
 
-	(void)dim;
-	return e ? budgets_note(s->budgets, e, mem, why) : budgets_book(s->budgets, wall_us(), why);
+	return b ? budgets_note(s->budgets, b, mem, why) : budgets_book(s->budgets, wall_us(), why);
 }
 
 static void undone(void *arg) { budgets_forget(((struct budget_service *)arg)->budgets); }
@@ -282,7 +281,7 @@ struct budget_service *budget_service_new(struct svc *svc, struct ledger *l, str
 		budget_service_free(s);
 		return NULL;
 	}
-	ledger_watch(l, (struct ledger_watch){ finished, undone, s });
+	ledger_watch(l, (struct ledger_watch){ .on_booked = booked, .undone = undone, .arg = s });
 	corral__budgets__init(&s->rpc, NULL);
 	s->rpc.lease = on_lease;
 	s->rpc.put = on_put;

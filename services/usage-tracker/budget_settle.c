@@ -1,10 +1,12 @@
 /* budget_settle.c - facts become use: what finished attempts took is charged to their budgets, inside the ledger's transaction. See budgets.h.
  *
  * An attempt's event says which budgets it was reserved of, in which period, and who had been lent that. A budget that covers it and is not
- * named there (it was made a moment before, or the gateway had not heard of it) is charged all the same, if it was there when the request came. */
+ * named there (it was made a moment before, or the gateway had not heard of it) is charged all the same, if it was there when the request came.
+ * A correction, and what the ledger's price makes of it beyond what the gateway's did, goes to the same budgets and periods, and to no lease. */
 #include <stdlib.h>
 
 #include "services/usage-tracker/budgets_impl.h"
+#include "services/usage-tracker/ledger.h"
 
 static int64_t request_time_us(const Corral__UsageEvent *e)
 {
@@ -22,6 +24,8 @@ static void add(struct budgets *b, const struct one_budget *o, struct str holder
 	int64_t key_us, ends_us;
 	struct charge *c;
 
+	if (none(n))
+		return;
 	budget_period_at(&o->every, b->zone, at_us, &key_us, &ends_us);
 	if (o->every.every == EVERY_ROLLING)
 		at_us -= at_us % o->every.slice_us;
@@ -70,26 +74,44 @@ static bool covers(const struct one_budget *o, const Corral__UsageEvent *e)
 static void *of_arena(void *arena, size_t n) { return arena_alloc(arena, n); }
 static void keep(void *arena, void *p) { (void)arena, (void)p; }
 
-bool budgets_note(struct budgets *b, const Corral__UsageEvent *e, struct arena *mem, struct why *why)
+/* What is charged to leases, and what beside them. */
+struct amounts_of { struct amounts lent, beside; };
+
+static struct amounts_of amounts_of(const struct ledger_booking *k)
+{
+	if (!k->finished)
+		return (struct amounts_of){ .beside = { { k->tokens, k->microusd } } };
+	return (struct amounts_of){ { { k->tokens, k->told_microusd } }, { { 0, k->microusd - k->told_microusd } } };
+}
+
+static struct amounts sum_of(struct amounts_of n)
+{
+	return (struct amounts){ { n.lent.n[TOKENS] + n.beside.n[TOKENS], n.lent.n[MICROUSD] + n.beside.n[MICROUSD] } };
+}
+
+bool budgets_note(struct budgets *b, const struct ledger_booking *k, struct arena *mem, struct why *why)
 {
 	ProtobufCAllocator alloc = { of_arena, keep, mem };
-	struct amounts n = { { (int64_t)(e->prompt_tokens + e->completion_tokens), e->cost_microusd } };
+	const Corral__UsageEvent *e = k->event;
+	struct amounts_of n = amounts_of(k);
 	const Corral__BudgetCharges *named = NULL;
 
 	(void)why;
-	if (e->cached || none(n) || !b->n)
+	if (e->cached || (none(n.lent) && none(n.beside)) || !b->n)
 		return true;
 	if (e->budgets.len)
 		named = corral__budget_charges__unpack(&alloc, e->budgets.len, e->budgets.data);
 	for (size_t i = 0; named && i < named->n_charges; i++) {
 		const struct one_budget *o = budget_find(b, (int64_t)named->charges[i]->budget);
 
-		if (o)
-			add(b, o, str_of(named->holder), named->charges[i]->period_us, n);
+		if (!o)
+			continue;
+		add(b, o, str_of(named->holder), named->charges[i]->period_us, n.lent);
+		add(b, o, STR(""), named->charges[i]->period_us, n.beside);
 	}
 	for (size_t i = 0; i < b->n; i++)
 		if (!b->list[i].removed && b->list[i].created_us <= request_time_us(e) && covers(&b->list[i], e) && !is_named(named, b->list[i].id))
-			add(b, &b->list[i], STR(""), request_time_us(e), n);
+			add(b, &b->list[i], STR(""), request_time_us(e), sum_of(n));
 	return true;
 }
 
@@ -145,11 +167,24 @@ static bool note_overdrawn(struct budgets *b, struct one_budget *o, int64_t key_
 	if (!period_get(b, o, key_us, ends_us, a, why))
 		return false;
 	for (unsigned k = 0; k < AMOUNTS; k++)
-		over |= beyond.n[k] && o->limit.n[k] != BUDGET_UNLIMITED && a[USED].n[k] + a[HELD].n[k] + a[IN_DOUBT].n[k] > o->limit.n[k];
+		over |= beyond.n[k] > 0 && o->limit.n[k] != BUDGET_UNLIMITED && a[USED].n[k] + a[HELD].n[k] + a[IN_DOUBT].n[k] > o->limit.n[k];
 	if (!over)
 		return true;
 	o->overdrawn++;
 	return db_run(b->db, B_OVERDRAWN, (struct db_value[]){ DB_I(o->id) }, 1, NULL, NULL, NULL, why);
+}
+
+/* Nobody's lease. */
+static bool adjust(struct budgets *b, const struct charge *c, struct amounts n, int64_t now_us, struct why *why)
+{
+	struct amounts more = { { 0 } }, less = { { 0 } };
+
+	for (unsigned k = 0; k < AMOUNTS; k++) {
+		more.n[k] = n.n[k] > 0 ? n.n[k] : 0;
+		less.n[k] = n.n[k] < 0 ? -n.n[k] : 0;
+	}
+	return move(b, "adjust", c->budget, c->period_us, c->holder.p, FREE, USED, more, now_us, why) &&
+	       move(b, "refund", c->budget, c->period_us, c->holder.p, USED, FREE, less, now_us, why);
 }
 
 static bool book_one(struct budgets *b, const struct charge *c, int64_t now_us, struct why *why)
@@ -165,7 +200,7 @@ static bool book_one(struct budgets *b, const struct charge *c, int64_t now_us, 
 	    !db_run(b->db, B_PERIOD_LOCK, (struct db_value[]){ DB_I(o->id), DB_I(c->period_us) }, 2, NULL, NULL, NULL, why) || !from_lease(b, c, &l, &p, why))
 		return false;
 	if (!move(b, "settle", c->budget, c->period_us, c->holder.p, l.in_doubt ? IN_DOUBT : HELD, USED, p.lent, now_us, why) ||
-	    !move(b, "adjust", c->budget, c->period_us, c->holder.p, FREE, USED, p.beyond, now_us, why))
+	    !adjust(b, c, p.beyond, now_us, why))
 		return false;
 	if (o->every.every == EVERY_ROLLING &&
 	    !db_run(b->db, B_SLICE_ADD,

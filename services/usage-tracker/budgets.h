@@ -7,7 +7,8 @@
  *        reserve            settle
  *   free ───────▶ held ────────────▶ used          lapse: held ▶ in doubt, when its holder is silent; back when it speaks (revive)
  *     ◀───────────  │  ◀──▶ in doubt ──▶           adjust: free ▶ used, what facts say beyond what was lent, or without a lease
- *        release                                   expire: used ▶ free, out of a rolling window; write: in doubt ▶ used, by the operator's time
+ *        release                                   refund: used ▶ free, what a correction takes back
+ *                                                  expire: used ▶ free, out of a rolling window; write: in doubt ▶ used, by the operator's time
  *
  * Lending is one conditional update: used + held + in doubt never passes the limit by it. Facts may (an answer was longer than was reserved):
  * then the true figure is booked, and nothing is lent until the period ends. Nothing in doubt is ever freed by time.
@@ -27,6 +28,7 @@
 enum { BUDGET_TTL_MS = 10000 };       /* a holder that is silent for so long is doubted */
 
 struct budgets;
+struct ledger_booking;
 
 /* Over the ledger's database; the zone outlives it. in_doubt_ms: what is in doubt for so long is booked as used; 0 = never. */
 struct budgets *budgets_open(struct db *, const struct zone *, int64_t in_doubt_ms, int64_t mono_now_us, struct why *);
@@ -45,9 +47,11 @@ bool budgets_spend(struct budgets *, const Corral__SpendRequest *, int64_t now_u
 bool budgets_lease(struct budgets *, const Corral__BudgetLeaseRequest *, int64_t now_us, int64_t mono_now_us, struct arena *, Corral__BudgetLeaseReply *ret,
 		   struct why *);
 
-/* Inside the ledger's transaction: an attempt that finished is charged to the budgets that its event names, and to those that cover it unnamed.
+/* Inside the ledger's transaction: an attempt that finished is charged to the budgets that its event names, and to those that cover it unnamed; so is
+ * every later change of it. What its gateway took it to cost is charged to what that gateway was lent, and what is booked beyond or below that to
+ * nobody's lease: so both go on counting alike.
  * First note each, then book once: together, in the order of the budgets. After a rollback call budgets_forget(). */
-bool budgets_note(struct budgets *, const Corral__UsageEvent *, struct arena *, struct why *);
+bool budgets_note(struct budgets *, const struct ledger_booking *, struct arena *, struct why *);
 bool budgets_book(struct budgets *, int64_t now_us, struct why *);
 void budgets_forget(struct budgets *);
 

@@ -58,12 +58,11 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 	return remove(path);
 }
 
-static bool finished(void *arg, const struct dim *dim, const Corral__UsageEvent *e, struct arena *mem, struct why *why)
+static bool booked(void *arg, const struct ledger_booking *k, struct arena *mem, struct why *why)
 {
 	struct fixture *f = arg;
 
-	(void)dim;
-	return e ? budgets_note(f->b, e, mem, why) : budgets_book(f->b, f->now_us, why);
+	return k ? budgets_note(f->b, k, mem, why) : budgets_book(f->b, f->now_us, why);
 }
 
 static void undone(void *arg) { budgets_forget(((struct fixture *)arg)->b); }
@@ -81,7 +80,7 @@ static void reopen(struct fixture *f)
 	f->b = budgets_open(ledger_db(f->l), &f->zone, f->in_doubt_ms, f->mono_us, &why);
 	if (!f->b)
 		fail_msg("%s", why.text);
-	ledger_watch(f->l, (struct ledger_watch){ finished, undone, f });
+	ledger_watch(f->l, (struct ledger_watch){ .on_booked = booked, .undone = undone, .arg = f });
 }
 
 static int setup(void **state)
@@ -785,6 +784,118 @@ static void killed_at_every_write(void **state)
 	print_message("killed at every third of %d writes\n", n);
 }
 
+/* --- what changes afterwards --- */
+
+static struct str correction(struct fixture *f, unsigned i, unsigned seq, int64_t tokens, int64_t microusd)
+{
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	uint8_t id[16], *p;
+	size_t n;
+
+	request_id(f->now_us, i, id);
+	e.kind = CORRAL__USAGE_KIND__USAGE_CORRECTION;
+	e.seq = seq;
+	e.request_id = (ProtobufCBinaryData){ 16, id };
+	e.attempt = 1;
+	e.occurred_at_us = f->now_us;
+	e.prompt_tokens = (uint64_t)tokens;       /* below 0 too: they are added as they are */
+	e.cost_microusd = microusd;
+	n = corral__usage_event__get_packed_size(&e);
+	p = arena_alloc(f->mem, n);
+	corral__usage_event__pack(&e, p);
+	return str_n((char *)p, n);
+}
+
+static void enter(struct fixture *f, struct str fact) { assert_int_equal(send_at(f, fact, f->position, &f->position), LEDGER_APPLIED); }
+
+static void money(struct fixture *f, uint64_t id, int64_t tokens, int64_t used, int64_t held)
+{
+	Corral__BudgetState *s = state_of(f, id);
+	struct why why = { 0 };
+
+	if (s->used_tokens != tokens)
+		fail_msg("%s: %lld tokens, not %lld", s->budget->scope, (long long)s->used_tokens, (long long)tokens);
+	assert_int_equal(s->used_microusd, used);
+	assert_int_equal(s->held_microusd, held);
+	if (!budgets_audit(f->b, f->now_us, &why))
+		fail_msg("%s", why.text);
+}
+
+static Corral__BudgetLease *lend_money(struct fixture *f, uint64_t id, int64_t microusd)
+{
+	Corral__BudgetDemand d = demand(id, 0, 0, 1000);
+
+	d.want_microusd = microusd;
+	return ask(f, "g1", d);
+}
+
+/* Named in the event, unnamed, and of a rolling window. */
+static void a_correction_adjusts_each_budget_once(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t month = put(f, "tenant:acme", "month", 5000, false), provider = put(f, "provider:ollama", "day", -1, false),
+		 window = put(f, "organisation:us", "rolling:1h", 5000, false);
+	Corral__BudgetLease *l = lend_money(f, month, 1000);
+	struct taken t = lent("g1", month, l->period_us);
+	struct str more;
+
+	pass(f, 1000);
+	enter(f, fact(f, 1, 100, &t));
+	money(f, month, 100, 300, 700);
+	more = correction(f, 1, 7, 0, 50);
+	enter(f, more);
+	money(f, month, 100, 350, 700);           /* what the gateway holds is as it was */
+	money(f, provider, 100, 350, 0);
+	money(f, window, 100, 350, 0);
+	enter(f, more);                   /* the same once more */
+	money(f, month, 100, 350, 700);
+	enter(f, correction(f, 1, 8, -10, -120));
+	money(f, month, 90, 230, 700);
+	money(f, provider, 90, 230, 0);
+	money(f, window, 90, 230, 0);
+	assert_int_equal(state_of(f, month)->overdrawn, 0);
+	pass(f, 62 * MINUTE);
+	tick(f);
+	money(f, window, 0, 0, 0);        /* and all of it leaves the window together */
+}
+
+static void a_correction_that_comes_first_waits_for_its_fact(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = put(f, "tenant:acme", "month", 5000, false);
+	struct taken t = lent("g1", id, lend_money(f, id, 1000)->period_us);
+
+	pass(f, 1000);
+	enter(f, correction(f, 1, 1, 5, 11));
+	money(f, id, 0, 0, 1000);
+	enter(f, fact(f, 1, 100, &t));
+	money(f, id, 105, 311, 700);
+}
+
+static int64_t twice_as_dear(void *arg, const Corral__UsageEvent *e, int64_t began_us) { return *(int *)arg * e->cost_microusd / 2; }
+
+/* What the gateway took it to cost is taken of its lease; the rest is booked beside it, so that the gateway's own count stays right. */
+static void the_ledgers_price_counts_and_the_lease_counts_the_gateways(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = put(f, "tenant:acme", "month", 5000, false);
+	struct taken t = lent("g1", id, lend_money(f, id, 1000)->period_us);
+	Corral__BudgetDemand look = demand(id, t.period_us, 1000, 0);
+	int halves = 4;
+
+	look.granted_microusd = 1000;
+	ledger_set_pricer(f->l, twice_as_dear, &halves);
+	pass(f, 1000);
+	settle(f, 100, &t);               /* the gateway says 300 */
+	money(f, id, 100, 600, 700);
+	assert_int_equal(ask(f, "g1", look)->settled_microusd, 300);
+	halves = 1;
+	settle(f, 100, &t);
+	money(f, id, 200, 750, 400);
+	assert_int_equal(ask(f, "g1", look)->settled_microusd, 600);
+	ledger_set_pricer(f->l, NULL, NULL);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -796,7 +907,8 @@ int main(void)
 		T(a_removed_budget_charges_nothing_and_remembers), T(shadow_counts_and_lends_nothing), T(silence_is_doubt_and_doubt_is_counted),
 		T(an_ended_life_gives_back_what_its_facts_did_not_use), T(a_restart_waits_before_it_doubts_or_closes),
 		T(the_operators_time_books_what_is_in_doubt), T(a_month_ends_in_its_zone), T(clocks_jump), T(a_window_rolls), T(periods_that_are_over_are_tidied),
-		T(what_is_no_budget_is_refused), T(killed_at_every_write),
+		T(what_is_no_budget_is_refused), T(killed_at_every_write), T(a_correction_adjusts_each_budget_once),
+		T(a_correction_that_comes_first_waits_for_its_fact), T(the_ledgers_price_counts_and_the_lease_counts_the_gateways),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,7 +48,7 @@ struct facts_case {
 	struct fact *start, *final, *corrections;
 };
 
-struct finished { const struct dim *dim; const Corral__UsageEvent *event; };
+struct finished { const struct dim *dim; const Corral__UsageEvent *event; int64_t told_microusd; };
 
 /* A row to be added; 'order' is the first half of its id. */
 struct fresh { uint64_t order; struct ledger_row row; };
@@ -64,6 +64,8 @@ struct work {
 	size_t table_cap;
 	struct finished *finished;
 	size_t n_finished;
+	struct ledger_booking *changes;
+	size_t n_changes;
 	struct fresh *fresh;          /* added together at the end; NULL = row by row */
 	struct ledger_row *closed;    /* the same of rows that were open */
 	size_t n_fresh, n_closed;
@@ -135,7 +137,7 @@ void ledger_watch(struct ledger *l, struct ledger_watch w)
 	for (size_t i = 0; i < l->n_watches; i++)
 		if (l->watches[i].arg != w.arg)
 			l->watches[kept++] = l->watches[i];
-	if (w.on_finished && kept < LEDGER_WATCHES)
+	if ((w.on_finished || w.on_booked) && kept < LEDGER_WATCHES)
 		l->watches[kept++] = w;
 	l->n_watches = kept;
 }
@@ -164,15 +166,35 @@ static void forget_all(struct ledger *l)
 			l->watches[i].undone(l->watches[i].arg);
 }
 
+static bool tell_finished(struct work *w, const struct ledger_watch *watch)
+{
+	for (size_t i = 0; i < w->n_finished; i++)
+		if (!watch->on_finished(watch->arg, w->finished[i].dim, w->finished[i].event, w->l->mem, w->why))
+			return false;
+	return watch->on_finished(watch->arg, NULL, NULL, w->l->mem, w->why);
+}
+
+static bool tell_booked(struct work *w, const struct ledger_watch *watch)
+{
+	for (size_t i = 0; i < w->n_finished; i++) {
+		const Corral__UsageEvent *e = w->finished[i].event;
+		struct ledger_booking b = { e, true, w->finished[i].told_microusd, (int64_t)(e->prompt_tokens + e->completion_tokens), e->cost_microusd };
+
+		if (!watch->on_booked(watch->arg, &b, w->l->mem, w->why))
+			return false;
+	}
+	for (size_t i = 0; i < w->n_changes; i++)
+		if (!watch->on_booked(watch->arg, &w->changes[i], w->l->mem, w->why))
+			return false;
+	return watch->on_booked(watch->arg, NULL, w->l->mem, w->why);
+}
+
 static bool watch_tell(struct work *w)
 {
 	for (size_t k = 0; k < w->l->n_watches; k++) {
 		const struct ledger_watch *watch = &w->l->watches[k];
 
-		for (size_t i = 0; i < w->n_finished; i++)
-			if (!watch->on_finished(watch->arg, w->finished[i].dim, w->finished[i].event, w->l->mem, w->why))
-				return false;
-		if (!watch->on_finished(watch->arg, NULL, NULL, w->l->mem, w->why))
+		if ((watch->on_finished && !tell_finished(w, watch)) || (watch->on_booked && !tell_booked(w, watch)))
 			return false;
 	}
 	return true;
@@ -412,6 +434,7 @@ static bool facts_sort(struct work *w)
 	w->table = arena_array(mem, uint32_t, w->table_cap);
 	w->cases = arena_alloc(mem, (b->n + 1) * sizeof(*w->cases));
 	w->finished = arena_alloc(mem, (b->n + 1) * sizeof(*w->finished));
+	w->changes = arena_alloc(mem, (2 * b->n + 1) * sizeof(*w->changes));
 	for (size_t i = 0; i < b->n; i++) {
 		struct fact *f = arena_alloc(mem, sizeof(*f));
 		const char *flaw;
@@ -525,7 +548,7 @@ static bool row_dim(struct work *w, struct ledger_row *r, const Corral__UsageEve
 		return false;
 	r->dim = dim->id;
 	if (r->state & ROW_FINISHED)
-		w->finished[w->n_finished++] = (struct finished){ dim, e };
+		w->finished[w->n_finished++] = (struct finished){ dim, e, e->cost_microusd };
 	return true;
 }
 
@@ -572,6 +595,7 @@ static int64_t row_cost(struct work *w, const struct ledger_row *r, const Corral
 static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *final, const struct fact *start)
 {
 	Corral__UsageEvent *e = final->event;
+	int64_t told_microusd = e->cost_microusd;
 
 	r->event = start && start->event && final_fill(e, start->event) ? event_pack(w->l->mem, e, start->bytes.n + final->bytes.n) : final->bytes;
 	r->state |= ROW_FINISHED;
@@ -586,7 +610,10 @@ static bool row_finish(struct work *w, struct ledger_row *r, const struct fact *
 	r->energy_mj = e->energy_mj;
 	r->cached = e->cached;
 	r->final_seq = e->seq;
-	return row_dim(w, r, e);
+	if (!row_dim(w, r, e))
+		return false;
+	w->finished[w->n_finished - 1].told_microusd = told_microusd;
+	return true;
 }
 
 /* --- corrections --- */
@@ -598,6 +625,23 @@ static void row_correct(struct ledger_row *r, int64_t prompt, int64_t completion
 	r->cost_microusd += cost;
 	r->gpu_us += gpu_us;
 	r->energy_mj += energy_mj;
+}
+
+static Corral__UsageEvent *row_event(struct work *w, const struct ledger_row *r)
+{
+	return event_read(w->l->mem, r->event);
+}
+
+/* A finished row is not what it was. At most twice in a case: by corrections, and by a late START. */
+static void note_change(struct work *w, const struct ledger_row *old, const struct ledger_row *now)
+{
+	struct ledger_booking b = { .tokens = now->prompt_tokens + now->completion_tokens - old->prompt_tokens - old->completion_tokens,
+				    .microusd = now->cost_microusd - old->cost_microusd };
+
+	if (b.tokens || b.microusd) {
+		b.event = row_event(w, now);
+		w->changes[w->n_changes++] = b;
+	}
 }
 
 struct waiting { struct ledger_row *row; int64_t n; };
@@ -616,11 +660,13 @@ static bool row_take_waiting(struct work *w, struct ledger_row *r)
 {
 	struct db_value p[] = { DB_B(str_n((const char *)r->request_id, 16)), DB_I(r->attempt) };
 	struct waiting x = { r, 0 };
+	struct ledger_row old = *r;
 
 	if (w->corrections_waiting == 0)
 		return true;
 	if (!db_run(w->l->db, L_CORRECTIONS_WAITING, p, 2, waiting_take, &x, NULL, w->why))
 		return false;
+	note_change(w, &old, r);
 	w->corrections_waiting -= x.n;
 	return x.n == 0 || db_run(w->l->db, L_CORRECTION_APPLIED, p, 2, NULL, NULL, NULL, w->why);
 }
@@ -665,11 +711,6 @@ static bool row_read(struct work *w, const struct facts_case *c, struct slow *s)
 	return db_run(w->l->db, L_ROW_GET, p, 2, slow_take, s, NULL, w->why);
 }
 
-static Corral__UsageEvent *row_event(struct work *w, const struct ledger_row *r)
-{
-	return event_read(w->l->mem, r->event);
-}
-
 static bool slow_finish(struct work *w, struct ledger_row *r, const struct fact *final)
 {
 	struct fact start = { .bytes = r->event };
@@ -684,6 +725,7 @@ static bool slow_finish(struct work *w, struct ledger_row *r, const struct fact 
 static bool slow_start(struct work *w, struct ledger_row *r, const struct fact *start)
 {
 	struct fact final = { .event = row_event(w, r), .bytes = r->event };
+	struct ledger_row old = *r;
 	int64_t cost = final.event ? row_cost(w, r, final.event) : 0;
 
 	w->counts.starts++;
@@ -696,6 +738,8 @@ static bool slow_start(struct work *w, struct ledger_row *r, const struct fact *
 		w->n_finished--;      /* it was told when the FINAL came */
 	}
 	r->cost_microusd += final.event ? row_cost(w, r, final.event) - cost : 0;
+	if (final.event)
+		note_change(w, &old, r);
 	return true;
 }
 

@@ -87,10 +87,19 @@ const struct dim *ledger_dim(struct ledger *, int64_t id, struct why *);      /*
 
 /* Called for each attempt that finishes, after its batch is committed; for the speeds. */
 void ledger_on_finished(struct ledger *, void (*fn)(void *, const struct dim *, const Corral__UsageEvent *), void *arg);
+/* What a batch books of one attempt. */
+struct ledger_booking {
+	const Corral__UsageEvent *event;      /* its FINAL, whole */
+	bool finished;                /* in this batch; else it was, and a correction changes it, or a START that came late */
+	int64_t told_microusd;        /* finished: what its FINAL said that it cost; what is booked may differ by a price that its writer did not know */
+	int64_t tokens, microusd;     /* booked; of a change: by how much, below 0 too */
+};
+
 /* Called inside a batch's transaction, before its commit, with each attempt that finishes in it and then once with NULL; false with *why undoes the
- * batch. 'undone' (with neither) is told when it is undone all the same. For the budgets. */
+ * batch. on_booked is called with the changes too. 'undone' (with neither) is told when it is undone all the same. Either of the first may be NULL. */
 struct ledger_watch {
 	bool (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *, struct arena *, struct why *);
+	bool (*on_booked)(void *, const struct ledger_booking *, struct arena *, struct why *);
 	void (*undone)(void *);
 	void *arg;
 };

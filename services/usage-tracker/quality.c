@@ -189,7 +189,7 @@ struct quality *quality_new(struct ledger *l)
 
 	q->l = l;
 	q->db = ledger_db(l);
-	ledger_watch(l, (struct ledger_watch){ finished, undone, q });
+	ledger_watch(l, (struct ledger_watch){ .on_finished = finished, .undone = undone, .arg = q });
 	return q;
 }
 

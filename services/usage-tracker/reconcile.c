@@ -92,7 +92,7 @@ struct reconcile *reconcile_new(struct ledger *l)
 	r->l = l;
 	r->db = ledger_db(l);
 	r->hour = -1;
-	ledger_watch(l, (struct ledger_watch){ finished, undone, r });
+	ledger_watch(l, (struct ledger_watch){ .on_finished = finished, .undone = undone, .arg = r });
 	return r;
 }
 

@@ -44,6 +44,7 @@ def totals(corral):
 
 def test_a_price_counts_from_its_time_on(place, model):          # noqa: F811
     corral = place()
+    assert corral.get("/budgets", body={"scope": "tenant:default", "period": "rolling:30d", "microusd": 10 ** 12}, method="PUT")[0] == 200
     ask(corral)
     assert totals(corral)["cost_microusd"] == 0
     assert put(corral, model="m", input_microusd=1_000_000_000, output_microusd=0)[0] == 201
@@ -68,6 +69,7 @@ def test_a_price_counts_from_its_time_on(place, model):          # noqa: F811
     status, _, said = corral.post("/prices/reprice", {"from": start, "to": day})
     assert (status, said["attempts"], said["changed"], said["before_microusd"], said["after_microusd"]) == (200, 1, 1, 0, tokens * 2000), said
     assert totals(corral)["cost_microusd"] == tokens * 9000
+    assert corral.get("/budgets")[2]["rows"][0]["used_microusd"] == tokens * 9000        # what is spent of it follows, to the micro-dollar
 
 
 def known(corral, n):
