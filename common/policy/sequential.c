@@ -88,12 +88,13 @@ void sequential_difference(struct difference *ret, const struct sequential *s, e
  * function. */
 static double bound_one_sided(double x, double alpha)
 {
-	double k = -log(2 * alpha) + log1p(x) / 2, u = sqrt(2 * (k + log(2)));
+	double k = -log(2 * alpha) + log1p(x) / 2, u = sqrt(2 * (k + log(2))), step = 1;
 
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < 8 && step > 1e-9; i++) {
 		double phi = erfc(-u * sqrt(0.5)) / 2, density = exp(-u * u / 2) * 0.3989422804014327;
 
-		u -= (u * u / 2 + log(phi) - k) / (u + density / phi);
+		step = (u * u / 2 + log(phi) - k) / (u + density / phi);
+		u -= step;
 	}
 	return u * sqrt((1 + x) / x);
 }

@@ -27,7 +27,7 @@ static int sure_of(const struct trial *t, int runs, uint64_t *units)
 	return sure;
 }
 
-/* At most 5 % of 400 are false alarms: 20, and 45 with five standard deviations of chance. Without correction for looking there are some 150. */
+/* At most 5 % of 400 are false alarms: 20, and 45 with five standard deviations of chance. Without correction for looking there are some 140. */
 static void equal_arms_are_rarely_called_different(void **state)
 {
 	static const struct trial trials[] = {

@@ -189,6 +189,19 @@ static void a_thousand_million_outcomes_are_no_trouble(void **state)
 	near(log(sequential_split((uint64_t[]){ 500000000, 500000000 }, (double[]){ 1, 1 }, 2)), -7.71, 0.01);
 }
 
+/* 90 successes in a row are no news of a rate of .95, however small their own spread is. */
+static void a_few_that_are_alike_prove_nothing(void **state)
+{
+	const struct sequential s = sequential_default();
+	const struct tally arm = rate(90, 90), champion = rate(760, 800), worse = rate(640, 800);
+	struct difference d;
+
+	sequential_difference(&d, &s, METRIC_SUCCESS, &arm, &champion);
+	assert_true(d.known && !d.sure);
+	sequential_difference(&d, &s, METRIC_SUCCESS, &arm, &worse);
+	assert_true(d.sure);
+}
+
 static void what_is_left_fits_what_comes(void **state)
 {
 	const struct sequential s = sequential_default();
@@ -277,6 +290,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_said_of_few),
 		cmocka_unit_test(equal_outcomes_are_no_trouble),
 		cmocka_unit_test(a_thousand_million_outcomes_are_no_trouble),
+		cmocka_unit_test(a_few_that_are_alike_prove_nothing),
 		cmocka_unit_test(what_is_left_fits_what_comes),
 		cmocka_unit_test(sizes_are_those_of_the_textbook),
 		cmocka_unit_test(a_wrong_split_is_seen),
