@@ -87,6 +87,7 @@ $(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c $(GEN_H)
 
 $(BUILD)/obj/services/model-registry/strengths.o: services/model-registry/families.tsv
 $(BUILD)/obj/services/hardware-probe/catalogue.o: services/hardware-probe/catalogue.tsv
+$(BUILD)/obj/services/cloud-fallback/catalogue.o: services/cloud-fallback/catalogue.tsv
 
 # where Debian has libpq-fe.h
 $(BUILD)/obj/common/store/db_postgres.o $(BUILD)/obj-fuzz/common/store/db_postgres.o: CPPFLAGS += -isystem /usr/include/postgresql

@@ -177,6 +177,7 @@ static void name_caller(struct gateway *g, const char *request_id)
 	rpc_asked_for(g->selector, request_id);
 	rpc_asked_for(g->ledger, request_id);
 	rpc_asked_for(g->hardware, request_id);
+	rpc_asked_for(g->cloud, request_id);
 	rpc_asked_for(g->door->access, request_id);
 }
 

@@ -102,7 +102,7 @@ struct gateway {
 	struct snapshot_id models_id, policy_id;
 	struct buf models_bytes, policy_bytes;
 	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
-	struct rpc_client *registry, *selector, *ledger, *hardware;
+	struct rpc_client *registry, *selector, *ledger, *hardware, *cloud;
 	struct door *door;            /* keys, and who needs none */
 	struct trail *trail;          /* audit entries and uses of keys on their way */
 	struct budget_share *budget_share;      /* what is lent to us of budgets */

@@ -317,6 +317,7 @@ static inline int house_open(void **state)
 	h.gw.selector = rpc_client_new(h.loop, "inproc://gateway-test-selector");
 	h.gw.ledger = rpc_client_new(h.loop, "inproc://gateway-test-ledger");
 	h.gw.hardware = rpc_client_new(h.loop, "inproc://gateway-test-hardware");
+	h.gw.cloud = rpc_client_new(h.loop, "inproc://gateway-test-cloud");
 	h.keyless.access = rpc_client_new(h.loop, "inproc://gateway-test-access");
 	h.backend = http_server_new(h.loop, ":0", &plays, NULL, &why);
 	assert_non_null(h.backend);
@@ -340,7 +341,7 @@ static inline void reply_free(struct reply *to)
 
 static inline int house_close(void **state)
 {
-	struct rpc_client *peers[] = { h.gw.registry, h.gw.selector, h.gw.ledger, h.gw.hardware, h.keyless.access };
+	struct rpc_client *peers[] = { h.gw.registry, h.gw.selector, h.gw.ledger, h.gw.hardware, h.gw.cloud, h.keyless.access };
 
 	reply_free(&reply);
 	http_pool_free(h.door);

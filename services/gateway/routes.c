@@ -97,6 +97,7 @@ const struct route gateway_routes[] = {
 	{ "GET", "/audit/verify", "audit.read", "Whether the chain of the audit log is whole.", LLM_NATIVE, LLM_CHAT, ONE(stage_audit_verify) },
 	{ "GET", "/backends", "backends.read", "Backends with state, slots and load.", LLM_NATIVE, LLM_CHAT, ONE(stage_backends) },
 	{ "GET", "/hardware", "hardware.read", "What this machine has, and which models to begin with.", LLM_NATIVE, LLM_CHAT, ONE(stage_hardware) },
+	{ "GET", "/providers", "providers.read", "Providers in the cloud: state, why, what is left to spend, models and prices.", LLM_NATIVE, LLM_CHAT, ONE(stage_providers) },
 	{ "GET", "/health", "health", "One word about all of it, and each backend's state.", LLM_NATIVE, LLM_CHAT, ONE(stage_health) },
 	{ 0 },
 };

@@ -363,6 +363,7 @@ static bool start(struct svc *s, struct why *why)
 	g->selector = svc_peer(s, "selector");
 	g->ledger = svc_peer(s, "usage-tracker");
 	g->hardware = svc_peer(s, "hardware-probe");
+	g->cloud = svc_peer(s, "cloud-fallback");
 	g->n_workers = worker_count(g->cfg);
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");

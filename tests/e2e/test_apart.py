@@ -67,7 +67,7 @@ def test_any_order_and_nobody_waits(apart):
     assert ask(place)[0] == 200, others
 
 
-@pytest.mark.parametrize("gone", [name for name in SERVICES if name not in ("gateway", "hardware-probe")])
+@pytest.mark.parametrize("gone", [name for name in SERVICES if name not in ("gateway", "hardware-probe", "cloud-fallback")])
 def test_what_is_missing_is_named_and_found_again(apart, gone):
     place = apart()
     place.start()

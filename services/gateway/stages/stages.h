@@ -35,7 +35,7 @@ struct str param_name(struct req *);
 /* asked of other services */
 extern const struct stage stage_feedback;
 extern const struct stage stage_prices, stage_price_put, stage_reprice, stage_savings, stage_quality;
-extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware;
+extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware, stage_providers;
 extern const struct stage stage_key_create, stage_key_rotate, stage_key_limit, stage_key_revoke, stage_keys, stage_tenant_put, stage_tenant_delete, stage_tenants,
 	stage_audit, stage_audit_verify;
 #endif

@@ -1,0 +1,119 @@
+/* cloud.h - what the files of cloud-fallback share.
+ *
+ * Nouns: a provider is one account with somebody who serves models, with its keys, its breaker and its slots; an errand is one request of a
+ * gateway on its way there (errand.c). front.c is where gateways come in, spend.c hears from the usage-tracker whether a provider may be used,
+ * health.c looks at RunPod's workers, active.c keeps the active model, service.c publishes what is known. One loop thread owns everything. */
+#ifndef CORRAL_CLOUD_FALLBACK_CLOUD_H
+#define CORRAL_CLOUD_FALLBACK_CLOUD_H
+#include "common/base/list.h"
+#include "common/io/http_server.h"
+#include "common/io/https_out.h"
+#include "common/policy/breaker.h"
+#include "common/store/db.h"
+#include "common/svc/svc.h"
+#include "providers.pb-c.h"
+#include "services/cloud-fallback/catalogue.h"
+#include "services/cloud-fallback/keys.h"
+#include "services/cloud-fallback/settings.h"
+
+enum { TOKEN_BYTES = 24, WORDS = 400 };
+
+enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_COUNT };
+
+struct cloud;
+
+/* What the usage-tracker said last. */
+struct spending {
+	bool heard, may;
+	char why[WORDS];
+	int64_t until_us;             /* wall clock; 0 = nobody knows */
+	int64_t left_tokens, left_microusd;   /* -1 = not limited */
+};
+
+/* RunPod: are there workers, and what does a request wait while there is none? */
+struct workers {
+	struct https_fetch *asking;
+	int64_t asked_us;
+	bool known;
+	unsigned up;                  /* idle and running */
+	int64_t cold_start_us;        /* measured; 0 = not yet */
+};
+
+struct provider {
+	struct cloud *cloud;
+	const struct provider_setting *set;
+	struct keyring keys;
+	struct breaker breaker;
+	struct spending spend;
+	struct workers workers;
+	uint32_t active;
+	Corral__ProviderState told;   /* said last in the log */
+	char told_why[WORDS];
+};
+
+struct cloud {
+	struct svc *svc;
+	struct loop *loop;
+	const struct cloud_config *cfg;
+	struct arena *mem;            /* of the settings and the catalogue */
+	const struct catalogue *catalogue;
+	struct provider *providers;
+	size_t n;
+	struct https_out *out;
+	struct http_server *front;
+	const char *endpoint;
+	char token[2 * TOKEN_BYTES + 1];
+	const char *asked_token;      /* the one in force */
+	struct list errands;
+	struct active *active;
+	struct spend *spend;
+	struct snapshot_pub *pub;
+	struct buf published;
+	Corral__Providers_Service rpc;
+	struct loop_timer tick;
+	bool draining;
+};
+
+/* provider.c: how a provider is. */
+struct standing {
+	Corral__ProviderState state;
+	char why[WORDS];
+	int64_t ready_at_ms;          /* wall clock; 0 = unknown */
+};
+void provider_standing(const struct provider *, struct standing *ret);
+struct provider *cloud_provider(struct cloud *, struct str name);
+struct breaker_opts cloud_breaker_opts(const struct cloud *);
+/* The model of a provider; NULL = it has no such. */
+const char *provider_model(const struct provider *, struct str model);
+/* What a request would wait for a worker, in ms; 0 = nothing, or it is no such provider. */
+int64_t provider_cold_ms(const struct provider *);
+void cloud_fill(struct cloud *, struct arena *, Corral__Provider ***ret, size_t *ret_n);  /* for the snapshot and for lists */
+void cloud_changed(struct cloud *);           /* service.c: publishes when something that is told has changed, and says it in the log */
+
+/* front.c */
+bool front_open(struct cloud *, struct why *);
+void front_close(struct cloud *);
+
+/* errand.c: answers x, now or later. */
+void errand_begin(struct cloud *, struct http_xchg *x);
+void errands_drop(struct cloud *);
+/* status 0: that of the code. */
+void front_refuse(struct http_xchg *, const struct why *, int status, int64_t retry_ms);
+
+/* spend.c */
+struct spend *spend_new(struct cloud *);
+void spend_free(struct spend *);
+
+/* health.c */
+void workers_look(struct provider *);
+void workers_stop(struct provider *);
+void workers_began(struct provider *, int64_t waited_us, bool was_cold);
+
+/* active.c: the active model, in a database. */
+extern const struct db_migration cloud_migrations[];
+struct active *active_open(struct cloud *, struct why *);
+void active_close(struct active *);
+void active_get(struct active *, struct arena *, Corral__ActiveModel *ret);       /* as last read */
+enum err active_set(struct active *, const Corral__SetActiveModelRequest *, struct why *);
+bool active_look(struct active *);            /* reads it again: another may have set it. True when it is another now */
+#endif

@@ -1,0 +1,574 @@
+/* errand.c - one request of a gateway on its way to a provider: admitted, sent with one of the provider's keys, its answer relayed.
+ *
+ *   admit ──▶ send ──▶ head ──▶ data… ──▶ end
+ *               ▲        │
+ *               └────────┘ a key that is refused, spent or told to wait: another one, as long as nothing was said to the gateway
+ *
+ * Whatever way it ends, once: the slot is free, the breaker and the key know, the gateway has an OpenAI answer or error. See cloud.h. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/data/json_write.h"
+#include "common/data/secret.h"
+#include "common/llm/exchange.h"
+#include "services/cloud-fallback/cloud.h"
+
+enum { HEADERS_MOST = 6, BUSY_RETRY_MS = 1000, ID_MOST = 100 };
+
+struct errand {
+	struct list link;
+	struct cloud *cloud;
+	struct provider *provider;
+	struct http_xchg *x;          /* NULL: the gateway has its answer, or has left */
+	struct arena *mem;
+	struct llm_in in;
+	struct llm_target target;
+	struct llm_plan plan;
+	struct llm_relay *relay;
+	struct https_call *call;
+	struct buf out;
+	const char *url, *model;
+	char tried[KEY_TRIES][KEY_ID];
+	unsigned n_tried;
+	uint32_t probe;
+	int64_t sent_us, until_us;    /* loop clock; until: no request goes on after it */
+	int64_t retry_ms;             /* what the provider said last */
+	int status;                   /* of the answer's head; 0 = there is none */
+	bool cold, began;             /* a byte of an answer came */
+	bool over;                    /* the gateway has its whole answer; the rest of the provider's is awaited, so that the connection can be used again */
+	struct loop_timer again;
+	struct str request_id, trace;
+};
+
+static void go_on(struct http_xchg *);
+
+/* --- the end --- */
+
+static void count(const struct errand *e, const char *outcome)
+{
+	series_inc(metrics_series(svc_metrics(e->cloud->svc), M_REQUESTS, e->provider->set->name, outcome));
+}
+
+static void free_errand(struct errand *e)
+{
+	struct provider *p = e->provider;
+
+	list_del(&e->link);
+	p->active--;
+	series_set(metrics_series(svc_metrics(e->cloud->svc), M_ACTIVE, p->set->name), p->active);
+	if (e->call)
+		https_call_cancel(e->call);
+	loop_timer_del(&e->again);
+	buf_free(&e->out);
+	arena_free(e->mem);
+	free(e);
+}
+
+/* Nothing of the provider's sentence may show the key. */
+static void hide_key(const struct errand *e, struct why *why)
+{
+	const struct provider_key *k = e->n_tried ? keyring_find(&e->provider->keys, e->tried[e->n_tried - 1]) : NULL;
+	const char *at = k ? strstr(why->text, k->text) : NULL;
+
+	if (at)
+		snprintf(why->text, sizeof(why->text), "%s answered with a sentence that held its key", e->provider->set->name);
+}
+
+static void fail(struct errand *e, struct why *why)
+{
+	hide_key(e, why);
+	count(e, err_name(why->code));
+	if (why->code != ERR_CLIENT_GONE && err_status(why->code) >= 429)
+		LOG_WARN("a request to a provider failed", LOG_S("provider", e->provider->set->name), LOG_S("model", e->model), LOG_S("code", err_name(why->code)),
+			 LOG_S("error", why->text), LOG_STR("request_id", e->request_id));
+	if (e->x && http_reply_started(e->x)) {
+		buf_clear(&e->out);
+		llm_relay_break(e->relay, why, &e->out);
+		http_reply_data(e->x, buf_as_str(&e->out));
+		http_reply_end(e->x);
+	} else if (e->x) {
+		front_refuse(e->x, why, why->code == ERR_BACKEND_REFUSED && e->relay ? llm_relay_refused_status(e->relay) : 0, e->retry_ms);
+	}
+	e->x = NULL;
+	cloud_changed(e->cloud);
+	free_errand(e);
+}
+
+static void give_probe_back(struct errand *e)
+{
+	breaker_neutral(&e->provider->breaker, e->probe);
+	e->probe = 0;
+}
+
+static void on_gone(struct http_xchg *x, const char *text)
+{
+	struct errand *e = x->user;
+	struct why why;
+
+	e->x = NULL;
+	give_probe_back(e);
+	err_set(&why, ERR_CLIENT_GONE, "the gateway left: %s", text);
+	fail(e, &why);
+}
+
+static void tokens(const struct errand *e, const char *kind, const struct llm_usage *u, uint64_t n)
+{
+	series_add(metrics_series(svc_metrics(e->cloud->svc), M_TOKENS, e->provider->set->name, kind, u->reported ? "reported" : "estimated"), (double)n);
+}
+
+static void good_end(struct errand *e)
+{
+	struct provider_key *k = keyring_find(&e->provider->keys, e->tried[e->n_tried - 1]);
+	const struct llm_usage *u = llm_relay_usage(e->relay);
+
+	tokens(e, "prompt", u, u->prompt_tokens);
+	tokens(e, "completion", u, u->completion_tokens);
+	if (k)
+		key_is_good(k);
+	(void)breaker_success(&e->provider->breaker, mono_us(), e->probe);
+	e->probe = 0;
+	count(e, "ok");
+	cloud_changed(e->cloud);
+}
+
+/* --- what a failure means --- */
+
+static void failure_of_provider(struct errand *e, bool refused, const struct why *why)
+{
+	struct breaker_opts o = cloud_breaker_opts(e->cloud);
+
+	if (breaker_failure(&e->provider->breaker, &o, mono_us(), refused, err_name(why->code), e->probe))
+		LOG_WARN("the breaker of a provider opened", LOG_S("provider", e->provider->set->name), LOG_S("error", why->text));
+	e->probe = 0;
+}
+
+enum blame { BLAME_PROVIDER, BLAME_KEY, BLAME_REQUEST };
+
+static bool body_says(const struct errand *e, const char *word) { return str_find(llm_relay_upstream_body(e->relay), str_of(word)) != NULL; }
+
+static enum key_state key_verdict(const struct errand *e, int status)
+{
+	if (status == 402 || (status == 429 && body_says(e, "insufficient_quota")))
+		return KEY_NO_CREDIT;
+	if (status == 429)
+		return KEY_RESTS;
+	/* OpenRouter says by 403 that a prompt was refused; Gemini by 400 that a key is none */
+	if (status == 401 || (status == 403 && e->provider->set->kind != KIND_OPENROUTER) || (status == 400 && body_says(e, "API_KEY_INVALID")))
+		return KEY_REFUSED;
+	return KEY_GOOD;
+}
+
+static void word_key(const struct errand *e, enum key_state v, int status, struct why *why)
+{
+	const char *name = e->provider->set->name;
+
+	if (v == KEY_REFUSED)
+		err_set(why, ERR_UNAVAILABLE, "%s refuses its key (%d); it is tried again later, and at once with another key", name, status);
+	else if (v == KEY_NO_CREDIT)
+		err_set(why, ERR_UNAVAILABLE, "%s says that its account has no credit left (%d)", name, status);
+	else
+		err_set(why, ERR_RATE_LIMITED, "%s asked to be left alone for a while (429)", name);
+}
+
+static enum blame judge(struct errand *e, int status, struct why *why)
+{
+	enum key_state v = key_verdict(e, status);
+	struct provider_key *k = keyring_find(&e->provider->keys, e->tried[e->n_tried - 1]);
+	int64_t now_us = mono_us();
+
+	if (v == KEY_GOOD)
+		return why->code == ERR_BACKEND_FAILED || why->code == ERR_UNAVAILABLE || why->code == ERR_DEADLINE ? BLAME_PROVIDER : BLAME_REQUEST;
+	if (k && v == KEY_RESTS)
+		key_rest(k, v, now_us, e->retry_ms * 1000);
+	else if (k)
+		key_rest(k, v, now_us, e->cloud->cfg->cloud_recheck * 1000);
+	if (k)
+		e->retry_ms = (k->until_us - now_us) / 1000;
+	LOG_WARN("a key of a provider rests", LOG_S("provider", e->provider->set->name), LOG_S("key", k ? k->id : "gone"), LOG_I("status", status),
+		 LOG_I("retry_after_ms", e->retry_ms));
+	word_key(e, v, status, why);
+	return BLAME_KEY;
+}
+
+static bool another_key(const struct errand *e)
+{
+	if (e->n_tried == KEY_TRIES || !e->x || http_reply_started(e->x) || loop_now_us(e->cloud->loop) >= e->until_us)
+		return false;
+	for (size_t i = 0; i < e->provider->keys.n; i++)
+		if (key_usable(&e->provider->keys.keys[i], mono_us()) && !key_is_among(e->tried, e->n_tried, e->provider->keys.keys[i].id))
+			return true;
+	return false;
+}
+
+static void send_again(struct loop_timer *);
+
+/* "the backend answered 500: …" is said by name: to a gateway we are the backend. */
+static void name_it(const struct errand *e, struct why *why)
+{
+	const struct str us = STR("the backend ");
+	char text[sizeof(why->text)];
+
+	if (!str_starts(str_of(why->text), us))
+		return;
+	snprintf(text, sizeof(text), "%s %s", e->provider->set->name, why->text + us.n);
+	memcpy(why->text, text, sizeof(text));
+}
+
+/* An attempt failed, with an answer or without one (status 0). 'refused': no connection was made. */
+static void failed(struct errand *e, bool refused, struct why *why)
+{
+	enum blame b = judge(e, e->status, why);
+
+	name_it(e, why);
+	if (e->call)
+		https_call_cancel(e->call);
+	e->call = NULL;
+	if (b == BLAME_KEY && another_key(e)) {
+		series_inc(metrics_series(svc_metrics(e->cloud->svc), M_RETRIES, e->provider->set->name));
+		loop_timer_set(e->cloud->loop, &e->again, 0, send_again);     /* libcurl may be what called */
+		return;
+	}
+	if (b == BLAME_PROVIDER)
+		failure_of_provider(e, refused, why);
+	else
+		give_probe_back(e);
+	fail(e, why);
+}
+
+/* --- the answer --- */
+
+/* "2", "1.5" in seconds; "retry-after-ms"; a date of HTTP. 0 = not said. */
+static int64_t retry_after_ms(const struct http_head *h)
+{
+	const struct http_header *ms = http_find(h, "retry-after-ms"), *s = http_find(h, "retry-after");
+	struct tm tm = { 0 };
+	char date[60];
+	int64_t wait;
+	double n;
+
+	if (ms && str_double(ms->value, &n) && n > 0 && n < 1e9)
+		return (int64_t)n;
+	if (!s)
+		return 0;
+	if (str_double(s->value, &n))
+		return n > 0 && n < 1e6 ? (int64_t)(n * 1000) : 0;
+	if (!str_copy(date, sizeof(date), s->value) || !strptime(date, "%a, %d %b %Y %H:%M:%S GMT", &tm))
+		return 0;
+	wait = (int64_t)timegm(&tm) * 1000 - wall_us() / 1000;
+	return wait > 0 ? wait : 0;
+}
+
+static void c_head(struct https_call *c, const struct http_head *h, void *arg)
+{
+	struct errand *e = arg;
+	struct why why = { 0 };
+	int64_t waited_us = loop_now_us(e->cloud->loop) - e->sent_us;
+
+	e->status = h->status;
+	e->began = true;
+	e->retry_ms = h->status == 429 || h->status == 503 ? retry_after_ms(h) : 0;
+	if (h->status < 400)
+		series_observe(metrics_series(svc_metrics(e->cloud->svc), M_FIRST_BYTE, e->provider->set->name), (double)waited_us / 1e6);
+	if (h->status < 400)
+		workers_began(e->provider, waited_us, e->cold);
+	if (llm_relay_head(e->relay, h, &why) == LLM_FAILED)
+		failed(e, false, &why);
+}
+
+static void write_some(struct errand *e)
+{
+	struct buf head = { 0 };
+
+	if (!e->out.n || !e->x)
+		return;
+	if (!http_reply_started(e->x)) {
+		buf_printf(&head, "Content-Type: %s\r\nCache-Control: no-store\r\n", llm_relay_content_type(e->relay));
+		http_reply_start(e->x, 200, buf_as_str(&head), -1);
+		buf_free(&head);
+	}
+	http_reply_data(e->x, buf_as_str(&e->out));
+	buf_clear(&e->out);
+	if (http_reply_full(e->x) && e->call)
+		https_call_pause(e->call);
+}
+
+/* The provider said all of it. */
+static void complete(struct errand *e)
+{
+	struct why why = { 0 };
+	bool stream = e->in.stream;
+
+	if (llm_relay_end(e->relay, &(struct llm_extra){ 0 }, &e->out, &why) != LLM_DONE) {
+		failed(e, false, &why);
+		return;
+	}
+	good_end(e);
+	if (stream) {
+		write_some(e);
+		if (e->x)
+			http_reply_end(e->x);
+	} else if (e->x) {
+		http_reply(e->x, 200, STR("Content-Type: application/json\r\nCache-Control: no-store\r\n"), buf_as_str(&e->out));
+	}
+	e->x = NULL;
+	e->over = true;
+	if (!e->call)
+		free_errand(e);
+}
+
+static void c_data(struct https_call *c, struct str data, void *arg)
+{
+	struct errand *e = arg;
+	struct why why = { 0 };
+	enum llm_step step;
+
+	if (e->over)
+		return;
+	step = llm_relay_data(e->relay, data, &e->out, &why);
+	write_some(e);
+	if (step == LLM_DONE)
+		complete(e);
+	else if (step == LLM_FAILED)
+		failed(e, false, &why);
+}
+
+static void c_end(struct https_call *c, void *arg)
+{
+	struct errand *e = arg;
+
+	e->call = NULL;
+	if (e->over)
+		free_errand(e);
+	else
+		complete(e);
+}
+
+static void c_error(struct https_call *c, enum https_error error, const char *text, void *arg)
+{
+	struct errand *e = arg;
+	const char *name = e->provider->set->name;
+	struct why why;
+
+	e->call = NULL;
+	if (e->over) {
+		free_errand(e);
+		return;
+	}
+	switch (error) {
+	case HTTPS_REFUSED:
+	case HTTPS_UNTRUSTED:
+	case HTTPS_CONNECT_TIMEOUT:
+		err_set(&why, ERR_UNAVAILABLE, "%s cannot be reached: %s", name, text);
+		break;
+	case HTTPS_FIRST_BYTE_TIMEOUT:
+		err_set(&why, ERR_DEADLINE, "%s did not begin an answer in time", name);
+		break;
+	case HTTPS_DEADLINE:
+		err_set(&why, ERR_DEADLINE, "the time of the request ran out while %s answered", name);
+		break;
+	case HTTPS_CANCELLED:
+		err_set(&why, ERR_UNAVAILABLE, "cloud-fallback is shutting down");
+		break;
+	default:
+		err_set(&why, ERR_BACKEND_FAILED, "%s broke off its answer: %s", name, text);
+	}
+	e->status = 0;
+	if (error == HTTPS_DEADLINE || error == HTTPS_CANCELLED) {
+		give_probe_back(e);           /* that says nothing about the provider */
+		fail(e, &why);
+	} else {
+		failed(e, error <= HTTPS_UNTRUSTED, &why);
+	}
+}
+
+static void go_on(struct http_xchg *x)
+{
+	struct errand *e = x->user;
+
+	if (e->call)
+		https_call_resume(e->call);
+}
+
+/* --- sending --- */
+
+static struct str header(struct errand *e, const char *name, struct str value)
+{
+	return value.n ? arena_fmt(e->mem, "%s: " STR_FMT, name, STR_ARG(value)) : STR("");
+}
+
+static void send_with(struct errand *e, const struct provider_key *k, int64_t left_ms)
+{
+	static const struct https_ops ops = { c_head, c_data, c_end, c_error };
+	const struct cloud_config *cfg = e->cloud->cfg;
+	struct buf key = { 0 };
+	struct str headers[HEADERS_MOST], all[HEADERS_MOST] = { STR(""), STR("Content-Type: application/json"),
+		e->in.stream ? STR("Accept: text/event-stream") : STR("Accept: application/json"), STR("User-Agent: corral/" CORRAL_VERSION),
+		header(e, "X-Request-Id", e->request_id), header(e, "traceparent", e->trace) };
+	unsigned n = 0;
+	int64_t cold_ms = provider_cold_ms(e->provider);
+	struct https_request q = { .method = "POST", .url = e->url, .headers = headers, .body = e->plan.parts, .n_body = e->plan.n_parts, .connect_ms = cfg->cloud_connect,
+				   .first_byte_ms = cfg->cloud_first_byte + 2 * cold_ms, .idle_ms = cfg->cloud_idle, .total_ms = left_ms };
+
+	buf_printf(&key, "Authorization: Bearer %s", k->text);
+	all[0] = buf_as_str(&key);
+	for (unsigned i = 0; i < HEADERS_MOST; i++)
+		if (all[i].n)
+			headers[n++] = all[i];
+	q.n_headers = n;
+	e->cold = cold_ms > 0;
+	e->status = 0;
+	e->sent_us = loop_now_us(e->cloud->loop);
+	e->relay = llm_relay_new(e->mem, &e->in, &e->plan, &e->target);
+	e->call = https_call_start(e->cloud->out, &q, &ops, e);
+	secret_wipe(key.p, key.n);
+	buf_free(&key);
+}
+
+static void send_it(struct errand *e)
+{
+	int64_t left_ms = (e->until_us - loop_now_us(e->cloud->loop)) / 1000;
+	struct provider_key *k = left_ms > 0 ? keyring_pick(&e->provider->keys, mono_us(), e->tried, e->n_tried) : NULL;
+	struct why why;
+
+	if (!k) {
+		give_probe_back(e);
+		err_set(&why, left_ms > 0 ? ERR_UNAVAILABLE : ERR_DEADLINE, "%s was not asked: %s", e->provider->set->name,
+			left_ms > 0 ? "none of its keys can be used now" : "the time of the request ran out");
+		fail(e, &why);
+		return;
+	}
+	memcpy(e->tried[e->n_tried++], k->id, KEY_ID);
+	send_with(e, k, left_ms);
+}
+
+static void send_again(struct loop_timer *t) { send_it(list_entry(t, struct errand, again)); }
+
+/* --- admission --- */
+
+static struct str head_value(const struct http_xchg *x, const char *name)
+{
+	const struct http_header *h = http_find(&x->head, name);
+
+	return h && h->value.n <= ID_MOST && http_value_ok(h->value) ? h->value : STR("");
+}
+
+/* Its newer models know the one word for it alone, its older ones both. */
+static struct str newer_limit(const struct provider *p, const struct llm_in *in, struct arena *mem)
+{
+	uint32_t old = json_get(&in->doc, 0, "max_tokens"), key = old ? json_key(&in->doc, old) : 0;
+	struct buf b = { 0 };
+	struct str body;
+
+	if (p->set->kind != KIND_OPENAI || !key || json_get(&in->doc, 0, "max_completion_tokens"))
+		return in->body;
+	json_splice(&b, in->body, &(struct json_edit){ in->doc.tok[key].at, in->doc.tok[key].len, STR("\"max_completion_tokens\"") }, 1);
+	body = arena_str(mem, buf_as_str(&b));
+	buf_free(&b);
+	return body;
+}
+
+/* Whom it is for: "provider/model". */
+static enum err whom(struct errand *e, struct why *why)
+{
+	struct str rest = e->in.model, name;
+
+	if (!str_split(&rest, '/', &name) || !rest.n || !(e->provider = cloud_provider(e->cloud, name)) || !(e->model = provider_model(e->provider, rest)))
+		return err_field(why, ERR_MODEL_NOT_FOUND, "model", "no provider has the model '%.*s'", (int)(e->in.model.n < 150 ? e->in.model.n : 150), e->in.model.p);
+	return ERR_OK;
+}
+
+static enum err read_it(struct errand *e, struct why *why)
+{
+	enum err code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, e->x->body, STR(""), e->mem, why);
+	struct str body;
+
+	if (code || (code = whom(e, why)) != ERR_OK)
+		return code;
+	body = newer_limit(e->provider, &e->in, e->mem);
+	if (body.p != e->in.body.p && (code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why)) != ERR_OK)
+		return code;
+	e->target = (struct llm_target){ .kind = LLM_BACKEND_OPENAI, .remote_model = str_of(e->model), .shown_model = e->in.model, .request_id = e->request_id,
+					 .created_us = wall_us() };
+	e->url = arena_printf(e->mem, "%s%s/chat/completions", e->provider->set->url, e->provider->set->kind == KIND_RUNPOD ? "/openai/v1" : "");
+	return llm_plan(&e->plan, &e->in, &e->target, e->mem, why);
+}
+
+static enum err may_go(struct errand *e, struct why *why)
+{
+	struct provider *p = e->provider;
+	int64_t left_ms = (e->until_us - loop_now_us(e->cloud->loop)) / 1000, cold_ms = provider_cold_ms(p);
+	struct breaker_opts o = cloud_breaker_opts(e->cloud);
+	struct standing s;
+
+	provider_standing(p, &s);
+	if (s.state != CORRAL__PROVIDER_STATE__PROVIDER_READY && s.ready_at_ms)
+		e->retry_ms = s.ready_at_ms - wall_us() / 1000;
+	if (s.state == CORRAL__PROVIDER_STATE__PROVIDER_NO_BUDGET)
+		return err_set(why, ERR_BUDGET_SPENT, "%s", s.why);
+	if (s.state != CORRAL__PROVIDER_STATE__PROVIDER_READY)
+		return err_set(why, ERR_UNAVAILABLE, "%s", s.why);
+	if (left_ms <= 0)
+		return err_set(why, ERR_DEADLINE, "the time of the request had run out before it was sent to %s", p->set->name);
+	if (cold_ms > left_ms)
+		return err_set(why, ERR_UNAVAILABLE, "no worker of %s is up and starting one takes about %lld s, longer than the request may wait", p->set->name, (long long)cold_ms / 1000);
+	if (p->active >= p->set->slots) {
+		e->retry_ms = BUSY_RETRY_MS;
+		return err_set(why, ERR_UNAVAILABLE, "all %u slots of %s are in use", p->set->slots, p->set->name);
+	}
+	if (!breaker_allow(&p->breaker, &o, mono_us(), &e->probe))
+		return err_set(why, ERR_UNAVAILABLE, "%s is being tried by another request after it failed", p->set->name);
+	return ERR_OK;
+}
+
+static void read_heads(struct errand *e)
+{
+	const struct http_header *h = http_find(&e->x->head, "X-Corral-Deadline-Ms");
+	int64_t ms = e->cloud->cfg->cloud_time, said;
+
+	if (h && str_i64(h->value, &said) && said < ms)
+		ms = said;
+	e->until_us = loop_now_us(e->cloud->loop) + ms * 1000;
+	e->request_id = arena_str(e->mem, head_value(e->x, "X-Request-Id"));
+	e->trace = arena_str(e->mem, head_value(e->x, "traceparent"));
+}
+
+void errand_begin(struct cloud *c, struct http_xchg *x)
+{
+	struct errand *e = x_calloc(1, sizeof(*e));
+	struct why why = { 0 };
+
+	e->cloud = c;
+	e->x = x;
+	e->mem = arena_new(0);
+	read_heads(e);
+	if (read_it(e, &why) || may_go(e, &why)) {
+		if (e->provider)
+			count(e, err_name(why.code));
+		front_refuse(x, &why, 0, e->retry_ms);
+		arena_free(e->mem);
+		free(e);
+		return;
+	}
+	x->user = e;
+	x->on_gone = on_gone;
+	x->on_drain = go_on;
+	list_push(&c->errands, &e->link);
+	series_set(metrics_series(svc_metrics(c->svc), M_ACTIVE, e->provider->set->name), ++e->provider->active);
+	send_it(e);
+}
+
+void errands_drop(struct cloud *c)
+{
+	list_each_safe(l, &c->errands) {
+		struct errand *e = list_entry(l, struct errand, link);
+
+		if (e->x) {
+			e->x->on_gone = NULL;
+			e->x->on_drain = NULL;
+		}
+		free_errand(e);
+	}
+}

@@ -1,0 +1,269 @@
+/* service.c - cloud-fallback's table and life: providers configured, told of, and reached. See cloud.h. */
+#include "services/cloud-fallback/service.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/data/log.h"
+#include "common/io/snapshot.h"
+#include "common/policy/authz.h"
+#include "services/cloud-fallback/cloud.h"
+
+enum { TICK_US = 1000000 };
+
+static const struct metric_def metrics[M_COUNT] = {
+	[M_REQUESTS] = { METRIC_COUNTER, "provider_requests_total", "Requests to a provider, by how they ended: ok, or an error code.", "provider,outcome" },
+	[M_ACTIVE] = { METRIC_GAUGE, "provider_active", "Requests under way at a provider.", "provider" },
+	[M_READY] = { METRIC_GAUGE, "provider_ready", "1 while a provider can be used.", "provider" },
+	[M_KEYS] = { METRIC_GAUGE, "provider_keys", "Keys of a provider that can be used now.", "provider" },
+	[M_FIRST_BYTE] = { METRIC_HISTOGRAM, "provider_first_byte_seconds", "From sending a request to the head of a provider's answer.", "provider" },
+	[M_TOKENS] = { METRIC_COUNTER, "provider_tokens_total", "Tokens of finished requests, by kind (prompt, completion) and source (reported, estimated).", "provider,kind,source" },
+	[M_RETRIES] = { METRIC_COUNTER, "provider_key_retries_total", "Requests that were sent again with another key.", "provider" },
+	[M_COLD_START] = { METRIC_GAUGE, "provider_cold_start_seconds", "What a request waits while no worker is up, as measured.", "provider" },
+};
+
+static struct cloud *of(Corral__Providers_Service *rpc) { return (struct cloud *)(void *)((char *)rpc - offsetof(struct cloud, rpc)); }
+
+/* --- telling --- */
+
+static const char *state_name(Corral__ProviderState s)
+{
+	static const char *const names[] = { "unknown", "ready", "not configured", "no budget", "cooling" };
+
+	return names[s];
+}
+
+/* Once at the start, and whenever it is another. */
+static void say(struct provider *p)
+{
+	struct standing s;
+
+	provider_standing(p, &s);
+	series_set(metrics_series(svc_metrics(p->cloud->svc), M_READY, p->set->name), s.state == CORRAL__PROVIDER_STATE__PROVIDER_READY);
+	series_set(metrics_series(svc_metrics(p->cloud->svc), M_KEYS, p->set->name), (double)keyring_good(&p->keys, mono_us()));
+	if (s.state == p->told && !strcmp(s.why, p->told_why))
+		return;
+	if (s.state == CORRAL__PROVIDER_STATE__PROVIDER_READY)
+		LOG_INFO("provider is ready", LOG_S("provider", p->set->name), LOG_S("kind", provider_kind_name(p->set->kind)), LOG_I("keys", p->keys.n),
+			 LOG_I("models", p->set->n_models));
+	else
+		LOG_WARN("provider cannot be used", LOG_S("provider", p->set->name), LOG_S("state", state_name(s.state)), LOG_S("why", s.why));
+	p->told = s.state;
+	memcpy(p->told_why, s.why, sizeof(p->told_why));
+}
+
+static void pack(struct cloud *c, int64_t made_at_us, struct arena *mem, struct str *ret)
+{
+	Corral__ProviderSnapshot s = CORRAL__PROVIDER_SNAPSHOT__INIT;
+	Corral__ActiveModel model;
+	uint8_t *bytes;
+
+	cloud_fill(c, mem, &s.providers, &s.n_providers);
+	active_get(c->active, mem, &model);
+	s.active_model = &model;
+	s.made_at_us = made_at_us;
+	if (c->front) {
+		s.token.data = (uint8_t *)(uintptr_t)c->asked_token;
+		s.token.len = strlen(c->asked_token);
+	}
+	bytes = arena_alloc(mem, corral__provider_snapshot__get_packed_size(&s) + 1);
+	*ret = str_n((char *)bytes, corral__provider_snapshot__pack(&s, bytes));
+}
+
+void cloud_changed(struct cloud *c)
+{
+	struct arena *mem = arena_new(0);
+	struct str bytes;
+
+	for (size_t i = 0; i < c->n; i++)
+		say(&c->providers[i]);
+	pack(c, 0, mem, &bytes);
+	if (!c->published.p || !str_eq(bytes, buf_as_str(&c->published))) {
+		buf_clear(&c->published);
+		buf_str(&c->published, bytes);
+		pack(c, wall_us(), mem, &bytes);
+		snapshot_publish(c->pub, bytes);
+	}
+	arena_free(mem);
+}
+
+static void on_tick(struct loop_timer *t)
+{
+	struct cloud *c = list_entry(t, struct cloud, tick);
+	struct arena *mem = arena_new(0);
+
+	for (size_t i = 0; i < c->n; i++) {
+		struct provider *p = &c->providers[i];
+
+		if (keyring_load(&p->keys, p->set, mem))
+			LOG_INFO("the keys of a provider were read again", LOG_S("provider", p->set->name), LOG_I("keys", p->keys.n));
+		workers_look(p);
+	}
+	arena_free(mem);
+	(void)active_look(c->active);
+	cloud_changed(c);
+	loop_timer_set(c->loop, t, TICK_US, on_tick);
+}
+
+/* --- asks --- */
+
+static enum err allowed(const Corral__Caller *caller, const char *action, struct why *why)
+{
+	static const Corral__Caller nobody = CORRAL__CALLER__INIT;
+	const Corral__Caller *who = caller ? caller : &nobody;
+	Corral__Key narrow = CORRAL__KEY__INIT;
+	struct subject s = { .role = who->role, .key_id = str_of(who->key_id), .tenant = str_of(who->tenant), .key = &narrow };
+
+	narrow.n_actions = who->n_actions;
+	narrow.actions = who->actions;
+	return authorise(&s, str_of(action), STR("providers"), str_of(who->tenant), why);
+}
+
+static void on_list(Corral__Providers_Service *rpc, const Corral__ListProvidersRequest *q, Corral__ListProvidersReply_Closure closure, void *data)
+{
+	struct cloud *c = of(rpc);
+	Corral__ListProvidersReply r = CORRAL__LIST_PROVIDERS_REPLY__INIT;
+	struct arena *mem = arena_new(0);
+	Corral__ActiveModel model;
+	struct why why;
+
+	if (allowed(q->caller, "providers.read", &why)) {
+		rpc_fail(data, why.code, why.text);
+	} else {
+		cloud_fill(c, mem, &r.providers, &r.n_providers);
+		active_get(c->active, mem, &model);
+		r.active_model = &model;
+		closure(&r, data);
+	}
+	arena_free(mem);
+}
+
+static void on_set_model(Corral__Providers_Service *rpc, const Corral__SetActiveModelRequest *q, Corral__ActiveModel_Closure closure, void *data)
+{
+	struct cloud *c = of(rpc);
+	struct arena *mem = arena_new(0);
+	Corral__ActiveModel model;
+	struct why why;
+
+	if (allowed(q->caller, "settings.write", &why) || active_set(c->active, q, &why)) {
+		rpc_fail(data, why.code, why.text);
+	} else {
+		LOG_INFO("administrative act", LOG_S("action", "settings.write"), LOG_S("object", "active_model"), LOG_S("model", q->model),
+			 LOG_S("by", q->caller && q->caller->key_id[0] ? q->caller->key_id : "no key"), LOG_S("request_id", q->caller ? q->caller->request_id : ""));
+		cloud_changed(c);
+		active_get(c->active, mem, &model);
+		closure(&model, data);
+	}
+	arena_free(mem);
+}
+
+/* --- life --- */
+
+static void stop(struct svc *svc)
+{
+	struct cloud *c = svc_state(svc);
+
+	if (!c)
+		return;
+	loop_timer_del(&c->tick);
+	spend_free(c->spend);
+	errands_drop(c);
+	for (size_t i = 0; i < c->n; i++) {
+		workers_stop(&c->providers[i]);
+		keyring_free(&c->providers[i].keys);
+	}
+	front_close(c);
+	https_out_free(c->out);
+	snapshot_pub_free(c->pub);
+	active_close(c->active);
+	buf_free(&c->published);
+	free(c->providers);
+	arena_free(c->mem);
+	free(c);
+	svc_set_state(svc, NULL);
+}
+
+static bool make_providers(struct cloud *c, struct why *why)
+{
+	struct provider_setting *list;
+
+	if (cloud_settings_providers(c->cfg, c->mem, &list, &c->n, why))
+		return false;
+	c->providers = x_calloc(c->n + 1, sizeof(*c->providers));
+	for (size_t i = 0; i < c->n; i++) {
+		c->providers[i].cloud = c;
+		c->providers[i].set = &list[i];
+		breaker_init(&c->providers[i].breaker);
+		(void)keyring_load(&c->providers[i].keys, &list[i], c->mem);
+	}
+	return true;
+}
+
+/* Without providers nothing listens, and the snapshot is empty. */
+static bool begin(struct cloud *c, struct why *why)
+{
+	const struct https_out_opts out = { .ca_file = c->cfg->cloud_ca, .proxy = c->cfg->cloud_proxy };
+
+	c->endpoint = "";
+	c->catalogue = cloud_catalogue_load(c->mem, c->cfg->cloud_catalogue, why);
+	if (!c->catalogue || !make_providers(c, why) || !(c->active = active_open(c, why)))
+		return false;
+	if (c->n && (!(c->out = https_out_new(c->loop, &out, why)) || !front_open(c, why)))
+		return false;
+	c->pub = snapshot_pub_new(c->loop, svc_rpc_server(c->svc), svc_pub_url(c->svc, svc_name(c->svc)), "providers", why);
+	return c->pub != NULL;
+}
+
+static bool start(struct svc *svc, struct why *why)
+{
+	struct cloud *c = x_calloc(1, sizeof(*c));
+
+	svc_set_state(svc, c);
+	c->svc = svc;
+	c->loop = svc_loop(svc);
+	c->cfg = svc_config(svc);
+	c->mem = arena_new(0);
+	list_init(&c->errands);
+	if (!begin(c, why)) {
+		stop(svc);
+		return false;
+	}
+	corral__providers__init(&c->rpc, NULL);
+	c->rpc.list = on_list;
+	c->rpc.set_active_model = on_set_model;
+	rpc_server_add(svc_rpc_server(svc), &c->rpc.base);
+	c->spend = spend_new(c);
+	cloud_changed(c);
+	loop_timer_set(c->loop, &c->tick, TICK_US, on_tick);
+	return true;
+}
+
+static void on_idle(void *arg) { svc_drained(arg); }
+
+static void drain(struct svc *svc)
+{
+	struct cloud *c = svc_state(svc);
+
+	c->draining = true;
+	if (c->front)
+		http_server_drain(c->front, on_idle, svc);
+	else
+		svc_drained(svc);
+}
+
+const struct svc_def cloud_fallback_service = {
+	.name = "cloud-fallback",
+	.summary = "Providers in the cloud as one more backend: their keys, limits and state; sends only what may be spent.",
+	.options = cloud_options,
+	.databases = (const struct svc_db[]){ { "cloud_db", "cloud.db", cloud_migrations }, { 0 } },
+	.config_size = sizeof(struct cloud_config),
+	.metrics = metrics,
+	.n_metrics = M_COUNT,
+	.admin_port = 8118,
+	.rpc_port = 7118,
+	.check = cloud_settings_check,
+	.start = start,
+	.drain = drain,
+	.stop = stop,
+};

@@ -1,0 +1,199 @@
+"""cloud-fallback: which providers may be used and why not, what becomes of a request to one, and where its keys show (nowhere)."""
+import http.client
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from servers import ROOT, Corral, free_port, http as fetch, until
+
+sys.path.insert(0, str(ROOT / "tests/fakes"))
+import providers                                                 # noqa: E402
+
+TOKEN = "a-token-that-gateways-show"
+GOOD, SECOND, BAD = "canary-key-one-1234", "canary-key-two-5678", "canary-key-bad-9999"
+PROGRAM = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+
+
+@pytest.fixture(scope="module")
+def fake():
+    fake = providers.Fake(script=["answer 3"], keys={GOOD, SECOND})
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(scope="module")
+def cloud(fake, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cloud")
+    (folder / "keys").write_text(f"{BAD}\n{GOOD} 2\n")
+    (folder / "corral.yaml").write_text(f"""
+providers:
+  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1|m2, key_file: "{folder}/keys", monthly_tokens: 1000000, slots: 2}}
+  - {{name: lazy, kind: openai, url: "{fake.url}/v1", models: m1, key_env: LAZY_KEY}}
+  - {{name: poor, kind: openrouter, url: "{fake.url}/api/v1", models: m1, key_env: GOOD_KEY, monthly_microusd: 0}}
+  - {{name: off, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, enabled: no, monthly_tokens: unlimited}}
+  - {{name: uncapped, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY}}
+  - {{name: rp, kind: runpod, url: "{fake.url}/v2/ep", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
+""")
+    listen = f"127.0.0.1:{free_port()}"
+    corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--breaker-failures=2",
+                    "--breaker-open=300ms", "--cloud-idle=1s", env={"LAZY_KEY": "sk-...", "GOOD_KEY": GOOD, "CORRAL_CLOUD_TOKEN": TOKEN})
+    corral.cloud, corral.keys = f"http://{listen}", folder / "keys"
+    until(lambda: state(corral, "oa")["state"] == "ready")
+    yield corral
+    assert corral.close() is None
+    everything = corral.logs() + "".join(p.read_text(errors="replace") for p in (folder / "state").rglob("*") if p.is_file())
+    for secret in (GOOD, SECOND, BAD, TOKEN):
+        assert secret not in everything
+
+
+def state(corral, name):
+    return next(p for p in corral.get("/providers")[2]["providers"] if p["name"] == name)
+
+
+def ask(corral, model="oa/m1", stream=False, headers=None, token=TOKEN, text="x", **more):
+    body = {"model": model, "messages": [{"role": "user", "content": text}], **({"stream": True, "stream_options": {"include_usage": True}} if stream else {}), **more}
+    return fetch(corral.cloud + "/v1/chat/completions", body, "POST", headers={"Authorization": f"Bearer {token}", **(headers or {})}, timeout=60)
+
+
+def error(answer):
+    status, headers, text = answer
+    return status, headers, json.loads(text)["error"]
+
+
+def rested(corral, fake):
+    """Two answers in a row close a breaker."""
+    fake.now(["answer 1"])
+    until(lambda: ask(corral)[0] == 200 and ask(corral)[0] == 200)
+    until(lambda: state(corral, "oa")["state"] == "ready")
+
+
+def test_each_provider_says_what_it_lacks(cloud):
+    said = {p["name"]: (p["state"], p["reason"]) for p in cloud.get("/providers")[2]["providers"]}
+    assert said["oa"] == ("ready", None) and said["rp"][0] == "ready"
+    assert said["lazy"][0] == "not configured" and "placeholder" in said["lazy"][1]
+    assert said["off"] == ("not configured", "off is switched off")
+    assert said["poor"][0] == "no budget" and "micro-dollars" in said["poor"][1]
+    assert said["uncapped"][0] == "no budget" and "has no budget" in said["uncapped"][1]
+    assert state(cloud, "oa")["left_tokens"] == 1000000 and state(cloud, "poor")["ready_at"]
+    shown = subprocess.run([PROGRAM, "providers", "--url", cloud.url], capture_output=True, text=True, timeout=30)
+    assert shown.returncode == 0 and "off is switched off" in shown.stdout and "0.00" in shown.stdout, shown.stdout + shown.stderr
+    log = cloud.logs()
+    assert all(f'"provider":"{name}"' in log for name in said)
+    for name, code in (("poor", 402), ("uncapped", 402), ("lazy", 503), ("off", 503)):
+        assert error(ask(cloud, f"{name}/m1"))[0] == code, name
+
+
+def test_a_request_and_a_stream(cloud, fake):
+    fake.now(["answer 3"])
+    status, _, text = ask(cloud, headers={"X-Request-Id": "an-id", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, max_tokens=5)
+    assert status == 200 and json.loads(text)["usage"]["completion_tokens"] == 3, text
+    call = fake.calls[-1]
+    assert call.headers["traceparent"].startswith("00-0af7") and call.headers["x-request-id"] == "an-id"
+    assert call.json["model"] == "m1" and call.json["max_completion_tokens"] == 5 and "max_tokens" not in call.json
+    status, headers, text = ask(cloud, stream=True)
+    assert status == 200 and headers["Content-Type"].startswith("text/event-stream")
+    assert text.endswith("data: [DONE]\n\n") and '"total_tokens":' in text
+
+
+def test_nobody_else_comes_in(cloud, fake):
+    before = len(fake.calls)
+    assert error(ask(cloud, token="something-else"))[0] == 401
+    assert fetch(cloud.cloud + "/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})[0] == 404
+    assert error(ask(cloud, "oa/m3"))[0] == 404 and error(ask(cloud, "nobody/m1"))[0] == 404
+    assert len(fake.calls) == before
+
+
+@pytest.mark.parametrize("behaviour", ["torn 2", "unterminated 2", "stall 2", "event-error 2"])
+def test_a_stream_that_breaks_ends_with_an_error(cloud, fake, behaviour):
+    rested(cloud, fake)
+    fake.now([behaviour])
+    status, _, text = ask(cloud, stream=True)
+    assert status == 200 and "w1" in text and "data: [DONE]" not in text, text
+    assert "error" in json.loads(text.strip().split("data: ")[-1]), text
+
+
+@pytest.mark.parametrize("behaviour, code", [("status 500", 502), ("error200", 502), ("close", 502), ("status 400", 400)])
+def test_a_failure_is_an_error_of_its_kind(cloud, fake, behaviour, code):
+    rested(cloud, fake)
+    fake.now([behaviour])
+    assert error(ask(cloud, stream=True))[0] == code
+
+
+def test_the_breaker_opens_and_closes(cloud, fake):
+    rested(cloud, fake)
+    fake.now(["status 500"])
+    for _ in range(2):
+        assert error(ask(cloud))[0] == 502
+    until(lambda: "failed 2 times in a row" in cloud.logs())
+    rested(cloud, fake)
+
+
+def test_its_own_time_is_kept(cloud, fake):
+    rested(cloud, fake)
+    fake.now(["hang"])
+    status, _, said = error(ask(cloud, headers={"X-Corral-Deadline-Ms": "300"}))
+    assert status == 504 and "time" in said["message"]
+    assert error(ask(cloud, headers={"X-Corral-Deadline-Ms": "0"}))[0] == 504
+    fake.now(["answer 1"])
+    assert ask(cloud)[0] == 200                                  # that said nothing about the provider
+
+
+def test_slots_are_a_wall_and_who_leaves_frees_one(cloud, fake):
+    rested(cloud, fake)
+    fake.now(["hang"])
+    before = len(fake.calls)
+    held = []
+    for _ in range(2):
+        c = http.client.HTTPConnection(cloud.cloud[7:], timeout=30)
+        c.request("POST", "/v1/chat/completions", json.dumps({"model": "oa/m1", "messages": [{"role": "user", "content": "x"}]}),
+                  {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"})
+        held.append(c)
+    until(lambda: len(fake.calls) == before + 2)
+    status, headers, said = error(ask(cloud))
+    assert status == 503 and headers["Retry-After"] == "1" and "slots" in said["message"], said
+    for c in held:
+        c.close()
+    fake.now(["answer 1"])
+    until(lambda: ask(cloud)[0] == 200)
+
+
+def test_keys_change_while_it_runs_and_a_refused_one_rests(cloud, fake):
+    rested(cloud, fake)
+    fake.now(["answer 1"])
+    assert "a key of a provider rests" in cloud.logs()           # the first of the file is none
+    assert state(cloud, "oa")["keys"] == 1
+    cloud.keys.write_text(f"{SECOND}\n")
+    until(lambda: ask(cloud)[0] == 200 and fake.calls[-1].headers["authorization"].endswith(SECOND))
+    cloud.keys.write_text(f"{BAD}\n")
+    until(lambda: ask(cloud)[0] == 503)
+    until(lambda: state(cloud, "oa")["state"] == "not configured" and "refuses its key" in state(cloud, "oa")["reason"])
+    cloud.keys.write_text(f"{GOOD}\n")
+    until(lambda: ask(cloud)[0] == 200)
+    rested(cloud, fake)
+
+
+def test_a_key_that_is_told_to_wait_waits(cloud, fake):
+    rested(cloud, fake)
+    fake.now(["status 429 retry=4"])
+    status, headers, _ = error(ask(cloud))
+    assert status == 429 and headers["Retry-After"] == "4"
+    calls = len(fake.calls)
+    fake.now(["answer 1"])
+    assert error(ask(cloud))[0] == 503 and len(fake.calls) == calls
+    told = state(cloud, "oa")
+    assert told["state"] == "ready" or "429" in told["reason"]
+    until(lambda: ask(cloud)[0] == 200)
+    cloud.keys.write_text(f"{GOOD}\n{SECOND}\n")
+    until(lambda: state(cloud, "oa")["keys"] == 2)
+    fake.now(["status 402", "answer 2"])
+    assert ask(cloud)[0] == 200                                  # by the other one
+    assert state(cloud, "oa")["keys"] == 1
+
+
+def test_runpod_is_not_asked_when_no_worker_can_be_up_in_time(cloud, fake):
+    fake.now(["answer 2"])
+    assert ask(cloud, "rp/m1")[0] == 200
+    assert fake.calls[-1].path.endswith("/v2/ep/openai/v1/chat/completions")
