@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: bench-ledger proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -64,6 +64,7 @@ help:
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
 #: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
+#: make bench-events  CPU of one usage event, to a gateway's worker and to its process
 #: make bench-ledger  facts a second into the ledger, on SQLite and on PostgreSQL, with the disk waited for
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 #: make proof-ledger ROUNDS=n SEED=n   kill -9 of gateway, usage-tracker, PostgreSQL and Kafka in turn, 1,000 times, and again without Kafka; each attempt has one row
@@ -120,6 +121,9 @@ $(BUILD)/test/%: $(BUILD)/obj/%.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CC) $(LINK_LTO) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+# a gateway's house, as its unit tests have it
+$(BUILD)/tests/bench/event_bench: LIBS := -lcmocka $(LIBS)
 
 fakes: $(FAKES)
 test-bins: $(TESTS)
@@ -255,6 +259,9 @@ bench: all fakes
 	@$(BENCH) --cases post-1k-1 --targets direct,nginx,floor,corral --base direct
 	@$(BENCH) --cases post-1k --targets nginx,hit
 	@$(BUILD)/tests/bench/policy_bench
+
+bench-events: $(BUILD)/tests/bench/event_bench
+	@$<
 
 bench-ledger: $(BUILD)/tests/bench/ledger_bench
 	@tests/bench/ledger $<
