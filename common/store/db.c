@@ -74,7 +74,7 @@ static int64_t newest(const struct db_migration *m)
 
 static bool too_new(int64_t have, int64_t known, struct why *why)
 {
-	return err_set(why, ERR_STORE_FAILED, "the database has schema version %lld, this program knows %lld; start the program that wrote it, or a newer one",
+	return err_set(why, ERR_CONFLICT, "the database has schema version %lld, this program knows %lld; start the program that wrote it, or a newer one",
 		       (long long)have, (long long)known) == ERR_OK;
 }
 
@@ -94,7 +94,7 @@ static bool schema_fits(struct db *db, const struct db_migration *migrations, st
 		return false;
 	if (have > known)
 		return too_new(have, known, why);
-	return have == known || err_set(why, ERR_STORE_FAILED, "%s has schema version %lld, this program needs %lld; bring it there with 'corral migrate', or this "
+	return have == known || err_set(why, ERR_CONFLICT, "%s has schema version %lld, this program needs %lld; bring it there with 'corral migrate', or this "
 					"program's own command 'migrate', and start again", db->driver->name(db), (long long)have, (long long)known) == ERR_OK;
 }
 

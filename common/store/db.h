@@ -25,7 +25,7 @@ struct db_migration { int number; const char *sql; };       /* ascending from 1;
 struct db *db_open(const char *url, const char *const *statements, unsigned n_statements, const struct db_migration *, struct why *);
 void db_close(struct db *);
 /* Brings the schema to the newest of these, alone, in one transaction. db_open() does it on SQLite; on PostgreSQL it is an act of its own, and
- * db_open() refuses a schema that is older or newer than the program. *ret_from and *ret_to (may be NULL): the versions before and after. */
+ * db_open() refuses a schema that is older or newer than the program (ERR_CONFLICT). *ret_from and *ret_to (may be NULL): the versions before and after. */
 bool db_migrate(const char *url, const struct db_migration *, int64_t *ret_from, int64_t *ret_to, struct why *);
 bool db_migrates_at_open(const char *url);
 

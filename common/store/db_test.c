@@ -196,7 +196,7 @@ static void migrates_once_and_never_back(void **state)
 		db_close(db);
 	}
 	assert_null(open_in(*state, one, &why));
-	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_int_equal(why.code, ERR_CONFLICT);
 	assert_non_null(strstr(why.text, "schema version 2"));
 }
 
@@ -368,7 +368,7 @@ static void an_older_schema_is_refused(void **state)
 
 	url_in(*state, url, sizeof(url));
 	assert_null(db_open(url, sql, STATEMENTS, one, &why));
-	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_int_equal(why.code, ERR_CONFLICT);
 	assert_non_null(strstr(why.text, "schema version 0, this program needs 1"));
 	assert_non_null(strstr(why.text, "corral migrate"));
 	assert_true(db_migrate(url, one, &from, &to, &why));

@@ -10,7 +10,7 @@
 #include "services/gateway/own_name.h"
 #include "services/gateway/run_exec.h"
 
-enum { TICK_US = 1000000, STREAM_BYTES = 1 << 20, ALIVE_TICKS = 3, REST_US = 1000000, REST_MAX_US = 4000000 };
+enum { TICK_US = 1000000, STREAM_BYTES = 1 << 20, OPEN_AGAIN_US = 2000000, ALIVE_TICKS = 3, REST_US = 1000000, REST_MAX_US = 4000000 };
 
 /* A tenant whose job was refused for want of room: what else it has waiting would be refused as well, and each refusal costs. */
 struct rest {
@@ -28,7 +28,14 @@ struct end_waiter {
 
 struct runs {
 	struct gateway *gw;
-	struct run_store *store;
+	struct run_store *store;      /* NULL: its server has not been reached yet */
+	char url[1100], owner[40];
+	pthread_t opener;             /* a server that does not answer would hold up the loop */
+	bool opening;
+	_Atomic bool tried;           /* the opener is through: */
+	struct run_store *opened;
+	struct why trouble;
+	int64_t again_us;             /* mono */
 	struct list running;          /* struct run_exec, ours */
 	unsigned n_running, next_worker, ticks;
 	struct list waiters;
@@ -54,28 +61,74 @@ static bool read_owner(struct gateway *g, char owner[40], struct why *why)
 	return own_name(g, file, owner, why);
 }
 
-static struct run_store *open_store(struct gateway *g, struct why *why)
+static void say_away(struct runs *rs, const struct why *why)
 {
-	char url[1100], owner[40];
+	LOG_WARN("the database of jobs cannot be opened yet; /run is refused until it can", LOG_S("error", why->text));
+	svc_want(rs->gw->svc, "jobs", false, "their database cannot be opened yet");
+	rs->again_us = mono_us() + OPEN_AGAIN_US;
+}
 
-	if (!read_owner(g, owner, why))
-		return NULL;
-	if (*g->cfg->runs_db)
-		return run_store_open(g->cfg->runs_db, owner, wall_us(), why);
-	snprintf(url, sizeof(url), "sqlite:%s/runs.db", svc_state_dir(g->svc));
-	return run_store_open(url, owner, wall_us(), why);
+static bool open_first(struct runs *rs, struct why *why)
+{
+	const char *url = rs->gw->cfg->runs_db;
+
+	if (!read_owner(rs->gw, rs->owner, why))
+		return false;
+	if (*url)
+		(void)str_copy(rs->url, sizeof(rs->url), str_of(url));
+	else
+		snprintf(rs->url, sizeof(rs->url), "sqlite:%s/runs.db", svc_state_dir(rs->gw->svc));
+	rs->store = run_store_open(rs->url, rs->owner, wall_us(), why);
+	if (!rs->store && (db_migrates_at_open(rs->url) || why->code != ERR_STORE_FAILED))
+		return false;             /* a file, or a server whose schema is another */
+	if (!rs->store)
+		say_away(rs, why);
+	return true;
+}
+
+static void *open_again(void *arg)
+{
+	struct runs *rs = arg;
+
+	rs->opened = run_store_open(rs->url, rs->owner, wall_us(), &rs->trouble);
+	atomic_store(&rs->tried, true);
+	return NULL;
+}
+
+/* False: there is no database yet. */
+static bool has_store(struct runs *rs)
+{
+	if (rs->store)
+		return true;
+	if (rs->opening && atomic_load(&rs->tried)) {
+		(void)pthread_join(rs->opener, NULL);
+		rs->opening = false;
+		rs->store = rs->opened;
+		rs->again_us = mono_us() + OPEN_AGAIN_US;
+		if (!rs->store)
+			LOG_DEBUG("the database of jobs cannot be opened yet", LOG_S("error", rs->trouble.text));
+	}
+	if (rs->store) {
+		LOG_INFO("the database of jobs is open");
+		svc_want(rs->gw->svc, "jobs", true, "");
+		return true;
+	}
+	if (!rs->opening && mono_us() >= rs->again_us) {
+		atomic_store(&rs->tried, false);
+		rs->opening = pthread_create(&rs->opener, NULL, open_again, rs) == 0;
+	}
+	return false;
 }
 
 struct runs *runs_open(struct gateway *g, struct why *why)
 {
-	struct run_store *store = open_store(g, why);
-	struct runs *rs;
+	struct runs *rs = x_calloc(1, sizeof(*rs));
 
-	if (!store)
-		return NULL;
-	rs = x_calloc(1, sizeof(*rs));
 	rs->gw = g;
-	rs->store = store;
+	if (!open_first(rs, why)) {
+		free(rs);
+		return NULL;
+	}
 	list_init(&rs->running);
 	list_init(&rs->waiters);
 	list_init(&rs->owed);
@@ -112,6 +165,16 @@ static void answer_error(struct ask *a, const struct why *why)
 	else
 		a->err = *why;
 	ask_done(a);
+}
+
+/* False: it is answered. */
+static bool may_ask(struct ask *a)
+{
+	if (a->gw->runs->store)
+		return true;
+	err_set(&a->err, ERR_STORE_FAILED, "jobs cannot be taken or told now: their database cannot be reached. It is tried again; all else goes on");
+	ask_done(a);
+	return false;
 }
 
 static void add_output(struct runs *rs, struct json_out *jo, const struct run *r, struct arena *mem)
@@ -171,6 +234,8 @@ static bool find(struct runs *rs, struct ask *a, struct run *ret)
 	const struct run_ask *q = a->query;
 	struct why why;
 
+	if (!may_ask(a))
+		return false;
 	if (run_get(rs->store, str_of(q->id), false, a->mem, ret, &why) && (q->sees_all || strcmp(ret->tenant, q->tenant) == 0))
 		return true;
 	if (why.code == ERR_OK)
@@ -492,7 +557,7 @@ static bool begin_one(struct runs *rs)
 
 static void schedule(struct runs *rs)
 {
-	while (rs->going && rs->n_running < (unsigned)rs->gw->cfg->runs_parallel && list_empty(&rs->owed) && begin_one(rs))
+	while (rs->store && rs->going && rs->n_running < (unsigned)rs->gw->cfg->runs_parallel && list_empty(&rs->owed) && begin_one(rs))
 		;
 }
 
@@ -548,6 +613,8 @@ void runs_submit(struct ask *a)
 	struct end_waiter *w;
 	struct why why = { 0 };
 
+	if (!may_ask(a))
+		return;
 	if (!accept(rs, a, &q->run, &why)) {
 		answer_error(a, &why);
 		return;
@@ -646,6 +713,8 @@ static void tick(struct loop_timer *t)
 	struct why why = { 0 };
 
 	loop_timer_set(rs->gw->loop, t, TICK_US, tick);
+	if (!has_store(rs))
+		return;
 	pay(rs);
 	if (rs->ticks++ % ALIVE_TICKS == 0)
 		(void)stored(rs, run_alive(rs->store, now, &why), &why);
@@ -693,6 +762,10 @@ void runs_close(struct runs *rs)
 	list_each_safe(it, &rs->waiters)
 		free(list_entry(it, struct end_waiter, link));
 	forget_rests(rs, INT64_MAX);
+	if (rs->opening) {                /* a few seconds at most */
+		(void)pthread_join(rs->opener, NULL);
+		run_store_close(rs->opened);
+	}
 	run_store_close(rs->store);
 	free(rs);
 }

@@ -17,7 +17,8 @@ struct run_ask {
 	int64_t from;                 /* stream: pieces from here on; -1 = those not handed out yet */
 };
 
-/* NULL with *why when its database cannot be opened. */
+/* NULL with *why when its database cannot be opened. A server that cannot be reached is no reason: it is tried again, and until then
+ * whoever asks is told so. */
 struct runs *runs_open(struct gateway *, struct why *);
 void runs_go(struct runs *);          /* there is something to decide with: jobs may begin */
 void runs_drain(struct runs *);       /* no job begins any more */

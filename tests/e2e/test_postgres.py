@@ -7,7 +7,7 @@ import time
 import pytest
 
 from postgres import BIN, Postgres
-from servers import Corral, http, until
+from servers import Corral, free_port, http, until
 from test_runs import model                                      # noqa: F401
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -106,3 +106,34 @@ def test_it_goes_on_while_the_server_is_away(server, corral):
         until(lambda: [n for n in needs(corral) if n["required"] and not n["ok"]] == [] or print(needs(corral)), 20)
         until(lambda: corral.post("/keys", {"name": f"b{turn}", "role": "user"})[0] == 201)                 # noqa: B023
     assert server.sql("SELECT count(*) FROM usage_tracker.attempts") == "7"
+
+
+def test_a_gateway_starts_and_serves_without_the_server(server, model, tmp_path):        # noqa: F811
+    """Apart from the others: only its jobs lie there."""
+    from test_limits import Process
+    assert server.migrate("gateway").returncode == 0
+    registry, port = f"tcp://127.0.0.1:{free_port(pair=True)}", free_port()
+    base = f"http://127.0.0.1:{port}"
+    catalogue = Process(tmp_path, "registry", "model-registry", "--rpc-listen", registry, "--backends", f"a=llamacpp+{model.url}", "--jobs-db", f"sqlite:{tmp_path}/jobs.db")
+    gateway = Process(tmp_path, "gateway", "gateway", f"--listen=127.0.0.1:{port}", f"--peer=model-registry={registry}", "--runs-db", server.url, "--drain=1s")
+
+    def asked(path, body=None):
+        try:
+            status, _, text = http(base + path, body)
+            return status, json.loads(text)
+        except OSError:
+            return 0, {}
+    server.stop()
+    try:
+        catalogue.start()
+        gateway.start()
+        until(lambda: asked("/v1/chat/completions", ASK)[0] == 200, 60)
+        for path, body in (("/run", {"input": ASK}), ("/status/01a20053-5012-724e-86af-04cf0d6ab37b", None)):
+            status, said = asked(path, body)
+            assert status == 503 and "database cannot be reached" in json.dumps(said) and server.folder not in json.dumps(said), said
+        server.start()
+        status, said = until(lambda: (lambda a: a if a[0] == 202 else None)(asked("/run", {"input": ASK})), 60)
+        until(lambda: asked(f"/status/{said['id']}")[1].get("status") == "COMPLETED", 60)
+    finally:
+        gateway.stop()
+        catalogue.stop()
