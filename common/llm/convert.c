@@ -40,7 +40,7 @@ enum verdict convert_payload(struct llm_relay *r, struct str payload, struct buf
 	if (v == FAIL)
 		return FAIL;
 	r->writer->piece(r, &c, out);
-	if (v == END && !r->writer->needs_extra && !r->writer->finish(r, NULL, out))
+	if (v == END && !r->writer->needs_extra && !relay_finish(r, NULL, out))
 		return FAIL;
 	return v;
 }

@@ -216,7 +216,7 @@ static enum verdict completed(struct reply_doc *d)
 	if (!r->finish[0])
 		str_copy(r->finish, sizeof(r->finish), full ? STR("length") : STR("stop"));
 	r->done = true;
-	if (r->in->stream && !r->writer->needs_extra && !r->writer->finish(r, NULL, d->out))
+	if (r->in->stream && !r->writer->needs_extra && !relay_finish(r, NULL, d->out))
 		return FAIL;
 	return END;
 }
@@ -269,6 +269,7 @@ enum verdict runpod_whole(struct llm_relay *r, const struct llm_extra *extra, st
 
 	if (r->body.n)
 		return convert_whole(r, buf_as_str(&r->body), extra, out);
+	relay_count(r);
 	chunk_clear(&c);
 	c.text = arena_join(r->mem, (struct str[]){ STR("\""), buf_as_str(&r->runpod->text), STR("\"") }, 3);
 	return r->writer->whole(r, &c, extra, out) ? END : FAIL;

@@ -96,34 +96,6 @@ static enum err classify(int status, const struct said *s)
 	return status >= 400 && status < 500 ? ERR_BACKEND_REFUSED : ERR_BACKEND_FAILED;
 }
 
-/* At most SENTENCE_MAX bytes, whole characters, controls as \xNN: it goes into logs and headers' neighbourhood. */
-static void show(struct str s, char out[SENTENCE_MAX + 4])
-{
-	size_t at = 0, i = 0;
-
-	while (i < s.n) {
-		unsigned char c = (unsigned char)s.p[i];
-		size_t len = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
-
-		if (c < 0x20 || c == 0x7f) {
-			if (at + 4 > SENTENCE_MAX)
-				break;
-			at += (size_t)snprintf(out + at, 5, "\\x%02x", c);
-			i++;
-			continue;
-		}
-		if (len > s.n - i || at + len > SENTENCE_MAX)
-			break;
-		memcpy(out + at, s.p + i, len);
-		at += len, i += len;
-	}
-	if (i < s.n && at + 3 <= SENTENCE_MAX + 3) {
-		memcpy(out + at, "...", 3);
-		at += 3;
-	}
-	out[at] = '\0';
-}
-
 /* The status a client may see. A key that the backend does not take is ours, not the client's. */
 static int client_status(int status, enum err code)
 {
@@ -144,7 +116,7 @@ enum err refusal(struct llm_relay *r, int status, struct str error, struct why *
 	if (!read_error(error, &s, r->mem, 0))
 		s.message = error;
 	code = classify(status, &s);
-	show(str_trim(s.message), sentence);
+	text_show(str_trim(s.message), sentence, SENTENCE_MAX);
 	r->refused_status = client_status(status, code);
 	if (!status)
 		return err_set(why, code, "the backend broke off its answer: %s", sentence[0] ? sentence : "no reason given");

@@ -222,6 +222,12 @@ void relay_count(struct llm_relay *r)
 		r->usage.completion_tokens = !r->in->stream ? (r->text_bytes + 3) / 4 : r->deltas;
 }
 
+bool relay_finish(struct llm_relay *r, const struct llm_extra *extra, struct buf *out)
+{
+	relay_count(r);
+	return r->writer->finish(r, extra, out);
+}
+
 static enum llm_step counted(struct llm_relay *r, enum llm_step step)
 {
 	relay_count(r);
@@ -267,12 +273,12 @@ static enum llm_step stream_end(struct llm_relay *r, const struct llm_extra *ext
 		return failed(r, why);
 	if (!r->done && r->reader->ends_with_body && r->finish[0]) {
 		r->done = true;
-		if (!r->writer->needs_extra && !r->writer->finish(r, NULL, out))
+		if (!r->writer->needs_extra && !relay_finish(r, NULL, out))
 			return failed(r, why);
 	}
 	if (r->done && r->runpod && !r->in->stream)
 		return runpod_whole(r, extra ? extra : &nothing, out) == FAIL ? failed(r, why) : LLM_DONE;
-	if (r->done && !r->pass && r->writer->needs_extra && !r->finished && !r->writer->finish(r, extra ? extra : &nothing, out))
+	if (r->done && !r->pass && r->writer->needs_extra && !r->finished && !relay_finish(r, extra ? extra : &nothing, out))
 		return failed(r, why);
 	r->finished = r->done;
 	if (r->done)

@@ -108,6 +108,8 @@ struct durations durations_of(const struct llm_relay *, const struct llm_extra *
 
 /* Where the backend counts nothing: pieces of a stream are about tokens; of a whole answer four bytes are about one. */
 void relay_count(struct llm_relay *);
+/* The end of a converted stream, with the counts as they stand then. */
+bool relay_finish(struct llm_relay *, const struct llm_extra *, struct buf *out);
 
 /* provider_runpod.c: one reply about the job; END = the answer is complete. Then runpod_whole() writes it where it was not streamed. */
 enum verdict runpod_reply(struct llm_relay *, struct str reply, struct buf *out);

@@ -1,6 +1,7 @@
 /* text.c - see text.h. A slice is a run of string bytes as written between quotes. */
 #include "common/llm/text.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/buf.h"
@@ -308,4 +309,31 @@ struct str text_repair_utf8(struct str s, struct arena *a)
 		}
 	}
 	return str_n(out, made);
+}
+
+void text_show(struct str s, char *out, size_t max)
+{
+	size_t at = 0, i = 0;
+
+	while (i < s.n) {
+		unsigned char c = (unsigned char)s.p[i];
+		size_t len = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+
+		if (c < 0x20 || c == 0x7f) {
+			if (at + 4 > max)
+				break;
+			at += (size_t)snprintf(out + at, 5, "\\x%02x", c);
+			i++;
+			continue;
+		}
+		if (len > s.n - i || at + len > max)
+			break;
+		memcpy(out + at, s.p + i, len);
+		at += len, i += len;
+	}
+	if (i < s.n && at + 3 <= max + 3) {
+		memcpy(out + at, "...", 3);
+		at += 3;
+	}
+	out[at] = '\0';
 }

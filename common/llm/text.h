@@ -23,4 +23,8 @@ struct str text_one_line(struct str json, struct arena *);
 
 /* The bytes with each invalid part of UTF-8 replaced by U+FFFD; the same bytes when there is none. */
 struct str text_repair_utf8(struct str, struct arena *);
+
+/* At most 'max' bytes of valid UTF-8, whole characters, "..." where it was cut, controls as \xNN: it goes into logs and headers' neighbourhood.
+ * 'out' has room for 4 more. */
+void text_show(struct str, char *out, size_t max);
 #endif
