@@ -9,6 +9,7 @@
 
 #include "common/policy/authz.h"
 #include "common/policy/caps.h"
+#include "common/policy/cloud.h"
 
 /* What is assumed until it was measured. */
 enum { ASSUMED_TTFT_MS = 300, ASSUMED_ANSWER_TOKENS = 400, PATIENCE_S = 60 };
@@ -17,7 +18,7 @@ static const double assumed_load_s = 6.0, assumed_tokens_per_s_b = 120.0;      /
 const char *rule_name(enum rule r)
 {
 	static const char *const names[RULE_COUNT] = { "none", "not_asked", "backend_down", "breaker_open", "capability", "context",
-						       "already_tried", "not_a_chat_model", "score" };
+						       "already_tried", "not_a_chat_model", "score", "local_only", "budget" };
 
 	return r < RULE_COUNT ? names[r] : "none";
 }
@@ -110,29 +111,35 @@ static bool is_chat(const struct cat_model *m) { return m->caps == 0 || (m->caps
  * which of the two its models are. */
 static bool tells_kind(const struct cat_backend *b) { return strcmp(b->pb->kind, "openai") != 0; }
 
-/* The first rule that a replica breaks, with its numbers. */
-static enum rule refuses(const Corral__DecisionFeatures *f, const struct catalogue *c, uint16_t i, const struct load *l, bool tried,
+/* The first rule that a replica breaks, with its numbers. 'ours': the choice of this model is ours, nobody asked for it. */
+static enum rule refuses(const Corral__DecisionFeatures *f, const struct catalogue *c, uint16_t i, const struct load *l, bool tried, bool ours,
 			 struct rejected *why)
 {
 	const struct cat_replica *r = &c->replicas[i];
 	const struct cat_model *m = &c->models[r->model];
 	/* A model about which nothing is known may be able to; auto does not count on it. */
-	uint32_t missing = m->caps || f->is_auto ? f->needs & ~(m->caps | LLM_CAP_COMPLETION) : 0;
-	uint64_t tokens = (uint64_t)f->prompt_tokens + (f->is_auto && f->max_tokens ? f->max_tokens : 1);
-	bool embed = f->needs & LLM_CAP_EMBEDDING;
+	uint32_t missing = m->caps || ours ? f->needs & ~(m->caps | LLM_CAP_COMPLETION) : 0;
+	uint64_t tokens = (uint64_t)f->prompt_tokens + (ours && f->max_tokens ? f->max_tokens : 1);
+	bool embed = f->needs & LLM_CAP_EMBEDDING, cloud = cloud_of(c, i);
 
-	if (f->is_auto && !embed && !is_chat(m))
+	if (cloud && f->local_only)
+		return RULE_LOCAL_ONLY;
+	if (ours && !embed && !is_chat(m))
 		return RULE_NOT_CHAT;
-	if (missing && (f->is_auto || (embed && tells_kind(&c->backends[r->backend])))) {
+	if (cloud && embed)
+		missing = LLM_CAP_EMBEDDING;
+	if (missing && (ours || cloud || (embed && tells_kind(&c->backends[r->backend])))) {
 		why->need = f->needs;
 		why->have = missing;
 		return RULE_CAPABILITY;
 	}
-	if (r->context && tokens > r->context && f->is_auto) {
+	if (r->context && tokens > r->context && ours) {
 		why->need = tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)tokens;
 		why->have = r->context;
 		return RULE_CONTEXT;
 	}
+	if (cloud && !cloud_affords(c, i, f, why))
+		return RULE_BUDGET;
 	if (!c->backends[r->backend].up)
 		return RULE_BACKEND_DOWN;
 	if (tried)
@@ -148,10 +155,12 @@ static void score(struct ranked *out, const Corral__DecisionFeatures *f, const s
 	const struct cat_replica *r = &c->replicas[out->replica];
 	const struct cat_model *m = &c->models[r->model];
 
-	out->expected_s = expected_seconds(r, m, p->speeds[out->replica], l, f);
-	out->quality = quality_of(m, f);
+	const Corral__Provider *cloud = cloud_of(c, out->replica);
+
+	out->expected_s = cloud ? cloud_seconds(cloud, p->speeds[out->replica], l, f->max_tokens) : expected_seconds(r, m, p->speeds[out->replica], l, f);
+	out->quality = cloud ? cloud_quality(c, out->replica) : quality_of(m, f);
 	out->latency = 1.0 / (1.0 + out->expected_s / 10.0);
-	out->cost = 1.0 / (1.0 + billions(m) / 30.0);
+	out->cost = cloud ? cloud_cost(c, out->replica) : 1.0 / (1.0 + billions(m) / 30.0);
 	out->score = w.quality * out->quality + w.latency * out->latency + w.cost * out->cost;
 	if (out->expected_s > PATIENCE_S)         /* past what people wait for, no quality makes up for it */
 		out->score *= PATIENCE_S / out->expected_s;
@@ -173,7 +182,17 @@ static void insert(struct decision *d, const struct ranked *r)
 	d->ranked[at] = *r;
 }
 
-/* All of the conversation's model come first, unless another is better by the margin. */
+/* What place_cloud() knows. */
+enum { HOME_TRIES = 2 };              /* so many failed at home: the last try is the cloud's */
+struct choosing {
+	const Corral__DecisionFeatures *f;
+	const struct catalogue *c;
+	const struct policy *p;
+	unsigned failed_at_home;
+	enum cloud_wish wish;
+};
+
+/* All of the conversation's model come first, unless another is better by the margin. Nothing moves between the house and the cloud for that. */
 static bool stay(struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, const struct policy *p)
 {
 	double margin = p->pb ? p->pb->switch_margin : 0.05;
@@ -184,7 +203,7 @@ static bool stay(struct decision *d, const Corral__DecisionFeatures *f, const st
 		return false;
 	while (at < d->n_ranked && c->replicas[d->ranked[at].replica].model != m)
 		at++;
-	if (at == d->n_ranked || (at && d->ranked[0].score - d->ranked[at].score > margin))
+	if (at == d->n_ranked || !cloud_of(c, d->ranked[at].replica) != !cloud_of(c, d->ranked[0].replica) || (at && d->ranked[0].score - d->ranked[at].score > margin))
 		return false;
 	for (uint16_t i = at, to = 0; i < d->n_ranked; i++)
 		if (c->replicas[d->ranked[i].replica].model == m) {
@@ -196,21 +215,25 @@ static bool stay(struct decision *d, const Corral__DecisionFeatures *f, const st
 	return true;
 }
 
-static enum err verdict(const struct decision *d, int model)
+static enum err verdict(const struct decision *d, int model, const struct catalogue *c)
 {
-	bool waits = false, context = false;
+	bool waits = false, context = false, here = model >= 0 && c->models[model].n && cloud_of(c, c->models[model].first);
+	unsigned n = d->n_rejected;
 
 	if (d->n_ranked)
 		return ERR_OK;
 	for (uint16_t i = 0; i < d->n_rejected; i++) {
 		enum rule r = d->rejected[i].rule;
 
-		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED;
+		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED || (r == RULE_BUDGET && !here);
 		context |= r == RULE_CONTEXT;
+		n -= r == RULE_LOCAL_ONLY && !here;
+		if (here && (r == RULE_LOCAL_ONLY || r == RULE_BUDGET))        /* asked for by name, and one provider has it */
+			return r == RULE_BUDGET ? ERR_BUDGET_SPENT : ERR_FORBIDDEN;
 	}
-	if (waits || (!d->n_rejected && model < 0))
+	if (waits || (!n && model < 0))
 		return ERR_UNAVAILABLE;
-	if (!d->n_rejected)
+	if (!n)
 		return ERR_MODEL_NOT_FOUND;
 	return context ? ERR_CONTEXT_TOO_LONG : ERR_NO_MODEL_FITS;
 }
@@ -236,16 +259,80 @@ static bool visible(const void *asker, struct str model)
 
 static bool is_narrow(const Corral__DecisionFeatures *f) { return f->n_key_models || f->n_tenant_models; }
 
+/* A model of the house was asked for by name, and the cloud may answer where it cannot. */
+static bool may_leave(const Corral__DecisionFeatures *f, int model, const struct catalogue *c)
+{
+	return model >= 0 && f->named_may_leave && c->models[model].n && !cloud_of(c, c->models[model].first);
+}
+
 /* Where nothing is hidden, DECIDE_MAX are met in the first ones. */
 struct reach decide_reach(const Corral__DecisionFeatures *f, int model, const struct catalogue *c)
 {
 	struct reach r = { 0, c->n_replicas };
 
-	if (model >= 0)
+	if (model >= 0 && !may_leave(f, model, c))
 		r = (struct reach){ c->models[model].first, c->models[model].n };
 	if (!is_narrow(f) && r.n > DECIDE_MAX)
 		r.n = DECIDE_MAX;
 	return r;
+}
+
+/* 0: before the models of the house; 1: they; 2: behind them. */
+static unsigned tier(const struct ranked *r, const struct choosing *ch)
+{
+	const Corral__Provider *p = cloud_of(ch->c, r->replica);
+
+	if (!p)
+		return 1;
+	return ch->failed_at_home >= HOME_TRIES || (ch->wish != CLOUD_SPARE && cloud_has_plenty(p, ch->p, ch->f)) ? 0 : 2;
+}
+
+/* By tiers, and as ranked inside them. */
+static void by_tier(struct decision *d, const struct choosing *ch)
+{
+	for (uint16_t i = 1; i < d->n_ranked; i++) {
+		struct ranked r = d->ranked[i];
+		unsigned t = tier(&r, ch);
+		uint16_t at = i;
+
+		for (; at && tier(&d->ranked[at - 1], ch) > t; at--)
+			d->ranked[at] = d->ranked[at - 1];
+		d->ranked[at] = r;
+	}
+}
+
+/* Where the models of the cloud stand among those of the house, and what that is called. */
+static void place_cloud(struct decision *d, const Corral__DecisionFeatures *f, int model, const struct catalogue *c, const struct policy *p, const bool *tried)
+{
+	struct choosing ch = { f, c, p, 0, CLOUD_SPARE };
+	const struct ranked *home = NULL;
+
+	for (uint16_t i = 0; !home && i < d->n_ranked; i++)
+		home = cloud_of(c, d->ranked[i].replica) ? NULL : &d->ranked[i];
+	for (uint16_t i = 0; tried && i < c->n_replicas; i++)
+		ch.failed_at_home += tried[i] && !cloud_of(c, i);
+	if (home && model < 0)
+		ch.wish = cloud_wish(c, p, f, c->replicas[home->replica].model);
+	by_tier(d, &ch);
+	if (d->n_ranked && cloud_of(c, d->ranked[0].replica) && c->replicas[d->ranked[0].replica].model != model &&
+	    (!home || ch.failed_at_home || ch.wish == CLOUD_BY_QUALITY))
+		d->reason = "fallback";
+}
+
+static void look_at(struct decision *d, uint16_t i, const Corral__DecisionFeatures *f, int model, const struct catalogue *c, const struct policy *p,
+		    const struct load *l, bool tried)
+{
+	bool ours = f->is_auto || (model >= 0 && c->replicas[i].model != model);
+	struct rejected no = { .replica = i };
+	struct ranked r = { .replica = i };
+
+	no.rule = (uint8_t)refuses(f, c, i, l, tried, ours, &no);
+	if (no.rule != RULE_NONE) {
+		d->rejected[d->n_rejected++] = no;
+		return;
+	}
+	score(&r, f, c, p, l, weights_for(p, f));
+	insert(d, &r);
 }
 
 void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures *f, int model, bool alias, const struct catalogue *c,
@@ -253,39 +340,27 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 {
 	struct reach reach = decide_reach(f, model, c);
 	uint16_t first = reach.first, n = reach.n;
-	struct weights w = weights_for(p, f);
-	bool narrow = is_narrow(f), seen = true;
+	bool narrow = is_narrow(f), seen = true, leaves = may_leave(f, model, c);
 	unsigned hidden = 0;
 
 	*d = (struct decision){ .reason = model < 0 ? "rules" : alias ? "alias" : "asked" };
 	d->ranked = arena_alloc(a, sizeof(*d->ranked) * ((n > DECIDE_MAX ? DECIDE_MAX : n) + 1u));
 	d->rejected = arena_alloc(a, sizeof(*d->rejected) * ((n > DECIDE_MAX ? DECIDE_MAX : n) + 1u));
-	d->n_left_out = (uint16_t)((model >= 0 ? c->models[model].n : c->n_replicas) - n);
+	d->n_left_out = (uint16_t)((model >= 0 && !leaves ? c->models[model].n : c->n_replicas) - n);
 	for (uint16_t i = first; i < first + n; i++) {
-		const struct load *l = &load[i - first];
-		struct rejected no = { .replica = i };
-
 		if (narrow && (i == first || c->replicas[i].model != c->replicas[i - 1].model))
 			seen = visible(f, c->models[c->replicas[i].model].name);
-		if (!seen) {
+		if (!seen || (leaves && c->replicas[i].model != model && !cloud_of(c, i))) {
 			hidden++;
 			continue;
 		}
-		if (d->n_ranked + d->n_rejected == DECIDE_MAX) {
+		if (d->n_ranked + d->n_rejected == DECIDE_MAX)
 			d->n_left_out++;
-			continue;
-		}
-		no.rule = (uint8_t)refuses(f, c, i, l, tried && tried[i], &no);
-		if (no.rule != RULE_NONE) {
-			d->rejected[d->n_rejected++] = no;
-		} else {
-			struct ranked r = { .replica = i };
-
-			score(&r, f, c, p, l, w);
-			insert(d, &r);
-		}
+		else
+			look_at(d, i, f, model, c, p, &load[i - first], tried && tried[i]);
 	}
-	d->err = hidden && hidden == n ? ERR_MODEL_NOT_FOUND : verdict(d, model);
+	d->err = hidden && hidden == n ? ERR_MODEL_NOT_FOUND : verdict(d, model, c);
+	place_cloud(d, f, model, c, p, tried);
 	if (model < 0 && stay(d, f, c, p))
 		d->reason = "sticky";
 	d->confidence = confidence_of(d, c);
@@ -408,12 +483,31 @@ static const char *cap_words(uint32_t bits, struct arena *a)
 	return words.p;
 }
 
+static const char *budget_text(const struct rejected *r, const struct catalogue *c, struct arena *a)
+{
+	const Corral__Provider *p = cloud_of(c, r->replica);
+
+	if (*p->why)
+		return p->why;
+	if (!r->need)
+		return arena_printf(a, "%s has a budget of money, and what this model costs is not known", p->name);
+	if (p->budget_left_tokens >= 0 && r->have == (uint32_t)p->budget_left_tokens)
+		return arena_printf(a, "the request may need %u tokens, %s has %u left", r->need, p->name, r->have);
+	return arena_printf(a, "the request may cost %.6f USD, %s has %.6f left", r->need / 1e6, p->name, r->have / 1e6);
+}
+
 static const char *rejected_text(const struct rejected *r, const struct catalogue *c, struct arena *a)
 {
 	const struct cat_backend *b = &c->backends[c->replicas[r->replica].backend];
 
 	switch ((enum rule)r->rule) {
+	case RULE_LOCAL_ONLY:
+		return "it is in the cloud, and the request, its key or its tenant is to stay local";
+	case RULE_BUDGET:
+		return budget_text(r, c, a);
 	case RULE_BACKEND_DOWN:
+		if (b->pb->cloud)
+			return arena_printf(a, "provider '%s' is not ready: %s", b->pb->name, *b->pb->reason ? b->pb->reason : "it does not say why");
 		return arena_printf(a, "backend '%s' is down: %s", b->pb->name, *b->pb->reason ? b->pb->reason : "it does not answer");
 	case RULE_BREAKER_OPEN:
 		return "it failed repeatedly and rests";
@@ -452,6 +546,70 @@ static void no_model_text(const struct decision *d, const Corral__DecisionFeatur
 		err_set(why, d->err, "none of the %u available models generates text", c->n_models);
 }
 
+/* What the house has, of what was looked at: "local models are down". */
+static const char *home_text(const struct decision *d, const struct catalogue *c, struct arena *a)
+{
+	const struct rejected *first = NULL;
+	bool down = true;
+
+	for (uint16_t i = 0; i < d->n_rejected; i++) {
+		const struct rejected *r = &d->rejected[i];
+
+		if (cloud_of(c, r->replica))
+			continue;
+		first = first ? first : r;
+		down &= r->rule == RULE_BACKEND_DOWN || r->rule == RULE_BREAKER_OPEN || r->rule == RULE_TRIED;
+	}
+	if (!first)
+		return "there is no local model";
+	return down ? "local models are down" : arena_printf(a, "no local model can answer ('%s': %s)", c->replicas[first->replica].pb->model, rejected_text(first, c, a));
+}
+
+static bool said_before(const struct decision *d, const struct catalogue *c, uint16_t at)
+{
+	for (uint16_t i = 0; i < at; i++)
+		if (c->replicas[d->rejected[i].replica].backend == c->replicas[d->rejected[at].replica].backend)
+			return true;
+	return false;
+}
+
+/* Why each provider cannot stand in, of the first of its models; "" where none was looked at. */
+static const char *cloud_text(const struct decision *d, const struct catalogue *c, struct arena *a)
+{
+	struct str text = STR("");
+
+	for (uint16_t i = 0; i < d->n_rejected; i++) {
+		const struct rejected *r = &d->rejected[i];
+		const char *name;
+
+		if (!cloud_of(c, r->replica) || said_before(d, c, i))
+			continue;
+		if (r->rule == RULE_LOCAL_ONLY)
+			return " and the request, its key or its tenant is to stay local";
+		name = c->backends[c->replicas[r->replica].backend].pb->name;
+		text = arena_fmt(a, STR_FMT "%s%s%s%s", STR_ARG(text), text.n ? "; " : " and ", r->rule == RULE_BUDGET || r->rule == RULE_BACKEND_DOWN ? "" : name,
+				 r->rule == RULE_BUDGET || r->rule == RULE_BACKEND_DOWN ? "" : ": ", rejected_text(r, c, a));
+	}
+	return text.p;
+}
+
+static void unavailable_text(const struct decision *d, const struct catalogue *c, struct arena *a, struct why *why)
+{
+	const char *cloud = cloud_text(d, c, a);
+
+	if (!d->n_rejected)
+		err_set(why, d->err, "no backend has a model yet; configure one with CORRAL_BACKENDS, or see GET /backends");
+	else if (d->n_rejected == 1)
+		err_set(why, d->err, "model '%s' cannot be served now: %s", c->replicas[d->rejected[0].replica].pb->model,
+			rejected_text(&d->rejected[0], c, a));
+	else if (*cloud)
+		err_set(why, d->err, "%s%s", home_text(d, c, a), cloud);
+	else
+		err_set(why, d->err, "none of %u replicas can serve this now; the first, '%s' on '%s': %s", d->n_rejected,
+			c->replicas[d->rejected[0].replica].pb->model, c->replicas[d->rejected[0].replica].pb->backend,
+			rejected_text(&d->rejected[0], c, a));
+}
+
 void decision_why(const struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, struct why *why)
 {
 	struct arena *a = arena_new(1024);
@@ -462,17 +620,12 @@ void decision_why(const struct decision *d, const Corral__DecisionFeatures *f, c
 		err_field(why, d->err, "model", "no model is there that this key may use; GET /models lists those that it may");
 	else if (d->err == ERR_MODEL_NOT_FOUND)
 		catalogue_not_found(c, str_of(f->requested_model), visible, f, why);
-	else if (d->err != ERR_UNAVAILABLE)
-		no_model_text(d, f, a, c, why);
-	else if (!d->n_rejected)
-		err_set(why, d->err, "no backend has a model yet; configure one with CORRAL_BACKENDS, or see GET /backends");
-	else if (d->n_rejected == 1)
-		err_set(why, d->err, "model '%s' cannot be served now: %s", c->replicas[d->rejected[0].replica].pb->model,
-			rejected_text(&d->rejected[0], c, a));
+	else if (d->err == ERR_BUDGET_SPENT || d->err == ERR_FORBIDDEN)
+		err_field(why, d->err, "model", "model '%s' cannot be used: %s", c->replicas[d->rejected[0].replica].pb->model, rejected_text(&d->rejected[0], c, a));
+	else if (d->err == ERR_UNAVAILABLE)
+		unavailable_text(d, c, a, why);
 	else
-		err_set(why, d->err, "none of %u replicas can serve this now; the first, '%s' on '%s': %s", d->n_rejected,
-			c->replicas[d->rejected[0].replica].pb->model, c->replicas[d->rejected[0].replica].pb->backend,
-			rejected_text(&d->rejected[0], c, a));
+		no_model_text(d, f, a, c, why);
 	arena_free(a);
 }
 
@@ -494,11 +647,16 @@ static Corral__Candidate *candidate(const struct ranked *r, const struct catalog
 }
 
 /* The term in which a lower-ranked replica lost most. */
-static const char *lost_text(const struct ranked *r, const struct ranked *best, const char *reason, struct arena *a)
+static const char *lost_text(const struct ranked *r, const struct ranked *best, const struct catalogue *c, const char *reason, struct arena *a)
 {
+	bool cloud = cloud_of(c, r->replica), best_cloud = cloud_of(c, best->replica);
 	double q = best->quality - r->quality, l = best->latency - r->latency, co = best->cost - r->cost;
 	const char *term = q >= l && q >= co ? "expected quality" : l >= co ? "expected latency" : "cost";
 
+	if (cloud && !best_cloud)
+		return arena_printf(a, "scored %.3f; the cloud is the spare here, for when no local model answers", r->score);
+	if (!cloud && best_cloud)
+		return arena_printf(a, "scored %.3f; the cloud is preferred for this request (%s)", r->score, reason);
 	if (r->score > best->score)
 		return arena_printf(a, "scored %.3f, above %.3f, but the conversation stays with its model (%s)", r->score, best->score, reason);
 	return arena_printf(a, "scored %.3f against %.3f; lost most on %s", r->score, best->score, term);
@@ -531,7 +689,7 @@ void decision_explain(const struct decision *d, const Corral__DecisionFeatures *
 		o->candidates[o->n_candidates++] = candidate(&d->ranked[i], c, a);
 		if (i)
 			o->rejected[n_lost++] = lost(pb->model, pb->backend, rule_name(RULE_SCORE),
-						     lost_text(&d->ranked[i], &d->ranked[0], d->reason, a), a);
+						     lost_text(&d->ranked[i], &d->ranked[0], c, d->reason, a), a);
 	}
 	for (uint16_t i = 0; i < d->n_rejected; i++) {
 		const Corral__Replica *pb = c->replicas[d->rejected[i].replica].pb;

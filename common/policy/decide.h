@@ -3,7 +3,9 @@
  * The gateway calls it on the request path (about a microsecond); the selector calls the very same function to explain,
  * simulate and replay, and gets the same bits. No clock, no randomness, no allocation but the caller's arrays.
  *
- *   filter (context, capability, backend, breaker) ─▶ score = quality·wq + latency·wl + cost·wc ─▶ stay with the conversation ─▶ rank */
+ *   filter (context, capability, backend, breaker) ─▶ score = quality·wq + latency·wl + cost·wc ─▶ stay with the conversation ─▶ rank
+ *
+ * Models of the cloud stand behind those of the house, as spares, unless policy prefers them (cloud.h); never where the request must stay at home. */
 #ifndef CORRAL_POLICY_DECIDE_H
 #define CORRAL_POLICY_DECIDE_H
 #include <stdbool.h>
@@ -27,7 +29,8 @@ enum err policy_build(struct policy *, struct arena *, const struct catalogue *,
 /* Load of one replica at the moment of deciding. */
 struct load { uint32_t in_use, slots, queued; bool breaker_open; };
 
-enum rule { RULE_NONE, RULE_NOT_ASKED, RULE_BACKEND_DOWN, RULE_BREAKER_OPEN, RULE_CAPABILITY, RULE_CONTEXT, RULE_TRIED, RULE_NOT_CHAT, RULE_SCORE, RULE_COUNT };
+enum rule { RULE_NONE, RULE_NOT_ASKED, RULE_BACKEND_DOWN, RULE_BREAKER_OPEN, RULE_CAPABILITY, RULE_CONTEXT, RULE_TRIED, RULE_NOT_CHAT, RULE_SCORE, RULE_LOCAL_ONLY,
+	RULE_BUDGET, RULE_COUNT };
 const char *rule_name(enum rule);     /* "context" */
 
 struct ranked {
@@ -43,11 +46,12 @@ struct decision {
 	struct rejected *rejected;
 	uint16_t n_ranked, n_rejected, n_left_out;
 	enum err err;                 /* ERR_OK, ERR_MODEL_NOT_FOUND, ERR_CONTEXT_TOO_LONG, ERR_NO_MODEL_FITS, ERR_UNAVAILABLE */
-	const char *reason;           /* "asked", "alias", "rules", "sticky" */
+	const char *reason;           /* "asked", "alias", "rules", "sticky", "fallback": to the cloud, because the house cannot, or not well enough */
 	double confidence;            /* margin of the first over the second model, 0..1 */
 };
 
-/* The replicas that a decision looks at, one behind the other: those of the model, or as many of all as it may have to. */
+/* The replicas that a decision looks at, one behind the other: those of the model, or as many of all as it may have to: for auto, and for a model of the
+ * house where the cloud may answer in its place. */
 struct reach { uint16_t first, n; };
 struct reach decide_reach(const Corral__DecisionFeatures *, int model, const struct catalogue *);
 

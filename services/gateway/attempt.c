@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/policy/cloud.h"
 #include "services/gateway/account.h"
 #include "services/gateway/budget.h"
 #include "services/gateway/cost.h"
@@ -116,7 +117,7 @@ static bool may_retry(const struct req *r, enum err code)
 
 	if (r->answer_begun || !r->x || r->try.number >= (uint32_t)cfg->attempts || req_now(r) >= r->deadline_us)
 		return false;
-	return code == ERR_BACKEND_FAILED || code == ERR_UNAVAILABLE || code == ERR_RATE_LIMITED;
+	return code == ERR_BACKEND_FAILED || code == ERR_UNAVAILABLE || code == ERR_RATE_LIMITED || code == ERR_BUDGET_SPENT;
 }
 
 static bool other_replica(const struct req *r)
@@ -171,6 +172,13 @@ static void relay_failed(struct req *r, const struct why *why)
 	r->try.sent = true;
 	if (call)
 		http_call_cancel(call);
+	if (r->try.upstream_status == 402 && cloud_of(&r->world->cat, r->try.replica)) {
+		struct why spent = *why;
+
+		spent.code = ERR_BUDGET_SPENT;
+		failed(r, V_NEUTRAL, &spent, "status");
+		return;
+	}
 	failed(r, verdict_of(r, why), why, r->try.upstream_error ? "status" : "protocol");
 }
 
@@ -437,6 +445,19 @@ static const struct http_call_ops ops = { on_head, on_data, on_end, on_error };
 
 /* --- starting --- */
 
+/* What cloud-fallback asks for, and what it has to know to stop in time and to tell attempts apart. */
+static struct str cloud_headers(struct req *r)
+{
+	char left[20], number[20];
+	int64_t left_ms = (r->deadline_us - req_now(r)) / 1000;
+	const struct str parts[] = {
+		STR("Authorization: Bearer "), r->world->cloud_token, STR("\r\nX-Corral-Deadline-Ms: "), str_from_u64(left_ms > 0 ? (uint64_t)left_ms : 0, left),
+		STR("\r\nX-Corral-Attempt: "), str_from_u64(r->try.number, number), STR("\r\nX-Corral-Tenant: "), r->tenant, STR("\r\n"),
+	};
+
+	return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
+}
+
 static struct str call_headers(struct req *r)
 {
 	const struct str parts[] = {
@@ -444,6 +465,7 @@ static struct str call_headers(struct req *r)
 		r->in.stream ? STR("text/event-stream, application/x-ndjson") : STR("application/json"),
 		STR("\r\nX-Request-Id: "), str_n(r->id_text, 36),
 		STR("\r\ntraceparent: 00-"), str_n(r->trace_id, 32), STR("-"), str_n(r->span_id, 16), STR("-01\r\n"),
+		cloud_of(&r->world->cat, r->try.replica) ? cloud_headers(r) : STR(""),
 	};
 
 	return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
@@ -473,6 +495,15 @@ static enum step cannot_plan(struct req *r, const struct why *why)
 	if (!r->unplanned.code)
 		r->unplanned = *why;
 	return other_replica(r) ? STEP_AGAIN : req_fail_why(r, &r->unplanned);
+}
+
+/* Providers are asked for chats alone. */
+static bool cloud_takes(struct req *r, struct why *why)
+{
+	if (!cloud_of(&r->world->cat, r->try.replica) || strcmp(r->try.plan.path, "/v1/chat/completions") == 0)
+		return true;
+	err_field(why, ERR_NO_MODEL_FITS, "model", "model '%s' is in the cloud and answers chats only", req_model_name(r));
+	return false;
 }
 
 /* The call may outlive the client's connection, whose buffer the parts point into (see attempt_orphan). */
@@ -507,7 +538,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 		atomic_store(&slot->busy_since_us, t->start_us);
 	buf_clear(&r->out);               /* of an attempt that failed before anything was sent */
 	t->checkpoint_us = t->start_us;
-	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK)
+	if (llm_plan(&t->plan, &r->in, &target, r->mem, &why) != ERR_OK || !cloud_takes(r, &why))
 		return cannot_plan(r, &why);
 	if (!account_start(r, &why)) {
 		settle(r, V_NEUTRAL, "not_sent", why.code, "spool");

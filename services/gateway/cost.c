@@ -5,7 +5,13 @@
 #include "common/policy/price_list.h"
 #include "services/gateway/worker.h"
 
-const char *cost_provider(const struct world *w, uint16_t replica) { return w->cat.backends[w->cat.replicas[replica].backend].pb->kind; }
+const char *cost_provider(const struct world *w, uint16_t replica)
+{
+	const Corral__Backend *b = w->cat.backends[w->cat.replicas[replica].backend].pb;
+
+	return b->cloud ? b->name : b->kind;
+}
+
 bool cost_is_cloud(const struct world *w, uint16_t replica) { return !provider_is_local(str_of(cost_provider(w, replica))); }
 
 static struct price_pair prices_of(const struct req *r, uint16_t replica, int64_t at_us)

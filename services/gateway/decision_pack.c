@@ -17,7 +17,7 @@ static size_t patterns_room(char *const *at, size_t n)
 
 size_t features_room(const Corral__DecisionFeatures *f)
 {
-	return 15 * FIELD_MAX + strlen(f->requested_model) + strlen(f->task_type) + strlen(f->complexity) + strlen(f->language) + strlen(f->policy) +
+	return 16 * FIELD_MAX + strlen(f->requested_model) + strlen(f->task_type) + strlen(f->complexity) + strlen(f->language) + strlen(f->policy) +
 	       strlen(f->conversation_model) + strlen(f->tenant) + patterns_room(f->key_models, f->n_key_models) +
 	       patterns_room(f->tenant_models, f->n_tenant_models);
 }
@@ -48,6 +48,7 @@ size_t features_pack(const Corral__DecisionFeatures *f, uint8_t *out)
 	p = put_patterns(p, 14, f->key_models, f->n_key_models);
 	p = put_patterns(p, 15, f->tenant_models, f->n_tenant_models);
 	p = pb_put_string(p, 16, f->tenant);
+	p = pb_put_number(p, 17, f->named_may_leave != 0);
 	return (size_t)(p - out);
 }
 

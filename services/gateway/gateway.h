@@ -23,6 +23,7 @@
 #include "common/store/bus.h"
 #include "common/store/spool.h"
 #include "common/svc/svc.h"
+#include "services/gateway/providers.h"
 
 /* The addresses: what http_xchg.door says. */
 enum { DOOR_PLAIN, DOOR_TLS, DOORS };
@@ -56,6 +57,7 @@ struct gateway_config {
 	double decision_sample;
 	const char *decide;
 	int64_t decide_timeout;
+	bool cloud_named;
 	const char *ollama_version;
 	struct opt_list allowed_hosts, cors_origins;
 	int64_t checkpoint, heartbeat;
@@ -101,6 +103,7 @@ struct gateway {
 	struct snapshot_sub *models_sub, *policy_sub;
 	struct snapshot_id models_id, policy_id;
 	struct buf models_bytes, policy_bytes;
+	struct providers providers;   /* in the cloud */
 	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
 	struct rpc_client *registry, *selector, *ledger, *hardware, *cloud;
 	struct door *door;            /* keys, and who needs none */

@@ -361,6 +361,7 @@ static inline int house_close(void **state)
 	metrics_free(h.gw.metrics);
 	buf_free(&h.gw.models_bytes);
 	buf_free(&h.gw.policy_bytes);
+	buf_free(&h.gw.providers.view);
 	pthread_mutex_destroy(&h.gw.asks_lock);
 	nftw(h.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	arena_free(h.mem);
@@ -458,7 +459,7 @@ static inline struct replica_state *replica(const char *model, const char *backe
 struct booked {
 	unsigned begun, started, checkpoints, finals, closed; /* closed: FINALs of attempts, not of requests that had none */
 	/* of the last FINAL */
-	char status[16], code[32], model[32], backend[16], task[24];
+	char status[16], code[32], model[32], backend[16], provider[16], task[24];
 	uint64_t prompt, completion, bytes;
 	uint32_t attempt, http_status;
 	int tokens, prompt_source, cost_source;
@@ -479,6 +480,7 @@ static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent
 	b->bytes = e->response_bytes;
 	b->http_status = e->http_status;
 	str_copy(b->backend, sizeof(b->backend), str_of(e->backend));
+	str_copy(b->provider, sizeof(b->provider), str_of(e->provider));
 	str_copy(b->task, sizeof(b->task), str_of(e->task_type));
 	b->attempt = e->attempt;
 	b->prompt = e->prompt_tokens;

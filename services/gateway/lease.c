@@ -113,7 +113,7 @@ static void claim(struct lease *l, struct arena *mem, struct replica_state *s, C
 	uint32_t wanted = in_use + atomic_load(&s->queue->n);
 	Corral__SlotClaim *claim;
 
-	if (!l->whole && !changed(s, held, wanted))
+	if (s->own || (!l->whole && !changed(s, held, wanted)))
 		return;
 	s->claimed = true;
 	s->claimed_held = held;
@@ -170,6 +170,8 @@ static void put_demands(struct lease *l, struct arena *mem, Corral__LeaseRequest
 		struct demand d = { mem, arena_new_of(mem, Corral__ModelDemand), 0 };
 		uint64_t changes;
 
+		if (q->own)
+			continue;
 		corral__model_demand__init(d.model);
 		d.model->model = q->model;
 		changes = queue_demand(q, put_tenant, &d);
@@ -193,7 +195,7 @@ static void put_active(struct lease *l, struct arena *mem, Corral__LeaseRequest 
 		uint32_t in_use = atomic_load(&s->in_use);
 		Corral__SlotActivity *a;
 
-		if (!in_use && last <= l->called_us)
+		if (s->own || (!in_use && last <= l->called_us))
 			continue;
 		a = arena_new_of(mem, Corral__SlotActivity);
 		corral__slot_activity__init(a);
@@ -283,7 +285,8 @@ static void go_on(struct lease *l)
 	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next) {
 		uint32_t slots = atomic_load(&s->slots), mine = l->epoch ? slots : s->total / l->gateways;
 
-		replica_lease_set(s, mine ? mine : 1);
+		if (!s->own)
+			replica_lease_set(s, mine ? mine : 1);
 	}
 }
 

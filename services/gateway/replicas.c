@@ -98,7 +98,7 @@ static struct replica_state *find(struct replica_table *t, struct str backend, s
 	return s;
 }
 
-struct replica_state *replica_state_get(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
+static struct replica_state *get(struct replica_table *t, struct str backend, struct str model, uint32_t slots, bool own)
 {
 	struct replica_state *s = find(t, backend, model), **bucket = bucket_of(t, backend, model);
 
@@ -108,6 +108,8 @@ struct replica_state *replica_state_get(struct replica_table *t, struct str back
 		str_copy(s->backend, sizeof(s->backend), backend);
 		breaker_init(&s->breaker);
 		s->queue = queue_get(t, model);
+		s->own = own;
+		s->queue->own |= own;
 		s->table = t;
 		make_series(t, s);
 		s->same_bucket = *bucket;
@@ -116,9 +118,19 @@ struct replica_state *replica_state_get(struct replica_table *t, struct str back
 		t->states = s;
 	}
 	s->total = slots;
-	if (!atomic_load(&t->shared))
+	if (s->own || !atomic_load(&t->shared))
 		replica_lease_set(s, slots);
 	return s;
+}
+
+struct replica_state *replica_state_get(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
+{
+	return get(t, backend, model, slots, false);
+}
+
+struct replica_state *replica_state_get_own(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
+{
+	return get(t, backend, model, slots, true);
 }
 
 /* --- leases --- */
@@ -198,7 +210,7 @@ static bool still_ours(struct replica_state *s)
 bool slot_take(struct replica_state *s)
 {
 	uint32_t now = atomic_load_explicit(&s->in_use, memory_order_relaxed);
-	bool shared = atomic_load_explicit(&s->table->shared, memory_order_relaxed);
+	bool shared = !s->own && atomic_load_explicit(&s->table->shared, memory_order_relaxed);
 
 	if (atomic_load_explicit(&s->held, memory_order_relaxed))
 		return false;

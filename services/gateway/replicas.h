@@ -29,6 +29,7 @@ struct model_queue {
 	uint64_t changes, claimed_changes;    /* of who wants how much; the second: control thread, as lease.c said last */
 	int64_t clock_us;             /* of the tenant that was served last */
 	uint64_t seq;
+	bool own;                     /* of a model whose replicas are */
 	struct replica_table *table;
 	struct series *m_queued;
 };
@@ -43,6 +44,7 @@ struct replica_state {
 	bool resident, loads;         /* control thread: it is in memory; its backend loads models by itself */
 	_Atomic uint32_t unanswered;  /* requests sent there of which no byte has come */
 	_Atomic int64_t unanswered_us;        /* loop clock: since when; since the last answer began, if that is later */
+	bool own;                     /* never leased; set before it is used */
 	_Atomic int64_t heard_us, busy_since_us;      /* loop clock: the last byte from there; when the first of those in use was sent */
 	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
 	struct breaker breaker;
@@ -56,6 +58,8 @@ struct replica_table *replica_table_new(struct metrics *);
 void replica_table_free(struct replica_table *);
 /* Finds or makes; sets the slots, and gives new ones to those who wait. Control thread only. */
 struct replica_state *replica_state_get(struct replica_table *, struct str backend, struct str model, uint32_t slots);
+/* The same of a replica that is no part of leases: all its slots are this gateway's. Who has it limits what all gateways do there. */
+struct replica_state *replica_state_get_own(struct replica_table *, struct str backend, struct str model, uint32_t slots);
 /* Refreshes the gauges of all; control thread. */
 void replica_table_sweep(struct replica_table *, int64_t now_us);
 

@@ -56,6 +56,8 @@ static const struct opt options[] = {
 				       "and decides itself when there is no answer.", .words = "local remote", .live = true),
 	OPT(C, DURATION, decide_timeout, "250ms", "With decide=remote: longest wait for the selector, and never longer than the request may still take.", .min = 1,
 	    .max = 60000, .live = true),
+	OPT(C, BOOL, cloud_named, "no", "Requests for a model of the house by its name may be answered in the cloud when no backend that has it can. Requests for auto always may, unless they, "
+	    "their key or their tenant are marked local-only.", .live = true),
 	OPT(C, NUMBER, decision_sample, "0.01", "Share of requests for a named model whose decision is kept for /explain; auto is always kept.", .max = 1, .live = true),
 	OPT(C, STRING, ollama_version, "0.34.2", "The version of Ollama that /api/version names; clients refuse old ones.", .live = true),
 	OPT(C, LIST, allowed_hosts, "", "Host names under which clients may reach the gateway, besides localhost, literal addresses, *.local, *.internal.", .live = true),
@@ -243,6 +245,7 @@ static void subscribe(struct gateway *g)
 	g->models_sub = snapshot_sub_new(g->loop, g->registry, svc_pub_url(g->svc, "model-registry"), "models", path, on_models, g);
 	snprintf(path, sizeof(path), "%s/policy.snapshot", svc_state_dir(g->svc));
 	g->policy_sub = snapshot_sub_new(g->loop, g->selector, svc_pub_url(g->svc, "selector"), "policy", path, on_policy, g);
+	providers_open(g, &g->providers, rebuild);
 }
 
 /* --- once a second --- */
@@ -315,6 +318,7 @@ static void stop(struct svc *s)
 	loop_timer_del(&g->hurry);
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
+	providers_close(&g->providers);
 	if (g->door)
 		door_close(g->door);
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
@@ -364,6 +368,7 @@ static bool start(struct svc *s, struct why *why)
 	g->ledger = svc_peer(s, "usage-tracker");
 	g->hardware = svc_peer(s, "hardware-probe");
 	g->cloud = svc_peer(s, "cloud-fallback");
+	g->providers.peer = g->cloud;
 	g->n_workers = worker_count(g->cfg);
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");

@@ -4,11 +4,13 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/io/tls.h"
+#include "common/policy/cloud.h"
 
 bool llm_backend_parse(const char *kind, enum llm_backend *ret)
 {
 	static const struct { const char *name; enum llm_backend kind; } kinds[] = {
 		{ "llamacpp", LLM_BACKEND_LLAMACPP }, { "openai", LLM_BACKEND_OPENAI }, { "ollama", LLM_BACKEND_OLLAMA },
+		{ CLOUD_KIND, LLM_BACKEND_OPENAI },
 	};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
@@ -43,17 +45,40 @@ static void resolve_backends(struct gateway *g, struct world *w)
 	}
 }
 
+/* The models of the house, and behind them those of the cloud. */
+static bool merge(struct gateway *g, struct world *w, uint64_t *ret_epoch, struct why *why)
+{
+	struct buf b = { 0 };
+	enum err err;
+
+	*ret_epoch = g->models_id.epoch;
+	err = cloud_merge(&b, ret_epoch, buf_as_str(&g->models_bytes), buf_as_str(&g->providers.view), why);
+	w->models_bytes = arena_str(w->mem, buf_as_str(&b));
+	buf_free(&b);
+	w->cloud_token = arena_str(w->mem, str_of(g->providers.token));
+	w->active_model = arena_str(w->mem, str_of(g->providers.active_model));
+	return err == ERR_OK;
+}
+
+static struct replica_state *state_of(struct gateway *g, const struct world *w, uint16_t r)
+{
+	const struct cat_replica *cr = &w->cat.replicas[r];
+
+	return (cloud_of(&w->cat, r) ? replica_state_get_own : replica_state_get)(g->replicas, w->cat.backends[cr->backend].name,
+										  w->cat.models[cr->model].name, cr->slots);
+}
+
 struct world *world_new(struct gateway *g, struct why *why)
 {
+	uint64_t epoch;
 	struct arena *mem = arena_new(16384);
 	struct world *w = arena_new_of(mem, struct world);
 
 	atomic_store(&w->refs, 1);
 	w->mem = mem;
 	w->made_at_us = wall_us();
-	w->models_bytes = arena_str(mem, buf_as_str(&g->models_bytes));
 	w->policy_bytes = arena_str(mem, buf_as_str(&g->policy_bytes));
-	if (catalogue_build(&w->cat, mem, g->models_id.epoch, g->models_id.version, w->models_bytes, why) != ERR_OK ||
+	if (!merge(g, w, &epoch, why) || catalogue_build(&w->cat, mem, epoch, g->models_id.version, w->models_bytes, why) != ERR_OK ||
 	    policy_build(&w->pol, mem, &w->cat, g->policy_id.epoch, g->policy_id.version, w->policy_bytes, why) != ERR_OK) {
 		arena_free(mem);
 		return NULL;
@@ -63,8 +88,7 @@ struct world *world_new(struct gateway *g, struct why *why)
 	resolve_backends(g, w);
 	w->states = arena_array(mem, struct replica_state *, w->cat.n_replicas + 1u);
 	for (uint16_t r = 0; r < w->cat.n_replicas; r++)
-		w->states[r] = replica_state_get(g->replicas, w->cat.backends[w->cat.replicas[r].backend].name,
-						 w->cat.models[w->cat.replicas[r].model].name, w->cat.replicas[r].slots);
+		w->states[r] = state_of(g, w, r);
 	for (uint16_t r = 0; r < w->cat.n_replicas; r++) {
 		w->states[r]->resident = w->cat.replicas[r].pb->loaded;
 		w->states[r]->loads = w->backends[w->cat.replicas[r].backend].kind == LLM_BACKEND_OLLAMA;

@@ -35,6 +35,7 @@ static void pack(struct selector *s, const Corral__SpeedsReply *speeds, struct b
 	p.mode = (char *)"rules";
 	p.switch_margin = s->cfg->switch_margin;
 	p.outcomes = 0;                   /* not part of the policy's identity under rules */
+	cloud_policy(s, mem, &p);
 	p.rules = arena_array(mem, Corral__Rule *, N_RULES);
 	for (p.n_rules = 0; p.n_rules < N_RULES; p.n_rules++) {
 		Corral__Rule *r = p.rules[p.n_rules] = arena_new_of(mem, Corral__Rule);
@@ -115,6 +116,7 @@ void policy_refresh(struct selector *s)
 
 	if (!s->policy.n)
 		publish(s, NULL);
+	cloud_measure(s);
 	corral__usage_tracker__speeds(rpc_stub(s->ledger, &corral__usage_tracker__descriptor), &q, on_speeds, s);
 }
 

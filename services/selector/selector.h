@@ -19,6 +19,9 @@ struct selector_config {
 	const char *selector_db;
 	int64_t decision_keep, policy_every;
 	double switch_margin;
+	const char *cloud_prefer;
+	double cloud_medium_left, cloud_quality;
+	int64_t cloud_quality_answers;
 	struct bus_config bus;
 };
 
@@ -30,6 +33,8 @@ struct version { struct snapshot_id id; struct str bytes; bool stored; };     /*
 
 /* The last versions of one kind of snapshot, in memory; older ones only as far as decisions refer to them, in the database. */
 struct version_ring { const char *kind; struct version v[VERSIONS_KEPT]; unsigned next; };
+
+struct cloud;
 
 struct selector {
 	struct svc *svc;
@@ -49,6 +54,9 @@ struct selector {
 	struct catalogue cat;
 	struct policy pol;
 	bool built;
+	struct buf models_bytes;      /* of the house, as heard last */
+	struct snapshot_id models_id;
+	struct cloud *cloud;
 };
 
 /* decisions.c: the log and its replay */
@@ -62,6 +70,13 @@ bool decisions_read_bus(struct selector *, struct why *);     /* when it is conf
 void decisions_clean(struct selector *, int64_t before_us);
 void versions_note(struct version_ring *, struct snapshot_id, struct str bytes);
 void versions_free(struct version_ring *);
+
+/* cloud.c */
+void cloud_open(struct selector *);           /* hears of providers */
+void cloud_close(struct selector *);
+void cloud_world(struct selector *);          /* the models of the house or the providers are others: puts them together */
+void cloud_measure(struct selector *);        /* asks the ledger how good the models of the house are */
+void cloud_policy(struct selector *, struct arena *, Corral__PolicySnapshot *);      /* its part of the policy */
 
 /* policy.c */
 void policy_serve(struct selector *);         /* Decide, and the policy that is published */

@@ -13,6 +13,12 @@ static const struct opt options[] = {
 	OPT(C, DURATION, decision_keep, "14d", "How long decisions are kept for /explain.", .min = 60000, .max = 3650LL * 86400000, .live = true),
 	OPT(C, DURATION, policy_every, "10s", "How often measured speeds are read from the ledger.", .min = 100, .max = 86400000, .live = true),
 	OPT(C, NUMBER, switch_margin, "0.05", "How much higher another model has to score before a conversation leaves its model.", .max = 1, .live = true),
+	OPT(C, ENUM, cloud_prefer, "medium", "From which complexity on requests for auto prefer a provider in the cloud, if one is configured and can afford them, to the models of the house: "
+	    "complex, medium, or none, so that the cloud only answers what the house cannot. SIMPLE always stays.", .words = "none complex medium", .live = true),
+	OPT(C, NUMBER, cloud_medium_left, "10", "USD that a provider must have left before requests of medium complexity prefer it; one without a budget of money always has.", .max = 1e9, .live = true),
+	OPT(C, NUMBER, cloud_quality, "0.7", "Measured quality (GET /quality, of thirty days) of the best model of the house for a task type below which the cloud is preferred for it; 0 = never.",
+	    .max = 1, .live = true),
+	OPT(C, INT, cloud_quality_answers, "50", "Answers of a model for a task type before its measured quality counts for cloud_quality.", .min = 1, .max = 1000000000, .live = true),
 	BUS_OPTIONS(C, bus),
 	OPT_END
 };
@@ -35,8 +41,10 @@ static void on_models(void *arg, struct snapshot_id id, struct str bytes, bool s
 	struct selector *s = arg;
 
 	(void)stale;
-	versions_note(&s->models, id, bytes);
-	policy_rebuild(s, id, bytes);
+	buf_clear(&s->models_bytes);
+	buf_str(&s->models_bytes, bytes);
+	s->models_id = id;
+	cloud_world(s);
 	svc_need(s->svc, "model snapshot", s->built, s->built ? "" : "the model snapshot cannot be read");
 }
 
@@ -66,6 +74,8 @@ static void stop(struct svc *svc)
 	loop_timer_del(&s->clean_timer);
 	intake_free(s->intake);
 	snapshot_sub_free(s->models_sub);
+	cloud_close(s);
+	buf_free(&s->models_bytes);
 	snapshot_pub_free(s->policy_pub);
 	versions_free(&s->models);
 	versions_free(&s->policies);
@@ -115,6 +125,7 @@ static bool start(struct svc *svc, struct why *why)
 	clean_tick(&s->clean_timer);
 	snprintf(cache, sizeof(cache), "%s/models.snapshot", svc_state_dir(svc));
 	s->models_sub = snapshot_sub_new(svc_loop(svc), s->registry, svc_pub_url(svc, "model-registry"), "models", cache, on_models, s);
+	cloud_open(s);
 	return true;
 }
 

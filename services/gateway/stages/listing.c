@@ -6,6 +6,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/json_write.h"
+#include "common/policy/cloud.h"
 #include "services/gateway/explain_json.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
@@ -20,6 +21,7 @@ struct view {
 	const char *family, *parameters, *quantization, *format, *architecture;
 	uint64_t parameter_count;
 	int64_t created_s;
+	const char *provider;         /* in the cloud; NULL = in the house */
 };
 
 /* Clients cut digests to 12 characters and fail on shorter ones; what has none gets one made of what identifies it. */
@@ -37,8 +39,10 @@ static void digest_of(struct view *v, const char *digest)
 		snprintf(v->digest + 16 * i, 17, "%016llx", (unsigned long long)str_hash(v->name, i * 1000003 + v->size + v->parameter_count));
 }
 
-static void view_model(struct view *v, const struct cat_model *m)
+static void view_model(struct view *v, const struct catalogue *c, uint16_t model)
 {
+	const struct cat_model *m = &c->models[model];
+	const Corral__Provider *cloud = m->n ? cloud_of(c, m->first) : NULL;
 	const Corral__Model *pb = m->pb;
 	int64_t us;
 
@@ -46,7 +50,7 @@ static void view_model(struct view *v, const struct cat_model *m)
 		.embedding_length = pb->embedding_length, .family = pb->family, .parameters = pb->parameters,
 		.quantization = pb->quantization, .format = *pb->format ? pb->format : "gguf",
 		.architecture = *pb->architecture ? pb->architecture : *pb->family ? pb->family : "unknown",
-		.parameter_count = pb->parameter_count };
+		.parameter_count = pb->parameter_count, .provider = cloud ? cloud->name : NULL };
 	digest_of(v, pb->digest);
 	if (!clock_parse_rfc3339(pb->modified_at, &us))
 		us = pb->first_seen_us;
@@ -125,7 +129,7 @@ static void openai_members(struct json_out *jo, const struct view *v)
 	jw_kv_str(jo, "id", v->name);
 	jw_kv_strz(jo, "object", "model");
 	jw_kv_i64(jo, "created", v->created_s);
-	jw_kv_strz(jo, "owned_by", v->m ? "local" : "corral");
+	jw_kv_strz(jo, "owned_by", v->provider ? v->provider : v->m ? "local" : "corral");
 	if (v->context)
 		jw_kv_u64(jo, "context_length", v->context);
 	write_caps(jo, v->caps);
@@ -153,7 +157,7 @@ static void list_all(struct json_out *jo, const struct req *r, entry_fn *entry)
 	for (uint16_t i = 0; w && i < w->cat.n_models; i++) {
 		if (!lists(r, &w->cat.models[i]))
 			continue;
-		view_model(&v, &w->cat.models[i]);
+		view_model(&v, &w->cat, i);
 		entry(jo, &v);
 	}
 	jw_end(jo);
@@ -196,7 +200,7 @@ static bool nth_view(const struct req *r, unsigned n, struct view *v)
 	}
 	for (uint16_t i = 0; i < w->cat.n_models; i++)
 		if (lists(r, &w->cat.models[i]) && --n == 0) {
-			view_model(v, &w->cat.models[i]);
+			view_model(v, &w->cat, i);
 			return true;
 		}
 	return false;
@@ -307,7 +311,7 @@ static bool find_view(struct req *r, struct str name, struct view *v)
 		req_fail_why(r, &why);
 		return false;
 	}
-	view_model(v, &r->world->cat.models[m]);
+	view_model(v, &r->world->cat, m);
 	v->spelled = alias ? v->name : name;
 	return true;
 }
@@ -394,7 +398,7 @@ static void ps_entry(struct json_out *jo, const struct world *w, const struct ca
 	struct view v;
 	char expires[40] = "2318-01-01T00:00:00Z";    /* never: a date that is far away and parses */
 
-	view_model(&v, &w->cat.models[c->model]);
+	view_model(&v, &w->cat, c->model);
 	if (c->pb->expires_at_us)
 		clock_rfc3339(c->pb->expires_at_us, 6, expires, sizeof(expires));
 	jw_obj(jo);
@@ -600,7 +604,7 @@ static void both_lists(struct json_out *jo, const struct req *r, const struct fi
 		if (i < 0)
 			view_auto(&v, r);
 		else
-			view_model(&v, &w->cat.models[i]);
+			view_model(&v, &w->cat, i);
 		jw_obj(jo);
 		if (openai) {
 			openai_members(jo, &v);

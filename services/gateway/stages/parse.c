@@ -29,6 +29,9 @@ static bool has_own_headers(const struct http_head *h)
 	return false;
 }
 
+/* Whatever stands there keeps a request at home, but for a clear no. */
+static bool says_yes(struct str s) { return s.n && !str_ieq(s, STR("false")) && !str_ieq(s, STR("no")) && !str_eq(s, STR("0")); }
+
 /* Any client can say what it knows; Open WebUI's headers name user and chat. */
 static void read_hints(struct req *r)
 {
@@ -36,6 +39,7 @@ static void read_hints(struct req *r)
 
 	if (!has_own_headers(&r->x->head))
 		return;
+	in->local_only |= says_yes(header(r, "x-corral-local-only"));
 	hint(r, &in->task_type, "x-corral-task-type", NULL);
 	hint(r, &in->complexity, "x-corral-complexity", NULL);
 	hint(r, &in->language, "x-corral-language", NULL);
