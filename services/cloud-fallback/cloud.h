@@ -1,7 +1,7 @@
 /* cloud.h - what the files of cloud-fallback share.
  *
  * Nouns: a provider is one account with somebody who serves models, with its keys, its breaker and its slots; an errand is one request of a
- * gateway on its way there (errand.c). front.c is where gateways come in, spend.c hears from the usage-tracker whether a provider may be used,
+ * gateway on its way there (errand.c). front.c is where gateways come in, spend.c and counts.c hear from the usage-tracker whether a provider may be used,
  * health.c looks at RunPod's workers, active.c keeps the active model, service.c publishes what is known. One loop thread owns everything. */
 #ifndef CORRAL_CLOUD_FALLBACK_CLOUD_H
 #define CORRAL_CLOUD_FALLBACK_CLOUD_H
@@ -67,6 +67,7 @@ struct cloud {
 	struct list errands;
 	struct active *active;
 	struct spend *spend;
+	struct counts *counts;
 	struct snapshot_pub *pub;
 	struct buf published;
 	Corral__Providers_Service rpc;
@@ -103,6 +104,14 @@ void front_refuse(struct http_xchg *, const struct why *, int status, int64_t re
 /* spend.c */
 struct spend *spend_new(struct cloud *);
 void spend_free(struct spend *);
+
+/* counts.c: how many requests a minute and a day. */
+struct counts *counts_new(struct cloud *);
+void counts_free(struct counts *);
+/* No more may be sent in this period: *ret_resets_us (wall clock) is when more may. */
+bool counts_used_up(struct counts *, const struct provider *, char words[WORDS], int64_t *ret_resets_us);
+bool counts_take(struct counts *, const struct provider *);   /* false: none is in hand, and more is asked for */
+void counts_leave(struct counts *, void (*left)(void *arg), void *arg);       /* gives back what was not sent; 'left' once, then or now */
 
 /* health.c */
 void workers_look(struct provider *);

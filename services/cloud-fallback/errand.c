@@ -16,7 +16,7 @@
 #include "common/llm/exchange.h"
 #include "services/cloud-fallback/cloud.h"
 
-enum { HEADERS_MOST = 6, BUSY_RETRY_MS = 1000, ID_MOST = 100 };
+enum { HEADERS_MOST = 7, BUSY_RETRY_MS = 1000, ID_MOST = 100 };
 
 struct errand {
 	struct list link;
@@ -269,7 +269,7 @@ static void c_head(struct https_call *c, const struct http_head *h, void *arg)
 
 	e->status = h->status;
 	e->began = true;
-	e->retry_ms = h->status == 429 || h->status == 503 ? retry_after_ms(h) : 0;
+	e->retry_ms = h->status == 429 || h->status == 503 || h->status == 529 ? retry_after_ms(h) : 0;
 	if (h->status < 400)
 		series_observe(metrics_series(svc_metrics(e->cloud->svc), M_FIRST_BYTE, e->provider->set->name), (double)waited_us / 1e6);
 	if (h->status < 400)
@@ -402,17 +402,18 @@ static struct str header(struct errand *e, const char *name, struct str value)
 static void send_with(struct errand *e, const struct provider_key *k, int64_t left_ms)
 {
 	static const struct https_ops ops = { c_head, c_data, c_end, c_error };
+	const struct llm_headers *own = llm_backend_headers(e->target.kind);
 	const struct cloud_config *cfg = e->cloud->cfg;
 	struct buf key = { 0 };
 	struct str headers[HEADERS_MOST], all[HEADERS_MOST] = { STR(""), STR("Content-Type: application/json"),
 		e->in.stream ? STR("Accept: text/event-stream") : STR("Accept: application/json"), STR("User-Agent: corral/" CORRAL_VERSION),
-		header(e, "X-Request-Id", e->request_id), header(e, "traceparent", e->trace) };
+		header(e, "X-Request-Id", e->request_id), header(e, "traceparent", e->trace), header(e, own->name, str_of(own->value)) };
 	unsigned n = 0;
 	int64_t cold_ms = provider_cold_ms(e->provider);
 	struct https_request q = { .method = "POST", .url = e->url, .headers = headers, .body = e->plan.parts, .n_body = e->plan.n_parts, .connect_ms = cfg->cloud_connect,
 				   .first_byte_ms = cfg->cloud_first_byte + 2 * cold_ms, .idle_ms = cfg->cloud_idle, .total_ms = left_ms };
 
-	buf_printf(&key, "Authorization: Bearer %s", k->text);
+	buf_printf(&key, "%s: %s%s", own->key_name, own->key_prefix, k->text);
 	all[0] = buf_as_str(&key);
 	for (unsigned i = 0; i < HEADERS_MOST; i++)
 		if (all[i].n)
@@ -480,6 +481,40 @@ static enum err whom(struct errand *e, struct why *why)
 	return ERR_OK;
 }
 
+/* Gemini speaks both; which one is meant says its address. */
+static enum llm_backend backend_of(const struct provider *p)
+{
+	if (p->set->kind == KIND_ANTHROPIC)
+		return LLM_BACKEND_ANTHROPIC;
+	return p->set->kind == KIND_GEMINI && !str_ends(str_of(p->set->url), STR("/openai")) ? LLM_BACKEND_GEMINI : LLM_BACKEND_OPENAI;
+}
+
+/* The base is written with the version of the API behind it or without, as each provider's own documents have it. */
+static const char *url_of(const struct errand *e)
+{
+	struct str base = str_of(e->provider->set->url), version = e->target.kind == LLM_BACKEND_GEMINI ? STR("/v1beta") : STR("/v1");
+
+	if (e->target.kind == LLM_BACKEND_OPENAI)
+		return arena_printf(e->mem, STR_FMT "%s/chat/completions", STR_ARG(base), e->provider->set->kind == KIND_RUNPOD ? "/openai/v1" : "");
+	if (str_ends(base, version))
+		base.n -= version.n;
+	return arena_printf(e->mem, STR_FMT "%s", STR_ARG(base), e->plan.path);
+}
+
+static enum err plan_it(struct errand *e, struct why *why)
+{
+	const struct provider_setting *p = e->provider->set;
+	const struct catalogue_row *r = cloud_catalogue_find(e->cloud->catalogue, str_of(provider_kind_name(p->kind)), str_of(p->name), str_of(e->model));
+	enum err code;
+
+	e->target = (struct llm_target){ .kind = backend_of(e->provider), .remote_model = str_of(e->model), .shown_model = e->in.model, .request_id = e->request_id,
+					 .created_us = wall_us(), .max_output_tokens = r ? r->max_output_tokens : 0 };
+	code = llm_plan(&e->plan, &e->in, &e->target, e->mem, why);
+	if (code == ERR_OK)
+		e->url = url_of(e);
+	return code;
+}
+
 static enum err read_it(struct errand *e, struct why *why)
 {
 	enum err code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, e->x->body, STR(""), e->mem, why);
@@ -490,10 +525,7 @@ static enum err read_it(struct errand *e, struct why *why)
 	body = newer_limit(e->provider, &e->in, e->mem);
 	if (body.p != e->in.body.p && (code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why)) != ERR_OK)
 		return code;
-	e->target = (struct llm_target){ .kind = LLM_BACKEND_OPENAI, .remote_model = str_of(e->model), .shown_model = e->in.model, .request_id = e->request_id,
-					 .created_us = wall_us() };
-	e->url = arena_printf(e->mem, "%s%s/chat/completions", e->provider->set->url, e->provider->set->kind == KIND_RUNPOD ? "/openai/v1" : "");
-	return llm_plan(&e->plan, &e->in, &e->target, e->mem, why);
+	return plan_it(e, why);
 }
 
 static enum err may_go(struct errand *e, struct why *why)
@@ -517,6 +549,10 @@ static enum err may_go(struct errand *e, struct why *why)
 	if (p->active >= p->set->slots) {
 		e->retry_ms = BUSY_RETRY_MS;
 		return err_set(why, ERR_UNAVAILABLE, "all %u slots of %s are in use", p->set->slots, p->set->name);
+	}
+	if (!counts_take(e->cloud->counts, p)) {
+		e->retry_ms = BUSY_RETRY_MS;
+		return err_set(why, ERR_UNAVAILABLE, "%s allows so many requests a minute or day, and the next ones are being asked for", p->set->name);
 	}
 	if (!breaker_allow(&p->breaker, &o, mono_us(), &e->probe))
 		return err_set(why, ERR_UNAVAILABLE, "%s is being tried by another request after it failed", p->set->name);

@@ -56,8 +56,6 @@ static bool is_configured(const struct provider *p, struct standing *s)
 
 	if (!p->set->enabled)
 		say(s, CORRAL__PROVIDER_STATE__PROVIDER_NOT_CONFIGURED, 0, "%s is switched off", name);
-	else if (p->set->kind == KIND_ANTHROPIC)
-		say(s, CORRAL__PROVIDER_STATE__PROVIDER_NOT_CONFIGURED, 0, "%s: this version does not speak the protocol of the kind anthropic", name);
 	else if (!p->keys.n)
 		say(s, CORRAL__PROVIDER_STATE__PROVIDER_NOT_CONFIGURED, 0, "%s: %s", name, p->keys.problem);
 	else if (!p->set->n_models)
@@ -70,11 +68,15 @@ static bool is_configured(const struct provider *p, struct standing *s)
 static bool has_budget(const struct provider *p, struct standing *s)
 {
 	const struct spending *m = &p->spend;
+	char words[WORDS];
+	int64_t resets_us;
 
 	if (!m->heard)
 		say(s, CORRAL__PROVIDER_STATE__PROVIDER_NO_BUDGET, 0, "%s: the usage-tracker has not said yet what may be spent there", p->set->name);
 	else if (!m->may)
 		say(s, CORRAL__PROVIDER_STATE__PROVIDER_NO_BUDGET, m->until_us / 1000, "%s", m->why);
+	else if (counts_used_up(p->cloud->counts, p, words, &resets_us))
+		say(s, CORRAL__PROVIDER_STATE__PROVIDER_NO_BUDGET, resets_us / 1000, "%s", words);
 	else
 		return true;
 	return false;

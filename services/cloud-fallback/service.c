@@ -168,6 +168,7 @@ static void stop(struct svc *svc)
 		return;
 	loop_timer_del(&c->tick);
 	spend_free(c->spend);
+	counts_free(c->counts);
 	errands_drop(c);
 	for (size_t i = 0; i < c->n; i++) {
 		workers_stop(&c->providers[i]);
@@ -234,12 +235,15 @@ static bool start(struct svc *svc, struct why *why)
 	c->rpc.set_active_model = on_set_model;
 	rpc_server_add(svc_rpc_server(svc), &c->rpc.base);
 	c->spend = spend_new(c);
+	c->counts = counts_new(c);
 	cloud_changed(c);
 	loop_timer_set(c->loop, &c->tick, TICK_US, on_tick);
 	return true;
 }
 
-static void on_idle(void *arg) { svc_drained(arg); }
+static void on_left(void *arg) { svc_drained(arg); }
+
+static void on_idle(void *arg) { counts_leave(((struct cloud *)svc_state(arg))->counts, on_left, arg); }
 
 static void drain(struct svc *svc)
 {
@@ -249,7 +253,7 @@ static void drain(struct svc *svc)
 	if (c->front)
 		http_server_drain(c->front, on_idle, svc);
 	else
-		svc_drained(svc);
+		on_idle(svc);
 }
 
 const struct svc_def cloud_fallback_service = {

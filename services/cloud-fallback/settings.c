@@ -41,7 +41,7 @@ const struct opt cloud_options[] = {
 
 static const struct { const char *name, *url; } kinds[KINDS] = {
 	[KIND_OPENAI] = { "openai", "https://api.openai.com/v1" }, [KIND_ANTHROPIC] = { "anthropic", "https://api.anthropic.com/v1" },
-	[KIND_GEMINI] = { "gemini", "https://generativelanguage.googleapis.com/v1beta/openai" }, [KIND_OPENROUTER] = { "openrouter", "https://openrouter.ai/api/v1" },
+	[KIND_GEMINI] = { "gemini", "https://generativelanguage.googleapis.com/v1beta" }, [KIND_OPENROUTER] = { "openrouter", "https://openrouter.ai/api/v1" },
 	[KIND_RUNPOD] = { "runpod", "" }, [KIND_COMPATIBLE] = { "compatible", "" },
 };
 

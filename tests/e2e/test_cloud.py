@@ -35,6 +35,11 @@ providers:
   - {{name: poor, kind: openrouter, url: "{fake.url}/api/v1", models: m1, key_env: GOOD_KEY, monthly_microusd: 0}}
   - {{name: off, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, enabled: no, monthly_tokens: unlimited}}
   - {{name: uncapped, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY}}
+  - {{name: an, kind: anthropic, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
+  - {{name: ge, kind: gemini, url: "{fake.url}/v1beta", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
+  - {{name: go, kind: gemini, url: "{fake.url}/v1beta/openai", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
+  - {{name: or, kind: openrouter, url: "{fake.url}/api/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
+  - {{name: few, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited, per_day: 3}}
   - {{name: rp, kind: runpod, url: "{fake.url}/v2/ep", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
 """)
     listen = f"127.0.0.1:{free_port()}"
@@ -96,6 +101,36 @@ def test_a_request_and_a_stream(cloud, fake):
     status, headers, text = ask(cloud, stream=True)
     assert status == 200 and headers["Content-Type"].startswith("text/event-stream")
     assert text.endswith("data: [DONE]\n\n") and '"total_tokens":' in text
+
+
+@pytest.mark.parametrize("provider, path", [("an", "/v1/messages"), ("ge", ":generateContent"), ("go", "/v1beta/openai/chat/completions"),
+                                            ("or", "/api/v1/chat/completions"), ("rp", "/v2/ep/openai/v1/chat/completions")])
+def test_each_kind_in_its_own_form(cloud, fake, provider, path):
+    fake.now(["answer 3"])
+    status, _, text = ask(cloud, f"{provider}/m1")
+    assert status == 200 and json.loads(text)["choices"][0]["message"]["content"].startswith("w0 w1 w2"), text
+    assert fake.calls[-1].path.endswith(path)
+    assert json.loads(text)["usage"]["completion_tokens"] == 3
+    status, _, text = ask(cloud, f"{provider}/m1", stream=True)
+    assert status == 200 and text.endswith("data: [DONE]\n\n") and '"total_tokens":' in text, text
+    fake.now(["torn 2"])
+    status, _, text = ask(cloud, f"{provider}/m1", stream=True)
+    assert status == 200 and "data: [DONE]" not in text and "error" in json.loads(text.strip().split("data: ")[-1]), text
+    for behaviour, code in (("status 400", 400), ("status 500", 502)):
+        fake.now([behaviour])
+        assert error(ask(cloud, f"{provider}/m1"))[0] == code, behaviour
+    fake.now(["answer 1"])
+    until(lambda: ask(cloud, f"{provider}/m1")[0] == 200 and ask(cloud, f"{provider}/m1")[0] == 200)
+
+
+def test_so_many_requests_a_day_and_no_more(cloud, fake):
+    fake.now(["answer 1"])
+    before = len(fake.calls)
+    for _ in range(3):
+        until(lambda: ask(cloud, "few/m1")[0] == 200)
+    until(lambda: state(cloud, "few")["state"] == "no budget")
+    assert "3 requests of this day" in state(cloud, "few")["reason"]
+    assert error(ask(cloud, "few/m1"))[0] == 402 and len(fake.calls) == before + 3
 
 
 def test_nobody_else_comes_in(cloud, fake):
@@ -191,9 +226,3 @@ def test_a_key_that_is_told_to_wait_waits(cloud, fake):
     fake.now(["status 402", "answer 2"])
     assert ask(cloud)[0] == 200                                  # by the other one
     assert state(cloud, "oa")["keys"] == 1
-
-
-def test_runpod_is_not_asked_when_no_worker_can_be_up_in_time(cloud, fake):
-    fake.now(["answer 2"])
-    assert ask(cloud, "rp/m1")[0] == 200
-    assert fake.calls[-1].path.endswith("/v2/ep/openai/v1/chat/completions")
