@@ -79,10 +79,38 @@ static void wipes(void **state)
 		assert_int_equal(a[i], 0);
 }
 
+static void what_is_sealed_opens_for_whom_it_is(void **state)
+{
+	uint8_t key[SEAL_KEY_BYTES], other[SEAL_KEY_BYTES];
+	struct buf sealed = { 0 }, again = { 0 }, open = { 0 };
+
+	seal_key_of(STR("a master key of many bytes"), key);
+	seal_key_of(STR("another master key"), other);
+	secret_seal(key, STR("oa"), STR("the text"), &sealed);
+	secret_seal(key, STR("oa"), STR("the text"), &again);
+	assert_true(is_sealed(buf_as_str(&sealed)) && !str_eq(buf_as_str(&sealed), buf_as_str(&again)));
+	assert_null(str_find(buf_as_str(&sealed), STR("text")));
+	assert_true(secret_unseal(key, STR("oa"), buf_as_str(&sealed), &open));
+	assert_true(str_eqz(buf_as_str(&open), "the text"));
+	buf_clear(&open);
+	assert_false(secret_unseal(key, STR("ob"), buf_as_str(&sealed), &open));
+	assert_false(secret_unseal(other, STR("oa"), buf_as_str(&sealed), &open));
+	assert_false(secret_unseal(key, STR("oa"), STR("sealed:1:"), &open));
+	assert_false(secret_unseal(key, STR("oa"), STR("sealed:1:!!!!"), &open));
+	assert_false(secret_unseal(key, STR("oa"), STR("the text"), &open));
+	for (size_t i = 9; i < sealed.n; i++) {
+		sealed.p[i] ^= 1;
+		assert_false(secret_unseal(key, STR("oa"), buf_as_str(&sealed), &open));
+		sealed.p[i] ^= 1;
+	}
+	assert_int_equal(open.n, 0);
+	buf_free(&sealed), buf_free(&again), buf_free(&open);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(hashes_as_published),
+		cmocka_unit_test(hashes_as_published), cmocka_unit_test(what_is_sealed_opens_for_whom_it_is),
 		cmocka_unit_test(pieces_hash_as_the_whole),
 		cmocka_unit_test(random_bytes_differ),
 		cmocka_unit_test(every_byte_counts_in_a_comparison),

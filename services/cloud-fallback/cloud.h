@@ -65,6 +65,7 @@ struct cloud {
 	char token[2 * TOKEN_BYTES + 1];
 	const char *asked_token;      /* the one in force */
 	struct list errands;
+	uint8_t seal_key[32];
 	struct active *active;
 	struct spend *spend;
 	struct counts *counts;

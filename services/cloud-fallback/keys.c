@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/buf.h"
 #include "common/data/secret.h"
 #include "common/io/http1.h"
 
@@ -67,10 +68,40 @@ static void problem(struct keyring *r, const char *text, const char *source)
 		snprintf(r->problem, sizeof(r->problem), "%s (from its %s)", text, source);
 }
 
-static void add(struct keyring *r, struct str line, const char *source)
+static void add_open(struct keyring *r, struct str key, uint32_t weight, const char *source)
+{
+	struct provider_key *k = &r->keys[r->n];
+
+	if (!key_ok(key))
+		problem(r, "a key has characters that no key has", source);
+	else if (key_is_placeholder(key))
+		problem(r, "there is a placeholder where a key should be", source);
+	else if (r->n == KEYS_MOST)
+		problem(r, "there are more than 64 keys", source);
+	else {
+		*k = (struct provider_key){ .source = source, .weight = weight, .text = strndup(key.p, key.n) };
+		id_of(key, k->id);
+		r->n++;
+	}
+}
+
+static void add_sealed(struct keyring *r, const struct provider_setting *p, struct str key, uint32_t weight, const char *source)
+{
+	struct buf open = { 0 };
+
+	if (!p->seal_key)
+		problem(r, "a key is sealed, and there is no master key to open it (cloud_master_key, master_key_file)", source);
+	else if (!secret_unseal(p->seal_key, str_of(p->name), key, &open))
+		problem(r, "a sealed key cannot be opened: it was sealed with another master key or for another provider, or was changed", source);
+	else
+		add_open(r, buf_as_str(&open), weight, source);
+	secret_wipe(open.p, open.cap);
+	buf_free(&open);
+}
+
+static void add(struct keyring *r, const struct provider_setting *p, struct str line, const char *source)
 {
 	struct str weight = str_trim(line), key;
-	struct provider_key *k = &r->keys[r->n];
 	uint64_t w = 1;
 
 	if (!weight.n || weight.p[0] == '#')
@@ -79,21 +110,15 @@ static void add(struct keyring *r, struct str line, const char *source)
 	weight = str_trim(weight);
 	if (weight.n && (!str_u64(weight, &w) || w < 1 || w > WEIGHT_MOST))
 		problem(r, "the weight behind a key is no number from 1 to 1000", source);
-	else if (!key_ok(key))
-		problem(r, "a key has characters that no key has", source);
-	else if (key_is_placeholder(key))
-		problem(r, "there is a placeholder where a key should be", source);
-	else if (r->n == KEYS_MOST)
-		problem(r, "there are more than 64 keys", source);
-	else {
-		*k = (struct provider_key){ .source = source, .weight = (uint32_t)w, .text = strndup(key.p, key.n) };
-		id_of(key, k->id);
-		r->n++;
-	}
+	else if (is_sealed(key))
+		add_sealed(r, p, key, (uint32_t)w, source);
+	else
+		add_open(r, key, (uint32_t)w, source);
 }
 
-static void read_file(struct keyring *r, const char *path)
+static void read_file(struct keyring *r, const struct provider_setting *p)
 {
+	const char *path = p->key_file;
 	char *text = x_malloc(FILE_MAX);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd >= 0 ? read(fd, text, FILE_MAX) : -1;
@@ -106,17 +131,17 @@ static void read_file(struct keyring *r, const char *path)
 		close(fd);
 	}
 	while (rest.n && str_split(&rest, '\n', &line))
-		add(r, line, "file");
+		add(r, p, line, "file");
 	secret_wipe(text, FILE_MAX);
 	free(text);
 }
 
-static void read_text(struct keyring *r, const char *text)
+static void read_text(struct keyring *r, const struct provider_setting *p, const char *text)
 {
 	struct str rest = str_of(text), one;
 
 	while (rest.n && str_split(&rest, ',', &one))
-		add(r, one, "environment");
+		add(r, p, one, "environment");
 }
 
 static const char *from_environment(const struct provider_setting *p, struct arena *mem)
@@ -159,10 +184,10 @@ bool keyring_load(struct keyring *r, const struct provider_setting *p, struct ar
 	memset(r, 0, sizeof(*r));
 	r->loaded = true;
 	if (p->key_file[0])
-		read_file(r, p->key_file);
+		read_file(r, p);
 	text = from_environment(p, mem);
 	if (text)
-		read_text(r, text);
+		read_text(r, p, text);
 	if (!r->n && !r->problem[0])
 		snprintf(r->problem, sizeof(r->problem), "it has no key: name a file with key_file or CORRAL_PROVIDER_<NAME>_KEY_FILE");
 	keep_learned(r, &was);

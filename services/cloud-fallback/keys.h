@@ -1,8 +1,9 @@
 /* keys.h - the keys of one provider: where they come from, which one is next, and which rest.
  *
  * A key comes from the provider's file (one a line, '#' begins a comment), from the environment (commas between them); a blank and a number behind
- * a key is its weight. A file is read again when it has changed; a key that stays keeps what was learned of it. What is known of a key is told by its
- * id, eight digits of its hash; its text is given to the request that it pays for and to nobody else. One thread. Times are mono. */
+ * a key is its weight. A key may be sealed (common/data/secret.h). A file is read again when it has changed; a key that stays keeps what was
+ * learned of it. What is known of a key is told by its id, eight digits of its hash; its text is given to the request that it pays for and to
+ * nobody else. One thread. Times are mono. */
 #ifndef CORRAL_CLOUD_FALLBACK_KEYS_H
 #define CORRAL_CLOUD_FALLBACK_KEYS_H
 #include <stdbool.h>

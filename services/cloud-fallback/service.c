@@ -1,16 +1,18 @@
 /* service.c - cloud-fallback's table and life: providers configured, told of, and reached. See cloud.h. */
 #include "services/cloud-fallback/service.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/data/secret.h"
 #include "common/io/snapshot.h"
 #include "common/policy/authz.h"
 #include "services/cloud-fallback/cloud.h"
 
-enum { TICK_US = 1000000 };
+enum { TICK_US = 1000000, MASTER_LEAST = 16, MASTER_MOST = 4096 };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_REQUESTS] = { METRIC_COUNTER, "provider_requests_total", "Requests to a provider, by how they ended: ok, or an error code.", "provider,outcome" },
@@ -179,22 +181,61 @@ static void stop(struct svc *svc)
 	snapshot_pub_free(c->pub);
 	active_close(c->active);
 	buf_free(&c->published);
+	secret_wipe(c->seal_key, sizeof(c->seal_key));
 	free(c->providers);
 	arena_free(c->mem);
 	free(c);
 	svc_set_state(svc, NULL);
 }
 
+/* The line that people put into a file ends with a newline that is not theirs. */
+static bool read_master(struct cloud *c, char text[MASTER_MOST], struct str *ret, struct why *why)
+{
+	const char *path = c->cfg->master_key_file;
+	FILE *f = fopen(path, "re");
+
+	*ret = str_n(text, f ? fread(text, 1, MASTER_MOST, f) : 0);
+	if (f)
+		fclose(f);
+	while (ret->n && (text[ret->n - 1] == '\n' || text[ret->n - 1] == '\r'))
+		ret->n--;
+	if (ret->n < MASTER_LEAST)
+		err_field(why, ERR_INVALID, "master_key_file", "the master key file %.200s cannot be read, or holds less than %d bytes", path, MASTER_LEAST);
+	return ret->n >= MASTER_LEAST;
+}
+
+/* *ret NULL: there is no master key, and nothing sealed can be opened. */
+static bool make_seal_key(struct cloud *c, const uint8_t **ret, struct why *why)
+{
+	char text[MASTER_MOST];
+	struct str master = str_of(c->cfg->cloud_master_key);
+	bool ok = true;
+
+	*ret = NULL;
+	if (master.n && master.n < MASTER_LEAST)
+		return err_field(why, ERR_INVALID, "cloud_master_key", "the master key has less than %d characters", MASTER_LEAST) == ERR_OK;
+	if (!master.n && c->cfg->master_key_file[0])
+		ok = read_master(c, text, &master, why);
+	if (ok && master.n) {
+		seal_key_of(master, c->seal_key);
+		*ret = c->seal_key;
+	}
+	secret_wipe(text, sizeof(text));
+	return ok;
+}
+
 static bool make_providers(struct cloud *c, struct why *why)
 {
 	struct provider_setting *list;
+	const uint8_t *seal_key;
 
-	if (cloud_settings_providers(c->cfg, c->mem, &list, &c->n, why))
+	if (cloud_settings_providers(c->cfg, c->mem, &list, &c->n, why) || !make_seal_key(c, &seal_key, why))
 		return false;
 	c->providers = x_calloc(c->n + 1, sizeof(*c->providers));
 	for (size_t i = 0; i < c->n; i++) {
 		c->providers[i].cloud = c;
 		c->providers[i].set = &list[i];
+		list[i].seal_key = seal_key;
 		breaker_init(&c->providers[i].breaker);
 		(void)keyring_load(&c->providers[i].keys, &list[i], c->mem);
 	}

@@ -23,6 +23,8 @@ const struct opt cloud_options[] = {
 	  "needs cloud_token."),
 	C(STRING, cloud_endpoint, "", "How gateways reach that, as a URL; empty = the address that it listens at."),
 	C(SECRET, cloud_token, "", "What gateways have to show there, 16 characters at least; they hear it from cloud-fallback itself. Empty = a new one at each start, for loopback only."),
+	C(SECRET, cloud_master_key, "", "Opens provider keys that 'corral providers seal' has sealed, 16 characters at least; empty = what master_key_file holds."),
+	C(STRING, master_key_file, "", "File with the installation's secret, at least 32 bytes, for sealed provider keys."),
 	C(STRING, cloud_ca, "", "PEM file with the authorities whose certificates are good for providers; empty = those of the system."),
 	C(STRING, cloud_proxy, "", "HTTP proxy on the way to providers, as http://host:port; empty = none. The environment's proxies are not used."),
 	C(STRING, cloud_catalogue, "", "File of contexts and prices of providers' models, read before the built-in one (services/cloud-fallback/catalogue.tsv, which says its columns)."),

@@ -16,7 +16,7 @@ enum { CAP_NOT_SAID = -1, CAP_UNLIMITED = -2 };
 
 struct cloud_config {
 	struct opt_list providers;
-	const char *cloud_listen, *cloud_endpoint, *cloud_token, *cloud_ca, *cloud_proxy, *cloud_catalogue, *cloud_db;
+	const char *cloud_listen, *cloud_endpoint, *cloud_token, *cloud_ca, *cloud_proxy, *cloud_catalogue, *cloud_db, *cloud_master_key, *master_key_file;
 	int64_t cloud_slots, cloud_connect, cloud_first_byte, cloud_idle, cloud_time, cloud_recheck, cloud_cold_start;
 	int64_t breaker_failures, breaker_open;
 };
@@ -31,6 +31,7 @@ struct provider_setting {
 	bool enabled;
 	int64_t monthly_tokens, monthly_microusd, per_minute, per_day;
 	uint32_t slots;
+	const uint8_t *seal_key;      /* what opens sealed keys; NULL = there is none. Whose it is says who made the list */
 };
 
 extern const struct opt cloud_options[];

@@ -28,6 +28,10 @@ def fake():
 def cloud(fake, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cloud")
     (folder / "keys").write_text(f"{BAD}\n{GOOD} 2\n")
+    (folder / "master").write_text("the master key of this test, which is long enough\n")
+    sealed = subprocess.run([PROGRAM, "providers", "seal", "shut", "--master-key-file", folder / "master"], input=f"{GOOD}\n", capture_output=True, text=True, timeout=30)
+    assert sealed.returncode == 0 and sealed.stdout.startswith("sealed:1:") and GOOD not in sealed.stdout, sealed.stderr
+    (folder / "sealed").write_text(sealed.stdout)
     (folder / "corral.yaml").write_text(f"""
 providers:
   - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1|m2, key_file: "{folder}/keys", monthly_tokens: 1000000, slots: 2}}
@@ -40,11 +44,13 @@ providers:
   - {{name: go, kind: gemini, url: "{fake.url}/v1beta/openai", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
   - {{name: or, kind: openrouter, url: "{fake.url}/api/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
   - {{name: few, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited, per_day: 3}}
+  - {{name: shut, kind: compatible, url: "{fake.url}/v1", models: m1, key_file: "{folder}/sealed", monthly_tokens: unlimited}}
+  - {{name: wrong, kind: compatible, url: "{fake.url}/v1", models: m1, key_file: "{folder}/sealed", monthly_tokens: unlimited}}
   - {{name: rp, kind: runpod, url: "{fake.url}/v2/ep", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
 """)
     listen = f"127.0.0.1:{free_port()}"
     corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--breaker-failures=2",
-                    "--breaker-open=300ms", "--cloud-idle=1s", env={"LAZY_KEY": "sk-...", "GOOD_KEY": GOOD, "CORRAL_CLOUD_TOKEN": TOKEN})
+                    "--breaker-open=300ms", "--cloud-idle=1s", f"--master-key-file={folder}/master", env={"LAZY_KEY": "sk-...", "GOOD_KEY": GOOD, "CORRAL_CLOUD_TOKEN": TOKEN})
     corral.cloud, corral.keys = f"http://{listen}", folder / "keys"
     until(lambda: state(corral, "oa")["state"] == "ready")
     yield corral
@@ -131,6 +137,12 @@ def test_so_many_requests_a_day_and_no_more(cloud, fake):
     until(lambda: state(cloud, "few")["state"] == "no budget")
     assert "3 requests of this day" in state(cloud, "few")["reason"]
     assert error(ask(cloud, "few/m1"))[0] == 402 and len(fake.calls) == before + 3
+
+
+def test_a_sealed_key_opens_for_its_provider_alone(cloud, fake):
+    fake.now(["answer 1"])
+    assert ask(cloud, "shut/m1")[0] == 200 and fake.calls[-1].headers["authorization"].endswith(GOOD)
+    assert "cannot be opened" in state(cloud, "wrong")["reason"]
 
 
 def test_nobody_else_comes_in(cloud, fake):
