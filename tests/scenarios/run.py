@@ -825,24 +825,36 @@ def main():
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("-k", default="", help="only scenarios whose name holds these words")
     parser.add_argument("-j", type=int, default=max(2, (os.cpu_count() or 2)), help="at a time")
+    parser.add_argument("--again", type=int, default=2, help="so many that failed run once more, alone; what passes then is named as flaky")
     parser.add_argument("-v", action="store_true", help="times and figures too")
     options = parser.parse_args()
     files = options.files or sorted(Path(__file__).parent.glob("*.flow"))
     todo = [(path, name, lines) for path in files for name, lines in read_scenarios(path) if options.k in name]
     if not os.access(binary(), os.X_OK):
         raise SystemExit(f"{binary()} is not built; CORRAL_BIN may name another")
-    tally = {"ok": 0, "FAIL": 0, "skip": 0}
+    tally, failed = {"ok": 0, "FAIL": 0, "skip": 0}, []
+
+    def tell(path, name, verdict, sentence, figures, took):
+        print(f"{verdict:4} {path.stem}: {name}{f' ({took:.1f} s)' if options.v else ''}{': ' + sentence if verdict == 'skip' else ''}", flush=True)
+        for line in figures + ([sentence] if verdict == "FAIL" else []):
+            print(f"     {line}", flush=True)
+
     with concurrent.futures.ProcessPoolExecutor(options.j) as pool:
-        running = {pool.submit(run_one, name, lines): (path, name) for path, name, lines in todo}
+        running = {pool.submit(run_one, name, lines): (path, name, lines) for path, name, lines in todo}
         for done in concurrent.futures.as_completed(running):
-            path, name = running[done]
-            verdict, sentence, figures, took = done.result()
-            tally[verdict] += 1
-            print(f"{verdict:4} {path.stem}: {name}{f' ({took:.1f} s)' if options.v else ''}{': ' + sentence if verdict == 'skip' else ''}", flush=True)
-            for figure in figures:
-                print(f"     {figure}", flush=True)
-            if verdict == "FAIL":
-                print(f"     {sentence}", flush=True)
+            path, name, lines = running[done]
+            tell(path, name, *done.result())
+            tally[done.result()[0]] += 1
+            if done.result()[0] == "FAIL":
+                failed.append((path, name, lines))
+    if len(failed) <= options.again:                               # several ran at a time: once more, alone
+        for path, name, lines in failed:
+            result = run_one(name, lines)
+            tell(path, name, *result)
+            if result[0] == "ok":
+                print(f"flaky: {path.stem}: {name}: failed, and passed when it ran once more", flush=True)
+                tally["FAIL"] -= 1
+                tally["ok"] += 1
     print(f"{tally['ok']} passed, {tally['FAIL']} failed, {tally['skip']} skipped")
     return 1 if tally["FAIL"] else 0
 
