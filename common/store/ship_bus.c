@@ -290,7 +290,7 @@ static enum bus_sent send_one(struct bus_shipper *s, struct str payload, uint64_
 {
 	char id[37] = "", position[48];
 	struct bus_label label = { 0 };
-	struct bus_header headers[5];
+	struct bus_header headers[6];
 	struct bus_out m = { .topic = s->topic, .value = payload, .headers = headers };
 	struct uuid uuid;
 
@@ -302,6 +302,7 @@ static enum bus_sent send_one(struct bus_shipper *s, struct str payload, uint64_
 	m.key = label.key;
 	headers[m.n_headers++] = (struct bus_header){ "event-id", str_of(id) };
 	headers[m.n_headers++] = (struct bus_header){ "schema", str_of(s->schema) };
+	headers[m.n_headers++] = (struct bus_header){ "content-type", STR("application/x-protobuf") };
 	headers[m.n_headers++] = (struct bus_header){ "source", str_of(s->source) };
 	snprintf(position, sizeof(position), "%llu:%llu", (unsigned long long)s->epoch, (unsigned long long)at);
 	headers[m.n_headers++] = (struct bus_header){ "position", str_of(position) };

@@ -5,7 +5,7 @@
  * again: its reader finds a fact twice at worst. How far it came is kept in the directory ("shipped.TOPIC", once a second), so a restart sends
  * little again; what may have been sent before carries the header "again".
  *
- * Each message: key and event id as label() says; headers event-id, schema, source, position ("EPOCH:POSITION" of the source's spool), again. */
+ * Each message: key and event id as label() says; headers event-id, schema, content-type, source, position ("EPOCH:POSITION" of the source's spool), again. */
 #ifndef CORRAL_STORE_SHIP_BUS_H
 #define CORRAL_STORE_SHIP_BUS_H
 #include "common/store/bus.h"

@@ -174,6 +174,7 @@ static void take(struct world *w, const struct bus_in *in)
 	assert_true(number < w->written && str_eq(in->key, str_n(in->value.p, 8)));
 	assert_true(str_eqz(bus_in_header(in, "schema"), "test.Fact") && str_eqz(bus_in_header(in, "source"), "here/0"));
 	assert_true(str_eqz(bus_in_header(in, "event-id"), "07070707-0707-0707-0707-070707070707"));
+	assert_true(str_eqz(bus_in_header(in, "content-type"), "application/x-protobuf"));
 	assert_non_null(strchr(bus_in_header(in, "position").p, ':'));
 	w->received += w->times[number] == 0;
 	w->times[number] += w->times[number] < 255;

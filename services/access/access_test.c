@@ -607,6 +607,8 @@ static void an_ended_key_makes_nothing(void **state)
 	Corral__Tenant t = CORRAL__TENANT__INIT, *ret;
 	Corral__CreateKeyReply reply;
 	struct act a = OWNER;
+	Corral__AuditQuery q = CORRAL__AUDIT_QUERY__INIT;
+	Corral__AuditReply audited;
 	bool changed;
 
 	assert_int_equal(end_key(f, OWNER, admin->id, &changed), ERR_OK);
@@ -622,6 +624,15 @@ static void an_ended_key_makes_nothing(void **state)
 	k.tenant = (char *)"acme";
 	admin = make(f, k);
 	assert_int_equal(make_by(f, BY(admin), wish(CORRAL__ROLE__ROLE_USER, ""), &reply), ERR_FORBIDDEN);
+	assert_string_equal(last(f)->outcome, "refused");
+	assert_string_equal(last(f)->actor, admin->id);
+	assert_string_equal(last(f)->tenant, "acme");
+	assert_string_equal(last(f)->role, "admin");
+	q.caller = caller(f, admin->id, CORRAL__ROLE__ROLE_ADMIN);
+	assert_int_equal(audit_query(f->s, &q, f->now_us, f->mem, &audited, &f->why), ERR_FORBIDDEN);
+	assert_string_equal(last(f)->action, "audit.read");
+	assert_string_equal(last(f)->outcome, "refused");
+	assert_string_equal(last(f)->tenant, "acme");
 }
 
 static void patterns_lie_within_patterns(void **state)

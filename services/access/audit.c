@@ -167,9 +167,8 @@ static void action_range(struct arena *mem, const char *pattern, const char **re
 
 static enum err may_read(struct act *a, struct why *why)
 {
-	enum err e = act_begin(a, why);
+	enum err e = act_read(a, why);
 
-	db_rollback(access_db(a->store));         /* nothing is changed */
 	return e ? e : act_allowed(a, STR(""), why);
 }
 

@@ -445,8 +445,7 @@ enum err keys_list(struct act *a, const Corral__ListKeysRequest *q, Corral__List
 	a->action = "keys.read";
 	a->object = str_of(q->tenant);
 	corral__list_keys_reply__init(ret);
-	e = act_begin(a, why);
-	db_rollback(access_db(a->store));
+	e = act_read(a, why);
 	return e ? e : list(a, q, ret, why);
 }
 

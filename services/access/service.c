@@ -315,10 +315,10 @@ static void on_verify(Corral__Access_Service *rpc, const Corral__AuditQuery *q, 
 	struct access *a = of(rpc);
 	struct act act = act_of(a, q->caller);
 	struct why why;
-	enum err e = act_begin(&act, &why);
+	enum err e;
 
-	db_rollback(access_db(a->store));
 	act.action = "audit.read";
+	e = act_read(&act, &why);
 	if (!e)
 		e = act_allowed(&act, STR(""), &why);
 	if (was_read(a, e, &why, data))

@@ -160,10 +160,10 @@ static enum err subject_of_key(struct act *a, struct why *why)
 	e = tenant_get(a->store, a->mem, str_of(row.key->tenant), &home, why);
 	if (e && e != ERR_NOT_FOUND)
 		return e;
-	if (!e && home->suspended)
-		return err_set(why, ERR_FORBIDDEN, "the tenant '%s' is suspended", home->name);
 	a->subject = (struct subject){ .role = row.key->role, .key_id = str_of(row.key->id), .tenant = str_of(row.key->tenant),
 				       .team = str_of(row.key->team), .user = str_of(row.key->user), .key = row.key, .home = e ? NULL : home };
+	if (!e && home->suspended)        /* the entry says who it was */
+		return err_set(why, ERR_FORBIDDEN, "the tenant '%s' is suspended", home->name);
 	return ERR_OK;
 }
 
@@ -252,4 +252,14 @@ enum err act_end(struct act *a, enum err e, struct why *why)
 	if (!write_down(a, e, why, &second) || !db_commit(a->store->db, &second))
 		db_rollback(a->store->db);
 	return e;
+}
+
+enum err act_read(struct act *a, struct why *why)
+{
+	enum err e = act_begin(a, why);
+
+	if (e)
+		return act_end(a, e, why);
+	db_rollback(a->store->db);
+	return ERR_OK;
 }

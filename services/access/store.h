@@ -40,6 +40,8 @@ struct act {
 /* Begins the transaction and finds out who acts. A key that asks is looked up: what the caller says of its rights does not count. */
 enum err act_begin(struct act *, struct why *);
 enum err act_end(struct act *, enum err, struct why *);
+/* Instead of both, for what changes nothing: whose key has ended or whose tenant is suspended is refused, and that is written down. */
+enum err act_read(struct act *, struct why *);
 enum err act_allowed(struct act *, struct str object_tenant, struct why *);      /* authorise() of this act */
 
 /* A row's packed message of protobuf-c, unpacked into the arena. NULL when it is none. */

@@ -243,8 +243,7 @@ enum err tenants_list(struct act *a, Corral__ListTenantsReply *ret, struct why *
 
 	a->action = "tenants.read";
 	corral__list_tenants_reply__init(ret);
-	e = act_begin(a, why);
-	db_rollback(access_db(a->store));
+	e = act_read(a, why);
 	if (e || (e = act_allowed(a, STR(""), why)))
 		return e;
 	if (!tenants_each(a->store, list_row, &l, why))

@@ -35,7 +35,7 @@ static const struct kind { const char *topic, *spool; const ProtobufCMessageDesc
 };
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
-static const char *const headers[] = { "event-id", "schema", "source", "position", "again", "reason", "traceparent" };
+static const char *const headers[] = { "event-id", "schema", "content-type", "source", "position", "again", "reason", "traceparent" };
 
 struct tail {
 	struct cli *cli;

@@ -7,6 +7,7 @@
 #include "common/base/id.h"
 #include "common/data/log.h"
 #include "services/gateway/lease_file.h"
+#include "services/gateway/lives.h"
 #include "services/gateway/outbox.h"
 #include "services/gateway/price_share.h"
 #include "services/gateway/purse.h"
@@ -16,8 +17,7 @@ enum {
 	IDLE_US = 1000 * 1000, BUSY_US = 200 * 1000,
 	PAUSE_US = 4 * 1000,          /* between two asks, however many requests wait */
 	DEADLINE_MS = 1000,
-	CLOSE_US = 2000 * 1000,       /* between two tries to close an earlier life */
-	LIVES = 64, LIFE = 33
+	CLOSE_US = 2000 * 1000        /* between two tries to close an earlier life */
 };
 
 struct budget_share {
@@ -38,33 +38,14 @@ static void send_ask(struct loop_timer *);
 
 /* --- lives --- */
 
-static void load_lives(struct budget_share *s)
-{
-	char path[1024], line[80];
-	FILE *f;
-
-	state_file_path(s->gw, "budget-lives", path);
-	f = fopen(path, "re");
-	while (f && s->n_lives < LIVES && fgets(line, sizeof(line), f)) {
-		line[strcspn(line, "\n")] = '\0';
-		if (strlen(line) == LIFE - 1)
-			memcpy(s->lives[s->n_lives++], line, LIFE);
-	}
-	if (f)
-		fclose(f);
-}
-
 /* On disk before anything is lent to this life: whoever comes after it has to know its name. */
-static bool save_lives(struct budget_share *s)
+static bool save_lives(struct budget_share *s, char *const *closed, size_t n_closed)
 {
-	char text[(LIVES + 1) * (LIFE + 1)];
-	size_t n = 0;
+	char path[1024];
 	bool ok;
 
-	for (unsigned i = 0; i < s->n_lives; i++)
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s\n", s->lives[i]);
-	n += (size_t)snprintf(text + n, sizeof(text) - n, "%s\n", s->id);
-	ok = state_file_write(s->gw, "budget-lives", text, n);
+	state_file_path(s->gw, "budget-lives", path);
+	ok = lives_change(path, s->id, closed, n_closed);
 	if (!ok)
 		LOG_WARN("the name under which budgets are lent to this gateway cannot be kept: after a crash they stay in doubt");
 	return ok;
@@ -114,12 +95,14 @@ static void load_list(struct budget_share *s)
 struct budget_share *budget_share_new(struct gateway *g)
 {
 	struct budget_share *s = x_calloc(1, sizeof(*s));
+	char path[1024];
 
 	s->gw = g;
 	g->purses = purse_book_new();
 	g->n_budgets = purse_book_count(g->purses);
 	snprintf(s->id, sizeof(s->id), "%016llx%016llx", (unsigned long long)rand_u64(), (unsigned long long)rand_u64());
-	load_lives(s);
+	state_file_path(g, "budget-lives", path);
+	s->n_lives = lives_read(path, s->lives);
 	load_list(s);
 	return s;
 }
@@ -215,7 +198,7 @@ static void send_ask(struct loop_timer *t)
 	purse_book_demands(s->gw->purses, s->leaving, s->called_us, mem, &q);
 	put_ended(s, mem, &q);
 	if (q.n_demands && !s->saved)
-		s->saved = save_lives(s);
+		s->saved = save_lives(s, NULL, 0);
 	s->calling = true;
 	s->again = false;
 	was = rpc_deadline(ledger, DEADLINE_MS);
@@ -239,7 +222,7 @@ static void heard(struct budget_share *s, const Corral__BudgetLeaseReply *r)
 	for (size_t i = 0; i < r->n_closed; i++)
 		life_closed(s, r->closed[i]);
 	if (r->n_closed)
-		(void)save_lives(s);
+		(void)save_lives(s, r->closed, r->n_closed);
 	atomic_fetch_add(&s->answers, 1);
 }
 
