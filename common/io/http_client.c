@@ -499,10 +499,23 @@ static void handshake(struct http_call *call)
 	call_failed(call, HTTP_CALL_REFUSED, tls_failed(link, n > 0 ? "the server spoke before it was asked" : "the server ended the connection in the handshake"));
 }
 
-/* A server that closed its idle connection just when it was reused has not seen the request. One that broke later may have worked on it. */
+static bool all_sent(const struct http_call *call) { return call->part == call->n_parts; }
+
+/* True: all that we sent was acknowledged, and the server ended the connection in order: it has read the request. With bytes that it has
+ * not read it would have been a reset. */
+static bool was_read(const struct http_call *call)
+{
+	struct tcp_info said;
+	socklen_t n = sizeof(said);
+
+	return all_sent(call) && getsockopt(call->link->io.fd, IPPROTO_TCP, TCP_INFO, &said, &n) == 0 && said.tcpi_state == TCP_CLOSE_WAIT && said.tcpi_unacked == 0;
+}
+
+/* A server that closed its idle connection just when it was reused has not seen the request. One that read it, or that broke later, may have
+ * worked on it. */
 static bool is_stale(const struct http_call *call)
 {
-	return call->reused && !call->answered && !call->again && loop_now_us(call->pool->loop) - call->since_us < STALE_US;
+	return call->reused && !call->answered && !call->again && loop_now_us(call->pool->loop) - call->since_us < STALE_US && !was_read(call);
 }
 
 /* The link broke: on a stale one nothing is lost, so once more, on a fresh one. */
@@ -522,6 +535,7 @@ static void link_broke(struct http_call *call, const char *text)
 	call->link = NULL;
 	link_close(link);
 	call->again = true;
+	call->sent = false;
 	call->part = 0;
 	call->at = 0;
 	call->address = 0;
@@ -529,8 +543,6 @@ static void link_broke(struct http_call *call, const char *text)
 }
 
 /* --- sending --- */
-
-static bool all_sent(const struct http_call *call) { return call->part == call->n_parts; }
 
 static unsigned to_send(const struct http_call *call, struct iovec *iov)
 {

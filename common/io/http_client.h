@@ -1,8 +1,8 @@
 /* http_client.h - calls to one HTTP/1.1 server, with a pool of kept-alive connections. One pool belongs to one loop.
  *
  * A call sends a head and body parts by one sendmsg() where the kernel takes it, and reports head, body and end of the answer.
- * A reused connection that the server had closed (no byte of an answer came, within a second) is replaced by a fresh one once,
- * unseen by the caller. */
+ * A reused connection that the server had closed (no byte of an answer came, within a second, and the request was not read) is replaced by a
+ * fresh one once, unseen by the caller. */
 #ifndef CORRAL_IO_HTTP_CLIENT_H
 #define CORRAL_IO_HTTP_CLIENT_H
 #include <stdbool.h>

@@ -1513,6 +1513,27 @@ static void a_reused_connection_that_breaks_late_is_an_error(void **state)
 	assert_int_equal(fake.accepted, 1);
 }
 
+/* The server may have worked on what it has read, however soon it goes. */
+static void a_reused_connection_on_which_the_request_was_read_is_an_error(void **state)
+{
+	char bytes[500];
+
+	answer_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false);
+	ask(NULL);
+	fake.silent = true;
+	call("POST", "/again", STR("x"), NULL);
+	assert_true(http_call_reused(got.call) && http_call_sent(got.call));
+	run_ms(20);
+	assert_true(recv(fake.conn, bytes, sizeof(bytes), 0) > 0);
+	close(fake.conn);
+	fake.conn = -1;
+	fake.silent = false;
+	run_until(over_fake);
+	assert_int_equal(got.ends, 0);
+	assert_int_equal(got.error, HTTP_CALL_RESET);
+	assert_int_equal(fake.accepted, 1);
+}
+
 static void an_idle_connection_closed_by_the_server_is_dropped(void **state)
 {
 	answer_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true);    /* says keep-alive, closes at once */
@@ -1741,7 +1762,7 @@ int main(void)
 		T(server_death_reaches_the_call), T(pool_free_cancels), T(finds_a_name_without_blocking),
 		F(reads_every_framing), F(reads_an_answer_split_anywhere), F(noise_ends_every_call_once),
 		F(refuses_a_bad_answer), F(caps_the_head), F(a_server_that_dies_anywhere),
-		F(a_stale_connection_is_replaced_once), F(a_reused_connection_that_breaks_late_is_an_error),
+		F(a_stale_connection_is_replaced_once), F(a_reused_connection_that_breaks_late_is_an_error), F(a_reused_connection_on_which_the_request_was_read_is_an_error),
 		F(an_idle_connection_closed_by_the_server_is_dropped),
 		F(an_idle_connection_is_not_kept_for_long), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
 		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes), F(a_caller_that_tries_again_at_once_does_not_stop_the_loop),

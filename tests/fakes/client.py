@@ -139,7 +139,8 @@ class Client:
         if self.left_at is None and self.sock and not self.done.is_set():
             if reset:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            asyncio.get_running_loop().remove_reader(self.sock)
+            asyncio.get_running_loop().remove_reader(self.sock)          # or the loop does it later, to whoever has the descriptor then
+            asyncio.get_running_loop().remove_writer(self.sock)
             self.left_at = time.monotonic()
             self.sock.close()
             self.task.cancel()

@@ -193,6 +193,7 @@ class Conn:
         self.pump.cancel()
         await asyncio.gather(self.pump, return_exceptions=True)
         if self.sock.fileno() >= 0:
+            self.loop.remove_writer(self.sock)       # of a send that was given up
             if reset:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.sock.close()
