@@ -69,6 +69,7 @@ help:
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
 #: make proof-ledger ROUNDS=n SEED=n   kill -9 of gateway, usage-tracker, PostgreSQL and Kafka in turn, 1,000 times, and again without Kafka; each attempt has one row
 #: make proof-replay REQUESTS=n SEED=n   mixed requests of every kind, 1,000,000; the ledger's tokens are those of the backends
+#: make proof-outage MINUTES=n   PostgreSQL, Redis and Kafka are gone for 30 minutes under load: nothing fails, and every event arrives after their return
 #: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
 #: make proof-budgets  200 parallel requests at a limit, 100 rounds, three gateways, PostgreSQL, Redis or the usage-tracker killed in half: nothing overspent
@@ -236,7 +237,10 @@ proof-experiments: $(BUILD)/tests/proofs/experiments
 proof-budgets: all
 	@BUILD=$(BUILD) tests/proofs/budgets.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))
 
-.PHONY: proof-replay
+.PHONY: proof-replay proof-outage
+proof-outage: all
+	@BUILD=$(BUILD) tests/proofs/outage.py --record docs/proofs.md $(if $(filter-out file,$(origin MINUTES)),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 proof-replay: all
 	@BUILD=$(BUILD) tests/proofs/replay.py --record docs/proofs.md $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(SEED),--seed $(SEED))
 

@@ -45,6 +45,8 @@ class Book:
         self.lines = 0
 
     def note(self, call, what):
+        if not call.request_id:
+            return                           # the registry tries a backend: nobody's request
         if what == "begin":
             call.line, self.lines = self.lines, self.lines + 1
         how = "under_way" if what != "end" else "whole" if self.whole(call) else "cut"

@@ -27,6 +27,8 @@ import json
 import os
 import random
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -61,7 +63,7 @@ class Place:
             server.start()
         env = {k: v for k, v in os.environ.items() if not k.startswith(("CORRAL_", "OLLAMA_"))}
         env["CORRAL_DB"] = self.postgres.url
-        done = stores.subprocess.run([programs() / "corral", "migrate"], env=env, capture_output=True, text=True)
+        done = subprocess.run([programs() / "corral", "migrate"], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         more = [f"--bus=kafka:{self.kafka.bootstrap}", "--bus-partitions=3"] if self.kafka else []
         more += [f"--cache={self.redis.url}"] if self.redis else []
@@ -375,6 +377,7 @@ def main():
     choose_bus(options)
     options.seed = random.randrange(1 << 31) if options.seed is None else options.seed
     print(f"ledger proof: {options.rounds} kills, bus {options.bus}, seed {options.seed}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="corral-ledger-") as folder:
         proof = Proof(options.keep or folder, options)
         asyncio.run(proof.run())

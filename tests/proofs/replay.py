@@ -5,7 +5,7 @@
 
 Every endpoint of inference, streamed and whole, with every end: answered, cut at any byte, ended without the protocol's own end, an error in the middle,
 a status, no counts from the backend; left by its client before the first token, in the middle, unstreamed; broken by one backend and tried at another; asked
-again, so that the cache answers. The services run apart with the ledger on PostgreSQL. After every 10,000 requests each attempt that a
+again, so that the cache answers. The services run apart with the ledger on PostgreSQL. After every 5,000 requests each attempt that a
 backend received is compared with its row, and forgotten. The truth of an attempt is what the backend knows of it:
 
     answered whole         the tokens that it reported, prompt and completion, and status ok
@@ -23,6 +23,7 @@ import collections
 import csv
 import io
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ from record import record                                        # noqa: E402
 from scripted import PROMPT_TOKENS, Backend, path_embeds          # noqa: E402
 import stores                                                    # noqa: E402
 
-BATCH, QUESTIONS, ANSWERED = 10000, 200, 6
+BATCH, QUESTIONS, ANSWERED = 5000, 200, 6
 CHATS = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/api/chat", "/api/generate", "/inference", "/code-generation")
 EMBEDS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
 # (how often, name, what the backend does, whether the client leaves)
@@ -125,6 +126,8 @@ class Replay:
 
     def note(self, call, what):
         key = (call.request_id.replace("-", ""), call.backend.name)
+        if not key[0]:
+            return                                 # the registry tries a backend: nobody's request
         if what == "begin":
             self.begun.add(key[0])
         elif what == "end":
@@ -157,8 +160,8 @@ class Replay:
                 await backend.stop()
 
     async def batches(self):
-        left, began = self.o.requests, time.monotonic()
-        while left > 0 and len(self.wrong) < 50:
+        left, said, began = self.o.requests, 0, time.monotonic()
+        while left > 0 and said < 50 and time.monotonic() - began < 60 * self.o.minutes:
             n = min(left, BATCH)
             left -= n
             todo = iter(range(n))
@@ -166,6 +169,9 @@ class Replay:
             await self.compare()
             rate = self.count["requests"] / (time.monotonic() - began)
             print(f"  {self.count['requests']} requests ({rate:.0f}/s), {self.count['lines']} attempts, token error {self.error}, wrong {len(self.wrong)}", flush=True)
+            for sentence in self.wrong[said:]:
+                print(f"  WRONG {sentence}", flush=True)
+            said = len(self.wrong)
             for backend in self.place.backends:
                 backend.calls.clear()
 
@@ -272,6 +278,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--minutes", type=float, default=600, help="ends after the batch in which they are over")
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time; it is printed")
     parser.add_argument("--bus", choices=("kafka", "local"), default="local")
     parser.add_argument("--keep", help="an empty folder that stays, to look into")
@@ -282,11 +289,10 @@ def main():
         return 0
     options.seed = random.randrange(1 << 31) if options.seed is None else options.seed
     print(f"replay: {options.requests} requests, bus {options.bus}, seed {options.seed}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="corral-replay-") as folder:
         replay = Replay(options.keep or folder, options)
         asyncio.run(replay.run())
-    for sentence in replay.wrong[:30]:
-        print(f"  WRONG {sentence}")
     for what, figure in replay.figures():
         print(f"  {what}: {figure}")
     if options.record and not replay.wrong:
