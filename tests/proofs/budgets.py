@@ -172,7 +172,14 @@ class Proof:
         return statuses, kills
 
     def rows(self):
-        return {r["scope"]: r for r in json.loads(ask(self.urls[0] + "/budgets", timeout=30)[2])["rows"]}
+        end = time.monotonic() + 60
+        while True:
+            status, _, text = ask(self.urls[0] + "/budgets", timeout=30)
+            if status == 200:
+                return {r["scope"]: r for r in json.loads(text)["rows"]}
+            if time.monotonic() > end:
+                raise SystemExit(f"FAIL the budgets cannot be read: {text}")
+            time.sleep(0.2)                            # the ledger has just come back
 
     def settled(self):
         rows = self.rows()
