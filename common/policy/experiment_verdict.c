@@ -149,11 +149,18 @@ static bool guard_broke(const struct asked *a, struct verdict *ret)
 			if (i != a->champion && breaks(a, i, m)) {
 				struct harm h = harm(a, &a->breaks, i, m);
 
-				*ret = verdict(VERDICT_ROLLBACK, i, m, "the guard on %s broke: %s; worse by %s, surely by %s, and %s is allowed", metric_name(m),
+				*ret = verdict(VERDICT_ROLLBACK, i, m, "the guard %s broke: %s; worse by %s, surely by %s, and %s is allowed", metric_name(m),
 					       compared(a, i, m).text, amount(m, h.effect).text, amount(m, h.at_least).text, amount(m, a->rules->guards[m].margin).text);
 				return true;
 			}
 	return false;
+}
+
+bool verdict_guard_breaks(const struct verdict_rules *rules, const struct arm_outcomes *arms, int n_arms, int champion, int arm, enum metric m)
+{
+	struct asked a = asked_of(rules, arms, n_arms, champion);
+
+	return arm != champion && breaks(&a, arm, m);
 }
 
 /* The first metric whose guard is not shown to be kept; METRIC_COUNT = all are. */
@@ -218,7 +225,7 @@ static struct verdict of_winner(const struct asked *a, int arm)
 
 	(void)lead(a, arm, &d);
 	if (guard != METRIC_COUNT)
-		return verdict(ends ? VERDICT_EVEN : VERDICT_WAIT, ends ? a->champion : arm, guard, "%s: surely better; that it keeps its guard on %s is not sure%s",
+		return verdict(ends ? VERDICT_EVEN : VERDICT_WAIT, ends ? a->champion : arm, guard, "%s: surely better; that it keeps the guard %s is not sure%s",
 			       words.text, metric_name(guard), ends ? ", and its time is over" : " yet");
 	return verdict(a->rules->may_promote ? VERDICT_PROMOTE : ends ? VERDICT_EVEN : VERDICT_WAIT, ends && !a->rules->may_promote ? a->champion : arm, m,
 		       "%s: surely better (%s to %s at %.3g %%, however often one looks)", words.text, amount(m, d.low).text, amount(m, d.high).text,
@@ -236,9 +243,8 @@ static struct verdict of_nobody(const struct asked *a)
 			least = fmin(least, sequential_left(&a->primary, a->rules->primary, tally_of(a, i, a->rules->primary),
 							    tally_of(a, a->champion, a->rules->primary)));
 	if (isinf(least))
-		return verdict(VERDICT_WAIT, -1, a->rules->primary, "no difference in %s is sure yet", metric_name(a->rules->primary));
-	return verdict(VERDICT_WAIT, -1, a->rules->primary, "no difference in %s is sure yet; as it stands, %.0f more units of an arm would make it so",
-		       metric_name(a->rules->primary), least);
+		return verdict(VERDICT_WAIT, -1, a->rules->primary, "no difference is sure yet");
+	return verdict(VERDICT_WAIT, -1, a->rules->primary, "no difference is sure yet; as it stands, %.0f more units of an arm would make it so", least);
 }
 
 static bool is_split_wrong(const struct asked *a)

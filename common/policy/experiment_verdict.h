@@ -18,7 +18,7 @@
 
 /* What is known of an arm. */
 struct arm_outcomes {
-	struct str name, model;
+	struct str name;
 	double weight;                /* as it was assigned by */
 	uint64_t units;               /* that were assigned to it */
 	const struct tally *by;       /* METRIC_COUNT of them */
@@ -52,6 +52,9 @@ struct verdict {
 };
 /* 2 to 8 arms; 'champion' is the index of the one that the others are compared with. */
 void verdict_of(struct verdict *ret, const struct verdict_rules *, const struct arm_outcomes *, int n_arms, int champion);
+
+/* The same of one guard: whether it breaks in that arm. */
+bool verdict_guard_breaks(const struct verdict_rules *, const struct arm_outcomes *, int n_arms, int champion, int arm, enum metric);
 
 /* Success, latency and rating (40, 30, 30 %) in one figure, which decides nothing: how much better than the champion, in standard deviations of outcomes,
  * each at most 3. Of a metric without outcomes in both arms nothing is said, and the others' weights grow; 'known' is the weight of what is known. */

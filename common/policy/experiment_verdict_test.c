@@ -51,7 +51,7 @@ static void waits_until_it_is_sure(void **state)
 	struct bench b;
 
 	bench_set(&b);
-	says(&b, &r, 2, VERDICT_WAIT, -1, "no difference in success is sure yet");
+	says(&b, &r, 2, VERDICT_WAIT, -1, "no difference is sure yet");
 	outcomes(&b, 0, METRIC_SUCCESS, 120, 200);
 	outcomes(&b, 1, METRIC_SUCCESS, 140, 200);
 	says(&b, &r, 2, VERDICT_WAIT, -1, "more units of an arm");
@@ -74,7 +74,7 @@ static void a_sure_winner_is_promoted_once_its_guards_are_kept(void **state)
 	outcomes(&b, 1, METRIC_SUCCESS, 380, 500);
 	says(&b, &r, 2, VERDICT_PROMOTE, 1, "arm 'b' has success of 76.0 % against 60.0 % of 'a', from 500 and 500 units: surely better");
 	r.guards[METRIC_LATENCY] = (struct guard){ true, guard_margin(METRIC_LATENCY, 0.2) };
-	says(&b, &r, 2, VERDICT_WAIT, 1, "guard on latency is not sure yet");
+	says(&b, &r, 2, VERDICT_WAIT, 1, "keeps the guard latency is not sure yet");
 	latencies(&b, 0, 900, 500);
 	latencies(&b, 1, 910, 500);
 	says(&b, &r, 2, VERDICT_PROMOTE, 1, "surely better");
@@ -95,7 +95,10 @@ static void a_broken_guard_comes_before_everything(void **state)
 	latencies(&b, 0, 900, 500);
 	latencies(&b, 1, 1400, 500);
 	r.guards[METRIC_LATENCY] = (struct guard){ true, guard_margin(METRIC_LATENCY, 0.2) };
-	says(&b, &r, 2, VERDICT_ROLLBACK, 1, "the guard on latency broke: arm 'b' has latency of 1400 ms against 900 ms of 'a', from 500 and 500 units; worse by 55.6 %");
+	says(&b, &r, 2, VERDICT_ROLLBACK, 1, "the guard latency broke: arm 'b' has latency of 1400 ms against 900 ms of 'a', from 500 and 500 units; worse by 55.6 %");
+	assert_true(verdict_guard_breaks(&r, b.arms, 2, 0, 1, METRIC_LATENCY));
+	assert_false(verdict_guard_breaks(&r, b.arms, 2, 0, 0, METRIC_LATENCY));
+	assert_false(verdict_guard_breaks(&r, b.arms, 2, 0, 1, METRIC_SUCCESS));
 	b.arms[1].units = 5000;
 	says(&b, &r, 2, VERDICT_ROLLBACK, 1, "20.0 % is allowed");
 }
