@@ -122,7 +122,7 @@ static double growth(double z_squared, double x, double alpha)
 		return 1;
 	if (z_squared * high < bound_squared(x * high, alpha))
 		return INFINITY;
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0; i < 50; i++) {
 		double k = sqrt(low * high);
 
 		if (z_squared * k < bound_squared(x * k, alpha))
