@@ -91,7 +91,7 @@ void chunk_read_calls(const struct json *doc, uint32_t list, struct chunk *c, bo
 		uint32_t function = json_get(doc, i, "function"), arguments = function ? json_get(doc, function, "arguments") : 0;
 		int64_t index = 0;
 
-		*call = (struct call){ .id = string_member(doc, i, "id") };
+		*call = (struct call){ .id = string_member(doc, i, "id"), .signature = canon_signature(doc, i) };
 		call->has_index = json_i64(doc, json_get(doc, i, "index"), &index) && index >= 0 && index < 1024;
 		call->index = call->has_index ? (uint32_t)index : c->n_calls - 1;
 		if (function)

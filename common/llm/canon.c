@@ -174,8 +174,8 @@ static struct str string_or_none(const struct json *doc, uint32_t object, const 
 	return v && json_is_string(doc, v) ? json_raw(doc, v) : str_n(NULL, 0);
 }
 
-/* Of the thought signature: absent values lead nowhere, as token 0 would lead to the request itself. */
-static struct str signature_of(const struct json *doc, uint32_t call)
+/* Absent values lead nowhere: token 0 would lead to the whole. */
+struct str canon_signature(const struct json *doc, uint32_t call)
 {
 	uint32_t extra = json_get(doc, call, "extra_content"), google = extra ? json_get(doc, extra, "google") : 0;
 
@@ -191,7 +191,7 @@ static enum err read_call(struct planning *p, struct call *call, uint32_t value,
 		return err_field(p->why, ERR_UNSUPPORTED_FIELD, path, "%s is no call of a function; other tools cannot be carried to %s", path,
 		                 backend_kind_name(p->target->kind));
 	call->id = string_or_none(doc, value, "id");
-	call->signature = signature_of(doc, value);
+	call->signature = canon_signature(doc, value);
 	call->name = string_or_none(doc, function, "name");
 	if (!has(call->name))
 		return err_field(p->why, ERR_MALFORMED, path, "%s.function.name is missing", path);

@@ -90,6 +90,8 @@ enum err canon_calls(struct planning *, struct message *, uint32_t list, uint32_
 void canon_name_tool(const struct canon *, struct message *result);
 bool canon_is_true(const struct planning *, uint32_t value);
 
+/* extra_content.google.thought_signature of a call of OpenAI's shape: a JSON string, "" = none. */
+struct str canon_signature(const struct json *, uint32_t call);
 /* Clouds: the system prompt is apart, turns alternate, calls and results are among the parts of a turn. */
 static inline bool kind_is_cloud(enum llm_backend kind) { return kind == LLM_BACKEND_ANTHROPIC || kind == LLM_BACKEND_GEMINI; }
 /* How many tokens to think with: 0 = not at all, -1 = as many as the model likes, -2 = nothing was said. */

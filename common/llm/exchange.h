@@ -89,6 +89,8 @@ struct llm_target {
 	uint32_t caps;                /* LLM_CAP_* of the model; 0 = unknown */
 	struct str request_id;        /* ours, 36 characters */
 	int64_t created_us;           /* wall clock */
+	bool rewrite;                 /* LLM_BACKEND_OPENAI asked for one answer: it is written anew, for it is not quite of that form (Gemini's
+	                               * OpenAI-compatible path: calls without an index, and "stop" after them). Fields nobody here knows go */
 	uint32_t max_output_tokens;   /* most the model can answer; 0 = unknown */
 	int64_t time_left_ms;         /* RunPod: how long the job may wait and run; 0 = as long as the platform lets it */
 };

@@ -145,6 +145,30 @@ static void a_job_is_followed(void **state)
 	exchange_free(&x);
 }
 
+#define DELTA(delta, finish) "data: {\"choices\":[{\"index\":0,\"delta\":" delta ",\"finish_reason\":" finish "}]}\n\n"
+#define CALL(id) "{\"id\":\"" id "\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"},\"extra_content\":{\"google\":{\"thought_signature\":\"s\"}}}"
+
+/* Gemini's OpenAI-compatible path. */
+static void what_is_nearly_of_openai_is_made_so(void **state)
+{
+	struct exchange x;
+	struct str out;
+
+	exchange_init(&x, LLM_BACKEND_OPENAI);
+	x.target.rewrite = true;
+	assert_int_equal(read_request(&x, LLM_OPENAI, LLM_CHAT, STR(STREAM), ""), ERR_OK);
+	assert_int_equal(plan_request(&x), ERR_OK);
+	assert_true(x.plan.passthrough);
+	answer_all_ways(&x, "text/event-stream", STR(DELTA("{\"role\":\"assistant\",\"tool_calls\":[" CALL("a") "]}", "null")
+	                DELTA("{\"tool_calls\":[" CALL("b") "]}", "null") DELTA("{}", "\"stop\"") "data: [DONE]\n\n"));
+	out = buf_as_str(&x.out);
+	assert_int_equal(x.step, LLM_DONE);
+	assert_non_null(str_find(out, STR("{\"index\":0,\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"},\"extra_content\":{\"google\":{\"thought_signature\":\"s\"}}}")));
+	assert_non_null(str_find(out, STR("{\"index\":1,\"id\":\"b\",")));
+	assert_non_null(str_find(out, STR("\"finish_reason\":\"tool_calls\"")));
+	exchange_free(&x);
+}
+
 /* A poll that was cut may have held pieces that come only once. */
 static void a_reply_that_was_cut_fails(void **state)
 {
@@ -373,6 +397,7 @@ int main(void)
 		cmocka_unit_test(broken_streams_are_never_complete),
 		cmocka_unit_test(an_error_inside_a_200_is_none_of_an_answer),
 		cmocka_unit_test(a_job_is_followed),
+		cmocka_unit_test(what_is_nearly_of_openai_is_made_so),
 		cmocka_unit_test(a_reply_that_was_cut_fails),
 		cmocka_unit_test(jobs_have_limits),
 		cmocka_unit_test(thoughts_fit_into_the_answer),

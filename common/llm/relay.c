@@ -37,6 +37,11 @@ static const struct reader *const readers[LLM_BACKENDS] = {
 	[LLM_BACKEND_RUNPOD] = &(const struct reader){ "RunPod", "final state", runpod_read_chunk },
 };
 
+static bool is_rewritten(const struct llm_in *in, const struct llm_target *t)
+{
+	return t->rewrite && t->kind == LLM_BACKEND_OPENAI && in->dialect == LLM_OPENAI && in->op == LLM_CHAT && !json_get(&in->doc, 0, "n");
+}
+
 struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, const struct llm_plan *plan, const struct llm_target *target)
 {
 	struct llm_relay *r = arena_new_of(mem, struct llm_relay);
@@ -44,7 +49,7 @@ struct llm_relay *llm_relay_new(struct arena *mem, const struct llm_in *in, cons
 
 	*own = *target;                   /* the caller's may lie on a stack that is gone at the answer's end */
 	r->in = in, r->target = own, r->mem = mem;
-	r->pass = plan->passthrough;
+	r->pass = plan->passthrough && !is_rewritten(in, target);
 	r->from_ollama = target->kind == LLM_BACKEND_OLLAMA;
 	r->embeds = llm_embeds(in->op);
 	r->reader = strcmp(plan->path, "/infill") == 0 ? &from_infill : readers[target->kind];
