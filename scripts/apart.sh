@@ -3,8 +3,8 @@
 
 # In the order in which they are stopped: those that others report to come last. A service N above the
 # gateway's admin port has its own there; its RPC port follows the same number.
-APART=(gateway cloud-fallback selector model-registry hardware-probe usage-tracker access)
-declare -A APART_NUMBER=([gateway]=0 [model-registry]=1 [selector]=2 [usage-tracker]=5 [access]=6 [hardware-probe]=7 [cloud-fallback]=8)
+APART=(gateway cloud-fallback selector model-registry hardware-probe ab-testing usage-tracker access)
+declare -A APART_NUMBER=([gateway]=0 [model-registry]=1 [selector]=2 [ab-testing]=4 [usage-tracker]=5 [access]=6 [hardware-probe]=7 [cloud-fallback]=8)
 
 # apart_pair FROM: the first port at or above FROM that is free together with the one 100 above.
 apart_pair() {
@@ -93,7 +93,7 @@ apart_start() {
 		apart_argv "$s"
 		start "$s" "${argv[@]}"
 	done
-	for s in model-registry selector usage-tracker access hardware-probe cloud-fallback gateway; do       # who waits for others comes last
+	for s in model-registry selector usage-tracker access hardware-probe ab-testing cloud-fallback gateway; do       # who waits for others comes last
 		wait_for 30 "$(cat "$run/$s.pid")" http_ok "http://127.0.0.1:$((admin + APART_NUMBER[$s]))/readyz" || {
 			warn "$(curl -gs --noproxy '*' --max-time 2 "http://127.0.0.1:$((admin + APART_NUMBER[$s]))/readyz" 2>/dev/null)"
 			gave_up "$s"

@@ -74,7 +74,7 @@ static void write_figures(struct llm_relay *r, const struct llm_extra *x, struct
 	jw_kv_double(jo, "confidence", x->confidence);
 	word(jo, "reason", x->reason);
 	jw_kv_raw(jo, "alternatives", x->alternatives_json.n ? x->alternatives_json : STR("[]"));
-	jw_kv_null(jo, "experiment");
+	jw_kv_raw(jo, "experiment", x->experiment_json.n ? x->experiment_json : STR("null"));
 }
 
 static void write_last(struct llm_relay *r, struct str text, struct str thinking, const struct llm_extra *x, struct buf *out)

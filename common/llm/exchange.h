@@ -140,7 +140,7 @@ struct llm_relay;
 
 /* What a native answer or an Ollama-style final line shows besides the text. Filled by the gateway before the end. */
 struct llm_extra {
-	struct str backend, task_type, complexity, language, reason, alternatives_json /* array text */;
+	struct str backend, task_type, complexity, language, reason, alternatives_json /* array text */, experiment_json /* object text */;
 	uint32_t context_size;
 	double confidence;
 	int64_t latency_us, ttft_us, cost_microusd;

@@ -24,6 +24,8 @@ static const struct { const char *name; bool reads; const char *text; } actions[
 	{ "settings.write", false, "Set the active model." },
 	{ "prices.read",   true,  "See what tokens and machines cost." },
 	{ "prices.write",  false, "Set prices, and book them for attempts of the past." },
+	{ "tests.read",    true,  "See experiments and what came of them." },
+	{ "tests.write",   false, "Begin, pause, stop, promote and roll back experiments with the requests of one's tenant; the owner with those of all." },
 	{ "keys.read",     true,  "List keys." },
 	{ "keys.create",   false, "Make keys, none stronger than one's own." },
 	{ "keys.rotate",   false, "Replace a key by a new one." },
@@ -40,7 +42,7 @@ enum { N_ACTIONS = sizeof(actions) / sizeof(*actions) };
 const char *const all_actions[] = {
 	"health", "inference", "feedback", "models.read", "models.write", "models.manage", "backends.read", "hardware.read", "jobs.read",
 	"jobs.write", "explain", "requests.read", "usage.read", "budgets.read", "budgets.write", "providers.read", "settings.write", "prices.read",
-	"prices.write", "keys.read", "keys.create", "keys.rotate", "keys.limit", "keys.revoke", "tenants.read",
+	"prices.write", "tests.read", "tests.write", "keys.read", "keys.create", "keys.rotate", "keys.limit", "keys.revoke", "tenants.read",
 	"tenants.write", "tenants.delete", "audit.read", NULL
 };
 
@@ -55,13 +57,13 @@ static const struct role {
 	[CORRAL__ROLE__ROLE_NONE] = { "none", "", OWN, "Nothing." },
 	[CORRAL__ROLE__ROLE_OWNER] = { "owner", "*", ALL, "Everything, in every tenant: whoever installed it." },
 	[CORRAL__ROLE__ROLE_ADMIN] = { "admin", "health inference feedback models.* backends.read hardware.read jobs.* explain requests.read "
-		"usage.read budgets.* providers.read settings.write prices.* keys.* tenants.read audit.read", READS_ALL, "Runs it: models and keys of its tenant; reads all tenants." },
+		"usage.read budgets.* providers.read settings.write prices.* tests.* keys.* tenants.read audit.read", READS_ALL, "Runs it: models and keys of its tenant; reads all tenants." },
 	[CORRAL__ROLE__ROLE_OPERATOR] = { "operator", "health inference feedback models.read models.write backends.read hardware.read jobs.* "
-		"explain requests.read usage.read providers.read prices.read", OWN, "Keeps it running: loads and unloads models, cannot add or delete them." },
+		"explain requests.read usage.read providers.read prices.read tests.*", OWN, "Keeps it running: loads and unloads models, cannot add or delete them." },
 	[CORRAL__ROLE__ROLE_AUDITOR] = { "auditor", "health models.read backends.read hardware.read jobs.read explain requests.read usage.read "
-		"budgets.read providers.read prices.read keys.read tenants.read audit.read", READS_ALL, "Reads everything of every tenant, changes nothing, asks no model." },
+		"budgets.read providers.read prices.read tests.read keys.read tenants.read audit.read", READS_ALL, "Reads everything of every tenant, changes nothing, asks no model." },
 	[CORRAL__ROLE__ROLE_DEVELOPER] = { "developer", "health inference feedback models.read backends.read hardware.read jobs.read explain "
-		"requests.read usage.read providers.read prices.read", OWN, "Asks models and sees how its tenant's requests were decided and what they cost." },
+		"requests.read usage.read providers.read prices.read tests.read", OWN, "Asks models and sees how its tenant's requests were decided and what they cost." },
 	[CORRAL__ROLE__ROLE_USER] = { "user", "health inference feedback models.read", OWN, "Asks models." },
 	[CORRAL__ROLE__ROLE_SERVICE] = { "service", "health inference feedback models.read backends.read jobs.read", OWN,
 		"A program that asks models." },

@@ -182,6 +182,25 @@ static void insert(struct decision *d, const struct ranked *r)
 	d->ranked[at] = *r;
 }
 
+/* All of that model come first, in their order. False: none is there. */
+static bool lead(struct decision *d, const struct catalogue *c, int m)
+{
+	uint16_t at = 0, to = 0;
+
+	while (at < d->n_ranked && c->replicas[d->ranked[at].replica].model != m)
+		at++;
+	if (m < 0 || at == d->n_ranked)
+		return false;
+	for (uint16_t i = at; i < d->n_ranked; i++)
+		if (c->replicas[d->ranked[i].replica].model == m) {
+			struct ranked keep = d->ranked[i];
+
+			memmove(&d->ranked[to + 1], &d->ranked[to], sizeof(keep) * (size_t)(i - to));
+			d->ranked[to++] = keep;
+		}
+	return true;
+}
+
 /* What place_cloud() knows. */
 enum { HOME_TRIES = 2 };              /* so many failed at home: the last try is the cloud's */
 struct choosing {
@@ -205,14 +224,92 @@ static bool stay(struct decision *d, const Corral__DecisionFeatures *f, const st
 		at++;
 	if (at == d->n_ranked || !cloud_of(c, d->ranked[at].replica) != !cloud_of(c, d->ranked[0].replica) || (at && d->ranked[0].score - d->ranked[at].score > margin))
 		return false;
-	for (uint16_t i = at, to = 0; i < d->n_ranked; i++)
-		if (c->replicas[d->ranked[i].replica].model == m) {
-			struct ranked keep = d->ranked[i];
+	return lead(d, c, m);
+}
 
-			memmove(&d->ranked[to + 1], &d->ranked[to], sizeof(keep) * (size_t)(i - to));
-			d->ranked[to++] = keep;
-		}
+/* --- arms --- */
+
+static bool is_lasting(enum rule r) { return r == RULE_CAPABILITY || r == RULE_CONTEXT || r == RULE_NOT_CHAT || r == RULE_LOCAL_ONLY; }
+
+/* Could it be served by that model, were all of its replicas up? The same for every arm's unit, whatever the moment. */
+static bool may_serve(const struct decision *d, const struct catalogue *c, const char *model)
+{
+	int m = catalogue_model(c, str_of(model));
+
+	for (uint16_t i = 0; m >= 0 && i < d->n_ranked; i++)
+		if (c->replicas[d->ranked[i].replica].model == m)
+			return true;
+	for (uint16_t i = 0; m >= 0 && i < d->n_rejected; i++)
+		if (c->replicas[d->rejected[i].replica].model == m && !is_lasting((enum rule)d->rejected[i].rule))
+			return true;
+	return false;
+}
+
+static bool is_on(const struct decision *d, const struct catalogue *c, const char *model)
+{
+	return d->n_ranked && strcmp(c->models[c->replicas[d->ranked[0].replica].model].pb->name, model) == 0;
+}
+
+/* Experiments on models are for auto; those on one model for what that model gets. */
+static bool takes_part(const struct decision *d, const struct catalogue *c, const Corral__Experiment *e, bool one_model)
+{
+	if (one_model)
+		return is_on(d, c, e->arms[0]->model);
+	for (size_t i = 0; i < e->n_arms; i++)
+		if (!may_serve(d, c, e->arms[i]->model))
+			return false;
 	return true;
+}
+
+static bool enrol(struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, const struct arms *x, bool one_model)
+{
+	for (size_t i = 0; x->pb && i < x->pb->n_experiments; i++) {
+		const Corral__Experiment *e = x->pb->experiments[i];
+		int arm = arms_of_one_model(e) == one_model && takes_part(d, c, e, one_model) ? arms_assign(x, i, f) : -1;
+
+		if (arm < 0)
+			continue;
+		d->experiment = e->id;
+		d->arm = e->arms[arm]->name;
+		d->champion = false;
+		if (!one_model)
+			d->reason = lead(d, c, catalogue_model(c, str_of(e->arms[arm]->model))) ? "experiment" : "fallback";
+		return true;
+	}
+	return false;
+}
+
+static bool crown(struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, const struct arms *x, bool one_model)
+{
+	for (size_t i = 0; x->pb && i < x->pb->n_champions; i++) {
+		const Corral__Champion *h = x->pb->champions[i];
+
+		if (!h->arm || h->of_one_model != one_model || !arms_filter(h->filter, f))
+			continue;
+		if (one_model ? !is_on(d, c, h->arm->model) : !lead(d, c, catalogue_model(c, str_of(h->arm->model))))
+			continue;
+		d->experiment = h->experiment_id;
+		d->arm = h->arm->name;
+		d->champion = true;
+		if (!one_model)
+			d->reason = "champion";
+		return true;
+	}
+	return false;
+}
+
+/* Which model comes first: of the arm, of the champion, of the conversation; else the best. */
+static void first_model(struct decision *d, const Corral__DecisionFeatures *f, int model, const struct catalogue *c, const struct policy *p)
+{
+	bool text = p->arms && !(f->needs & LLM_CAP_EMBEDDING), crowned;
+
+	if (model < 0 && text && enrol(d, f, c, p->arms, false))
+		return;
+	crowned = model < 0 && text && crown(d, f, c, p->arms, false);
+	if (model < 0 && !crowned && stay(d, f, c, p))
+		d->reason = "sticky";
+	if (text && !enrol(d, f, c, p->arms, true) && !crowned)
+		(void)crown(d, f, c, p->arms, true);
 }
 
 static enum err verdict(const struct decision *d, int model, const struct catalogue *c)
@@ -361,19 +458,20 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 	}
 	d->err = hidden && hidden == n ? ERR_MODEL_NOT_FOUND : verdict(d, model, c);
 	place_cloud(d, f, model, c, p, tried);
-	if (model < 0 && stay(d, f, c, p))
-		d->reason = "sticky";
+	first_model(d, f, model, c, p);
 	d->confidence = confidence_of(d, c);
 }
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the decision log is written in host order");
 
-/* err, reason with its end, confidence, how many were left out; how many are ranked, rejected */
+/* err, reason with its end, confidence, how many were left out; how many are ranked, rejected. Of an arm: whether it is a champion's, experiment, arm. */
 enum { RANKED_BYTES = 2 + 5 * 8, REJECTED_BYTES = 2 + 1 + 2 * 4 };
 
 size_t decision_packed_size(const struct decision *d)
 {
-	return 1 + strlen(d->reason) + 1 + 8 + 2 + 2 + (size_t)d->n_ranked * RANKED_BYTES + 2 + (size_t)d->n_rejected * REJECTED_BYTES;
+	size_t arm = d->experiment ? 1 + strlen(d->experiment) + 1 + strlen(d->arm) + 1 : 0;
+
+	return 1 + strlen(d->reason) + 1 + 8 + 2 + 2 + (size_t)d->n_ranked * RANKED_BYTES + 2 + (size_t)d->n_rejected * REJECTED_BYTES + arm;
 }
 
 static char *put(char *p, const void *from, size_t n) { return (char *)memcpy(p, from, n) + n; }
@@ -412,6 +510,11 @@ void decision_pack(const struct decision *d, struct buf *out)
 	p = put(p, &d->n_rejected, 2);
 	for (uint16_t i = 0; i < d->n_rejected; i++)
 		p = put_rejected(p, &d->rejected[i]);
+	if (d->experiment) {
+		p = put(p, &d->champion, 1);
+		p = put(p, d->experiment, strlen(d->experiment) + 1);
+		p = put(p, d->arm, strlen(d->arm) + 1);
+	}
 	out->n = (size_t)(p - out->p);
 }
 
@@ -447,6 +550,18 @@ static bool take_rejected(struct str *from, struct rejected *r, uint16_t n_repli
 	       r->replica < n_replicas && r->rule < RULE_COUNT;
 }
 
+static bool take_arm(struct str *from, struct arena *a, struct decision *d)
+{
+	uint8_t champion;
+
+	if (!from->n)
+		return true;
+	if (!take(from, &champion, 1) || champion > 1 || !take_text(from, a, &d->experiment) || !take_text(from, a, &d->arm))
+		return false;
+	d->champion = champion;
+	return true;
+}
+
 /* Nothing fits, or there is somewhere to go: one of the two. */
 static bool makes_sense(const struct decision *d) { return (d->err == ERR_OK) == (d->n_ranked > 0); }
 
@@ -470,7 +585,7 @@ bool decision_unpack(struct decision *d, struct arena *a, struct str from, uint1
 	d->rejected = arena_array(a, struct rejected, d->n_rejected + 1u);
 	for (uint16_t i = 0; ok && i < d->n_rejected; i++)
 		ok = take_rejected(&from, &d->rejected[i], n_replicas);
-	return ok && from.n == 0 && makes_sense(d);
+	return ok && take_arm(&from, a, d) && from.n == 0 && makes_sense(d);
 }
 
 static const char *cap_words(uint32_t bits, struct arena *a)
@@ -657,6 +772,8 @@ static const char *lost_text(const struct ranked *r, const struct ranked *best, 
 		return arena_printf(a, "scored %.3f; the cloud is the spare here, for when no local model answers", r->score);
 	if (!cloud && best_cloud)
 		return arena_printf(a, "scored %.3f; the cloud is preferred for this request (%s)", r->score, reason);
+	if (r->score > best->score && strcmp(reason, "sticky") != 0)
+		return arena_printf(a, "scored %.3f, above %.3f, but another was given to the request (%s)", r->score, best->score, reason);
 	if (r->score > best->score)
 		return arena_printf(a, "scored %.3f, above %.3f, but the conversation stays with its model (%s)", r->score, best->score, reason);
 	return arena_printf(a, "scored %.3f against %.3f; lost most on %s", r->score, best->score, term);
@@ -701,6 +818,9 @@ void decision_explain(const struct decision *d, const Corral__DecisionFeatures *
 	o->reason = (char *)d->reason;
 	o->err = d->err;
 	o->confidence = d->confidence;
+	o->experiment_id = (char *)(d->experiment ? d->experiment : "");
+	o->arm = (char *)(d->arm ? d->arm : "");
+	o->champion = d->champion;
 	decision_why(d, f, c, &why);
 	o->text = arena_dup(a, why.text, strlen(why.text));
 }

@@ -3,7 +3,8 @@
  * The gateway calls it on the request path (about a microsecond); the selector calls the very same function to explain,
  * simulate and replay, and gets the same bits. No clock, no randomness, no allocation but the caller's arrays.
  *
- *   filter (context, capability, backend, breaker) ─▶ score = quality·wq + latency·wl + cost·wc ─▶ stay with the conversation ─▶ rank
+ *   filter (context, capability, backend, breaker) ─▶ score = quality·wq + latency·wl + cost·wc ─▶ rank
+ *   ─▶ the model of its arm, of a champion, or of the conversation comes first (arms.h)
  *
  * Models of the cloud stand behind those of the house, as spares, unless policy prefers them (cloud.h); never where the request must stay at home. */
 #ifndef CORRAL_POLICY_DECIDE_H
@@ -14,6 +15,7 @@
 #include "common/base/arena.h"
 #include "common/base/buf.h"
 #include "common/base/err.h"
+#include "common/policy/arms.h"
 #include "common/policy/catalogue.h"
 #include "selector.pb-c.h"
 
@@ -22,6 +24,7 @@ struct policy {
 	Corral__PolicySnapshot *pb;   /* NULL: built-in rules */
 	uint64_t epoch, version;
 	const Corral__Speed **speeds; /* per replica index, NULL = never measured */
+	const struct arms *arms;      /* NULL: no experiments, no champions. Set by whoever built it */
 };
 /* 'packed' empty = built-in rules. In the arena. */
 enum err policy_build(struct policy *, struct arena *, const struct catalogue *, uint64_t epoch, uint64_t version, struct str packed, struct why *);
@@ -46,8 +49,12 @@ struct decision {
 	struct rejected *rejected;
 	uint16_t n_ranked, n_rejected, n_left_out;
 	enum err err;                 /* ERR_OK, ERR_MODEL_NOT_FOUND, ERR_CONTEXT_TOO_LONG, ERR_NO_MODEL_FITS, ERR_UNAVAILABLE */
-	const char *reason;           /* "asked", "alias", "rules", "sticky", "fallback": to the cloud, because the house cannot, or not well enough */
+	/* "asked", "alias", "rules", "sticky", "experiment", "champion", "fallback": to the cloud, because the house cannot, or not well enough; or from an
+	 * arm whose model cannot serve now */
+	const char *reason;
 	double confidence;            /* margin of the first over the second model, 0..1 */
+	const char *experiment, *arm; /* ids; NULL = no arm. Of the snapshot, or of the arena */
+	bool champion;                /* the arm was promoted: the request is no part of the experiment */
 };
 
 /* The replicas that a decision looks at, one behind the other: those of the model, or as many of all as it may have to: for auto, and for a model of the

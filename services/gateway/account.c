@@ -103,6 +103,11 @@ static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 		e->provider = (char *)cost_provider(r->world, r->try.replica);
 	e->dialect = (char *)llm_dialect_name(r->in.dialect);
 	e->stream = r->in.stream;
+	if (r->experiment) {
+		e->experiment_id = (char *)r->experiment;
+		e->arm = (char *)r->arm;
+		e->unit = (char *)r->unit;
+	}
 	if (r->try.number && r->budget_stamp.n)
 		e->budgets = (ProtobufCBinaryData){ r->budget_stamp.n, (uint8_t *)(uintptr_t)r->budget_stamp.p };
 }
@@ -258,6 +263,8 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.status = (char *)status;
 	e.error_code = code == ERR_OK ? (char *)"" : (char *)err_name(code);
 	e.http_status = (uint32_t)r->status;
+	e.retried = r->retries;
+	e.request_us = r->experiment ? now - r->start_us : 0;
 	fill_usage(r, &e);
 	if (!recall_is_hit(r))            /* what is given again takes nothing from a limit */
 		r->spent_tokens += e.prompt_tokens + e.completion_tokens;
@@ -299,6 +306,8 @@ static void attach_snapshots(struct req *r, Corral__DecisionEvent *e)
 		return;                   /* decided by the selector, under a policy that it has itself */
 	if (first_use(&w->logged_policy, e->policy_epoch, e->policy_version))
 		e->policy_snapshot = binary(r->world->policy_bytes);
+	if (e->experiments_version && first_use(&w->logged_experiments, e->experiments_epoch, e->experiments_version))
+		e->experiments_snapshot = binary(r->world->experiments_bytes);
 }
 
 static int64_t append_decision(struct worker *w, const Corral__DecisionEvent *e, struct why *why)
@@ -330,11 +339,13 @@ void account_decision(struct req *r)
 	e.models_version = world->cat.version;
 	e.policy_epoch = r->policy_id.epoch;
 	e.policy_version = r->policy_id.version;
+	e.experiments_epoch = r->experiments_id.epoch;
+	e.experiments_version = r->experiments_id.version;
 	e.decided_by = r->not_asked && !*r->not_asked ? (char *)"selector" : (char *)"";
 	e.not_asked = r->not_asked ? (char *)r->not_asked : (char *)"";
 	attach_snapshots(r, &e);
 	if (append_decision(r->worker, &e, &why) < 0)
-		r->worker->logged_models = r->worker->logged_policy = (struct snapshot_id){ 0 };
+		r->worker->logged_models = r->worker->logged_policy = r->worker->logged_experiments = (struct snapshot_id){ 0 };
 }
 
 /* --- recovery --- */

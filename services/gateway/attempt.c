@@ -3,6 +3,7 @@
  *   start ──▶ head ──▶ data… ──▶ end ──▶ settle(ok)
  *      └────────┴────────┴────────┴───▶ settle(error): before the first byte to the client another replica is tried */
 #include "services/gateway/attempt.h"
+#include "services/gateway/treat.h"
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
@@ -143,7 +144,9 @@ static void failed(struct req *r, enum verdict v, const struct why *why, const c
 	mark_tried(r);
 	if (may_retry(r, why->code) && other_replica(r)) {
 		r->status = 0;
+		r->retries = true;
 		settle(r, v, t->sent ? "error" : "not_sent", why->code, cause);
+		r->retries = false;
 		req_resume(r, STEP_AGAIN);
 		return;
 	}
@@ -237,6 +240,7 @@ struct llm_extra attempt_extra(struct req *r)
 		.latency_us = req_now(r) - r->start_us, .ttft_us = r->try.first_us ? r->try.first_us - r->start_us : 0,
 	};
 
+	e.experiment_json = treat_json(r);
 	e.squeezed = r->squeezed;
 	e.tokens_saved = r->tokens_saved;
 	if (r->in.dialect == LLM_NATIVE)

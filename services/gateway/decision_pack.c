@@ -17,7 +17,8 @@ static size_t patterns_room(char *const *at, size_t n)
 
 size_t features_room(const Corral__DecisionFeatures *f)
 {
-	return 16 * FIELD_MAX + strlen(f->requested_model) + strlen(f->task_type) + strlen(f->complexity) + strlen(f->language) + strlen(f->policy) +
+	return 19 * FIELD_MAX + strlen(f->user) + strlen(f->session) + strlen(f->conversation) +
+	       strlen(f->requested_model) + strlen(f->task_type) + strlen(f->complexity) + strlen(f->language) + strlen(f->policy) +
 	       strlen(f->conversation_model) + strlen(f->tenant) + patterns_room(f->key_models, f->n_key_models) +
 	       patterns_room(f->tenant_models, f->n_tenant_models);
 }
@@ -49,13 +50,17 @@ size_t features_pack(const Corral__DecisionFeatures *f, uint8_t *out)
 	p = put_patterns(p, 15, f->tenant_models, f->n_tenant_models);
 	p = pb_put_string(p, 16, f->tenant);
 	p = pb_put_number(p, 17, f->named_may_leave != 0);
+	p = pb_put_string(p, 18, f->user);
+	p = pb_put_string(p, 19, f->session);
+	p = pb_put_string(p, 20, f->conversation);
 	return (size_t)(p - out);
 }
 
 size_t decision_event_room(const Corral__DecisionEvent *e)
 {
-	return 15 * FIELD_MAX + strlen(e->decided_by) + strlen(e->not_asked) +
-	       e->request_id.len + e->features.len + e->load.len + e->outcome.len + e->models_snapshot.len + e->policy_snapshot.len;
+	return 18 * FIELD_MAX + strlen(e->decided_by) + strlen(e->not_asked) +
+	       e->request_id.len + e->features.len + e->load.len + e->outcome.len + e->models_snapshot.len + e->policy_snapshot.len +
+	       e->experiments_snapshot.len;
 }
 
 static uint8_t *put_data(uint8_t *p, unsigned field, const ProtobufCBinaryData *d) { return pb_put_bytes(p, field, d->data, d->len); }
@@ -79,5 +84,8 @@ size_t decision_event_pack(const Corral__DecisionEvent *e, uint8_t *out)
 	p = put_data(p, 13, &e->policy_snapshot);
 	p = pb_put_string(p, 14, e->decided_by);
 	p = pb_put_string(p, 15, e->not_asked);
+	p = pb_put_number(p, 16, e->experiments_epoch);
+	p = pb_put_number(p, 17, e->experiments_version);
+	p = put_data(p, 18, &e->experiments_snapshot);
 	return (size_t)(p - out);
 }

@@ -60,6 +60,21 @@ static void candidate_json(struct json_out *jo, const Corral__Candidate *c)
 	jw_end(jo);
 }
 
+/* Whose arm it got: as part of the experiment, or since the arm was promoted. */
+static void experiment_json(struct json_out *jo, const Corral__DecisionOutcome *o)
+{
+	jw_key(jo, "experiment");
+	if (!*o->experiment_id) {
+		jw_null(jo);
+		return;
+	}
+	jw_obj(jo);
+	jw_kv_strz(jo, "id", o->experiment_id);
+	jw_kv_strz(jo, "arm", o->arm);
+	jw_kv_bool(jo, "champion", o->champion);
+	jw_end(jo);
+}
+
 void explain_json(struct json_out *jo, const Corral__DecisionFeatures *f, const Corral__DecisionOutcome *o)
 {
 	jw_key(jo, "features");
@@ -75,6 +90,7 @@ void explain_json(struct json_out *jo, const Corral__DecisionFeatures *f, const 
 	}
 	jw_kv_strz(jo, "reason", o->reason);
 	jw_kv_double(jo, "confidence", o->confidence);
+	experiment_json(jo, o);
 	if (o->err) {
 		jw_kv_strz(jo, "error_code", err_name((enum err)o->err));
 		jw_kv_strz(jo, "error", o->text);

@@ -100,12 +100,12 @@ struct gateway {
 	struct sticky *sticky;
 	struct recall *recall;        /* answers that may be given again; NULL = the cache is off */
 	struct budget held;           /* what bodies and whole answers of all workers hold */
-	struct snapshot_sub *models_sub, *policy_sub;
-	struct snapshot_id models_id, policy_id;
-	struct buf models_bytes, policy_bytes;
+	struct snapshot_sub *models_sub, *policy_sub, *experiments_sub;
+	struct snapshot_id models_id, policy_id, experiments_id;
+	struct buf models_bytes, policy_bytes, experiments_bytes;
 	struct providers providers;   /* in the cloud */
 	_Atomic int64_t selector_rest_us;     /* decide=remote: it was late, and is not asked before */
-	struct rpc_client *registry, *selector, *ledger, *hardware, *cloud;
+	struct rpc_client *registry, *selector, *ledger, *hardware, *cloud, *experiments;
 	struct door *door;            /* keys, and who needs none */
 	struct trail *trail;          /* audit entries and uses of keys on their way */
 	struct budget_share *budget_share;      /* what is lent to us of budgets */

@@ -11,7 +11,7 @@ struct question {
 	struct str packed;            /* DecideRequest */
 	int64_t deadline_ms;
 	enum why_local { NOT_LOCAL, LOCAL_AWAY, LOCAL_LATE, LOCAL_OTHER_SNAPSHOT, LOCAL_REFUSED } local;
-	struct snapshot_id policy;
+	struct snapshot_id policy, experiments;
 };
 
 static const struct { const char *label, *text; } whys[] = {
@@ -101,6 +101,7 @@ static void on_reply(const Corral__DecideReply *reply, void *arg)
 	if (reply) {
 		buf_add(&a->body, reply->decision.data, reply->decision.len);
 		q->policy = (struct snapshot_id){ reply->policy_epoch, reply->policy_version };
+		q->experiments = (struct snapshot_id){ reply->experiments_epoch, reply->experiments_version };
 	} else if (why->code == ERR_CONFLICT) {
 		q->local = LOCAL_OTHER_SNAPSHOT;
 	} else if (why->code == ERR_DEADLINE) {
@@ -135,7 +136,9 @@ static enum step use(struct req *r, struct ask *a)
 	bool theirs = q->local == NOT_LOCAL && decision_unpack(&r->pick, r->mem, buf_as_str(&a->body), r->world->cat.n_replicas);
 
 	note(r, theirs ? NOT_LOCAL : q->local ? q->local : LOCAL_REFUSED);
-	if (theirs)
+	if (theirs) {
 		r->policy_id = q->policy;
+		r->experiments_id = q->experiments;
+	}
 	return q->then(r, theirs);
 }

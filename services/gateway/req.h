@@ -99,6 +99,9 @@ struct req {
 	bool squeezed;                /* its context is to be optimised */
 	uint32_t tokens_saved;        /* by that */
 	uint64_t prompt_hash, prompt_sketch;  /* set by decide where it reads the text; see UsageEvent */
+	struct llm_in *as_asked;      /* before an arm's parameters or prompt came to it; NULL = 'in' is as it was asked */
+	const char *experiment, *arm, *unit;  /* that it is part of, from its first decision on; NULL = none */
+	bool retries;                 /* the attempt that ends is followed by another */
 
 	Corral__DecisionFeatures features;    /* set by decide */
 	struct features extracted;
@@ -109,6 +112,7 @@ struct req {
 	struct decision pick;         /* set by decide */
 	const char *not_asked;        /* decide=remote: why the gateway decided itself; "" = it did not. NULL under decide=local */
 	struct snapshot_id policy_id; /* that the decision was made under */
+	struct snapshot_id experiments_id;    /* the same; version 0 = there were none */
 	struct reach pick_reach;      /* the replicas that decide() looks at */
 	struct load *pick_load;       /* theirs, as it saw it */
 	char picked_reason[16];

@@ -203,6 +203,7 @@ static void rebuild(struct gateway *g)
 		worker_set_world(g->workers[i], world_ref(w));
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "models"), (double)g->models_id.version);
 	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "policy"), (double)g->policy_id.version);
+	series_set(metrics_series(g->metrics, M_SNAPSHOT_VERSION, "experiments"), (double)g->experiments_id.version);
 	if (g->runs)
 		runs_may_go(g);
 	lease_renew(g->lease);            /* there may be replicas that nothing is lent of yet */
@@ -237,6 +238,16 @@ static void on_policy(void *arg, struct snapshot_id id, struct str bytes, bool s
 	rebuild(g);
 }
 
+static void on_experiments(void *arg, struct snapshot_id id, struct str bytes, bool stale)
+{
+	struct gateway *g = arg;
+
+	keep(&g->experiments_bytes, bytes);
+	g->experiments_id = id;
+	LOG_DEBUG("snapshot of experiments", LOG_I("version", id.version), LOG_B("stale", stale));
+	rebuild(g);
+}
+
 static void subscribe(struct gateway *g)
 {
 	char path[1024];
@@ -246,6 +257,8 @@ static void subscribe(struct gateway *g)
 	snprintf(path, sizeof(path), "%s/policy.snapshot", svc_state_dir(g->svc));
 	g->policy_sub = snapshot_sub_new(g->loop, g->selector, svc_pub_url(g->svc, "selector"), "policy", path, on_policy, g);
 	providers_open(g, &g->providers, rebuild);
+	snprintf(path, sizeof(path), "%s/experiments.snapshot", svc_state_dir(g->svc));
+	g->experiments_sub = snapshot_sub_new(g->loop, g->experiments, svc_pub_url(g->svc, "ab-testing"), "experiments", path, on_experiments, g);
 }
 
 /* --- once a second --- */
@@ -319,6 +332,7 @@ static void stop(struct svc *s)
 	snapshot_sub_free(g->models_sub);
 	snapshot_sub_free(g->policy_sub);
 	providers_close(&g->providers);
+	snapshot_sub_free(g->experiments_sub);
 	if (g->door)
 		door_close(g->door);
 	for (unsigned i = 0; i < g->n_workers; i++)       /* the last FINALs are written here … */
@@ -343,6 +357,7 @@ static void stop(struct svc *s)
 	sticky_free(g->sticky);
 	buf_free(&g->models_bytes);
 	buf_free(&g->policy_bytes);
+	buf_free(&g->experiments_bytes);
 	free(g->workers);
 	free(g);
 	svc_set_state(s, NULL);
@@ -369,6 +384,7 @@ static bool start(struct svc *s, struct why *why)
 	g->hardware = svc_peer(s, "hardware-probe");
 	g->cloud = svc_peer(s, "cloud-fallback");
 	g->providers.peer = g->cloud;
+	g->experiments = svc_peer(s, "ab-testing");
 	g->n_workers = worker_count(g->cfg);
 	g->workers = x_calloc(g->n_workers, sizeof(*g->workers));
 	svc_need(s, "model snapshot", false, "not heard from the model-registry yet");

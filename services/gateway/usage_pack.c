@@ -28,7 +28,7 @@ static uint8_t *put_subject(const Corral__UsageEvent *e, uint8_t *p)
 	return pb_put_number(p, 19, e->cached);
 }
 
-/* 40 to 46: what it costs, how many there were before it, what it was like. */
+/* 40 to 49: what it costs, how many there were before it, what it was like, whose experiment it is. */
 static uint8_t *put_more(const Corral__UsageEvent *e, uint8_t *p)
 {
 	p = pb_put_number(p, 40, e->cached_prompt_tokens);
@@ -37,7 +37,10 @@ static uint8_t *put_more(const Corral__UsageEvent *e, uint8_t *p)
 	p = pb_put_number(p, 43, e->run_finals);
 	p = pb_put_number(p, 44, e->run_tokens);
 	p = pb_put_number(p, 45, e->prompt_hash);
-	return pb_put_number(p, 46, e->prompt_sketch);
+	p = pb_put_number(p, 46, e->prompt_sketch);
+	p = pb_put_string(p, 47, e->unit);
+	p = pb_put_number(p, 48, e->retried);
+	return pb_put_number(p, 49, (uint64_t)e->request_us);
 }
 
 /* 20 to 39: how it ended, what it took, why it went there. */

@@ -27,7 +27,7 @@ struct worker {
 	struct keyring *ring;         /* the same */
 	struct price_list *prices;    /* NULL until the first came */
 	struct admission admission;   /* of the head that was looked at last */
-	struct snapshot_id logged_models, logged_policy;      /* versions that the decision log has the bytes of */
+	struct snapshot_id logged_models, logged_policy, logged_experiments;  /* versions that the decision log has the bytes of */
 	struct backend_pool *pools;
 	struct recall_seat *recall;   /* NULL: the cache is off */
 	struct spool *usage, *decisions;

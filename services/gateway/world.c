@@ -29,6 +29,18 @@ static bool can_speak(struct gateway *g, const struct http_url *url, struct why 
 	return !url->tls || g->backend_trust;
 }
 
+/* What cannot be read leaves everybody without experiments: they are no reason not to serve. */
+static void take_arms(struct gateway *g, struct world *w)
+{
+	struct why why = { 0 };
+
+	w->experiments_bytes = arena_str(w->mem, buf_as_str(&g->experiments_bytes));
+	if (arms_build(&w->arms, w->mem, g->experiments_id.epoch, g->experiments_id.version, w->experiments_bytes, &why) != ERR_OK)
+		LOG_ERROR("experiments cannot be read; none is in force", LOG_S("error", why.text));
+	else if (w->arms.pb && (w->arms.pb->n_experiments || w->arms.pb->n_champions))
+		w->pol.arms = &w->arms;
+}
+
 static void resolve_backends(struct gateway *g, struct world *w)
 {
 	w->backends = arena_array(w->mem, struct world_backend, w->cat.n_backends + 1u);
@@ -85,6 +97,7 @@ struct world *world_new(struct gateway *g, struct why *why)
 	}
 	snprintf(w->policy_version, sizeof(w->policy_version), "%llu.%llu", (unsigned long long)w->pol.epoch,
 		 (unsigned long long)w->pol.version);
+	take_arms(g, w);
 	resolve_backends(g, w);
 	w->states = arena_array(mem, struct replica_state *, w->cat.n_replicas + 1u);
 	for (uint16_t r = 0; r < w->cat.n_replicas; r++)

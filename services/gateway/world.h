@@ -21,7 +21,8 @@ struct world {
 	struct arena *mem;
 	struct catalogue cat;
 	struct policy pol;
-	struct str models_bytes, policy_bytes;        /* packed, as heard, with the cloud merged in: the decision log carries each version once */
+	struct arms arms;             /* pol.arms, when there are any */
+	struct str models_bytes, policy_bytes, experiments_bytes;     /* packed, as heard, with the cloud merged in: the decision log carries each version once */
 	struct str cloud_token, active_model; /* see providers.h */
 	struct replica_state **states;        /* by replica index */
 	struct world_backend *backends;       /* by backend index */

@@ -77,7 +77,7 @@ static struct version *find_version(struct version_ring *r, uint64_t epoch, uint
 static void forget_stored(struct selector *s)
 {
 	for (unsigned i = 0; i < VERSIONS_KEPT; i++)
-		s->models.v[i].stored = s->policies.v[i].stored = false;
+		s->models.v[i].stored = s->policies.v[i].stored = s->experiments.v[i].stored = false;
 }
 
 static bool write_version(struct selector *s, const char *kind, uint64_t epoch, uint64_t version, struct str bytes, struct why *why)
@@ -171,8 +171,8 @@ static bool bury(struct selector *s, const char *source, struct str bytes, struc
 
 /* What is read of an event before it is kept. */
 struct noted {
-	struct str request_id, models_snapshot, policy_snapshot;
-	uint64_t models_epoch, models_version, policy_epoch, policy_version;
+	struct str request_id, models_snapshot, policy_snapshot, experiments_snapshot;
+	uint64_t models_epoch, models_version, policy_epoch, policy_version, experiments_epoch, experiments_version;
 	struct str event;             /* without the snapshots that came with it: they are rows of their own */
 };
 
@@ -236,9 +236,11 @@ static bool note_any(struct noted *e, struct arena *mem, struct str bytes)
 		.request_id = str_n((char *)m->request_id.data, m->request_id.len),
 		.models_snapshot = str_n((char *)m->models_snapshot.data, m->models_snapshot.len),
 		.policy_snapshot = str_n((char *)m->policy_snapshot.data, m->policy_snapshot.len),
+		.experiments_snapshot = str_n((char *)m->experiments_snapshot.data, m->experiments_snapshot.len),
 		.models_epoch = m->models_epoch, .models_version = m->models_version, .policy_epoch = m->policy_epoch, .policy_version = m->policy_version,
+		.experiments_epoch = m->experiments_epoch, .experiments_version = m->experiments_version,
 	};
-	m->models_snapshot = m->policy_snapshot = (ProtobufCBinaryData){ 0 };
+	m->models_snapshot = m->policy_snapshot = m->experiments_snapshot = (ProtobufCBinaryData){ 0 };
 	packed = arena_alloc(mem, corral__decision_event__get_packed_size(m));
 	e->event = str_n((char *)packed, corral__decision_event__pack(m, packed));
 	return true;
@@ -253,6 +255,7 @@ static bool keep_noted(struct selector *s, struct block *block, const struct not
 {
 	return store_version(s, &s->models, e->models_epoch, e->models_version, e->models_snapshot, why) &&
 	       store_version(s, &s->policies, e->policy_epoch, e->policy_version, e->policy_snapshot, why) &&
+	       store_version(s, &s->experiments, e->experiments_epoch, e->experiments_version, e->experiments_snapshot, why) &&
 	       block_add(block, s->db, (const uint8_t *)e->request_id.p, e->event, why);
 }
 
@@ -406,6 +409,7 @@ struct replay {
 	struct arena *mem;
 	struct catalogue cat;
 	struct policy pol;
+	struct arms arms;
 	struct decision d;
 	Corral__DecisionFeatures *features;
 	Corral__DecisionOutcome outcome;
@@ -425,7 +429,7 @@ static const struct load *logged_load(const struct replay *r, const Corral__Deci
 /* "" when the decision came out the same, else why it cannot be said or how it differs. */
 static const char *compute_again(struct selector *s, struct replay *r, const Corral__DecisionEvent *e)
 {
-	struct str models, policy;
+	struct str models, policy, experiments;
 	struct why why;
 	const struct load *load;
 	struct buf again = { 0 };
@@ -435,9 +439,13 @@ static const char *compute_again(struct selector *s, struct replay *r, const Cor
 		return "the model snapshot of that decision is not kept";
 	if (!load_version(s, &s->policies, e->policy_epoch, e->policy_version, r->mem, &policy))
 		return "the policy snapshot of that decision is not kept";
+	if (!load_version(s, &s->experiments, e->experiments_epoch, e->experiments_version, r->mem, &experiments))
+		return "the snapshot of experiments of that decision is not kept";
 	if (catalogue_build(&r->cat, r->mem, e->models_epoch, e->models_version, models, &why) != ERR_OK ||
-	    policy_build(&r->pol, r->mem, &r->cat, e->policy_epoch, e->policy_version, policy, &why) != ERR_OK)
+	    policy_build(&r->pol, r->mem, &r->cat, e->policy_epoch, e->policy_version, policy, &why) != ERR_OK ||
+	    arms_build(&r->arms, r->mem, e->experiments_epoch, e->experiments_version, experiments, &why) != ERR_OK)
 		return arena_dup(r->mem, why.text, strlen(why.text));
+	r->pol.arms = e->experiments_version ? &r->arms : NULL;
 	if (e->model >= r->cat.n_models || !(load = logged_load(r, e)))
 		return "the load vector does not belong to that snapshot";
 	decide(&r->d, r->mem, r->features, e->model, e->alias, &r->cat, &r->pol, load, NULL);

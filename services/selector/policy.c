@@ -77,6 +77,20 @@ static void build_policy(struct selector *s)
 	s->built = policy_build(&s->pol, s->policy_mem, &s->cat, s->policy_id.epoch, s->policy_id.version, buf_as_str(&s->policy), &why) == ERR_OK;
 	if (!s->built)
 		LOG_ERROR("the policy cannot be used", LOG_S("error", why.text));
+	s->arms = (struct arms){ 0 };
+	if (s->built && arms_build(&s->arms, s->policy_mem, s->experiments_id.epoch, s->experiments_id.version, buf_as_str(&s->experiments_bytes), &why) != ERR_OK)
+		LOG_ERROR("experiments cannot be read; none is in force", LOG_S("error", why.text));
+	else if (s->built && s->arms.pb && (s->arms.pb->n_experiments || s->arms.pb->n_champions))
+		s->pol.arms = &s->arms;
+}
+
+void policy_experiments(struct selector *s, struct snapshot_id id, struct str bytes)
+{
+	buf_clear(&s->experiments_bytes);
+	buf_str(&s->experiments_bytes, bytes);
+	s->experiments_id = id;
+	if (s->built)
+		build_policy(s);
 }
 
 static void publish(struct selector *s, const Corral__SpeedsReply *speeds)
@@ -202,6 +216,8 @@ static void on_decide(Corral__Selector_Service *rpc, const Corral__DecideRequest
 	reply.models_version = s->cat.version;
 	reply.policy_epoch = s->pol.epoch;
 	reply.policy_version = s->pol.version;
+	reply.experiments_epoch = s->pol.arms ? s->arms.epoch : 0;
+	reply.experiments_version = s->pol.arms ? s->arms.version : 0;
 	reply.decision = (ProtobufCBinaryData){ packed.n, (uint8_t *)packed.p };
 	series_inc(metrics_series(svc_metrics(s->svc), M_DECIDED));
 	closure(&reply, data);

@@ -40,10 +40,13 @@ struct selector {
 	struct svc *svc;
 	const struct selector_config *cfg;
 	struct db *db;
-	struct snapshot_sub *models_sub;
+	struct snapshot_sub *models_sub, *experiments_sub;
 	struct snapshot_pub *policy_pub;
-	struct rpc_client *registry, *ledger;
-	struct version_ring models, policies;
+	struct rpc_client *registry, *ledger, *ab_testing;
+	struct version_ring models, policies, experiments;
+	struct buf experiments_bytes; /* as heard last */
+	struct snapshot_id experiments_id;
+	struct arms arms;             /* of it, over policy_mem */
 	struct buf policy;            /* packed, as published last */
 	struct loop_timer policy_timer, clean_timer;
 	Corral__Selector_Service rpc;
@@ -82,4 +85,5 @@ void cloud_policy(struct selector *, struct arena *, Corral__PolicySnapshot *); 
 void policy_serve(struct selector *);         /* Decide, and the policy that is published */
 void policy_refresh(struct selector *);       /* asks for speeds; publishes when something changed */
 void policy_rebuild(struct selector *, struct snapshot_id, struct str models);
+void policy_experiments(struct selector *, struct snapshot_id, struct str experiments);
 #endif

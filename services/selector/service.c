@@ -48,6 +48,15 @@ static void on_models(void *arg, struct snapshot_id id, struct str bytes, bool s
 	svc_need(s->svc, "model snapshot", s->built, s->built ? "" : "the model snapshot cannot be read");
 }
 
+static void on_experiments(void *arg, struct snapshot_id id, struct str bytes, bool stale)
+{
+	struct selector *s = arg;
+
+	(void)stale;
+	versions_note(&s->experiments, id, bytes);
+	policy_experiments(s, id, bytes);
+}
+
 static void policy_tick(struct loop_timer *t)
 {
 	struct selector *s = (struct selector *)(void *)((char *)t - offsetof(struct selector, policy_timer));
@@ -76,9 +85,12 @@ static void stop(struct svc *svc)
 	snapshot_sub_free(s->models_sub);
 	cloud_close(s);
 	buf_free(&s->models_bytes);
+	snapshot_sub_free(s->experiments_sub);
 	snapshot_pub_free(s->policy_pub);
 	versions_free(&s->models);
 	versions_free(&s->policies);
+	versions_free(&s->experiments);
+	buf_free(&s->experiments_bytes);
 	buf_free(&s->policy);
 	arena_free(s->mem);
 	arena_free(s->policy_mem);
@@ -106,8 +118,10 @@ static bool start(struct svc *svc, struct why *why)
 	s->cfg = svc_config(svc);
 	s->models.kind = "models";
 	s->policies.kind = "policy";
+	s->experiments.kind = "experiments";
 	s->registry = svc_peer(svc, "model-registry");
 	s->ledger = svc_peer(svc, "usage-tracker");
+	s->ab_testing = svc_peer(svc, "ab-testing");
 	corral__selector__init(&s->rpc, NULL);
 	corral__facts__init(&s->facts, NULL);
 	decisions_serve(s);
@@ -126,6 +140,8 @@ static bool start(struct svc *svc, struct why *why)
 	snprintf(cache, sizeof(cache), "%s/models.snapshot", svc_state_dir(svc));
 	s->models_sub = snapshot_sub_new(svc_loop(svc), s->registry, svc_pub_url(svc, "model-registry"), "models", cache, on_models, s);
 	cloud_open(s);
+	snprintf(cache, sizeof(cache), "%s/experiments.snapshot", svc_state_dir(svc));
+	s->experiments_sub = snapshot_sub_new(svc_loop(svc), s->ab_testing, svc_pub_url(svc, "ab-testing"), "experiments", cache, on_experiments, s);
 	return true;
 }
 

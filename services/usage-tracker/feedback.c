@@ -2,6 +2,7 @@
 #include "services/usage-tracker/feedback.h"
 
 #include "common/base/clock.h"
+#include "services/usage-tracker/experiments.h"
 #include "services/usage-tracker/ledger_sql.h"
 
 struct owner { bool found; char tenant[256]; };
@@ -42,7 +43,7 @@ static bool put(struct db *db, const Corral__FeedbackEvent *e, const char *tenan
 
 	*ret_replaced = false;
 	return db_run(db, L_FEEDBACK_KNOWN, row, 2, note, ret_replaced, NULL, why) &&
-	       db_run(db, L_FEEDBACK_PUT, row, sizeof(row) / sizeof(*row), NULL, NULL, NULL, why);
+	       db_run(db, L_FEEDBACK_PUT, row, sizeof(row) / sizeof(*row), NULL, NULL, NULL, why) && experiments_said(db, row[0].s, why);
 }
 
 bool feedback_keep(struct db *db, const Corral__FeedbackEvent *e, enum feedback_outcome *ret, struct why *why)

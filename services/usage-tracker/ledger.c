@@ -566,6 +566,10 @@ static bool final_fill(Corral__UsageEvent *f, const Corral__UsageEvent *s)
 			*to[i] = from[i];
 			filled = true;
 		}
+	if (!*f->unit && *s->unit) {
+		f->unit = s->unit;
+		filled = true;
+	}
 	if (!f->prompt_hash && s->prompt_hash) {
 		f->prompt_hash = s->prompt_hash;
 		f->prompt_sketch = s->prompt_sketch;

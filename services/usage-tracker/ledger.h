@@ -104,7 +104,7 @@ struct ledger_watch {
 	void *arg;
 };
 /* LEDGER_WATCHES at most; one without functions ends those of its 'arg'. */
-enum { LEDGER_WATCHES = 4 };
+enum { LEDGER_WATCHES = 6 };
 void ledger_watch(struct ledger *, struct ledger_watch);
 
 int64_t ledger_row_time_us(const struct ledger_row *);    /* when it is booked */

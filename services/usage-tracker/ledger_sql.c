@@ -15,6 +15,9 @@
 	"currency, set_by, set_at_us"
 #define QUALITY_COLUMNS "answers, ok, errors, aborted, regenerated, asked_again, tokens, generate_us, latency_us, ttft_us, n_ttft"
 #define QUALITY_PLUS(column) column " = quality_sums." column " + excluded." column
+/* One word for each author on whether it was good: tests, else success, else thumbs; null = none. */
+#define SAID_GOOD "CASE WHEN f.tests_total > 0 THEN CASE WHEN f.tests_passed = f.tests_total THEN 1 ELSE 0 END WHEN f.success IS NOT NULL THEN f.success ELSE f.thumbs END"
+#define SAID_OF "FROM feedback f WHERE f.request_id = e.request_id AND (f.tenant = e.tenant OR f.tenant = '')"
 #define DIM_COLUMNS "tenant, key_id, model, backend, provider, dialect, task_type, status"
 
 const char *const ledger_sql[L_STATEMENTS] = {
@@ -87,6 +90,17 @@ const char *const ledger_sql[L_STATEMENTS] = {
 			 "CAST(COALESCE(SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END), 0) AS BIGINT), CAST(COALESCE(SUM(prompt_tokens), 0) AS BIGINT), "
 			 "CAST(COALESCE(SUM(completion_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(cost_microusd), 0) AS BIGINT) "
 			 "FROM attempts WHERE request_id >= ?1 AND request_id < ?2",
+	[L_OUTCOME_PUT] = "INSERT INTO experiment_requests (request_id, seq, experiment_id, arm, unit, tenant, status, cached, request_us, ended_us) "
+			  "VALUES (?1, (SELECT COALESCE(MAX(seq), 0) + 1 FROM experiment_requests), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) "
+			  "ON CONFLICT (request_id) DO UPDATE SET seq = excluded.seq, status = excluded.status, cached = excluded.cached, "
+			  "request_us = excluded.request_us, ended_us = excluded.ended_us",
+	[L_OUTCOME_TOUCH] = "UPDATE experiment_requests SET seq = (SELECT MAX(seq) + 1 FROM experiment_requests) WHERE request_id = ?1",
+	[L_OUTCOMES_AFTER] = "SELECT e.seq, e.request_id, e.experiment_id, e.arm, e.unit, e.status, e.cached, e.request_us, e.ended_us, "
+			     "(SELECT CAST(COALESCE(SUM(prompt_tokens + completion_tokens), 0) AS BIGINT) FROM attempts a WHERE a.request_id = e.request_id), "
+			     "(SELECT CAST(COALESCE(SUM(cost_microusd), 0) AS BIGINT) FROM attempts a WHERE a.request_id = e.request_id), "
+			     "(SELECT CAST(COALESCE(SUM(" SAID_GOOD "), 0) AS BIGINT) " SAID_OF "), (SELECT COUNT(" SAID_GOOD ") " SAID_OF "), "
+			     "(SELECT CAST(COALESCE(SUM(f.rating), 0) AS BIGINT) " SAID_OF "), (SELECT COUNT(f.rating) " SAID_OF ") "
+			     "FROM experiment_requests e WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2",
 	INTAKE_STATEMENTS(L_INTAKE),
 };
 
@@ -133,5 +147,9 @@ const struct db_migration ledger_migrations[] = {
 	     " asked_again BIGINT NOT NULL, tokens BIGINT NOT NULL, generate_us BIGINT NOT NULL, latency_us BIGINT NOT NULL, ttft_us BIGINT NOT NULL,"
 	     " n_ttft BIGINT NOT NULL, PRIMARY KEY (day, tenant, model, task_type, language));" QUALITY_VIEWS },
 	{ 9, BUDGET_UNLIMITED_COLUMN },
+	/* see experiments.h */
+	{ 10, "CREATE TABLE experiment_requests (request_id BLOB PRIMARY KEY, seq BIGINT NOT NULL, experiment_id TEXT NOT NULL, arm TEXT NOT NULL,"
+	      " unit TEXT NOT NULL, tenant TEXT NOT NULL, status TEXT NOT NULL, cached INTEGER NOT NULL, request_us BIGINT NOT NULL, ended_us BIGINT NOT NULL);"
+	      "CREATE UNIQUE INDEX experiment_requests_by_seq ON experiment_requests (seq);" },
 	{ 0 }
 };

@@ -6,6 +6,7 @@
 #include "facts.pb-c.h"
 #include "services/usage-tracker/budget_service.h"
 #include "services/usage-tracker/feedback.h"
+#include "services/usage-tracker/experiments.h"
 #include "services/usage-tracker/from_bus.h"
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
@@ -61,6 +62,7 @@ struct usage_tracker {
 	struct prices *prices;
 	struct reconcile *reconcile;
 	struct quality *quality;
+	struct experiments *experiments;
 	struct loop_timer reconcile_timer, back_timer;
 	struct from_bus *from_bus;    /* NULL: facts come by RPC alone */
 	struct arena *mem;            /* of the question in hand */
@@ -311,6 +313,19 @@ static void on_quality(Corral__UsageTracker_Service *rpc, const Corral__QualityQ
 	arena_reset(u->mem);
 }
 
+static void on_outcomes(Corral__UsageTracker_Service *rpc, const Corral__OutcomesRequest *q, Corral__OutcomesReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__OutcomesReply reply;
+	struct why why = { 0 };
+
+	if (experiments_outcomes(ledger_db(u->ledger), q, u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
 /* --- reconciliation: in the background, a little at a time --- */
 
 enum { RECONCILE_STEP_US = 5000, RECONCILE_REST_US = 50000 };
@@ -364,6 +379,7 @@ static void stop(struct svc *svc)
 	loop_timer_del(&u->back_timer);
 	reconcile_free(u->reconcile);
 	quality_free(u->quality);
+	experiments_free(u->experiments);
 	prices_free(u->prices);
 	ledger_close(u->ledger);
 	speeds_free(u->speeds);
@@ -388,6 +404,7 @@ static bool ledger_start(struct usage_tracker *u, struct why *why)
 	ledger_set_pricer(u->ledger, prices_cost, u->prices);
 	u->reconcile = reconcile_new(u->ledger);
 	u->quality = quality_new(u->ledger);
+	u->experiments = experiments_new(u->ledger);
 	loop_timer_set(svc_loop(u->svc), &u->reconcile_timer, RECONCILE_REST_US, on_reconcile);
 	u->budgets = budget_service_new(u->svc, u->ledger, u->prices, &(struct budget_metrics){ M_BUDGET_TOKENS, M_BUDGET_MICROUSD, M_BUDGET_OVERDRAWN, M_BUDGET_ASKS },
 					cfg->budget_in_doubt, why);
@@ -441,6 +458,7 @@ static void serve(struct usage_tracker *u)
 	u->rpc.reprice = on_reprice;
 	u->rpc.savings = on_savings;
 	u->rpc.quality = on_quality;
+	u->rpc.outcomes = on_outcomes;
 	rpc_server_add(svc_rpc_server(u->svc), &u->facts.base);
 	rpc_server_add(svc_rpc_server(u->svc), &u->rpc.base);
 }

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm/corral"
 BIN = Path(os.environ["CORRAL_BIN"]).parent
 HELMS = os.environ["HELMS"].split()
-SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "access", "hardware-probe"]
+SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe"]
 # What a value may be changed to; each is rendered and read by the programs.
 VARIANTS = {
     "as it is": {},

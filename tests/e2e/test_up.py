@@ -15,7 +15,7 @@ from apart import port_is_free
 from servers import ROOT, free_port, http, until
 
 
-APART = ["gateway", "cloud-fallback", "selector", "model-registry", "hardware-probe", "usage-tracker", "access"]      # as they are stopped
+APART = ["gateway", "cloud-fallback", "selector", "model-registry", "hardware-probe", "ab-testing", "usage-tracker", "access"]      # as they are stopped
 
 
 def free_pair():

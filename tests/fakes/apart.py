@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER = re.compile(r"(Address|Leak|Thread|Memory|UndefinedBehavior)Sanitizer|runtime error:")
-SERVICES = ("access", "usage-tracker", "hardware-probe", "model-registry", "selector", "cloud-fallback", "gateway")
+SERVICES = ("access", "usage-tracker", "ab-testing", "hardware-probe", "model-registry", "selector", "cloud-fallback", "gateway")
 WIRES = ("ipc", "tcp", "tls")
 
 

@@ -6,6 +6,7 @@
 gateway: {public: 8100, admin: 8110}
 model-registry: {admin: 8111, rpc: 7111}
 selector: {admin: 8112, rpc: 7112}
+ab-testing: {admin: 8114, rpc: 7114}
 usage-tracker: {admin: 8115, rpc: 7115}
 access: {admin: 8116, rpc: 7116}
 hardware-probe: {admin: 8117, rpc: 7117}
@@ -114,6 +115,7 @@ gateway: runs_db
 model-registry: jobs_db
 selector: selector_db
 usage-tracker: ledger_db
+ab-testing: ab_db
 access: access_db
 {{- end }}
 

@@ -109,7 +109,10 @@ static bool known_fields(const struct json *doc, const char *const *known, struc
 		while (*k && !json_key_is(doc, i, *k))
 			k++;
 		if (!*k) {
-			err_set(why, ERR_MALFORMED, "there is no field '" STR_FMT "' here", STR_ARG(json_key_raw(doc, i)));
+			char name[64];
+
+			(void)str_copy(name, sizeof(name), json_key_raw(doc, i));
+			err_field(why, ERR_MALFORMED, name, "there is no field '%s' here", name);
 			return false;
 		}
 	}

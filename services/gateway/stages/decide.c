@@ -8,6 +8,7 @@
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
 #include "services/gateway/sticky.h"
+#include "services/gateway/treat.h"
 
 static bool is_auto(struct str model)
 {
@@ -90,6 +91,7 @@ static void fill_features(struct req *r)
 	if (f->is_auto || r->in.dialect == LLM_NATIVE)
 		extract(r);
 	label(r);
+	treat_units(r);
 	if (f->is_auto && r->in.conversation.n)
 		f->conversation_model = (char *)sticky_get(r->worker->gw->sticky, r->tenant, r->in.conversation, mono_us(), r->mem);
 }
@@ -125,14 +127,33 @@ static void remember(struct req *r, bool first)
 			   mono_us());
 }
 
+/* Whatever answers in the end, and however often it is decided: the outcome is that of the arm that it was given first. */
+static void take_part(struct req *r)
+{
+	const Corral__Experiment *e = r->pick.experiment && !r->pick.champion && r->world->pol.arms ? arms_running(r->world->pol.arms, r->pick.experiment) : NULL;
+
+	if (!e)
+		return;
+	r->experiment = r->pick.experiment;
+	r->arm = r->pick.arm;
+	r->unit = arms_unit(e, &r->features);
+}
+
 static enum step decided(struct req *r, bool by_selector)
 {
+	struct why why = { 0 };
+
 	if (!by_selector) {
+		r->experiments_id = r->world->pol.arms ? (struct snapshot_id){ r->world->pol.arms->epoch, r->world->pol.arms->version } : (struct snapshot_id){ 0 };
 		r->policy_id = (struct snapshot_id){ r->world->pol.epoch, r->world->pol.version };
 		decide(&r->pick, r->mem, &r->features, r->model, r->alias, &r->world->cat, &r->world->pol, r->pick_load, r->tried);
 	}
+	if (!r->tried)
+		take_part(r);
 	remember(r, !r->tried);
-	return r->pick.err == ERR_OK ? STEP_NEXT : refuse(r);
+	if (r->pick.err != ERR_OK)
+		return refuse(r);
+	return treat(r, &why) == ERR_OK ? STEP_NEXT : req_fail_why(r, &why);
 }
 
 static enum step enter(struct req *r)

@@ -33,6 +33,7 @@ extern const struct stage stage_run, stage_runsync, stage_run_status, stage_run_
 struct str param_name(struct req *);
 
 /* asked of other services */
+extern const struct stage stage_tests, stage_test_create, stage_test, stage_test_change;
 extern const struct stage stage_feedback;
 extern const struct stage stage_prices, stage_price_put, stage_reprice, stage_savings, stage_quality;
 extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware, stage_providers;

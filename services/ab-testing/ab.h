@@ -1,0 +1,70 @@
+/* ab.h - what ab-testing has in hand: experiments with what came of them.
+ *
+ * Nouns: trial (an experiment as it is kept, with the sums of its arms), outcome (a request that was part of one, as the ledger has it now),
+ * champion (an arm that was promoted, in force for a filter). One loop thread has all of it; the database has it too, and is written first. */
+#ifndef CORRAL_AB_TESTING_AB_H
+#define CORRAL_AB_TESTING_AB_H
+#include "common/base/list.h"
+#include "common/io/snapshot.h"
+#include "common/policy/arms.h"
+#include "common/policy/sequential.h"
+#include "common/store/db.h"
+#include "common/svc/svc.h"
+#include "experiments.pb-c.h"
+#include "usage.pb-c.h"
+
+/* What is added up for an arm; all in its own units but the tallies. */
+struct arm_sums {
+	struct tally of[METRIC_COUNT];
+	uint64_t units, requests, tokens, latency_n;
+	double latency_ms;
+	int64_t cost_microusd;
+};
+
+struct trial {
+	struct list node;             /* by creation */
+	struct arena *mem;            /* of 'e' */
+	Corral__Experiment *e;
+	struct arm_sums arms[EXPERIMENT_ARMS];
+	int64_t judged_us;            /* wall: when it was looked at last */
+	bool changed;                 /* outcomes came since */
+};
+
+struct ab {
+	struct svc *svc;
+	struct db *db;
+	struct snapshot_pub *pub;     /* NULL: nobody hears (tests) */
+	struct list trials;
+	struct arena *mem;            /* of the ask in hand */
+	uint64_t cursor;
+};
+
+/* --- trials.c: what there is, and its states --- */
+bool trials_load(struct ab *, struct why *);
+void trials_free(struct ab *);
+struct trial *trial_find(const struct ab *, const char *id);
+int trial_arm(const struct trial *, const char *arm);         /* -1 = it has none of that name */
+bool trial_is_over(const Corral__Experiment *);
+/* A new one: what is not said gets its default, it gets a place in its namespace and runs. */
+enum err trial_create(struct ab *, const Corral__CreateExperimentRequest *, int64_t now_us, struct trial **ret, struct why *);
+/* Brings it into another state, with champions, in one transaction, and tells the gateways. 'arm' is for a promotion. */
+enum err trial_change(struct ab *, struct trial *, Corral__ExperimentAct, const char *arm, const char *reason, int64_t now_us, struct why *);
+bool trials_publish(struct ab *, struct why *);
+/* Those in force, in the arena. */
+bool trials_champions(struct ab *, struct arena *, Corral__Champion ***ret, size_t *ret_n, struct why *);
+/* The packed bytes of a message, and back, in an arena. */
+struct str ab_pack(struct arena *, const ProtobufCMessage *);
+void *ab_unpack(struct arena *, const ProtobufCMessageDescriptor *, struct str);
+
+/* --- results.c: outcomes into sums --- */
+bool results_load(struct ab *, struct trial *, struct why *);
+/* Rows in the order of their seq, the first one after the cursor: cursor, outcomes and sums move in one transaction. */
+bool results_take(struct ab *, const Corral__OutcomesReply *, struct why *);
+
+/* --- judge.c: what they say, and what follows --- */
+void judge_analyse(struct ab *, const struct trial *, int64_t now_us, struct arena *, Corral__ExperimentAnalysis *ret);
+/* Ends what is to be ended: guards, time, a winner. Every trial that runs, when outcomes came for it. False with *why when the store failed. */
+bool judge_all(struct ab *, int64_t now_us, struct why *);
+/* Keeps a point of its history. */
+bool judge_point(struct ab *, struct trial *, int64_t now_us, struct why *);
+#endif

@@ -1,0 +1,389 @@
+/* ab_test.c - experiments as they are kept: places, states, champions; outcomes into sums, once; what follows from them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <ftw.h>
+#include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "common/base/id.h"
+#include "common/store/db_test.h"
+#include "services/ab-testing/ab.h"
+#include "services/ab-testing/sql.h"
+
+#define T0 INT64_C(1795251600000000)
+
+struct fixture { char dir[64], url[256]; struct ab ab; struct arena *mem; uint64_t seq; };
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
+
+static void open_it(struct fixture *f)
+{
+	struct why why = { 0 };
+
+	memset(&f->ab, 0, sizeof(f->ab));
+	list_init(&f->ab.trials);
+	f->ab.mem = arena_new(0);
+	f->ab.db = db_open(f->url, ab_sql, X_STATEMENTS, ab_migrations, &why);
+	if (!f->ab.db || !trials_load(&f->ab, &why))
+		fail_msg("%s", why.text);
+}
+
+static void close_it(struct fixture *f)
+{
+	trials_free(&f->ab);
+	arena_free(f->ab.mem);
+	db_close(f->ab.db);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = x_calloc(1, sizeof(*f));
+
+	snprintf(f->dir, sizeof(f->dir), "/tmp/ab-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	test_db(f->dir, "experiments.db", ab_migrations, f->url, sizeof(f->url));
+	f->mem = arena_new(0);
+	open_it(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	close_it(f);
+	arena_free(f->mem);
+	nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	free(f);
+	return 0;
+}
+
+/* --- making --- */
+
+static Corral__CreateExperimentRequest *said(struct fixture *f, const char *name, const char *model_b, double traffic)
+{
+	Corral__CreateExperimentRequest *q = arena_new_of(f->mem, Corral__CreateExperimentRequest);
+	Corral__Experiment *e = q->experiment = arena_new_of(f->mem, Corral__Experiment);
+
+	corral__create_experiment_request__init(q);
+	q->experiment = e;
+	corral__experiment__init(e);
+	e->name = (char *)name;
+	e->namespace_ = (char *)"default";
+	e->unit = (char *)"user";
+	e->metric = (char *)"success";
+	e->traffic_percent = traffic;
+	e->auto_promote = true;
+	e->arms = arena_array(f->mem, Corral__ExperimentArm *, 2);
+	for (; e->n_arms < 2; e->n_arms++) {
+		Corral__ExperimentArm *a = e->arms[e->n_arms] = arena_new_of(f->mem, Corral__ExperimentArm);
+
+		corral__experiment_arm__init(a);
+		a->name = (char *)(e->n_arms ? "b" : "a");
+		a->model = (char *)(e->n_arms ? model_b : "one");
+		a->weight = 1;
+	}
+	return q;
+}
+
+static Corral__ExperimentGuard *guard(struct fixture *f, const char *metric, double margin)
+{
+	Corral__ExperimentGuard *g = arena_new_of(f->mem, Corral__ExperimentGuard);
+
+	corral__experiment_guard__init(g);
+	g->metric = (char *)metric;
+	g->margin = margin;
+	return g;
+}
+
+static Corral__CreateExperimentRequest *guarded(struct fixture *f, const char *metric, double margin)
+{
+	Corral__CreateExperimentRequest *q = said(f, "guarded", "two", 100);
+
+	q->experiment->guards = arena_array(f->mem, Corral__ExperimentGuard *, 1);
+	q->experiment->guards[q->experiment->n_guards++] = guard(f, metric, margin);
+	return q;
+}
+
+static struct trial *make(struct fixture *f, const Corral__CreateExperimentRequest *q)
+{
+	struct trial *t = NULL;
+	struct why why = { 0 };
+
+	if (trial_create(&f->ab, q, T0, &t, &why) != ERR_OK)
+		fail_msg("%s", why.text);
+	return t;
+}
+
+static size_t champions(struct fixture *f, const char **ret_model)
+{
+	Corral__Champion **at;
+	struct why why;
+	size_t n = 0;
+
+	assert_true(trials_champions(&f->ab, f->mem, &at, &n, &why));
+	*ret_model = n ? at[0]->arm->model : "";
+	return n;
+}
+
+static enum err change(struct fixture *f, struct trial *t, Corral__ExperimentAct act, const char *arm, int64_t at_us)
+{
+	struct why why = { 0 };
+
+	return trial_change(&f->ab, t, act, arm, "because", at_us, &why);
+}
+
+static void each_has_a_place_of_its_own(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *first = make(f, said(f, "first", "two", 60)), *third, *t;
+	struct why why = { 0 };
+
+	assert_int_equal(first->e->end_slot - first->e->first_slot, 6000);
+	assert_int_equal(trial_create(&f->ab, said(f, "second", "two", 50), T0, &t, &why), ERR_CONFLICT);
+	assert_string_equal(why.field, "namespace");
+	third = make(f, said(f, "third", "two", 40));
+	assert_int_equal(third->e->first_slot, 6000);
+	assert_int_equal(change(f, first, CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0 + 1), ERR_OK);
+	assert_int_equal(make(f, said(f, "fourth", "two", 60))->e->first_slot, 0);         /* in the place that was left */
+	close_it(f);
+	open_it(f);
+	assert_int_equal(trial_create(&f->ab, said(f, "fifth", "two", 1), T0, &t, &why), ERR_CONFLICT);
+}
+
+static void states_follow_each_other(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "one", "two", 10));
+
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_RESUME, "", T0), ERR_CONFLICT);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_PAUSE, "", T0), ERR_OK);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_RESUME, "", T0), ERR_OK);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, "c", T0), ERR_INVALID);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0), ERR_OK);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_RESUME, "", T0), ERR_CONFLICT);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", T0), ERR_CONFLICT);
+	assert_true(trial_is_over(t->e) && t->e->ended_at_us == T0);
+	assert_string_equal(t->e->reason, "because");
+}
+
+static void a_champion_is_followed_and_comes_back(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *first = make(f, said(f, "first", "two", 10)), *second = make(f, said(f, "second", "three", 10));
+	const char *model;
+
+	assert_int_equal(change(f, first, CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, "b", T0 + 10), ERR_OK);
+	assert_int_equal(champions(f, &model), 1);
+	assert_string_equal(model, "two");
+	assert_int_equal(change(f, second, CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, "b", T0 + 20), ERR_OK);
+	assert_int_equal(champions(f, &model), 1);
+	assert_string_equal(model, "three");
+	close_it(f);
+	open_it(f);
+	second = trial_find(&f->ab, list_entry(f->ab.trials.next->next, struct trial, node)->e->id);
+	assert_int_equal(change(f, second, CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", T0 + 30), ERR_OK);
+	assert_int_equal(champions(f, &model), 1);
+	assert_string_equal(model, "two");
+	assert_int_equal(change(f, list_entry(f->ab.trials.next, struct trial, node), CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", T0 + 40), ERR_OK);
+	assert_int_equal(champions(f, &model), 0);
+}
+
+/* --- outcomes --- */
+
+struct of_request { unsigned number; const char *arm; bool ok; int said; unsigned rating; int64_t ms; };
+
+static Corral__Outcome *outcome(struct fixture *f, const struct trial *t, struct of_request r)
+{
+	Corral__Outcome *o = arena_new_of(f->mem, Corral__Outcome);
+	uint8_t *id = arena_zero(f->mem, 16);
+
+	corral__outcome__init(o);
+	memcpy(id, &r.number, sizeof(r.number));
+	id[15] = (uint8_t)*r.arm;
+	o->seq = ++f->seq;
+	o->request_id = (ProtobufCBinaryData){ 16, id };
+	o->experiment_id = t->e->id;
+	o->arm = (char *)r.arm;
+	o->unit = arena_printf(f->mem, "%s%u", r.arm, r.number);
+	o->status = (char *)(r.ok ? "ok" : "error");
+	o->request_us = r.ms * 1000;
+	o->tokens = 100;
+	o->cost_microusd = 7;
+	o->said_good = r.said > 0;
+	o->said_bad = r.said < 0;
+	o->ratings = r.rating > 0;
+	o->rating = r.rating;
+	return o;
+}
+
+static void take(struct fixture *f, Corral__Outcome **rows, size_t n)
+{
+	Corral__OutcomesReply reply = CORRAL__OUTCOMES_REPLY__INIT;
+	struct why why = { 0 };
+
+	reply.n_rows = n;
+	reply.rows = rows;
+	if (!results_take(&f->ab, &reply, &why))
+		fail_msg("%s", why.text);
+}
+
+static void take_one(struct fixture *f, const struct trial *t, struct of_request r)
+{
+	Corral__Outcome *o = outcome(f, t, r);
+
+	take(f, &o, 1);
+}
+
+static Corral__ExperimentAnalysis analysis(struct fixture *f, const struct trial *t)
+{
+	Corral__ExperimentAnalysis a;
+
+	judge_analyse(&f->ab, t, T0, f->mem, &a);
+	return a;
+}
+
+static void an_outcome_counts_once_and_as_it_is_now(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "one", "two", 100));
+	Corral__Outcome *again;
+	Corral__ExperimentAnalysis a;
+
+	take_one(f, t, (struct of_request){ 1, "b", true, 0, 0, 200 });
+	again = outcome(f, t, (struct of_request){ 2, "b", true, 0, 0, 400 });
+	take(f, &again, 1);
+	take(f, &again, 1);                                          /* sent twice: its number is not new */
+	a = analysis(f, t);
+	assert_int_equal(a.arms[1]->requests, 2);
+	assert_int_equal(a.arms[1]->units, 2);
+	assert_true(a.arms[1]->success_rate == 1 && isnan(a.arms[1]->avg_rating) && fabs(a.arms[1]->avg_latency_ms - 300) < .001 && a.arms[1]->avg_tokens == 100);
+	assert_true(isnan(a.arms[0]->success_rate) && isnan(a.arms[0]->avg_latency_ms));
+	take_one(f, t, (struct of_request){ 2, "b", true, -1, 2, 400 });          /* somebody says it was not good: in the place of what it was */
+	for (int round = 0; round < 2; round++) {
+		a = analysis(f, t);
+		assert_int_equal(a.arms[1]->requests, 2);
+		assert_int_equal(a.arms[1]->ratings, 1);
+		assert_true(a.arms[1]->success_rate == .5 && a.arms[1]->avg_rating == 2 && a.arms[1]->avg_cost_microusd == 7);
+		close_it(f);                                         /* and the same after a restart */
+		open_it(f);
+		t = list_entry(f->ab.trials.next, struct trial, node);
+		assert_int_equal(f->ab.cursor, f->seq);
+	}
+	again = outcome(f, t, (struct of_request){ 9, "nobody's", true, 0, 0, 1 });
+	take(f, &again, 1);                                          /* of no arm: passed over */
+	assert_int_equal(analysis(f, t).arms[1]->requests, 2);
+}
+
+/* n of each arm; of 'b' every 'bad'-th is said to be bad. */
+static void many(struct fixture *f, const struct trial *t, unsigned n, unsigned bad_a, unsigned bad_b)
+{
+	Corral__Outcome **rows = arena_array(f->mem, Corral__Outcome *, 2 * n);
+	size_t k = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		rows[k++] = outcome(f, t, (struct of_request){ 1000 + i, "a", true, bad_a && i % bad_a == 0 ? -1 : 1, 0, 200 });
+		rows[k++] = outcome(f, t, (struct of_request){ 1000 + i, "b", true, bad_b && i % bad_b == 0 ? -1 : 1, 0, 200 });
+	}
+	take(f, rows, k);
+}
+
+static Corral__ExperimentState judged(struct fixture *f, struct trial *t, int64_t now_us)
+{
+	struct why why = { 0 };
+
+	if (!judge_all(&f->ab, now_us, &why))
+		fail_msg("%s", why.text);
+	return t->e->state;
+}
+
+static void a_broken_guard_rolls_back(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, guarded(f, "success", .1));
+
+	many(f, t, 60, 0, 0);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	assert_string_equal(analysis(f, t).verdict, "no difference is sure yet");
+	many(f, t, 60, 0, 1);
+	assert_int_equal(judged(f, t, T0 + 2000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_ROLLED_BACK);
+	assert_non_null(strstr(t->e->reason, "guard success broke"));
+	assert_int_equal(analysis(f, t).n_history, 2);
+}
+
+static void a_winner_is_promoted_when_its_guards_are_clear(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, guarded(f, "latency", .5));
+	const char *model;
+
+	many(f, t, 300, 2, 0);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_PROMOTED);
+	assert_string_equal(t->e->winner, "b");
+	assert_int_equal(champions(f, &model), 1);
+	assert_string_equal(model, "two");
+	assert_string_equal(analysis(f, t).winner, "b");
+	assert_true(analysis(f, t).arms[1]->probability_best > .99 && analysis(f, t).confidence > .95);
+}
+
+static void without_leave_nothing_is_promoted_and_time_ends_it(void **state)
+{
+	struct fixture *f = *state;
+	Corral__CreateExperimentRequest *q = said(f, "by hand", "two", 100);
+	struct trial *t;
+
+	q->experiment->auto_promote = false;
+	q->duration_days = 1;
+	t = make(f, q);
+	many(f, t, 300, 2, 0);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	assert_string_equal(analysis(f, t).winner, "b");
+	assert_int_equal(judged(f, t, T0 + INT64_C(86400000000)), CORRAL__EXPERIMENT_STATE__EXPERIMENT_STOPPED);
+	assert_non_null(strstr(t->e->reason, "its time is over: arm 'b'"));
+}
+
+static void when_no_arm_is_better_it_stops(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "one", "two", 100));
+
+	many(f, t, 300, 0, 2);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_STOPPED);
+	assert_string_equal(t->e->winner, "a");
+}
+
+/* Who is in an arm is not as it was drawn: what the arms say cannot be trusted. */
+static void units_out_of_proportion_promote_nobody(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "one", "two", 100));
+	Corral__Outcome **rows = arena_array(f->mem, Corral__Outcome *, 1000);
+	size_t k = 0;
+
+	for (unsigned i = 0; i < 1000; i++)
+		rows[k++] = outcome(f, t, (struct of_request){ i, i % 5 ? "b" : "a", true, i % 5 || i % 2 ? 1 : -1, 0, 100 });
+	take(f, rows, k);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	assert_true(analysis(f, t).sample_ratio_alarm && analysis(f, t).sample_ratio_p < .001);
+	assert_non_null(strstr(analysis(f, t).verdict, "proportion"));
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(each_has_a_place_of_its_own), T(states_follow_each_other), T(a_champion_is_followed_and_comes_back),
+		T(an_outcome_counts_once_and_as_it_is_now), T(a_broken_guard_rolls_back), T(a_winner_is_promoted_when_its_guards_are_clear),
+		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(units_out_of_proportion_promote_nobody),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
