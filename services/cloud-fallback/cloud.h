@@ -69,6 +69,7 @@ struct cloud {
 	struct active *active;
 	struct spend *spend;
 	struct counts *counts;
+	struct offers *offers;
 	struct snapshot_pub *pub;
 	struct buf published;
 	Corral__Providers_Service rpc;
@@ -113,6 +114,10 @@ void counts_free(struct counts *);
 bool counts_used_up(struct counts *, const struct provider *, char words[WORDS], int64_t *ret_resets_us);
 bool counts_take(struct counts *, const struct provider *);   /* false: none is in hand, and more is asked for */
 void counts_leave(struct counts *, void (*left)(void *arg), void *arg);       /* gives back what was not sent; 'left' once, then or now */
+
+/* offers.c */
+struct offers *offers_new(struct cloud *);
+void offers_free(struct offers *);        /* NULL is fine */
 
 /* health.c */
 void workers_look(struct provider *);

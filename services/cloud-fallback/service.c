@@ -171,6 +171,7 @@ static void stop(struct svc *svc)
 	loop_timer_del(&c->tick);
 	spend_free(c->spend);
 	counts_free(c->counts);
+	offers_free(c->offers);
 	errands_drop(c);
 	for (size_t i = 0; i < c->n; i++) {
 		workers_stop(&c->providers[i]);
@@ -277,6 +278,7 @@ static bool start(struct svc *svc, struct why *why)
 	rpc_server_add(svc_rpc_server(svc), &c->rpc.base);
 	c->spend = spend_new(c);
 	c->counts = counts_new(c);
+	c->offers = offers_new(c);
 	cloud_changed(c);
 	loop_timer_set(c->loop, &c->tick, TICK_US, on_tick);
 	return true;

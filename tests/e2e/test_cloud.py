@@ -32,6 +32,7 @@ def cloud(fake, tmp_path_factory):
     sealed = subprocess.run([PROGRAM, "providers", "seal", "shut", "--master-key-file", folder / "master"], input=f"{GOOD}\n", capture_output=True, text=True, timeout=30)
     assert sealed.returncode == 0 and sealed.stdout.startswith("sealed:1:") and GOOD not in sealed.stdout, sealed.stderr
     (folder / "sealed").write_text(sealed.stdout)
+    (folder / "prices.tsv").write_text("".join(f"{who}\tm2\t-\t-\t-\t2000000\t-\t6000000\t2026-11-20\ta price list\n" for who in ("oa", "off")))
     (folder / "corral.yaml").write_text(f"""
 providers:
   - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1|m2, key_file: "{folder}/keys", monthly_tokens: 1000000, slots: 2}}
@@ -49,7 +50,8 @@ providers:
   - {{name: rp, kind: runpod, url: "{fake.url}/v2/ep", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
 """)
     listen = f"127.0.0.1:{free_port()}"
-    corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--breaker-failures=2",
+    corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen,
+                    "--cloud-catalogue", str(folder / "prices.tsv"), "--breaker-failures=2",
                     "--breaker-open=300ms", "--cloud-idle=1s", f"--master-key-file={folder}/master", env={"LAZY_KEY": "sk-...", "GOOD_KEY": GOOD, "CORRAL_CLOUD_TOKEN": TOKEN})
     corral.cloud, corral.keys = f"http://{listen}", folder / "keys"
     until(lambda: state(corral, "oa")["state"] == "ready")
@@ -79,6 +81,13 @@ def rested(corral, fake):
     fake.now(["answer 1"])
     until(lambda: ask(corral)[0] == 200 and ask(corral)[0] == 200)
     until(lambda: state(corral, "oa")["state"] == "ready")
+
+
+def test_the_ledger_hears_the_prices_of_the_catalogue(cloud):
+    until(lambda: cloud.get("/prices")[2]["prices"])
+    told = [(p["model"], p["input_microusd"], p["cached_input_microusd"], p["output_microusd"], p["valid_from"][:10]) for p in cloud.get("/prices")[2]["prices"]]
+    assert told == [("oa/m2", 2000000, 2000000, 6000000, "2026-11-20")]       # of providers that are on, and nothing of what no row names
+    until(lambda: any(line.startswith("corral_prices") and line.endswith(" 1") for line in cloud.metrics().splitlines()))     # and so the gateway
 
 
 def test_each_provider_says_what_it_lacks(cloud):
