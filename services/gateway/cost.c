@@ -12,7 +12,8 @@ const char *cost_provider(const struct world *w, uint16_t replica)
 	return b->cloud ? b->name : b->kind;
 }
 
-bool cost_is_cloud(const struct world *w, uint16_t replica) { return !provider_is_local(str_of(cost_provider(w, replica))); }
+/* Not by its name: a provider may be called as a kind of backends is. */
+bool cost_is_cloud(const struct world *w, uint16_t replica) { return w->cat.backends[w->cat.replicas[replica].backend].pb->cloud != NULL; }
 
 static struct price_pair prices_of(const struct req *r, uint16_t replica, int64_t at_us)
 {

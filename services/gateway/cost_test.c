@@ -200,34 +200,50 @@ static void what_is_left_bounds_the_answer_if_the_client_allows(void **state)
 	run_until(no_requests);
 }
 
-/* As if the house's backends were a provider in the cloud of that name. */
-static void called(char *kind)
+/* A provider in the cloud that is called as a kind of backends is: backend "b" plays cloud-fallback. */
+static void knows_a_provider(void)
 {
-	for (uint16_t i = 0; i < h.w->world->cat.n_backends; i++)
-		((Corral__Backend *)(uintptr_t)h.w->world->cat.backends[i].pb)->kind = kind;
+	static char *caps[] = { (char *)"completion", (char *)"tools" };
+	Corral__ProviderSnapshot s = CORRAL__PROVIDER_SNAPSHOT__INIT;
+	Corral__Provider p = CORRAL__PROVIDER__INIT, *list[] = { &p };
+	Corral__ProviderModel m = CORRAL__PROVIDER_MODEL__INIT, *models[] = { &m };
+	uint8_t packed[1024];
+
+	p.name = p.kind = (char *)"openai";
+	p.state = CORRAL__PROVIDER_STATE__PROVIDER_READY;
+	p.endpoint = arena_printf(h.mem, "http://127.0.0.1:%u/b", http_server_port(h.backend));
+	p.slots = 1;
+	p.budget_left_microusd = p.budget_left_tokens = -1;
+	p.models = models, p.n_models = 1;
+	m.name = (char *)"openai/large";
+	m.context_tokens = 100000;
+	m.capabilities = caps, m.n_capabilities = 2;
+	s.providers = list, s.n_providers = 1;
+	assert_true(providers_take(&h.gw.providers, str_n((char *)packed, corral__provider_snapshot__pack(&s, packed))));
+	set_world();
 }
+
+#define LARGE CHAT("openai/large", ",\"max_tokens\":10")
 
 static void a_provider_in_the_cloud_needs_a_cap_and_a_price(void **state)
 {
-	char *kinds[] = { h.w->world->cat.backends[0].pb->kind, h.w->world->cat.backends[1].pb->kind };
-
-	called((char *)(uintptr_t)"acme");
-	chat(CHAT("m", ",\"max_tokens\":10"));
+	knows_a_provider();
+	chat(LARGE);
 	assert_int_equal(reply.status, 402);
-	assert_true(has_body("acme has no budget, so nothing is spent there"));
-	lend("provider:acme", false, 1000, 0);            /* of tokens: what they cost need not be known */
-	chat(CHAT("m", ",\"max_tokens\":10"));
+	assert_true(has_body("openai has no budget, so nothing is spent there"));
+	lend("provider:openai", false, 1000, 0);          /* of tokens: what they cost need not be known */
+	chat(LARGE);
 	assert_int_equal(reply.status, 200);
-	lend("provider:acme", true, 1000000, 0);
-	chat(CHAT("m", ",\"max_tokens\":10"));
+	lend("provider:openai", true, 1000000, 0);
+	chat(LARGE);
 	assert_int_equal(reply.status, 402);
-	assert_true(has_body("nobody knows what m costs at acme"));
-	knows_tokens();
-	chat(CHAT("m", ",\"max_tokens\":10"));
+	assert_true(has_body("nobody knows what openai/large costs at openai"));
+	chat(CHAT("m", ",\"max_tokens\":10"));             /* nothing of that is about the house's */
+	assert_int_equal(reply.status, 200);
+	knows(&(struct price){ .model = STR("openai/large"), .input = 1000000000, .output = 2000000000 }, 1);
+	chat(LARGE);
 	assert_int_equal(reply.status, 200);
 	assert_int_equal(told(), 11000);
-	for (uint16_t i = 0; i < 2; i++)          /* the world frees them */
-		((Corral__Backend *)(uintptr_t)h.w->world->cat.backends[i].pb)->kind = kinds[i];
 }
 
 int main(void)
