@@ -6,7 +6,7 @@
 
 #include "common/base/arena.h"
 
-enum { MEMO = 64, WORD = 96 };
+enum { MEMO = 512, WORD = 96 };
 
 /* What was found before. */
 struct memo {
@@ -21,6 +21,7 @@ struct price_list {
 	size_t n, cap;
 	uint64_t version;
 	struct memo memo[MEMO];
+	bool found;                   /* something is kept in 'memo' */
 };
 
 struct price_list *price_list_new(void)
@@ -40,12 +41,19 @@ void price_list_free(struct price_list *l)
 	free(l);
 }
 
+static void forget(struct price_list *l)
+{
+	if (l->found)
+		memset(l->memo, 0, sizeof(l->memo));
+	l->found = false;
+}
+
 void price_list_clear(struct price_list *l)
 {
 	arena_reset(l->mem);
 	l->n = 0;
 	l->version = 0;
-	memset(l->memo, 0, sizeof(l->memo));
+	forget(l);
 }
 
 static uint64_t version_with(uint64_t version, const struct price *p)
@@ -71,7 +79,7 @@ void price_list_add(struct price_list *l, const struct price *p)
 	to->backend = arena_str(l->mem, p->backend);
 	to->model = arena_str(l->mem, p->model);
 	l->version = version_with(l->version, p);
-	memset(l->memo, 0, sizeof(l->memo));
+	forget(l);
 }
 
 const struct price *price_list_all(const struct price_list *l, size_t *ret_n)
@@ -107,5 +115,6 @@ struct price_pair price_list_find(struct price_list *l, const char *provider, co
 	m = &l->memo[(str_hash(str_of(model), 0) ^ str_hash(str_of(backend), 1)) % MEMO];
 	if (!is_of(m, provider, backend, model, at_us))
 		look_up(l, provider, backend, model, at_us, m);
+	l->found = true;
 	return m->found;
 }
