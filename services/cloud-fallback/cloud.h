@@ -18,7 +18,7 @@
 
 enum { TOKEN_BYTES = 24, WORDS = 400 };
 
-enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_COUNT };
+enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_REDACTED, M_COUNT };
 
 struct cloud;
 
@@ -67,6 +67,7 @@ struct cloud {
 	struct list errands;
 	uint8_t seal_key[32];
 	struct active *active;
+	const struct redact *redact;  /* what must not leave; NULL = nothing is looked for */
 	struct spend *spend;
 	struct counts *counts;
 	struct offers *offers;
@@ -102,6 +103,9 @@ void errand_begin(struct cloud *, struct http_xchg *x);
 void errands_drop(struct cloud *);
 /* status 0: that of the code. */
 void front_refuse(struct http_xchg *, const struct why *, int status, int64_t retry_ms);
+
+/* redaction.c: what must not leave. The body as it may go; or ERR_INVALID and others for what may not, without a word of what was found. */
+enum err redaction_apply(struct cloud *, struct str body, struct str request_id, struct arena *, struct str *ret, struct why *);
 
 /* spend.c */
 struct spend *spend_new(struct cloud *);

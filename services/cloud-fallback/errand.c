@@ -517,10 +517,10 @@ static enum err plan_it(struct errand *e, struct why *why)
 
 static enum err read_it(struct errand *e, struct why *why)
 {
-	enum err code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, e->x->body, STR(""), e->mem, why);
 	struct str body;
+	enum err code = redaction_apply(e->cloud, e->x->body, e->request_id, e->mem, &body, why);
 
-	if (code || (code = whom(e, why)) != ERR_OK)
+	if (code || (code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why)) != ERR_OK || (code = whom(e, why)) != ERR_OK)
 		return code;
 	body = newer_limit(e->provider, &e->in, e->mem);
 	if (body.p != e->in.body.p && (code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why)) != ERR_OK)

@@ -22,6 +22,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_FIRST_BYTE] = { METRIC_HISTOGRAM, "provider_first_byte_seconds", "From sending a request to the head of a provider's answer.", "provider" },
 	[M_TOKENS] = { METRIC_COUNTER, "provider_tokens_total", "Tokens of finished requests, by kind (prompt, completion) and source (reported, estimated).", "provider,kind,source" },
 	[M_RETRIES] = { METRIC_COUNTER, "provider_key_retries_total", "Requests that were sent again with another key.", "provider" },
+	[M_REDACTED] = { METRIC_COUNTER, "redacted_total", "Places that were taken out of requests to providers, by rule, and requests that were refused for one.", "rule,outcome" },
 	[M_COLD_START] = { METRIC_GAUGE, "provider_cold_start_seconds", "What a request waits while no worker is up, as measured.", "provider" },
 };
 
@@ -250,7 +251,7 @@ static bool begin(struct cloud *c, struct why *why)
 
 	c->endpoint = "";
 	c->catalogue = cloud_catalogue_load(c->mem, c->cfg->cloud_catalogue, why);
-	if (!c->catalogue || !make_providers(c, why) || !(c->active = active_open(c, why)))
+	if (!c->catalogue || redaction_open(c->cfg, c->mem, &c->redact, why) || !make_providers(c, why) || !(c->active = active_open(c, why)))
 		return false;
 	if (c->n && (!(c->out = https_out_new(c->loop, &out, why)) || !front_open(c, why)))
 		return false;

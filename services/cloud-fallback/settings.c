@@ -29,6 +29,8 @@ const struct opt cloud_options[] = {
 	C(STRING, cloud_proxy, "", "HTTP proxy on the way to providers, as http://host:port; empty = none. The environment's proxies are not used."),
 	C(STRING, cloud_catalogue, "", "File of contexts and prices of providers' models, read before the built-in one (services/cloud-fallback/catalogue.tsv, which says its columns)."),
 	C(STRING, cloud_db, "", "Database of the active model; empty = as 'db' says, else sqlite:<state_dir>/cloud-fallback/cloud.db."),
+	C(STRING, cloud_redact, "", "File of rules of what must not leave for a provider, one on a line: 'redact email', 'refuse api_key', 'redact NAME pattern REGEX', 'refuse NAME text WORDS'. "
+	  "Built in are email, card and api_key. Read at the start. Empty = nothing is looked for."),
 	C(INT, cloud_slots, "8", "Requests at once for each provider that has no slots of its own; one more is refused with 503.", .min = 1, .max = SLOTS_MOST),
 	C(DURATION, cloud_connect, "10s", "How long connecting to a provider may take.", .min = 100, .max = 120000),
 	C(DURATION, cloud_first_byte, "60s", "How long a provider may take to begin its answer.", .min = 100, .max = 3600000),
@@ -276,6 +278,7 @@ enum err cloud_settings_check(const void *config, struct why *why)
 	const struct cloud_config *c = config;
 	struct provider_setting *list;
 	struct arena *mem = arena_new(0);
+	const struct redact *rules;
 	size_t n;
 	enum err e = cloud_settings_providers(c, mem, &list, &n, why);
 
@@ -283,6 +286,8 @@ enum err cloud_settings_check(const void *config, struct why *why)
 		e = check_door(c, why);
 	if (e == ERR_OK && !cloud_catalogue_load(mem, c->cloud_catalogue, why))
 		e = why->code;
+	if (e == ERR_OK)
+		e = redaction_open(c, mem, &rules, why);
 	arena_free(mem);
 	return e;
 }

@@ -16,7 +16,7 @@ enum { CAP_NOT_SAID = -1, CAP_UNLIMITED = -2 };
 
 struct cloud_config {
 	struct opt_list providers;
-	const char *cloud_listen, *cloud_endpoint, *cloud_token, *cloud_ca, *cloud_proxy, *cloud_catalogue, *cloud_db, *cloud_master_key, *master_key_file;
+	const char *cloud_listen, *cloud_endpoint, *cloud_token, *cloud_ca, *cloud_proxy, *cloud_catalogue, *cloud_db, *cloud_redact, *cloud_master_key, *master_key_file;
 	int64_t cloud_slots, cloud_connect, cloud_first_byte, cloud_idle, cloud_time, cloud_recheck, cloud_cold_start;
 	int64_t breaker_failures, breaker_open;
 };
@@ -40,6 +40,9 @@ const char *provider_kind_name(enum provider_kind);
 /* All of them, sorted by name; in the arena. Reads the environment, but no key. */
 enum err cloud_settings_providers(const struct cloud_config *, struct arena *, struct provider_setting **ret, size_t *ret_n, struct why *);
 enum err cloud_settings_check(const void *config, struct why *);
+/* The rules of cloud_redact; NULL = there are none (redaction.c). */
+struct redact;
+enum err redaction_open(const struct cloud_config *, struct arena *, const struct redact **ret, struct why *);
 /* Only who is on this machine can come there. */
 bool settings_is_near(const char *listen);
 /* CORRAL_PROVIDER_<NAME>_<WORD> of the environment; NULL = not set, or empty. */

@@ -107,6 +107,7 @@ struct req {
 	struct features extracted;
 	int model;                    /* asked index; -1 auto */
 	bool alias;
+	bool active;                  /* auto, and somebody has said what that is */
 	bool *tried;                  /* by replica; NULL until a retry */
 	struct why unplanned;         /* why a backend could not be given the request; others are tried first */
 	struct decision pick;         /* set by decide */

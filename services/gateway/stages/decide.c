@@ -96,6 +96,37 @@ static void fill_features(struct req *r)
 		f->conversation_model = (char *)sticky_get(r->worker->gw->sticky, r->tenant, r->in.conversation, mono_us(), r->mem);
 }
 
+/* Somebody has said what auto is. It has to fit and to be there like any model that we choose; the cloud may stand in for it as for any. */
+static bool take_active(struct req *r)
+{
+	struct str name = r->world->active_model;
+	bool alias = false;
+	int m = r->features.is_auto && name.n ? catalogue_resolve(&r->world->cat, name, &alias) : -1;
+
+	if (m < 0 || !authorise_model(&r->who, r->world->cat.models[m].name))
+		return false;
+	r->model = m;
+	r->alias = true;
+	r->features.named_may_leave = true;
+	return true;
+}
+
+/* What auto is cannot answer this: it is decided as if nothing had been said. */
+static void drop_active(struct req *r)
+{
+	r->active = false;
+	r->alias = false;
+	r->features.named_may_leave = false;
+	r->model = -1;
+}
+
+static void look(struct req *r)
+{
+	r->pick_reach = decide_reach(&r->features, r->model, &r->world->cat);
+	r->pick_load = arena_alloc(r->mem, sizeof(*r->pick_load) * (r->pick_reach.n + 1u));
+	world_load(r->world, r->pick_reach, req_now(r), r->pick_load);
+}
+
 static enum step refuse(struct req *r)
 {
 	struct why why = { 0 };
@@ -148,6 +179,11 @@ static enum step decided(struct req *r, bool by_selector)
 		r->policy_id = (struct snapshot_id){ r->world->pol.epoch, r->world->pol.version };
 		decide(&r->pick, r->mem, &r->features, r->model, r->alias, &r->world->cat, &r->world->pol, r->pick_load, r->tried);
 	}
+	if (r->active && r->pick.err != ERR_OK) {
+		drop_active(r);
+		look(r);
+		return decided(r, false);
+	}
 	if (!r->tried)
 		take_part(r);
 	remember(r, !r->tried);
@@ -171,12 +207,11 @@ static enum step enter(struct req *r)
 			r->pick.err = ERR_MODEL_NOT_FOUND;
 			return refuse(r);
 		}
-		r->pick_reach = decide_reach(&r->features, r->model, &r->world->cat);
-		r->pick_load = arena_alloc(r->mem, sizeof(*r->pick_load) * (r->pick_reach.n + 1u));
+		r->active = take_active(r);
 	}
-	world_load(r->world, r->pick_reach, req_now(r), r->pick_load);
+	look(r);
 	r->not_asked = NULL;
-	if (strcmp(r->worker->gw->cfg->decide, "remote") == 0 && remote_decide(r, decided) == STEP_WAIT)
+	if (!r->active && strcmp(r->worker->gw->cfg->decide, "remote") == 0 && remote_decide(r, decided) == STEP_WAIT)
 		return STEP_WAIT;
 	return decided(r, false);
 }

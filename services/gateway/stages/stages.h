@@ -36,7 +36,7 @@ struct str param_name(struct req *);
 extern const struct stage stage_tests, stage_test_create, stage_test, stage_test_change;
 extern const struct stage stage_feedback;
 extern const struct stage stage_prices, stage_price_put, stage_reprice, stage_savings, stage_quality;
-extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware, stage_providers;
+extern const struct stage stage_usage, stage_explain, stage_requests, stage_sync, stage_hardware, stage_providers, stage_active_model, stage_active_model_put;
 extern const struct stage stage_key_create, stage_key_rotate, stage_key_limit, stage_key_revoke, stage_keys, stage_tenant_put, stage_tenant_delete, stage_tenants,
 	stage_audit, stage_audit_verify;
 #endif

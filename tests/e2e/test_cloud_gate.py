@@ -1,0 +1,113 @@
+"""The gateway's side of the cloud: when it is asked, what does not leave, and the active model changed under open streams."""
+import json
+import sys
+import threading
+
+import pytest
+
+from servers import ROOT, Corral, http, until
+
+sys.path.insert(0, str(ROOT / "tests/fakes"))
+import providers                                                 # noqa: E402
+
+KEY, CANARY = "canary-key-gate-1234", "BLUE-HERON-77"
+
+
+@pytest.fixture(scope="module")
+def fake():
+    fake = providers.Fake(script=["answer 3"], keys={KEY})
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(scope="module")
+def corral(fake, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gate")
+    (folder / "rules").write_text(f"redact bird text {CANARY}\nredact email\nrefuse code pattern TOP-\\d{{4}}\n")
+    (folder / "corral.yaml").write_text(f"""
+providers:
+  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1|m2, key_env: GATE_KEY, monthly_tokens: unlimited, slots: 64}}
+""")
+    corral = Corral(folder, None, "--backends=gone=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen=127.0.0.1:0",
+                    "--cloud-redact", str(folder / "rules"), "--cache=off", env={"GATE_KEY": KEY})
+    until(lambda: any(m["id"] == "oa/m1" for m in corral.get("/v1/models")[2]["data"]))
+    until(lambda: chat(corral, "ready?")[0] == 200)
+    yield corral
+    assert corral.close() is None
+    assert CANARY not in corral.logs()
+
+
+def put(corral, name):
+    status, headers, text = http(corral.url + "/settings/active-model", {"model": name}, "PUT")
+    return status, headers, json.loads(text)
+
+
+def chat(corral, content, model="auto", **more):
+    return corral.post("/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": content}], **more})
+
+
+def test_without_a_local_model_the_cloud_answers_and_it_is_booked_there(corral, fake):
+    status, headers, body = chat(corral, "hello")
+    assert status == 200 and headers["X-Corral-Reason"] == "fallback" and headers["X-Corral-Backend"] == "oa", body
+    assert fake.calls[-1].headers["x-request-id"] == headers["X-Request-Id"]
+    until(lambda: any(r.get("provider") == "oa" for r in corral.get("/usage?group_by=provider")[2]["rows"]))
+    explained = corral.get("/explain/" + headers["X-Request-Id"])
+    until(lambda: corral.get("/explain/" + headers["X-Request-Id"])[0] == 200)
+    explained = corral.get("/explain/" + headers["X-Request-Id"])[2]
+    assert explained["replayed"] is True, explained
+
+
+def test_what_is_to_stay_stays(corral, fake):
+    calls = len(fake.calls)
+    status, _, body = corral.post("/inference", {"prompt": "hello", "local_only": True})
+    assert status == 503 and "to stay local" in body["error"], body
+    status, _, body = corral.post("/inference", {"prompt": "hello", "model": "oa/m1", "local_only": True})
+    assert status == 403, body
+    assert len(fake.calls) == calls
+
+
+def test_canaries_do_not_leave(corral, fake):
+    half = len(CANARY) // 2
+    parts = [{"type": "text", "text": f"say {CANARY[:half]}"}, {"type": "text", "text": f"{CANARY[half:]} to ann@example.org"}]
+    called = [{"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {
+        "name": "f", "arguments": json.dumps({"q": CANARY}).replace("BLUE", "\\u0042LUE")}}]}, {"role": "tool", "tool_call_id": "c1", "content": "ok"}]
+    status, _, body = corral.post("/v1/chat/completions", {"model": "oa/m1", "messages": [{"role": "user", "content": parts}, *called, {"role": "user", "content": "go on"}]})
+    assert status == 200, body
+    sent = json.dumps(fake.calls[-1].json)
+    assert CANARY not in sent and CANARY[half:] not in sent and "LUE-HERON" not in sent and "ann@example.org" not in sent
+    assert sent.count("[redacted:bird]") == 2 and "[redacted:email]" in sent
+    calls = len(fake.calls)
+    status, _, body = chat(corral, "this is TOP-1234", "oa/m1")
+    assert status == 422 and "rule 'code'" in body["error"]["message"] and "1234" not in json.dumps(body), body
+    assert len(fake.calls) == calls
+
+
+def test_the_active_model_changes_under_open_streams(corral, fake):
+    set_to = lambda name: put(corral, name)       # noqa: E731
+    status, _, body = set_to("oa/m1")
+    assert status == 200 and body["model"] == "oa/m1", body
+    until(lambda: chat(corral, "x")[1]["X-Corral-Model"] == "oa/m1")
+    fake.now(["answer 40 gap=50ms"])
+    outcomes, lock = [], threading.Lock()
+
+    def one(n):
+        said = http(corral.url + "/v1/chat/completions", {"model": "auto", "stream": True, "messages": [{"role": "user", "content": f"turn {n}"}]}, "POST", timeout=60)[2]
+        with lock:
+            outcomes.append(said)
+    before = len(fake.calls)
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(50)]
+    for t in threads:
+        t.start()
+    until(lambda: len(fake.calls) == before + 50)
+    assert set_to("oa/m2")[0] == 200
+    for t in threads:
+        t.join(60)
+    assert len(outcomes) == 50 and all(o.rstrip().endswith("data: [DONE]") and "error" not in o for o in outcomes), outcomes[0]
+    assert all(c.json["model"] == "m1" for c in fake.calls[before:])
+    fake.now(["answer 1"])
+    until(lambda: chat(corral, "x")[1]["X-Corral-Model"] == "oa/m2")
+    history = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, {"role": "user", "content": "three"}]
+    assert corral.post("/v1/chat/completions", {"model": "auto", "messages": history})[0] == 200
+    assert fake.calls[-1].json["model"] == "m2" and [m["content"] for m in fake.calls[-1].json["messages"]] == ["one", "two", "three"]
+    assert set_to("no/such")[0] == 404
+    assert set_to(None)[2]["model"] is None
