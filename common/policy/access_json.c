@@ -82,6 +82,7 @@ void json_access_key(struct json_out *jo, const Corral__Key *k)
 	json_list_member(jo, "models", k->models, k->n_models);
 	json_list_member(jo, "actions", k->actions, k->n_actions);
 	json_list_member(jo, "networks", k->networks, k->n_networks);
+	jw_kv_bool(jo, "local_only", k->local_only);
 	json_limits_member(jo, k->limits);
 	jw_kv_strz(jo, "replaces", k->replaces && k->replaces[0] ? k->replaces : NULL);
 	jw_end(jo);

@@ -195,6 +195,8 @@ static struct str detail(struct arena *mem, const Corral__Key *k)
 	json_list_if_any(&jo, "models", k->models, k->n_models);
 	json_list_if_any(&jo, "actions", k->actions, k->n_actions);
 	json_list_if_any(&jo, "networks", k->networks, k->n_networks);
+	if (k->local_only)
+		jw_kv_bool(&jo, "local_only", true);
 	json_limits_if_set(&jo, k->limits);
 	if (k->replaces[0])
 		jw_kv_strz(&jo, "replaces", k->replaces);

@@ -97,6 +97,8 @@ enum err narrow_holds(const struct subject *maker, const Corral__Key *key, struc
 	    (e = list_within(key->networks, key->n_networks, m->networks, m->n_networks, network_within, "networks", why)) ||
 	    (e = limits_within(key->limits, m->limits, why)))
 		return e;
+	if (m->local_only && !key->local_only)
+		return err_field(why, ERR_FORBIDDEN, "local_only", "the key that makes it is local-only, and this one would not be");
 	if (m->expires_at_us && (!key->expires_at_us || key->expires_at_us > m->expires_at_us))
 		return err_field(why, ERR_FORBIDDEN, "expires_at", "the key would live longer than the one that makes it");
 	return ERR_OK;
@@ -112,6 +114,7 @@ static void inherit(const Corral__Key *m, Corral__Key *key)
 		key->n_networks = m->n_networks, key->networks = m->networks;
 	if (!key->limits)
 		key->limits = m->limits;
+	key->local_only |= m->local_only;
 	if (!key->expires_at_us)
 		key->expires_at_us = m->expires_at_us;
 }

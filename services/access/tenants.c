@@ -127,6 +127,8 @@ static struct str detail(struct arena *mem, const Corral__Tenant *t, bool is_new
 	jw_obj(&jo);
 	jw_kv_bool(&jo, "new", is_new);
 	jw_kv_bool(&jo, "suspended", t->suspended);
+	if (t->local_only)
+		jw_kv_bool(&jo, "local_only", true);
 	json_limits_if_set(&jo, t->limits);
 	json_list_if_any(&jo, "models", t->models, t->n_models);
 	json_list_if_any(&jo, "teams", t->teams, t->n_teams);

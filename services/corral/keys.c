@@ -10,7 +10,7 @@
 
 struct keys_opts {
 	const char *role, *tenant, *team, *user, *expires, *models, *actions, *networks, *requests, *tokens, *concurrency, *overlap, *state_dir, *config;
-	bool all;
+	bool all, local_only;
 };
 
 #define O struct keys_opts
@@ -22,6 +22,7 @@ static const struct flag flags[] = {
 	FLAG(O, expires, 'e', "TIME", "create: ends after 90d, 12h, 30m; or at a date, 2027-01-31. Default: never."),
 	FLAG(O, models, 'm', "A,B", "create: only these models; * stands for any characters."),
 	FLAG(O, actions, 0, "A,B", "create: only these of the role's actions, as 'inference,models.read'."),
+	FLAG(O, local_only, 0, NULL, "create: no request with it goes to the cloud."),
 	FLAG(O, networks, 0, "A,B", "create: only from these networks, as 10.0.0.0/8,2001:db8::/32."),
 	{ "requests_per_minute", 0, "N", offsetof(O, requests), "create, limit: at most so many requests a minute; 0 = no limit." },
 	{ "rpm", 0, "N", offsetof(O, requests), "The same, for short." },
@@ -136,6 +137,7 @@ static bool wish(struct cli *c, const struct keys_opts *o, Corral__Key *k)
 	k->user = (char *)o->user;
 	k->n_models = words(c, o->models, &k->models);
 	k->n_actions = words(c, o->actions, &k->actions);
+	k->local_only = o->local_only;
 	k->n_networks = words(c, o->networks, &k->networks);
 	return true;
 }
@@ -179,6 +181,8 @@ static struct str body_of(struct cli *c, const Corral__Key *k)
 	json_list_if_any(&jo, "models", k->models, k->n_models);
 	json_list_if_any(&jo, "actions", k->actions, k->n_actions);
 	json_list_if_any(&jo, "networks", k->networks, k->n_networks);
+	if (k->local_only)
+		jw_kv_bool(&jo, "local_only", true);
 	add_limits(&jo, k->limits);
 	json_done(&jo);
 	s = arena_str(c->mem, buf_as_str(&b));
@@ -494,7 +498,7 @@ static bool is(struct cli *c, const char *word) { return c->n_args && strcmp(c->
 /* Options of another of the words would be ignored in silence. */
 static bool options_fit(struct cli *c, const struct keys_opts *o)
 {
-	bool create_only = *o->role || *o->team || *o->user || *o->expires || *o->models || *o->actions || *o->networks || *o->state_dir || *o->config;
+	bool create_only = *o->role || *o->team || *o->user || *o->expires || *o->models || *o->actions || *o->networks || o->local_only || *o->state_dir || *o->config;
 	bool limits = *o->requests || *o->tokens || *o->concurrency;
 	bool wrong = (create_only && !is(c, "create")) || (limits && !is(c, "create") && !is(c, "limit")) || (*o->tenant && !is(c, "create") && !is(c, "list")) || (*o->overlap && !is(c, "rotate")) ||
 		     (o->all && !is(c, "list"));

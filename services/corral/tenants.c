@@ -5,7 +5,7 @@
 
 struct tenants_opts {
 	const char *display_name, *models, *teams, *requests, *tokens, *concurrency;
-	bool suspend, resume;
+	bool suspend, resume, local_only, may_leave;
 };
 
 #define O struct tenants_opts
@@ -20,6 +20,8 @@ static const struct flag flags[] = {
 	FLAG(O, concurrency, 0, "N", "At most so many requests at once; 0 = no limit."),
 	FLAG(O, suspend, 0, NULL, "set: its keys are refused until --resume."),
 	FLAG(O, resume, 0, NULL, "set: its keys are good again."),
+	FLAG(O, local_only, 0, NULL, "No request of its keys goes to the cloud."),
+	FLAG(O, may_leave, 0, NULL, "set: they may go there again."),
 	{ 0 }
 };
 #undef O
@@ -127,6 +129,8 @@ static bool body_of(struct cli *c, const struct tenants_opts *o, const struct js
 	add_words(&jo, "models", o->models, j, old);
 	add_words(&jo, "teams", o->teams, j, old);
 	jw_kv_bool(&jo, "suspended", o->suspend || (!o->resume && old && get_bool(j, old, "suspended")));
+	if (o->local_only || (!o->may_leave && old && get_bool(j, old, "local_only")))
+		jw_kv_bool(&jo, "local_only", true);
 	if (old && get_bool(j, old, "optimize_context"))
 		jw_kv_bool(&jo, "optimize_context", true);
 	jw_key(&jo, "limits");
@@ -203,13 +207,13 @@ static bool says_limits(const struct tenants_opts *o) { return *o->requests || *
 
 static bool says_something(const struct tenants_opts *o)
 {
-	return *o->display_name || *o->models || *o->teams || says_limits(o) || o->suspend || o->resume;
+	return *o->display_name || *o->models || *o->teams || says_limits(o) || o->suspend || o->resume || o->local_only || o->may_leave;
 }
 
 /* 'limit' is 'set' with limits only. */
 static int limit(struct cli *c, const struct tenants_opts *o)
 {
-	if (*o->display_name || *o->models || *o->teams || o->suspend || o->resume)
+	if (*o->display_name || *o->models || *o->teams || o->suspend || o->resume || o->local_only || o->may_leave)
 		return cli_usage(c, "tenants limit takes limits only; the rest is for tenants set");
 	return says_limits(o) ? put(c, o, false) : cli_usage(c, "say which limit: --requests-per-minute, --tokens-per-minute or --concurrency");
 }
@@ -233,6 +237,8 @@ static int run(struct cli *c)
 		return drop(c);
 	if (limits)
 		return limit(c, o);
+	if (o->local_only && o->may_leave)
+		return cli_usage(c, "--local-only and --may-leave exclude each other");
 	if (o->suspend && o->resume)
 		return cli_usage(c, "--suspend and --resume exclude each other");
 	if (strcmp(word, "set") == 0 && !says_something(o))

@@ -88,6 +88,7 @@ static size_t pack_key(struct packer *to, Corral__Key *out, const Corral__Key *k
 	c.user = put(to, &n, k->user);
 	c.role = k->role;
 	c.expires_at_us = k->expires_at_us;
+	c.local_only = k->local_only;
 	if (out)
 		*out = c;
 	return n;
@@ -103,6 +104,7 @@ static size_t pack_tenant(struct packer *to, Corral__Tenant *out, const Corral__
 	c.name = put(to, &n, t->name);
 	c.suspended = t->suspended;
 	c.optimize_context = t->optimize_context;
+	c.local_only = t->local_only;
 	if (out)
 		*out = c;
 	return n;

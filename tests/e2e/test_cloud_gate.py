@@ -66,6 +66,24 @@ def test_what_is_to_stay_stays(corral, fake):
     assert len(fake.calls) == calls
 
 
+def test_a_key_and_a_tenant_can_be_marked_local_only(corral, fake):
+    def key(**of):
+        status, _, body = corral.post("/keys", {"role": "developer", **of})
+        assert status == 201, body
+        return {"Authorization": "Bearer " + body["secret"]}
+
+    def status(head, wanted):
+        until(lambda: corral.post("/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "x"}]}, headers=head)[0] == wanted)
+    free, kept = key(name="free"), key(name="kept", local_only=True)
+    status(free, 200)
+    status(kept, 503)
+    assert http(corral.url + "/tenants/quiet", {"local_only": True}, "PUT")[0] in (200, 201)
+    of_tenant = key(name="quiet", tenant="quiet")
+    status(of_tenant, 503)
+    assert http(corral.url + "/tenants/quiet", {}, "PUT")[0] == 200
+    status(of_tenant, 200)
+
+
 def test_canaries_do_not_leave(corral, fake):
     half = len(CANARY) // 2
     parts = [{"type": "text", "text": f"say {CANARY[:half]}"}, {"type": "text", "text": f"{CANARY[half:]} to ann@example.org"}]

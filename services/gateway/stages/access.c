@@ -95,6 +95,7 @@ static void tenant_members(struct json_out *jo, const Corral__Tenant *t)
 	json_list_member(jo, "models", t->models, t->n_models);
 	jw_kv_bool(jo, "suspended", t->suspended);
 	jw_kv_bool(jo, "optimize_context", t->optimize_context);
+	jw_kv_bool(jo, "local_only", t->local_only);
 	json_list_member(jo, "teams", t->teams, t->n_teams);
 	time_json(jo, "created_at", t->created_at_us);
 }
@@ -249,9 +250,10 @@ static bool expiry(const struct json *doc, Corral__Key *k, struct ask *a, struct
 
 static bool read_key(struct req *r, struct ask *a, struct access_ask *q)
 {
-	static const char *const known[] = { "name", "role", "tenant", "team", "user", "expires_in", "expires_at", "models", "actions", "networks", "limits", NULL };
+	static const char *const known[] = { "name", "role", "tenant", "team", "user", "expires_in", "expires_at", "models", "actions", "networks", "limits", "local_only", NULL };
 	Corral__Key *k = &q->key;
 	struct why why = { 0 };
+	bool local = false;
 	char *role = NULL;
 	struct json doc;
 
@@ -260,10 +262,12 @@ static bool read_key(struct req *r, struct ask *a, struct access_ask *q)
 	if (!text(&doc, "name", &k->name, a, &why) || !text(&doc, "tenant", &k->tenant, a, &why) || !text(&doc, "team", &k->team, a, &why) ||
 	    !text(&doc, "user", &k->user, a, &why) || !text(&doc, "role", &role, a, &why) || !expiry(&doc, k, a, &why) ||
 	    !texts(&doc, "models", &k->models, &k->n_models, a, &why) || !texts(&doc, "actions", &k->actions, &k->n_actions, a, &why) ||
-	    !texts(&doc, "networks", &k->networks, &k->n_networks, a, &why) || !limits(&doc, q, &k->limits, &why)) {
+	    !texts(&doc, "networks", &k->networks, &k->n_networks, a, &why) || !limits(&doc, q, &k->limits, &why) ||
+	    !json_opt_bool(&doc, 0, "local_only", &local, &why)) {
 		req_fail_why(r, &why);
 		return false;
 	}
+	k->local_only = local;
 	if (*role && !role_parse(str_of(role), &k->role)) {
 		err_field(&why, ERR_INVALID, "role", "'%s' is no role; there are owner, admin, operator, auditor, developer, user and service", role);
 		req_fail_why(r, &why);
@@ -476,22 +480,24 @@ static void put_call(struct ask *a) { corral__access__put_tenant(access_of(a), &
 /* The whole tenant as it is to be: what is not said is as in a new one. */
 static enum step put_tenant(struct req *r)
 {
-	static const char *const known[] = { "name", "display_name", "limits", "models", "suspended", "teams", "optimize_context", NULL };
+	static const char *const known[] = { "name", "display_name", "limits", "models", "suspended", "teams", "optimize_context", "local_only", NULL };
 	struct ask *a;
 	struct access_ask *q = begin(r, &a, put_call);
 	Corral__Tenant *t = &q->tenant;
 	struct why why = { 0 };
 	struct json doc;
-	bool suspended = false, optimize = false;
+	bool suspended = false, optimize = false, local = false;
 
 	if (!asked_body(r, a, &doc, known))
 		return asked_send(a, false);
 	if (!text(&doc, "display_name", &t->display_name, a, &why) || !limits(&doc, q, &t->limits, &why) ||
 	    !texts(&doc, "models", &t->models, &t->n_models, a, &why) || !texts(&doc, "teams", &t->teams, &t->n_teams, a, &why) ||
-	    !json_opt_bool(&doc, 0, "suspended", &suspended, &why) || !json_opt_bool(&doc, 0, "optimize_context", &optimize, &why))
+	    !json_opt_bool(&doc, 0, "suspended", &suspended, &why) || !json_opt_bool(&doc, 0, "optimize_context", &optimize, &why) ||
+	    !json_opt_bool(&doc, 0, "local_only", &local, &why))
 		req_fail_why(r, &why);
 	t->suspended = suspended;
 	t->optimize_context = optimize;
+	t->local_only = local;
 	t->name = z(a, r->param);
 	return asked_send(a, why.code == ERR_OK);
 }

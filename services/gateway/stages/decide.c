@@ -77,7 +77,7 @@ static void fill_features(struct req *r)
 	f->prompt_tokens = r->in.prompt_tokens_est;
 	f->max_tokens = r->in.max_tokens > 0 && r->in.max_tokens < UINT32_MAX ? (uint32_t)r->in.max_tokens : 0;
 	f->needs = r->in.needs;
-	f->local_only = r->in.local_only;
+	f->local_only = r->in.local_only || (r->who.key && r->who.key->local_only) || (r->who.home && r->who.home->local_only);
 	f->named_may_leave = !f->is_auto && r->worker->gw->cfg->cloud_named;
 	f->tenant = z(r, r->tenant);
 	if (r->who.key) {
