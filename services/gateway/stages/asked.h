@@ -12,4 +12,6 @@ bool asked_body(struct req *, struct ask *, struct json *, const char *const *kn
 char *asked_param(struct req *, struct ask *, const char *name);
 /* Sends it, or drops it when it is not good (the request has failed). */
 enum step asked_send(struct ask *, bool good);
+/* Asks cloud-fallback of its providers: 'call' has a ListProvidersRequest as its query. */
+enum step asked_providers(struct req *, void (*call)(struct ask *));
 #endif

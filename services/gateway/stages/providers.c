@@ -88,9 +88,9 @@ static void list(struct ask *a)
 	corral__providers__list(rpc_stub(a->gw->cloud, &corral__providers__descriptor), a->query, listed, a);
 }
 
-static enum step enter(struct req *r)
+enum step asked_providers(struct req *r, void (*call)(struct ask *))
 {
-	struct ask *a = ask_new(r, list);
+	struct ask *a = ask_new(r, call);
 	Corral__ListProvidersRequest *q = arena_new_of(a->mem, Corral__ListProvidersRequest);
 
 	corral__list_providers_request__init(q);
@@ -99,5 +99,7 @@ static enum step enter(struct req *r)
 	a->query = q;
 	return ask_send(a);
 }
+
+static enum step enter(struct req *r) { return asked_providers(r, list); }
 
 const struct stage stage_providers = { "providers", enter };

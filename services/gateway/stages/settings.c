@@ -28,17 +28,7 @@ static void listed(const Corral__ListProvidersReply *r, void *arg)
 
 static void list(struct ask *a) { corral__providers__list(peer(a), a->query, listed, a); }
 
-static enum step get(struct req *r)
-{
-	struct ask *a = ask_new(r, list);
-	Corral__ListProvidersRequest *q = arena_new_of(a->mem, Corral__ListProvidersRequest);
-
-	corral__list_providers_request__init(q);
-	q->caller = arena_new_of(a->mem, Corral__Caller);
-	asked_by(r, a, q->caller);
-	a->query = q;
-	return ask_send(a);
-}
+static enum step get(struct req *r) { return asked_providers(r, list); }
 
 static void was_set(const Corral__ActiveModel *m, void *arg)
 {
