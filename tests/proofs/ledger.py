@@ -314,8 +314,13 @@ class Proof:
         await asyncio.to_thread(self.place.settled)
         self.away[victim].append(time.monotonic() - began)
 
+    def arrived(self, rows):
+        """What is still in spools after the last kill is on its way, at the pace of who tries again ever later."""
+        had = {(r.request, r.backend) for r in rows}
+        return all((request, backend) in had for request, backend, _, _ in self.book.read())
+
     async def compare(self, traffic):
-        rows = await self.place.finished()
+        rows = await self.place.finished(self.arrived)
         for server in ("dead_letters", "kafka_dead"):
             n = int(self.place.postgres.sql(f"SELECT count(*) FROM usage_tracker.{server}"))
             if n:
