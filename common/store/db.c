@@ -155,7 +155,6 @@ bool db_migrates_at_open(const char *url)
 
 /* --- calls --- */
 
-bool db_claim(struct db *db, struct why *why) { return !db->driver->claim || db->driver->claim(db, why); }
 bool db_is_back(struct db *db) { return db->driver->is_back && db->driver->is_back(db); }
 bool db_begin(struct db *db, struct why *why) { return db->driver->begin(db, false, why); }
 bool db_commit(struct db *db, struct why *why) { return db->driver->commit(db, why); }

@@ -29,11 +29,6 @@ void db_close(struct db *);
 bool db_migrate(const char *url, const struct db_migration *, int64_t *ret_from, int64_t *ret_to, struct why *);
 bool db_migrates_at_open(const char *url);
 
-/* From here on this process alone has the database, for what it keeps in memory of it would be wrong otherwise. ERR_CONFLICT when another has
- * it still after a few seconds. On PostgreSQL only (a file has a lock beside it): held by the connection, and taken again with the next one;
- * when another process had it in between, every call fails until the program is started again. */
-bool db_claim(struct db *, struct why *);
-
 /* Whether a server that was lost answers again; asks it. False for a file, where only the next write tells. */
 bool db_is_back(struct db *);
 

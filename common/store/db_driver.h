@@ -26,7 +26,6 @@ struct db_driver {
 	/* Of a database that other programs may be using: migrations are a command there (db_migrate()). NULL = they are applied when it is opened.
 	 * Whether there is a schema_version. begin(exclusive) makes what that needs. */
 	bool (*is_made)(struct db *, bool *ret, struct why *);
-	bool (*claim)(struct db *, struct why *);                         /* with is_made */
 	bool (*is_back)(struct db *);                                     /* with is_made */
 	const char *(*name)(struct db *);                                 /* for sentences; with is_made */
 };

@@ -19,8 +19,7 @@
 #include "common/store/db_writer.h"
 
 enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 4000,
-       MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations; one more: claims */,
-       CLAIM_MS = 5000, CLAIM_EVERY_MS = 50 };
+       MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations */ };
 
 /* Types by the numbers that pg_type has for them since ever. */
 enum { T_BOOL = 16, T_BYTEA = 17, T_NAME = 19, T_INT8 = 20, T_INT2 = 21, T_INT4 = 23, T_TEXT = 25, T_OID = 26, T_FLOAT4 = 700, T_FLOAT8 = 701,
@@ -45,8 +44,6 @@ struct db_postgres {
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
 	bool opened, migrating;
 	bool down;                    /* it was lost, and nobody has asked since whether it is back */
-	bool ousted;                  /* another process had what this one had claimed */
-	int64_t claim;                /* the number of ours; 0 = none */
 	int64_t statement_ms, backoff_ms, retry_us;
 	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
 	struct arena *mem;            /* of the parameters in hand */
@@ -222,8 +219,6 @@ static bool connect_failed(struct db_postgres *d, struct str text, struct why *w
 	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s", d->where, d->trouble) == ERR_OK;
 }
 
-static bool claim_again(struct db_postgres *, struct why *);
-
 static bool connect_now(struct db_postgres *d, struct why *why)
 {
 	struct why said = { 0 };
@@ -237,7 +232,7 @@ static bool connect_now(struct db_postgres *d, struct why *why)
 	if (flaw)
 		return connect_failed(d, first_line(flaw), why);
 	PQsetnonblocking(d->conn, 1);
-	if (!session_begin(d, &said) || (d->claim && !claim_again(d, &said)))
+	if (!session_begin(d, &said))
 		return connect_failed(d, str_of(said.text), why);
 	d->backoff_ms = 0;
 	d->opened = true;
@@ -250,8 +245,6 @@ static bool ready(struct db_postgres *d, struct why *why)
 		return err_set(why, ERR_STORE_FAILED, "%s: the connection was lost, and the transaction with it", d->where) == ERR_OK;
 	if (d->conn)
 		return true;
-	if (d->ousted)
-		return err_set(why, ERR_STORE_FAILED, "%s: another process had it while the connection was lost; start this one again", d->where) == ERR_OK;
 	if (mono_us() < d->retry_us)
 		return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s; it is tried again in a moment", d->where, d->trouble) == ERR_OK;
 	return connect_now(d, why);
@@ -434,8 +427,7 @@ static bool begin_alone(struct db_postgres *d, struct why *why)
 	d->in_tx = true;
 	snprintf(sql, sizeof(sql), "DO $do$ BEGIN IF to_regnamespace('%s') IS NULL THEN CREATE SCHEMA %s; END IF;"
 		 "IF to_regprocedure('%s.hex(bytea)') IS NULL THEN CREATE FUNCTION %s.hex(bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE"
-		 " AS $fn$ SELECT upper(encode($1, 'hex')) $fn$; END IF; END $do$;"
-		 "CREATE TABLE IF NOT EXISTS schema_claim (number BIGINT NOT NULL); INSERT INTO schema_claim SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM schema_claim)",
+		 " AS $fn$ SELECT upper(encode($1, 'hex')) $fn$; END IF; END $do$",
 		 d->schema, d->schema, d->schema, d->schema);
 	return command(d, sql, why) && command(d, "CREATE TABLE IF NOT EXISTS one_writer (one BIGINT PRIMARY KEY, who TEXT NOT NULL, epoch BIGINT NOT NULL UNIQUE,"
 							   " until_us BIGINT NOT NULL)", why);
@@ -876,64 +868,6 @@ static bool pg_is_made(struct db *db, bool *ret, struct why *why)
 	return pg_query(db, sql, NULL, 0, keep_there, ret, why);
 }
 
-/* --- one process alone --- */
-
-static bool keep_number(void *arg, const struct db_row *row)
-{
-	*(int64_t *)arg = db_int(row, 0);
-	return true;
-}
-
-static bool try_lock(struct db_postgres *d, int64_t *ret_ours, struct why *why)
-{
-	char sql[160];
-
-	snprintf(sql, sizeof(sql), "SELECT pg_try_advisory_lock(%d, hashtext('%s'))", LOCK_CLASS + 1, d->schema);
-	return pg_query(&d->base, sql, NULL, 0, keep_number, ret_ours, why);
-}
-
-/* Counts the claims, so that one who comes back sees whether another was there. */
-static bool count_claim(struct db_postgres *d, const char *where, int64_t *ret, struct why *why)
-{
-	char sql[160];
-
-	*ret = 0;
-	snprintf(sql, sizeof(sql), "UPDATE schema_claim SET number = number + 1 %s RETURNING number", where);
-	return pg_query(&d->base, sql, (struct db_value[]){ DB_I(d->claim) }, *where ? 1 : 0, keep_number, ret, why);
-}
-
-static bool claim_again(struct db_postgres *d, struct why *why)
-{
-	int64_t ours = 0, number;
-
-	if (!try_lock(d, &ours, why))
-		return false;
-	if (!ours)
-		return err_set(why, ERR_CONFLICT, "another process has taken it") == ERR_OK;
-	if (!count_claim(d, "WHERE number = $1", &number, why))
-		return false;
-	d->ousted = number == 0;
-	d->claim = number;
-	return !d->ousted || err_set(why, ERR_CONFLICT, "another process had it meanwhile") == ERR_OK;
-}
-
-/* The session of one that has just ended may need a moment to end too. */
-static bool pg_claim(struct db *db, struct why *why)
-{
-	struct db_postgres *d = of(db);
-	int64_t until_us = mono_us() + CLAIM_MS * 1000, ours = 0;
-
-	if (d->epoch)                 /* no other can write */
-		return true;
-	while (try_lock(d, &ours, why) && !ours && mono_us() < until_us)
-		poll(NULL, 0, CLAIM_EVERY_MS);
-	if (!d->conn)
-		return false;
-	if (!ours)
-		return err_set(why, ERR_CONFLICT, "%s is in use by another process", d->where) == ERR_OK;
-	return count_claim(d, "", &d->claim, why);
-}
-
 static bool pg_is_back(struct db *db)
 {
 	struct db_postgres *d = of(db);
@@ -951,5 +885,5 @@ const struct db_driver db_postgres = {
 	.begin = pg_begin, .commit = pg_commit, .rollback = pg_rollback,
 	.run = pg_run, .batch = pg_batch, .query = pg_query,
 	.col = pg_col, .cols = pg_cols, .col_name = pg_col_name,
-	.is_made = pg_is_made, .claim = pg_claim, .is_back = pg_is_back, .name = pg_name,
+	.is_made = pg_is_made, .is_back = pg_is_back, .name = pg_name,
 };

@@ -410,20 +410,6 @@ static void two_migrate_at_once(void **state)
 	db_close(open_in(*state, two, &why));
 }
 
-static void one_process_alone(void **state)
-{
-	struct why why = { 0 };
-	struct db *db = open_in(*state, one, &why), *other = open_in(*state, one, &why);
-
-	assert_true(db_claim(db, &why));
-	assert_false(db_claim(other, &why));
-	assert_int_equal(why.code, ERR_CONFLICT);
-	assert_non_null(strstr(why.text, "in use by another process"));
-	db_close(db);
-	assert_true(db_claim(other, &why));
-	db_close(other);
-}
-
 /* As an administrator ends a session, or a server that stops. */
 static void end_session_of(void *place, struct db *db)
 {
@@ -474,36 +460,6 @@ static void a_transaction_is_lost_with_its_connection(void **state)
 	assert_true(db_begin(db, &why) || db_begin(db, &why));    /* what ended it may be heard here */
 	assert_true(put(db, 6, NULL, &why) && db_commit(db, &why));
 	assert_int_equal(count(db), 1);
-	db_close(db);
-}
-
-/* It is taken again with the next connection, unless another had it in between. */
-static void what_is_one_s_own_is_kept_or_lost_for_good(void **state)
-{
-	struct why why = { 0 };
-	struct db *db = open_in(*state, one, &why), *other = open_in(*state, one, &why);
-
-	assert_true(db_claim(db, &why));
-	for (int i = 0; i < 2; i++) {
-		end_session_of(*state, db);
-		assert_false(put(db, i, NULL, &why));
-		assert_true(put(db, i, NULL, &why));
-	}
-	end_session_of(*state, db);
-	assert_true(db_claim(other, &why));
-	assert_false(put(db, 7, NULL, &why));
-	assert_false(put(db, 7, NULL, &why));
-	assert_non_null(strstr(why.text, "another process has taken it"));
-	db_close(other);
-	for (int i = 0; i < 100 && !strstr(why.text, "start this one again"); i++) {
-		assert_false(put(db, 7, NULL, &why));
-		usleep(100000);
-	}
-	assert_non_null(strstr(why.text, "start this one again"));
-	assert_false(put(db, 7, NULL, &why));
-	db_close(db);
-	db = open_in(*state, one, &why);
-	assert_int_equal(count(db), 2);
 	db_close(db);
 }
 
@@ -680,7 +636,6 @@ static void on_postgres(void **state)
 static const struct CMUnitTest on_server[] = {
 	P(keeps_values), P(many_rows_go_at_once), P(commits_or_not), P(migrates_once_and_never_back), P(a_failed_migration_leaves_nothing),
 	P(says_what_is_wrong_with_a_statement), P(a_kill_loses_no_commit), P(an_older_schema_is_refused), P(two_migrate_at_once),
-	P(one_process_alone), P(what_is_one_s_own_is_kept_or_lost_for_good),
 	P(a_lost_connection_is_made_again), P(a_transaction_is_lost_with_its_connection), P(a_failed_statement_fails_its_transaction),
 	P(a_statement_has_its_time), P(sums_and_casts_are_numbers), P(types_may_change), P(rows_may_ask), P(passwords_are_not_told),
 };

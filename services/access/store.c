@@ -83,7 +83,7 @@ struct access_store *access_store_open(const char *url, struct why *why)
 			return NULL;
 	}
 	s = open_at(url, fd, why);
-	if (s && (!db_claim(s->db, why) || !seed(s, why))) {
+	if (s && !seed(s, why)) {
 		access_store_close(s);
 		return NULL;
 	}

@@ -86,7 +86,7 @@ static bool read_mark(void *arg, const struct db_row *row)
 bool store_open(struct jobs *jobs, const char *url, struct why *why)
 {
 	jobs->db = db_open(url, sql, STATEMENTS, jobs_migrations, why);
-	return jobs->db && db_claim(jobs->db, why) && db_run(jobs->db, S_ALL, NULL, 0, read_job, jobs, NULL, why) &&
+	return jobs->db && db_run(jobs->db, S_ALL, NULL, 0, read_job, jobs, NULL, why) &&
 	       db_run(jobs->db, S_MARKS, NULL, 0, read_mark, jobs, NULL, why);
 }
 

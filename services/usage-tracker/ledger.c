@@ -94,10 +94,6 @@ struct ledger *ledger_open(const char *url, struct why *why)
 	struct db *db = db_open(url, ledger_sql, L_STATEMENTS, ledger_migrations, why);
 	struct ledger *l;
 
-	if (db && !db_claim(db, why)) {
-		db_close(db);
-		db = NULL;
-	}
 	if (!db)
 		return NULL;
 	l = x_calloc(1, sizeof(*l));
