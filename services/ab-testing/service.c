@@ -285,7 +285,7 @@ static bool store_open(struct ab_service *s, struct why *why)
 
 	snprintf(url, sizeof(url), "sqlite:%s/experiments.db", svc_state_dir(s->ab.svc));
 	s->ab.db = db_open(*cfg->ab_db ? cfg->ab_db : url, ab_sql, X_STATEMENTS, ab_migrations, why);
-	return s->ab.db && db_claim(s->ab.db, why) && trials_load(&s->ab, why);
+	return s->ab.db && trials_load(&s->ab, why);
 }
 
 static void serve(struct ab_service *s)
