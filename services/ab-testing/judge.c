@@ -1,29 +1,19 @@
-/* judge.c - what the sums say, in figures that stay valid however often one looks (sequential.h), and what follows from them by itself.
+/* judge.c - what the sums say (common/policy/experiment_verdict.h), as figures and as what follows from them by itself:
  *
- *   a guard breaks      an arm is surely worse than the first one in a guard's metric, and by more than its margin as it stands: rolled back
- *   a winner            an arm is surely better in the deciding metric, and for sure not worse by a guard's margin in any other: promoted
- *   no better arm       every other arm is surely worse in the deciding metric: stopped
- *   its time is over    stopped
+ *   ROLLBACK   a guard broke: rolled back        PROMOTE   a winner: promoted        KEEP, EVEN   no better arm, or its time is over: stopped
  *
- * Units that do not come in the proportion of the weights (sample ratio) make every comparison doubtful: then nothing is promoted. */
+ * Units that do not come in the proportion of the weights (SPLIT) make every comparison doubtful: then nothing is promoted. */
 #include <math.h>
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/policy/experiment_verdict.h"
 #include "services/ab-testing/ab.h"
 #include "services/ab-testing/sql.h"
 
 enum { POINTS = 200 };            /* of a history, about */
 
-/* --- comparing --- */
-
-static struct sequential sure(const Corral__Experiment *e, size_t statements)
-{
-	struct sequential s = sequential_default();
-
-	s.alpha /= (double)((e->n_arms > 2 ? e->n_arms - 1 : 1) * (statements ? statements : 1));
-	return s;
-}
+/* --- asking --- */
 
 static enum metric metric_of(const char *name)
 {
@@ -35,46 +25,33 @@ static enum metric metric_of(const char *name)
 
 static const struct tally *of(const struct trial *t, size_t arm, enum metric m) { return &t->arms[arm].of[m]; }
 
-/* On the metric's scale. */
-static double margin_of(const Corral__ExperimentGuard *g)
+/* An experiment in the words of experiment_verdict.h; the first arm is what the others are compared with. */
+struct asked { struct verdict_rules rules; struct arm_outcomes arms[EXPERIMENT_ARMS]; int n_arms; };
+
+static struct asked asked_of(const struct trial *t, bool over)
 {
-	return metric_is_ratio(metric_of(g->metric)) ? log1p(g->margin) : g->margin;
+	struct asked a = { .rules = verdict_rules_default(), .n_arms = (int)t->e->n_arms };
+
+	a.rules.primary = metric_of(t->e->metric);
+	a.rules.may_promote = t->e->auto_promote;
+	a.rules.over = over;
+	for (size_t i = 0; i < t->e->n_guards; i++) {
+		enum metric m = metric_of(t->e->guards[i]->metric);
+
+		a.rules.guards[m] = (struct guard){ true, guard_margin(m, t->e->guards[i]->margin) };
+	}
+	for (size_t i = 0; i < t->e->n_arms; i++)
+		a.arms[i] = (struct arm_outcomes){ .name = str_of(t->e->arms[i]->name), .weight = t->e->arms[i]->weight, .units = t->arms[i].units, .by = t->arms[i].of };
+	return a;
 }
 
-struct duel { struct difference d; bool better, worse; };
-
-static struct duel duel(const struct trial *t, size_t arm)
+static struct verdict verdict(const struct trial *t, bool over)
 {
-	enum metric m = metric_of(t->e->metric);
-	struct sequential s = sure(t->e, 1);
-	struct duel x;
+	struct asked a = asked_of(t, over);
+	struct verdict v;
 
-	sequential_difference(&x.d, &s, m, of(t, arm, m), of(t, 0, m));
-	x.better = x.d.known && x.d.sure && (x.d.effect > 0) == metric_more_is_better(m);
-	x.worse = x.d.known && x.d.sure && !x.better;
-	return x;
-}
-
-struct watched { struct harm h; double margin; bool breached, clear; };
-
-static struct watched watch(const struct trial *t, size_t arm, const Corral__ExperimentGuard *g)
-{
-	enum metric m = metric_of(g->metric);
-	struct sequential s = sure(t->e, t->e->n_guards);
-	struct watched w = { .margin = margin_of(g) };
-
-	sequential_harm(&w.h, &s, m, of(t, arm, m), of(t, 0, m));
-	w.breached = w.h.known && w.h.at_least > 0 && w.h.effect >= w.margin;
-	w.clear = w.h.known && w.h.at_most < w.margin;
-	return w;
-}
-
-static bool is_clear(const struct trial *t, size_t arm)
-{
-	for (size_t i = 0; i < t->e->n_guards; i++)
-		if (strcmp(t->e->guards[i]->metric, t->e->metric) != 0 && !watch(t, arm, t->e->guards[i]).clear)
-			return false;
-	return true;
+	verdict_of(&v, &a.rules, a.arms, a.n_arms, 0);
+	return v;
 }
 
 static double split(const struct trial *t)
@@ -89,95 +66,25 @@ static double split(const struct trial *t)
 	return sequential_split(units, weights, (int)t->e->n_arms);
 }
 
-/* The arm that is surely better than the first one, the best of them; 0 = none. */
-static size_t best_arm(const struct trial *t)
+static struct sequential sure(const Corral__Experiment *e)
 {
-	size_t best = 0;
-	double lead = 0;
+	struct sequential s = sequential_default();
 
-	for (size_t i = 1; i < t->e->n_arms; i++) {
-		struct duel x = duel(t, i);
-
-		if (x.better && fabs(x.d.effect) > lead) {
-			lead = fabs(x.d.effect);
-			best = i;
-		}
-	}
-	return best;
-}
-
-static bool none_is_better(const struct trial *t)
-{
-	for (size_t i = 1; i < t->e->n_arms; i++)
-		if (!duel(t, i).worse)
-			return false;
-	return true;
-}
-
-/* --- words --- */
-
-static const char *amount(struct arena *mem, enum metric m, double scaled)
-{
-	if (metric_is_ratio(m))
-		return arena_printf(mem, "%.1f %%", fabs(expm1(scaled)) * 100);
-	return m == METRIC_RATING ? arena_printf(mem, "%.2f points", fabs(scaled)) : arena_printf(mem, "%.1f points of a hundred", fabs(scaled) * 100);
-}
-
-static const char *guard_words(struct arena *mem, const struct trial *t, size_t arm, const Corral__ExperimentGuard *g, const struct watched *w)
-{
-	return arena_printf(mem, "the guard %s broke: arm '%s' (%s) is worse than '%s' by %s, surely by %s; %s was allowed", g->metric, t->e->arms[arm]->name,
-			    t->e->arms[arm]->model, t->e->arms[0]->name, amount(mem, metric_of(g->metric), w->h.effect),
-			    amount(mem, metric_of(g->metric), w->h.at_least), amount(mem, metric_of(g->metric), w->margin));
-}
-
-static const char *winner_words(struct arena *mem, const struct trial *t, size_t arm)
-{
-	struct duel x = duel(t, arm);
-
-	return arena_printf(mem, "arm '%s' (%s) is better than '%s' in %s by %s (e-value %.3g, of %llu and %llu units)", t->e->arms[arm]->name, t->e->arms[arm]->model,
-			    t->e->arms[0]->name, t->e->metric, amount(mem, metric_of(t->e->metric), x.d.effect), x.d.evidence,
-			    (unsigned long long)t->arms[arm].units, (unsigned long long)t->arms[0].units);
-}
-
-static const char *running_words(struct arena *mem, const struct trial *t)
-{
-	size_t best = best_arm(t);
-
-	if (split(t) >= SPLIT_ALARM)
-		return "units do not come in the proportion of the weights: the comparison is not to be trusted, and nothing is promoted";
-	if (best && !is_clear(t, best))
-		return arena_printf(mem, "%s; whether it is worse in what its guards watch is not sure yet", winner_words(mem, t, best));
-	if (best)
-		return winner_words(mem, t, best);
-	return none_is_better(t) ? arena_printf(mem, "no arm is better than '%s' in %s", t->e->arms[0]->name, t->e->metric) : "no difference is sure yet";
+	s.alpha /= (double)(e->n_arms > 2 ? e->n_arms - 1 : 1);
+	return s;
 }
 
 /* --- the analysis --- */
 
 static double mean_of(const struct tally *t) { return t->n ? tally_mean(t) : NAN; }
 
-/* 40 % success, 30 % latency against the first arm's, 30 % rating, each in 0..1; of those that are known. */
-static double composite(const struct trial *t, size_t arm)
-{
-	const struct tally *first = of(t, 0, METRIC_LATENCY), *own = of(t, arm, METRIC_LATENCY);
-	const double part[] = { mean_of(of(t, arm, METRIC_SUCCESS)), first->n && own->n ? 1 / (1 + exp(tally_mean(own) - tally_mean(first))) : NAN,
-				(mean_of(of(t, arm, METRIC_RATING)) - 1) / 4 };
-	static const double weight[] = { .4, .3, .3 };
-	double sum = 0, of_all = 0;
-
-	for (int i = 0; i < 3; i++)
-		if (!isnan(part[i])) {
-			sum += weight[i] * part[i];
-			of_all += weight[i];
-		}
-	return of_all > 0 ? sum / of_all : NAN;
-}
-
 static Corral__ArmAnalysis *arm_analysis(const struct trial *t, size_t arm, double probability_best, struct arena *mem)
 {
 	Corral__ArmAnalysis *a = arena_alloc(mem, sizeof(*a));
 	const struct arm_sums *s = &t->arms[arm];
+	struct composite against_first;
 
+	composite_of(&against_first, s->of, t->arms[0].of);
 	corral__arm_analysis__init(a);
 	a->arm = t->e->arms[arm]->name;
 	a->model = t->e->arms[arm]->model;
@@ -191,7 +98,7 @@ static Corral__ArmAnalysis *arm_analysis(const struct trial *t, size_t arm, doub
 	a->avg_cost_microusd = s->requests ? (double)s->cost_microusd / (double)s->requests : NAN;
 	a->ratings = s->of[METRIC_RATING].n;
 	a->probability_best = probability_best;
-	a->composite = composite(t, arm);
+	a->composite = against_first.known > 0 ? against_first.score : NAN;
 	return a;
 }
 
@@ -199,7 +106,7 @@ static Corral__ArmComparison *comparison(const struct trial *t, size_t arm, cons
 {
 	Corral__ArmComparison *c = arena_alloc(mem, sizeof(*c));
 	enum metric m = metric_of(metric);
-	struct sequential s = sure(t->e, 1);
+	struct sequential s = sure(t->e);
 	struct difference d;
 	double sign = metric_more_is_better(m) ? 1 : -1;
 
@@ -219,11 +126,11 @@ static Corral__ArmComparison *comparison(const struct trial *t, size_t arm, cons
 static Corral__ArmComparison *guard_comparison(const struct trial *t, size_t arm, const Corral__ExperimentGuard *g, struct arena *mem)
 {
 	Corral__ArmComparison *c = comparison(t, arm, g->metric, mem);
-	struct watched w = watch(t, arm, g);
+	struct asked a = asked_of(t, false);
 
 	c->guard = true;
 	c->margin = g->margin;
-	c->breached = w.breached;
+	c->breached = verdict_guard_breaks(&a.rules, a.arms, a.n_arms, 0, (int)arm, metric_of(g->metric));
 	return c;
 }
 
@@ -278,9 +185,17 @@ static void add_history(struct ab *ab, const struct trial *t, struct arena *mem,
 	ret->n_history = p.n;
 }
 
+/* Who is ahead for sure, and who stays when nobody is better: an arm's name, "" = nobody yet. */
+static const char *winner_of(const struct trial *t, const struct verdict *v)
+{
+	bool ahead = v->kind == VERDICT_PROMOTE || v->kind == VERDICT_KEEP || v->kind == VERDICT_WAIT || v->kind == VERDICT_SPLIT;
+
+	return *t->e->winner ? t->e->winner : ahead && v->arm >= 0 ? t->e->arms[v->arm]->name : "";
+}
+
 void judge_analyse(struct ab *ab, const struct trial *t, int64_t now_us, struct arena *mem, Corral__ExperimentAnalysis *ret)
 {
-	size_t best = best_arm(t);
+	struct verdict v = verdict(t, false);
 	double e = split(t);
 
 	corral__experiment_analysis__init(ret);
@@ -288,16 +203,13 @@ void judge_analyse(struct ab *ab, const struct trial *t, int64_t now_us, struct 
 	add_arms(t, mem, ret);
 	add_comparisons(t, mem, ret);
 	add_history(ab, t, mem, ret);
-	ret->winner = *t->e->winner ? t->e->winner : best ? t->e->arms[best]->name : none_is_better(t) ? t->e->arms[0]->name : (char *)"";
-	for (size_t i = 1; i < t->e->n_arms; i++) {
-		struct duel x = duel(t, i);
-
-		if (x.d.known && 1 - x.d.p > ret->confidence)
-			ret->confidence = 1 - x.d.p;
-	}
+	ret->winner = (char *)winner_of(t, &v);
+	for (size_t i = 0; i < ret->n_comparisons; i++)
+		if (!ret->comparisons[i]->guard && ret->comparisons[i]->e_value > 1)
+			ret->confidence = fmax(ret->confidence, 1 - 1 / ret->comparisons[i]->e_value);
 	ret->sample_ratio_p = e > 1 ? 1 / e : 1;
 	ret->sample_ratio_alarm = e >= SPLIT_ALARM;
-	ret->verdict = trial_is_over(t->e) && *t->e->reason ? t->e->reason : (char *)running_words(mem, t);
+	ret->verdict = trial_is_over(t->e) && *t->e->reason ? t->e->reason : arena_dup(mem, v.words, strlen(v.words));
 	ret->as_of_us = now_us;
 }
 
@@ -305,36 +217,23 @@ void judge_analyse(struct ab *ab, const struct trial *t, int64_t now_us, struct 
 
 struct ruling { Corral__ExperimentAct act; const char *arm, *reason; };
 
-static bool guards_broke(const struct trial *t, struct arena *mem, struct ruling *ret)
-{
-	for (size_t i = 1; i < t->e->n_arms; i++)
-		for (size_t g = 0; g < t->e->n_guards; g++) {
-			struct watched w = watch(t, i, t->e->guards[g]);
-
-			if (w.breached) {
-				*ret = (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", guard_words(mem, t, i, t->e->guards[g], &w) };
-				return true;
-			}
-		}
-	return false;
-}
-
 static struct ruling rule(const struct trial *t, int64_t now_us, struct arena *mem)
 {
-	struct ruling r = { CORRAL__EXPERIMENT_ACT__ACT_NONE, "", "" };
-	size_t best;
+	bool over = t->e->ends_at_us && now_us >= t->e->ends_at_us;
+	struct verdict v = verdict(t, over);
+	const char *words = arena_dup(mem, v.words, strlen(v.words)), *arm = v.arm >= 0 ? t->e->arms[v.arm]->name : "";
 
-	if (guards_broke(t, mem, &r))
-		return r;
-	best = split(t) >= SPLIT_ALARM ? 0 : best_arm(t);
-	if (best && t->e->auto_promote && is_clear(t, best))
-		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, t->e->arms[best]->name, winner_words(mem, t, best) };
-	if (!best && split(t) < SPLIT_ALARM && none_is_better(t))
-		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_STOP, t->e->arms[0]->name,
-					arena_printf(mem, "no arm is better than '%s' in %s: each is surely worse", t->e->arms[0]->name, t->e->metric) };
-	if (t->e->ends_at_us && now_us >= t->e->ends_at_us)
-		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_STOP, "", arena_printf(mem, "its time is over: %s", running_words(mem, t)) };
-	return r;
+	switch (v.kind) {
+	case VERDICT_ROLLBACK:
+		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", words };
+	case VERDICT_PROMOTE:
+		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, arm, words };
+	case VERDICT_KEEP:
+		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_STOP, arm, words };
+	default:
+		return over ? (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_STOP, "", arena_printf(mem, "its time is over: %s", words) } :
+			      (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_NONE, "", "" };
+	}
 }
 
 bool judge_point(struct ab *ab, struct trial *t, int64_t now_us, struct why *why)

@@ -99,6 +99,6 @@ enum tone tone_of_state(struct str word);     /* up, ok: good; down: bad; … */
  * keeps LF and tab. */
 void add_shown(struct buf *, struct str, bool lines);
 
-extern const struct command cmd_serve, cmd_status, cmd_models, cmd_jobs, cmd_chat, cmd_usage, cmd_events, cmd_prices, cmd_savings, cmd_quality, cmd_explain,
+extern const struct command cmd_serve, cmd_status, cmd_models, cmd_jobs, cmd_chat, cmd_usage, cmd_events, cmd_prices, cmd_savings, cmd_quality, cmd_tests, cmd_explain,
 	cmd_doctor, cmd_hardware, cmd_providers, cmd_settings, cmd_keys, cmd_tenants, cmd_budgets, cmd_audit, cmd_config, cmd_migrate, cmd_upgrade, cmd_help, cmd_version;
 #endif

@@ -894,6 +894,65 @@ static void a_broken_log_is_a_failure(void **state)
 	assert_complains("'/nowhere/access.db' cannot be read");
 }
 
+/* --- experiments --- */
+
+static const char analysis[] =
+	"{\"test_id\":\"t1\",\"state\":\"running\",\"metric\":\"success\",\"verdict\":\"no difference is sure yet\",\"sample_ratio_alarm\":true,"
+	"\"arms\":[{\"arm\":\"a\",\"model\":\"m1\",\"units\":120,\"total_requests\":130,\"success_rate\":0.6,\"avg_latency_ms\":900.4,\"avg_rating\":null,"
+	"\"avg_cost_microusd\":12,\"probability_best\":0.25,\"composite\":0.5},{\"arm\":\"b\",\"model\":\"m2\",\"units\":118}],"
+	"\"comparisons\":[{\"arm\":\"b\",\"metric\":\"success\",\"estimate\":0.1,\"interval\":[-0.05,0.25],\"samples\":238,\"e_value\":3.5,\"expected_samples_left\":210,\"guard\":false},"
+	"{\"arm\":\"b\",\"metric\":\"latency\",\"estimate\":null,\"interval\":[null,null],\"guard\":true,\"breached\":true}],"
+	"\"history\":[{\"samples\":10,\"estimate\":null,\"interval\":[null,null]},{\"samples\":100,\"estimate\":0.2,\"interval\":[-0.3,0.7]}]}";
+
+static void an_experiment_is_shown_with_its_picture(void **state)
+{
+	will_answer(200, analysis);
+	assert_int_equal(corral("tests show t1"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /tests/t1/analysis");
+	assert_says("running: no difference is sure yet\n");
+	assert_says("60.0 %   900 ms       -  $0.000012  25.0 %");
+	assert_says("+10.0      -5.0    +25.0  points of 100      3.5   210  -");
+	assert_says("latency          -         -        -  %                    -     -  broken");
+	assert_says("do not trust the comparison");
+	assert_says("     25 |");
+	assert_says("238 outcomes\n");
+}
+
+static void an_experiment_is_created_from_options(void **state)
+{
+	will_answer(201, "{\"id\":\"t1\",\"state\":\"running\"}");
+	assert_int_equal(corral("tests create mine -a m1 -b m2 --traffic 20 --guards success:0.05,latency --task-type SQL --no-promote --days 7"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /tests");
+	assert_string_equal(buf_z(&gw.body), "{\"name\":\"mine\",\"model_a\":\"m1\",\"model_b\":\"m2\",\"task_type_filter\":\"SQL\",\"auto_promote\":false,"
+			    "\"traffic_percent\":20,\"duration_days\":7,\"guards\":[{\"metric\":\"success\",\"margin\":0.05},\"latency\"]}");
+	assert_says("t1 running\n");
+	assert_int_equal(corral("tests create mine --arms [{\"model\":\"m1\"},{\"model\":\"m1\"}] --guards none"), EXIT_OK);
+	assert_string_equal(buf_z(&gw.body), "{\"name\":\"mine\",\"guards\":[],\"arms\":[{\"model\":\"m1\"},{\"model\":\"m1\"}]}");
+	assert_int_equal(corral("tests create mine --arms [{ --guards none"), EXIT_USAGE);
+	assert_int_equal(corral("tests create mine -a m1"), EXIT_USAGE);
+	assert_int_equal(corral("tests create mine -a m1 -b m2 --traffic much"), EXIT_USAGE);
+	assert_int_equal(corral("tests create mine -a m1 -b m2 --guards success:x"), EXIT_USAGE);
+}
+
+static void experiments_are_listed_and_ended(void **state)
+{
+	will_answer(200, "{\"tests\":[{\"id\":\"t1\",\"name\":\"mine\",\"state\":\"rolled_back\",\"model_a\":\"m1\",\"model_b\":\"m2\",\"traffic_percent\":10,"
+		    "\"reason\":\"a guard broke\"}],\"champions\":[]}");
+	assert_int_equal(corral("tests --running"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /tests?running=true");
+	assert_says("t1    mine  rolled_back  m1  m2  all      10 %  a guard broke");
+	will_answer(200, "{\"id\":\"t1\",\"state\":\"promoted\",\"reason\":\"said so\"}");
+	assert_int_equal(corral("tests promote t1 --arm b --reason said_so"), EXIT_OK);
+	assert_string_equal(gw.asked, "POST /tests/t1/promote");
+	assert_string_equal(buf_z(&gw.body), "{\"arm\":\"b\",\"reason\":\"said so\"}");
+	assert_says("t1 promoted: said so\n");
+	will_answer(200, "{\"tests\":[]}");
+	assert_int_equal(corral("tests"), EXIT_OK);
+	assert_says("There are no experiments");
+	assert_int_equal(corral("tests begin"), EXIT_USAGE);
+	assert_int_equal(corral("tests stop"), EXIT_USAGE);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -932,6 +991,8 @@ int main(void)
 		cmocka_unit_test(tenants_are_set_in_part),
 		cmocka_unit_test(the_audit_log_is_shown),
 		cmocka_unit_test(a_broken_log_is_a_failure),
+		cmocka_unit_test(an_experiment_is_shown_with_its_picture), cmocka_unit_test(an_experiment_is_created_from_options),
+		cmocka_unit_test(experiments_are_listed_and_ended),
 	};
 
 	clock_init();

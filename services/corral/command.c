@@ -9,7 +9,7 @@
 #include "services/corral/remote.h"
 
 const struct command *const commands[] = {
-	&cmd_serve, &cmd_status, &cmd_models, &cmd_jobs, &cmd_chat, &cmd_usage, &cmd_events, &cmd_prices, &cmd_savings, &cmd_quality, &cmd_explain,
+	&cmd_serve, &cmd_status, &cmd_models, &cmd_jobs, &cmd_chat, &cmd_usage, &cmd_events, &cmd_prices, &cmd_savings, &cmd_quality, &cmd_tests, &cmd_explain,
 	&cmd_doctor, &cmd_hardware, &cmd_providers, &cmd_settings,
 	&cmd_keys, &cmd_tenants, &cmd_budgets, &cmd_audit, &cmd_config, &cmd_migrate, &cmd_upgrade, &cmd_help, &cmd_version, NULL
 };

@@ -180,3 +180,20 @@ def corral_of_two(tmp_path_factory):
     wrong = corral.close()
     server.close()
     assert not wrong, wrong
+
+
+def test_the_command_line_shows_a_picture(place):
+    corral = place()
+
+    def run(*words):
+        done = subprocess.run([PROGRAM, "tests", *words], env={**os.environ, "CORRAL_URL": corral.url, "CORRAL_API_KEY": ""}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    test = run("create", "which one", "--model-a", "first", "--model-b", "second", "--traffic", "100", "--guards", "success:0.1").split()[0]
+    assert f"{test}  which one  running" in run()
+    until(lambda: all(arms(ask_all(corral, USERS[:20]))))
+    ask_all(corral, USERS[:160])
+    shown = until(lambda: (text := run("show", test)) and " outcomes\n" in text and "*" in text and text, 60)
+    assert shown.startswith("running: no difference is sure yet") and "points of 100" in shown and "100.0 %" in shown, shown
+    assert run("stop", test, "--reason", "seen enough").startswith(f"{test} stopped: seen enough")
