@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm/corral"
 BIN = Path(os.environ["CORRAL_BIN"]).parent
 HELMS = os.environ["HELMS"].split()
-SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe"]
+SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe", "cloud-fallback"]
 # What a value may be changed to; each is rendered and read by the programs.
 VARIANTS = {
     "as it is": {},
@@ -403,7 +403,7 @@ def test_the_schema_knows_every_option_of_each_program():
         (secret,) = schema["properties"]["services"]["properties"][program]["properties"]["secretConfig"]["patternProperties"]
         assert {o for o in options if re.search(secret, o)} == known
         assert options - known <= {"config", "listen", "admin_listen", "rpc_listen", "state_dir", "drain", "peer", "tls_ca", "tls_cert", "tls_key",
-                                   "bootstrap_key_file"}
+                                   "bootstrap_key_file", "cloud_listen", "cloud_endpoint"}
 
 
 def test_every_program_of_the_tree_is_in_the_chart():

@@ -10,7 +10,7 @@ from conftest import http, plain_http
 from servers import ROOT
 
 MODEL = "corral-tiny"
-SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe"]
+SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe", "cloud-fallback"]
 
 
 def wait_until(what, condition, seconds=180):

@@ -6,7 +6,7 @@ import pytest
 from conftest import http
 from test_containers import MODEL, SERVICES, wait_until
 
-SCHEMAS = {"ab_testing", "access", "gateway", "model_registry", "selector", "usage_tracker"}
+SCHEMAS = {"ab_testing", "access", "cloud_fallback", "gateway", "model_registry", "selector", "usage_tracker"}
 
 
 @pytest.fixture

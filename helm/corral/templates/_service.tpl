@@ -10,6 +10,7 @@ ab-testing: {admin: 8114, rpc: 7114}
 usage-tracker: {admin: 8115, rpc: 7115}
 access: {admin: 8116, rpc: 7116}
 hardware-probe: {admin: 8117, rpc: 7117}
+cloud-fallback: {admin: 8118, rpc: 7118, cloud: 8101}
 {{- end }}
 
 {{- define "corral.name" -}}
@@ -90,10 +91,14 @@ labels:
 {{- with $mine.rpc }}
 {{- $_ := set $config "rpc_listen" (printf "%s://0.0.0.0:%v" $scheme .) }}
 {{- end }}
+{{- with $mine.cloud }}
+{{- $_ := set $config "cloud_listen" (printf "0.0.0.0:%v" .) }}
+{{- $_ := set $config "cloud_endpoint" (printf "http://%s-%s:%v" $full $name .) }}
+{{- end }}
 {{- if eq $name "access" }}
 {{- $_ := set $config "bootstrap_key_file" "/etc/corral/first-key/key" }}
 {{- end }}
-{{- if and (eq $name "gateway") $.Values.masterKey.secretName }}
+{{- if and (has $name (include "corral.withMasterKey" $ | fromYamlArray)) $.Values.masterKey.secretName }}
 {{- $_ := set $config "master_key_file" "/etc/corral/master-key/key" }}
 {{- end }}
 {{- if $tls }}
@@ -109,6 +114,11 @@ labels:
 [gateway, selector, usage-tracker]
 {{- end }}
 
+{{/* The programs that need the installation's secret: for tokens, and for keys of providers that lie sealed. */}}
+{{- define "corral.withMasterKey" -}}
+[gateway, cloud-fallback]
+{{- end }}
+
 {{/* The programs that keep something in a database, and the option for it that goes before 'db'. */}}
 {{- define "corral.databases" -}}
 gateway: runs_db
@@ -117,6 +127,7 @@ selector: selector_db
 usage-tracker: ledger_db
 ab-testing: ab_db
 access: access_db
+cloud-fallback: cloud_db
 {{- end }}
 
 {{/* Those of a program's options that name a database and come from a Secret: {option: {secretName, key}}. */}}
@@ -142,6 +153,9 @@ access: access_db
 {{- if hasKey $config $option }}
 {{- fail (printf "%s of %s stands in config and in secretConfig; the Secret would win, so remove it from config" $option $name) }}
 {{- end }}
+{{- end }}
+{{- if and $config.providers (not (hasKey $secrets "cloud_token")) (not $config.cloud_token) }}
+{{- fail "with providers configured, services.cloud-fallback.secretConfig has to say where cloud_token is (16 characters or more): gateways show it there" }}
 {{- end }}
 {{- if and (eq $name "gateway") $.Values.cache.secretName (not (hasKey $config "cache")) (not (hasKey $secrets "cache")) }}
 {{- $_ := set $secrets "cache" (pick $.Values.cache "secretName" "key") }}
@@ -186,7 +200,7 @@ exec: {command: [{{ index . 1 }}, --probe={{ index . 2 }}]}
 {{- if eq $name "access" }}
 - {name: first-key, mountPath: /etc/corral/first-key, readOnly: true}
 {{- end }}
-{{- if and (eq $name "gateway") $.Values.masterKey.secretName }}
+{{- if and (has $name (include "corral.withMasterKey" $ | fromYamlArray)) $.Values.masterKey.secretName }}
 - {name: master-key, mountPath: /etc/corral/master-key, readOnly: true}
 {{- end }}
 {{- if $.Values.tls.secretName }}
@@ -280,6 +294,9 @@ spec:
         - {name: rpc, containerPort: {{ . }}}
         - {name: news, containerPort: {{ add . 100 }}}
         {{- end }}
+        {{- with $ports.cloud }}
+        - {name: cloud, containerPort: {{ . }}}
+        {{- end }}
         {{- if $.Values.adminOnPod }}
         - {name: admin, containerPort: {{ $ports.admin }}}
         {{- end }}
@@ -324,7 +341,7 @@ spec:
         defaultMode: 0440
         items: [{key: {{ $.Values.firstKey.key }}, path: key}]
     {{- end }}
-    {{- if and (eq $name "gateway") $.Values.masterKey.secretName }}
+    {{- if and (has $name (include "corral.withMasterKey" $ | fromYamlArray)) $.Values.masterKey.secretName }}
     - name: master-key
       secret:
         secretName: {{ $.Values.masterKey.secretName }}
@@ -362,6 +379,9 @@ ingress:
     ports:
       - {port: rpc}
       - {port: news}
+      {{- if $ports.cloud }}
+      - {port: cloud}
+      {{- end }}
   {{- end }}
   {{- if and $.Values.adminOnPod $policy.adminFrom }}
   - from:
@@ -426,6 +446,9 @@ spec:
     {{- with $ports.rpc }}
     - {name: rpc, port: {{ . }}, targetPort: rpc}
     - {name: news, port: {{ add . 100 }}, targetPort: news}
+    {{- end }}
+    {{- with $ports.cloud }}
+    - {name: cloud, port: {{ . }}, targetPort: cloud, appProtocol: http}
     {{- end }}
 ---
 {{- if $.Values.networkPolicy.enabled }}
