@@ -264,10 +264,11 @@ static bool is_due(const struct trial *t, int64_t now_us)
 static bool judge_one(struct ab *ab, struct trial *t, int64_t now_us, struct arena *mem, struct why *why)
 {
 	struct ruling r = rule(t, now_us, mem);
+	bool shown = r.act || is_due(t, now_us);
 
-	if ((r.act || is_due(t, now_us)) && !judge_point(ab, t, now_us, why))
+	if (shown && !judge_point(ab, t, now_us, why))
 		return false;
-	t->changed = false;
+	t->changed = !shown;              /* looked at again, so that the history has the last of it */
 	return !r.act || trial_change(ab, t, r.act, r.arm, r.reason, now_us, why) == ERR_OK;
 }
 
