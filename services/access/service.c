@@ -3,6 +3,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/store/db_writer.h"
 #include "services/access/audit.h"
 #include "services/access/facts.h"
 #include "services/access/keys.h"
@@ -501,10 +502,28 @@ const char *access_file(const void *config, const char *dir, struct arena *mem)
 	return str_starts(str_of(url), STR("sqlite:")) ? arena_dup(mem, url + 7, strcspn(url + 7, "?")) : NULL;
 }
 
-enum err access_make_key(const void *config, const char *dir, const Corral__Key *wanted, struct arena *mem, Corral__CreateKeyReply *ret, struct why *why)
+/* Of a server's database this process is the writer while it writes; a running service would not tell its gateways. A file has a lock. */
+static bool become_writer(const char *url, struct db_writer **ret, struct why *why)
+{
+	const char *other = "";
+	enum db_writer_turn turn;
+
+	*ret = NULL;
+	if (!db_writer_has(url))
+		return true;
+	*ret = db_writer_open(url, "command line", why);
+	if (!*ret)
+		return false;
+	turn = db_writer_try(*ret, &other, why);
+	if (turn == DB_WRITER_ANOTHERS)
+		err_set(why, ERR_CONFLICT, "the database is in use by another process, %s: ask the gateway instead", other);
+	return turn == DB_WRITER_MINE;
+}
+
+static enum err make_key(const char *url, const Corral__Key *wanted, struct arena *mem, Corral__CreateKeyReply *ret, struct why *why)
 {
 	Corral__Caller owner = CORRAL__CALLER__INIT;
-	struct access_store *s = access_store_open(url_of(config, dir, mem), why);
+	struct access_store *s = access_store_open(url, why);
 	struct act act = { .store = s, .mem = mem, .caller = &owner, .now_us = wall_us() };
 	enum err e;
 
@@ -514,6 +533,16 @@ enum err access_make_key(const void *config, const char *dir, const Corral__Key 
 	owner.address = (char *)"command line";
 	e = key_create(&act, wanted, ret, why);
 	access_store_close(s);
+	return e;
+}
+
+enum err access_make_key(const void *config, const char *dir, const Corral__Key *wanted, struct arena *mem, Corral__CreateKeyReply *ret, struct why *why)
+{
+	const char *url = url_of(config, dir, mem);
+	struct db_writer *writer;
+	enum err e = become_writer(url, &writer, why) ? make_key(url, wanted, mem, ret, why) : why->code;
+
+	db_writer_free(writer);
 	return e;
 }
 

@@ -129,6 +129,16 @@ static bool other_replica(const struct req *r)
 	return false;
 }
 
+/* Nobody else is there, and it may be well: it ended a kept connection with the request on it, as servers do that think it idle. Once. */
+static bool same_again(struct req *r)
+{
+	if (!r->try.kept_broke || r->fresh_link)
+		return false;
+	r->tried[r->try.replica] = false;
+	r->fresh_link = true;
+	return true;
+}
+
 static void failed(struct req *r, enum verdict v, const struct why *why, const char *cause)
 {
 	struct attempt *t = &r->try;
@@ -142,10 +152,10 @@ static void failed(struct req *r, enum verdict v, const struct why *why, const c
 		return;
 	}
 	mark_tried(r);
-	if (may_retry(r, why->code) && other_replica(r)) {
+	if (may_retry(r, why->code) && (other_replica(r) || same_again(r))) {
 		r->status = 0;
 		r->retries = true;
-		settle(r, v, t->sent ? "error" : "not_sent", why->code, cause);
+		settle(r, r->fresh_link ? V_NEUTRAL : v, t->sent ? "error" : "not_sent", why->code, cause);
 		r->retries = false;
 		req_resume(r, STEP_AGAIN);
 		return;
@@ -436,6 +446,7 @@ static void on_error(struct http_call *call, enum http_call_error e, const char 
 		return;
 	}
 	r->try.sent = http_call_sent(call);
+	r->try.kept_broke = e == HTTP_CALL_RESET && http_call_reused(call) && !r->try.upstream_status;
 	r->try.call = NULL;
 	if (e == HTTP_CALL_DEADLINE)
 		err_set(&why, ERR_DEADLINE, "the request was not answered within %lld s", (long long)(r->worker->gw->cfg->request_timeout / 1000));
@@ -532,7 +543,7 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	struct http_pool *pool = worker_pool(r->worker, &b->url);
 	struct llm_target target = attempt_target(r, replica);
 	struct http_call_opts opts = { .connect_ms = cfg->connect_timeout, .first_byte_ms = cfg->first_byte_timeout,
-		.idle_ms = cfg->idle_timeout, .deadline_us = r->deadline_us };
+		.idle_ms = cfg->idle_timeout, .deadline_us = r->deadline_us, .fresh = r->fresh_link };
 	uint32_t number = t->number + 1;
 	struct why why = { 0 };
 

@@ -54,6 +54,7 @@ struct attempt {
 	bool announced;               /* the ledger knows of it */
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;
+	bool kept_broke;              /* the backend ended a connection that was kept, without a byte of an answer */
 	bool asked;                   /* slot_asked() was called, slot_answered() was not */
 	bool ended;                   /* the protocol's own end was relayed; what the framing still does changes nothing */
 	bool upstream_error;          /* head said 4xx or 5xx */
@@ -109,6 +110,7 @@ struct req {
 	bool alias;
 	bool active;                  /* auto, and somebody has said what that is */
 	bool *tried;                  /* by replica; NULL until a retry */
+	bool fresh_link;              /* a kept connection broke: only a new one is taken from now on */
 	struct why unplanned;         /* why a backend could not be given the request; others are tried first */
 	struct decision pick;         /* set by decide */
 	const char *not_asked;        /* decide=remote: why the gateway decided itself; "" = it did not. NULL under decide=local */

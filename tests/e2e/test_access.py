@@ -228,7 +228,7 @@ OBJECTS = {
     ("DELETE", "/tenants/"): lambda c, t, seen: (f"/tenants/{t}", None),
 }
 EVERYBODYS = {"health", "inference", "feedback", "models.read", "models.write", "models.manage", "backends.read", "hardware.read", "jobs.read", "jobs.write",
-              "providers.read", "settings.write", "prices.read", "prices.write", "tenants.read", "audit.read"}
+              "providers.read", "settings.write", "tests.read", "tests.write", "prices.read", "prices.write", "tenants.read", "audit.read"}
 NAMES = iter(range(1, 10 ** 6))
 
 
