@@ -605,7 +605,7 @@ static const char *budget_text(const struct rejected *r, const struct catalogue 
 	if (*p->why)
 		return p->why;
 	if (!r->need)
-		return arena_printf(a, "%s has a budget of money, and what this model costs is not known", p->name);
+		return arena_printf(a, "%s has a budget of money, and what this model costs is not known (corral prices set says it)", p->name);
 	if (p->budget_left_tokens >= 0 && r->have == (uint32_t)p->budget_left_tokens)
 		return arena_printf(a, "the request may need %u tokens, %s has %u left", r->need, p->name, r->have);
 	return arena_printf(a, "the request may cost %.6f USD, %s has %.6f left", r->need / 1e6, p->name, r->have / 1e6);

@@ -122,6 +122,9 @@ void counts_leave(struct counts *, void (*left)(void *arg), void *arg);       /*
 /* offers.c */
 struct offers *offers_new(struct cloud *);
 void offers_free(struct offers *);        /* NULL is fine */
+struct price;
+/* The price of tokens in force in the ledger, of a model by its full name; NULL = there is none, or it was not heard yet. NULL offers are fine. */
+const struct price *offers_price(const struct offers *, const char *provider, const char *model);
 
 /* health.c */
 void workers_look(struct provider *);

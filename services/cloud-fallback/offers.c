@@ -1,4 +1,5 @@
 /* offers.c - what the catalogue knows of prices is told to the usage-tracker, by whose prices everything is charged: once a start, a model at a time.
+ * Then it is asked now and then which prices are in force, for a price that somebody sets counts for deciding, too, and not for charging alone.
  *
  * A price is told as that of the model by its full name ("provider/model"), valid from the day it was read. Where somebody else has set a price
  * that counts for the model, that is the one, and the catalogue is silent. See cloud.h. */
@@ -11,7 +12,7 @@
 #include "services/cloud-fallback/cloud.h"
 #include "usage.pb-c.h"
 
-enum { AGAIN_US = 1000000 };
+enum { AGAIN_US = 1000000, LOOK_US = 5000000 };
 
 static const char set_by[] = "the catalogue of cloud-fallback";
 
@@ -20,6 +21,10 @@ struct offers {
 	struct rpc_client *ledger;
 	struct loop_timer timer;
 	size_t provider, model;       /* the next one */
+	struct arena *mem;            /* of the prices of tokens that are in the ledger: all of them, at 'revision' */
+	struct price *said;
+	size_t n_said;
+	uint64_t revision;
 };
 
 static void step(struct loop_timer *);
@@ -45,6 +50,35 @@ static struct price price_of(const Corral__Price *m)
 {
 	return (struct price){ .id = m->id, .valid_from_us = m->valid_from_us, .kind = m->machine ? PRICE_MACHINE : PRICE_TOKENS, .provider = str_of(m->provider),
 			       .backend = str_of(m->backend), .model = str_of(m->model) };
+}
+
+static void keep(struct offers *o, const Corral__PricesReply *r)
+{
+	if (o->mem && r->revision == o->revision)
+		return;
+	arena_free(o->mem);
+	o->mem = arena_new(4096);
+	o->said = arena_array(o->mem, struct price, r->n_prices + 1);
+	o->n_said = 0;
+	o->revision = r->revision;
+	for (size_t i = 0; i < r->n_prices; i++) {
+		const Corral__Price *m = r->prices[i];
+		struct price *p = &o->said[o->n_said];
+
+		*p = price_of(m);
+		p->provider = arena_str(o->mem, p->provider);
+		p->backend = arena_str(o->mem, p->backend);
+		p->model = arena_str(o->mem, p->model);
+		p->input = m->input_microusd;
+		p->cached_input = m->cached_input_microusd;
+		p->output = m->output_microusd;
+		o->n_said += !m->machine;
+	}
+}
+
+const struct price *offers_price(const struct offers *o, const char *provider, const char *model)
+{
+	return o ? price_find(o->said, o->n_said, PRICE_TOKENS, str_of(provider), str_of(provider), str_of(model), wall_us()) : NULL;
 }
 
 /* A price that is in force for it now and that was set by somebody else. */
@@ -99,6 +133,10 @@ static void on_prices(const Corral__PricesReply *r, void *arg)
 	const struct catalogue_row *row;
 	struct arena *mem = arena_new(0);
 
+	if (r) {
+		keep(o, r);
+		cloud_changed(o->cloud);
+	}
 	if (!r) {
 		later(o, AGAIN_US);
 	} else if (next_priced(o, &set, &row)) {
@@ -110,6 +148,8 @@ static void on_prices(const Corral__PricesReply *r, void *arg)
 		} else {
 			tell(o, row, model);
 		}
+	} else {
+		later(o, LOOK_US);
 	}
 	arena_free(mem);
 }
@@ -118,10 +158,8 @@ static void step(struct loop_timer *t)
 {
 	struct offers *o = list_entry(t, struct offers, timer);
 	Corral__PricesRequest q = CORRAL__PRICES_REQUEST__INIT;
-	const struct provider_setting *set;
-	const struct catalogue_row *row;
 
-	if (next_priced(o, &set, &row))
+	if (o->cloud->n)
 		corral__usage_tracker__prices(rpc_stub(o->ledger, &corral__usage_tracker__descriptor), &q, on_prices, o);
 }
 
@@ -140,5 +178,6 @@ void offers_free(struct offers *o)
 	if (!o)
 		return;
 	loop_timer_del(&o->timer);
+	arena_free(o->mem);
 	free(o);
 }

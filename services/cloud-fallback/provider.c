@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/policy/price.h"
 #include "services/cloud-fallback/cloud.h"
 
 struct breaker_opts cloud_breaker_opts(const struct cloud *c)
@@ -112,10 +113,20 @@ void provider_standing(const struct provider *p, struct standing *s)
 
 /* --- for others --- */
 
-static void fill_price(const struct catalogue_row *r, struct arena *mem, Corral__ProviderModel *m)
+/* By the ledger's price, which is what will be charged; by the catalogue's until that was heard. */
+static void fill_price(const struct provider *p, const struct catalogue_row *r, struct arena *mem, Corral__ProviderModel *m)
 {
+	const struct price *said = offers_price(p->cloud->offers, p->set->name, m->name);
+
 	m->price = arena_new_of(mem, Corral__ProviderPrice);
 	corral__provider_price__init(m->price);
+	if (said) {
+		m->price->known = true;
+		m->price->input = said->input;
+		m->price->cached_input = said->cached_input;
+		m->price->output = said->output;
+		return;
+	}
 	if (!r || !r->priced)
 		return;
 	m->price->known = true;
@@ -148,7 +159,7 @@ static Corral__ProviderModel *fill_model(const struct provider *p, const char *m
 		m->max_output_tokens = r->max_output_tokens;
 	}
 	fill_capabilities(r, mem, m);
-	fill_price(r, mem, m);
+	fill_price(p, r, mem, m);
 	return m;
 }
 

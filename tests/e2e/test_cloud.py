@@ -47,6 +47,7 @@ providers:
   - {{name: few, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited, per_day: 3}}
   - {{name: shut, kind: compatible, url: "{fake.url}/v1", models: m1, key_file: "{folder}/sealed", monthly_tokens: unlimited}}
   - {{name: wrong, kind: compatible, url: "{fake.url}/v1", models: m1, key_file: "{folder}/sealed", monthly_tokens: unlimited}}
+  - {{name: paid, kind: compatible, url: "{fake.url}/v1", models: m9, key_env: GOOD_KEY, monthly_microusd: 5000000}}
   - {{name: rp, kind: runpod, url: "{fake.url}/v2/ep", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
 """)
     listen = f"127.0.0.1:{free_port()}"
@@ -88,6 +89,19 @@ def test_the_ledger_hears_the_prices_of_the_catalogue(cloud):
     told = [(p["model"], p["input_microusd"], p["cached_input_microusd"], p["output_microusd"], p["valid_from"][:10]) for p in cloud.get("/prices")[2]["prices"]]
     assert told == [("oa/m2", 2000000, 2000000, 6000000, "2026-11-20")]       # of providers that are on, and nothing of what no row names
     until(lambda: any(line.startswith("corral_prices") and line.endswith(" 1") for line in cloud.metrics().splitlines()))     # and so the gateway
+
+
+def test_a_price_that_somebody_sets_counts_for_deciding_too(cloud):
+    def by_name():
+        return cloud.post("/v1/chat/completions", {"model": "paid/m9", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]})
+    until(lambda: state(cloud, "paid")["state"] == "ready")
+    status, _, answer = until(lambda: by_name() if by_name()[0] != 404 else None)
+    assert status == 402 and "what this model costs is not known" in answer["error"]["message"]
+    price = {"model": "paid/m9", "provider": "paid", "input_microusd": 2000000, "output_microusd": 4000000, "valid_from": "2026-01-01"}
+    assert cloud.get("/prices", body=price, method="PUT")[0] in (200, 201)
+    status, headers, answer = until(lambda: by_name() if by_name()[0] == 200 else None)
+    used = answer["usage"]
+    assert int(headers["X-Corral-Cost-Microusd"]) == 2 * used["prompt_tokens"] + 4 * used["completion_tokens"] > 0
 
 
 def test_each_provider_says_what_it_lacks(cloud):
