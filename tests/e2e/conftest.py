@@ -81,9 +81,9 @@ def ollama_server(model_file, tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def corral_with(tmp_path_factory):
-    """corral_with({"name": ("kind", url)}, *options, env=None): a running Corral."""
+    """corral_with({"name": ("kind", url)}, *options, env=None): a Corral that runs until the file's tests are over."""
     running = []
 
     def start(backends, *options, env=None):
@@ -96,8 +96,11 @@ def corral_with(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def corral(corral_with, llama):
-    return corral_with({"tiny": ("llamacpp", llama.url)})
+def corral(tmp_path_factory, llama):
+    running = Corral(tmp_path_factory.mktemp("corral"), {"tiny": ("llamacpp", llama.url)})
+    yield running
+    wrong = running.close()
+    assert not wrong, wrong
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def user(content):
     return [{"role": "user", "content": content}]
 
 
-@pytest.fixture(scope="session", params=["llamacpp", "openai", "ollama"])
+@pytest.fixture(scope="module", params=["llamacpp", "openai", "ollama"])
 def front(request, corral_with):
     server = request.getfixturevalue("ollama_server" if request.param == "ollama" else "llama")
     corral = corral_with({"tiny": (request.param, server.url)}, "--aliases", f"claude-sonnet-5={MODEL}")

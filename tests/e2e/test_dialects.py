@@ -20,7 +20,7 @@ def user(text):
     return [{"role": "user", "content": text}]
 
 
-@pytest.fixture(scope="session", params=["llamacpp", "openai", "ollama"])
+@pytest.fixture(scope="module", params=["llamacpp", "openai", "ollama"])
 def front(request, corral_with):
     """Corral before one engine; a llama.cpp may be declared as any OpenAI-style server too."""
     server = request.getfixturevalue("ollama_server" if request.param == "ollama" else "llama")

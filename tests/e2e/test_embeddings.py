@@ -14,28 +14,28 @@ MODEL = "corral-embed"
 TEXTS = ["hello", "fix this bug", "hello"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def embed_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("embed") / f"{MODEL}.gguf"
     subprocess.run([ROOT / "tools/make-model", "-o", path, "--name", MODEL, "--embedding"], check=True)
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def embedder(engine, embed_file, tmp_path_factory):
     server = start_llama(tmp_path_factory.mktemp("embedder"), engine, embed_file, MODEL, slots=2, context=2048, options=["--embeddings"])
     yield server
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ollama_embedder(ollama_server, embed_file):
     """The Ollama of the session, with the model in it."""
     import_model(ollama_server.url, embed_file, MODEL)
     return ollama_server
 
 
-@pytest.fixture(scope="session", params=["llamacpp", "openai", "ollama"])
+@pytest.fixture(scope="module", params=["llamacpp", "openai", "ollama"])
 def front(request, corral_with):
     if request.param == "ollama":
         backends = {"e": ("ollama", request.getfixturevalue("ollama_embedder").url)}

@@ -17,7 +17,7 @@ def front(request, corral_with):
     return request.getfixturevalue("corral_before_ollama")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def corral_before_ollama(corral_with, ollama_server):
     return corral_with({"tiny": ("ollama", ollama_server.url)})
 
