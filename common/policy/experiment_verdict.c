@@ -249,8 +249,8 @@ static struct verdict of_nobody(const struct asked *a)
 
 static bool is_split_wrong(const struct asked *a)
 {
-	uint64_t units[8];
-	double weights[8];
+	uint64_t units[8] = { 0 };
+	double weights[8] = { 0 };
 
 	for (int i = 0; i < a->n_arms; i++) {
 		units[i] = a->arms[i].units;

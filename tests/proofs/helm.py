@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe"]
+SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe", "cloud-fallback"]
 UNABLE = 4
 VALUES = {"services": {name: {"storage": {"storageClass": "by-hand"}} for name in SERVICES if name != "hardware-probe"}}
 VARIANTS = [{}, {"tls": {"secretName": "corral-tls"}}, {"adminOnPod": False},
