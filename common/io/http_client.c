@@ -237,6 +237,7 @@ struct http_call *http_call_start(struct http_pool *p, struct str head, const st
 
 bool http_call_sent(const struct http_call *call) { return call->sent; }
 bool http_call_reused(const struct http_call *call) { return call->reused; }
+bool http_call_answered(const struct http_call *call) { return call->answered; }
 
 static void release_call(struct loop_deferred *d)
 {

@@ -82,6 +82,7 @@ void http_call_pause(struct http_call *);         /* stop reading: back-pressure
 void http_call_resume(struct http_call *);
 bool http_call_sent(const struct http_call *);    /* the kernel took at least one byte of the request */
 bool http_call_reused(const struct http_call *);
+bool http_call_answered(const struct http_call *);        /* a byte of an answer has come */
 
 /* "METHOD base+path HTTP/1.1\r\nHost: …\r\n" + headers (complete lines) + Content-Length when has_body + "\r\n", in the arena. */
 struct str http_call_head(struct arena *, const struct http_pool *, const char *method, struct str path, struct str headers,

@@ -446,7 +446,7 @@ static void on_error(struct http_call *call, enum http_call_error e, const char 
 		return;
 	}
 	r->try.sent = http_call_sent(call);
-	r->try.kept_broke = e == HTTP_CALL_RESET && http_call_reused(call) && !r->try.upstream_status;
+	r->try.kept_broke = e == HTTP_CALL_RESET && http_call_reused(call) && !http_call_answered(call);
 	r->try.call = NULL;
 	if (e == HTTP_CALL_DEADLINE)
 		err_set(&why, ERR_DEADLINE, "the request was not answered within %lld s", (long long)(r->worker->gw->cfg->request_timeout / 1000));

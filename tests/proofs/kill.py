@@ -274,10 +274,14 @@ class Proof:
         return wrong
 
     def check_line(self, place, said, had):
-        sent = [h for h in had if h[1] != "not_sent"]
-        if len(said) != 1 or len(sent) != 1:
+        """A backend has a request twice where it ended a kept connection with the request on it: two attempts, in order."""
+        sent = sorted(h for h in had if h[1] != "not_sent")
+        if len(said) != len(sent):
             return [f"{place}: {len(said)} lines {said}, {len(sent)} rows {had}"]
-        (tokens, how), (_, status, booked) = said[0], sent[0]
+        return [sentence for line, row in zip(said, sent) for sentence in self.check_pair(place, line, row)]
+
+    def check_pair(self, place, line, row):
+        (tokens, how), (_, status, booked) = line, row
         if status == "open":
             return [f"{place}: its row is open"]
         if status == "ok":
@@ -292,7 +296,7 @@ class Proof:
         self.count["of them with a checkpoint"] += checkpoint > 0
         if row[4] != checkpoint:
             return [f"{request} attempt {attempt}: the last checkpoint has {checkpoint} tokens, the row {row[4]}"]
-        for tokens, _ in lines.get((request, row[2]), []):
+        for tokens, _ in lines.get((request, row[2]), [])[-1:]:
             self.count["tokens after the last checkpoint"] += tokens - checkpoint
             if checkpoint > tokens:
                 return [f"{request} attempt {attempt}: {checkpoint} tokens in the checkpoint, {tokens} sent"]

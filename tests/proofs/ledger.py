@@ -225,11 +225,14 @@ class Check:
 
     def line(self, place, said, had):
         self.count["lines without a row (lost)"] += not had
-        self.count["lines with two rows (doubled)"] += len(had) > 1
-        if len(said) != 1 or len(had) != 1:
+        self.count["lines with two rows (doubled)"] += len(had) > len(said)
+        if len(said) != len(had):
             self.wrong.append(f"{place}: {len(said)} lines {said}, {len(had)} rows {had}")
             return
-        (tokens, how), row = said[0], had[0]
+        for (tokens, how), row in zip(said, sorted(had, key=lambda r: r.attempt)):      # twice where a kept connection ended with the request on it
+            self.pair(place, tokens, how, row)
+
+    def pair(self, place, tokens, how, row):
         if row.status == "ok" and (how, row.prompt, row.completion) == ("whole", PROMPT_TOKENS, tokens):
             self.count["complete answers with equal tokens"] += 1
         elif row.status == "ok" or row.completion > tokens:
@@ -249,7 +252,7 @@ class Check:
             self.wrong.append(f"{request} attempt {attempt}: under way at the kill with {checkpoint} tokens in its checkpoint, and its row is {row}")
             return
         self.count["under way at a kill of the gateway, booked as unknown"] += 1
-        for tokens, _ in self.lines.get((request, row.backend), []):
+        for tokens, _ in self.lines.get((request, row.backend), [])[-1:]:
             if checkpoint > tokens:
                 self.wrong.append(f"{request} attempt {attempt}: {checkpoint} tokens in the checkpoint, {tokens} sent")
 

@@ -132,9 +132,7 @@ class Replay:
             self.begun.add(key[0])
         elif what == "end":
             self.count["lines"] += 1
-            if key in self.truth:
-                self.wrong.append(f"{key}: a backend had it twice")
-            self.truth[key] = Truth(call)
+            self.truth.setdefault(key, []).append(Truth(call))         # twice where it ended a kept connection with the request on it
 
     def backends(self):
         models = {"m": {}, "e": {"caps": ("embedding",)}}
@@ -220,8 +218,8 @@ class Replay:
         end, rows = time.monotonic() + 120, []
         while time.monotonic() < end:
             rows = await asyncio.to_thread(self.rows)
-            have = {(r.request, r.backend) for r in rows if r.status != "open"}
-            if all(key in have for key in self.truth) and self.hits <= {r.request for r in rows}:
+            have = collections.Counter((r.request, r.backend) for r in rows if r.status not in ("open", "not_sent"))
+            if all(have[key] >= len(truths) for key, truths in self.truth.items()) and self.hits <= {r.request for r in rows}:
                 break
             await asyncio.sleep(0.5)
         return rows
@@ -231,19 +229,22 @@ class Replay:
         for r in rows:
             self.count[f"rows {r.status}{' (cached)' if r.cached else ''}"] += 1
             had[r.request, r.backend].append(r)
-        for key, truth in self.truth.items():
-            self.attempt(key, truth, [r for r in had.pop(key, []) if r.status != "not_sent"])
+        for key, truths in self.truth.items():
+            self.attempts(key, truths, sorted((r for r in had.pop(key, []) if r.status != "not_sent"), key=lambda r: r.attempt))
         for key, more in had.items():
             for r in more:
                 self.without(key, r)
         self.after = max((r.request for r in rows), default=self.after)
         self.truth, self.begun, self.hits = {}, set(), set()
 
-    def attempt(self, key, truth, had):
-        if len(had) != 1:
-            self.wrong.append(f"{key}, {truth.said}: {len(had)} rows {had}")
+    def attempts(self, key, truths, had):
+        if len(had) != len(truths):
+            self.wrong.append(f"{key}, {[t.said for t in truths]}: {len(had)} rows {had}")
             return
-        row = had[0]
+        for truth, row in zip(truths, had):
+            self.attempt(truth, row)
+
+    def attempt(self, truth, row):
         wanted = ("ok",) if truth.whole else ("error", "cancelled")
         compared = truth.stream or (truth.counts and truth.ends) or (not truth.whole and truth.ends)
         off = abs(row.completion - truth.tokens) if compared else 0
