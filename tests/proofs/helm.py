@@ -157,7 +157,7 @@ class Release:
         # A volume for each claim: nobody provisions any here. Eight are needed, with one more for a third gateway.
         cluster.apply(*({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{helm}-{i}"}, "spec": {
             "capacity": {"storage": "10Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "by-hand",
-            "hostPath": {"path": f"/nowhere/{helm}-{i}"}}} for i in range(8)))
+            "hostPath": {"path": f"/nowhere/{helm}-{i}"}}} for i in range(2 * len(SERVICES))))
 
     def run(self, what, *words, values=None, fails=None):
         """helm WORD...; the time it took is kept as WHAT. fails: it has to, with that word in what it says."""
@@ -214,9 +214,9 @@ def cycle(r):
     r.run("install", "install", "c", "helm/corral", "--wait", "--timeout", "300s", values=VALUES)
     r.ready()
     first, before = r.templates(), r.pods()
-    need(len(before) == 7, f"{len(before)} pods after the install, not 7")
+    need(len(before) == len(SERVICES) + 1, f"{len(before)} pods after the install, not one of each service and two of the gateway")
     claims = {c["metadata"]["uid"] for c in r.cluster.get(r.namespace, "persistentvolumeclaims")}
-    need(len(claims) == 6, f"{len(claims)} claims after the install, not 6")
+    need(len(claims) == len(SERVICES), f"{len(claims)} claims after the install, not one for each pod but the hardware-probe's")
 
     changed = merged(VALUES, {"services": {"gateway": {"replicas": 3, "config": {"queue_max": 7}}}})
     r.upgrade("upgrade: an option of the gateway, three of it", changed)
@@ -226,7 +226,7 @@ def cycle(r):
     need(uids(after, other_than="gateway") == uids(before, other_than="gateway"), "a service whose options did not change was restarted")
     need("queue_max: 7" in r.config("gateway"), "the new option is not in the gateway's file")
     kept = {c["metadata"]["uid"] for c in r.cluster.get(r.namespace, "persistentvolumeclaims")}
-    need(claims < kept and len(kept) == 7, "volumes were not kept")
+    need(claims < kept and len(kept) == len(SERVICES) + 1, "volumes were not kept")
 
     r.upgrade("upgrade: a new image", merged(changed, {"image": {"tag": "next"}}))
     r.ready()
