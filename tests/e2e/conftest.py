@@ -13,9 +13,13 @@ import pytest
 
 from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
 
-# These run in every arrangement; a file that is added runs in one process until it is named here.
-ARRANGED = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways",
-            "hardware", "health", "keys", "limits", "models", "models_init", "native", "ollama", "openai", "probe", "reload", "runs", "start", "tls", "trail")}
+# These run in every arrangement; a file that is added runs in one process until it is named here or below.
+EVERYWHERE = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways",
+              "hardware", "health", "keys", "limits", "models", "models_init", "native", "ollama", "openai", "probe", "reload", "runs", "start", "tls", "trail")}
+
+# These pass in all of them, too, and take so long that each runs in one process and where it is named, unless E2E_EVERYWHERE=1.
+SOMEWHERE = {f"test_{name}.py": arrangements.split() for name, arrangements in {
+    "budgets": "ipc", "cache": "ipc", "cloud": "ipc", "cloud_gate": "ipc", "experiments": "ipc", "prices": "ipc", "quality": "ipc", "reconcile": "ipc"}.items()}
 
 # And these on PostgreSQL: what is kept, and comes back after a kill.
 ON_POSTGRES = {f"test_{name}.py" for name in ("access", "cli", "native", "runs")}
@@ -31,9 +35,17 @@ ONE_PROCESS_ONLY = {
     "test_model.py": "asks the model server itself",
     "test_standby.py": "starts its own processes",
     "test_golden_clients.py": "is about recorded bytes",
+    "test_fake_providers.py": "asks the scripted providers themselves",
 }
 
-SELECTED = ON_POSTGRES if ARRANGEMENT == "postgres" else ARRANGED
+
+def selected():
+    if ARRANGEMENT == "postgres":
+        return ON_POSTGRES
+    return EVERYWHERE | {name for name, where in SOMEWHERE.items() if ARRANGEMENT in where or os.environ.get("E2E_EVERYWHERE")}
+
+
+SELECTED = selected()
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -43,10 +55,11 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_terminal_summary(terminalreporter):
     if ARRANGEMENT not in ("one", "postgres"):
-        terminalreporter.write_line(f"arrangement {ARRANGEMENT}; left out, for the arrangement does not matter to them:")
+        terminalreporter.write_line(f"arrangement {ARRANGEMENT}; left out:")
         for path in sorted(Path(__file__).parent.glob("test_*.py")):
             if path.name not in SELECTED:
-                terminalreporter.write_line(f"    {path.name} {ONE_PROCESS_ONLY.get(path.name, 'is not known to depend on it')}")
+                where = f"runs in {', '.join(SOMEWHERE[path.name])}" if path.name in SOMEWHERE else None
+                terminalreporter.write_line(f"    {path.name} {where or ONE_PROCESS_ONLY.get(path.name, 'is new, and runs in one process until conftest.py names it')}")
 
 
 @pytest.fixture(scope="session")

@@ -186,21 +186,28 @@ def test_the_command(corral):
 
 def test_a_killed_gateway_leaves_doubt_until_it_is_back(corral_with, engine, tmp_path):
     corral = corral_with({"e": ("openai", engine.url)}, "--slots=e=64", "--workers=2")
-    if corral.apart:
-        pytest.skip("it is killed as one program here")
     put(corral, "tenant:default", tokens=5000)
     engine.hold.clear()
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(lambda: _try(corral)) for _ in range(4)]
         until(lambda: row(corral, "tenant:default")["held_tokens"] > 400)
-        corral.program.handle.kill()
-        corral.program.handle.wait()
+        dead = corral.apart["gateway"].kill() if corral.apart else kill(corral.program)
         engine.hold.set()
         [a.result() for a in asked]
-    corral.program = Program("corral", corral.program.handle.args, tmp_path / "again.log", f"{corral.admin}/readyz")
+    if corral.apart:
+        corral.apart.start(["gateway"])
+    else:
+        corral.program = Program("corral", dead, tmp_path / "again.log", f"{corral.admin}/readyz")
     until(lambda: row(corral, "tenant:default")["limit_tokens"] == 5000, 60)
     assert row(corral, "tenant:default")["held_tokens"] + row(corral, "tenant:default")["in_doubt_tokens"] > 400
     until(lambda: row(corral, "tenant:default")["held_tokens"] + row(corral, "tenant:default")["in_doubt_tokens"] == 0, 60)
+
+
+def kill(program):
+    """kill -9; the words that start it again."""
+    program.handle.kill()
+    program.handle.wait()
+    return program.handle.args
 
 
 def _try(corral):

@@ -3,12 +3,16 @@
 
     tests/proofs/apart.py [--rate N] [--wire ipc|tcp|tls] [--decide local|remote] [--rounds N] [--slice] [--seed N]
 
-Six kinds of processes over the wire named, two scripted backends, and clients that come N times a second (200) whether the ones before are
-answered or not; every second answer is a stream. Under it, for each of model-registry, selector, usage-tracker, access and hardware-probe:
+Eight kinds of processes over the wire named, two scripted backends, a scripted provider in the cloud, an experiment that runs, and clients that come N
+times a second (200) whether the ones before are answered or not; every second answer is a stream. Of ten requests five name a model, one leaves
+the choice, two belong to the experiment, one leaves the choice and wants the best (which is in the cloud), and one names the model in the cloud. Under
+it, for each of model-registry, selector, usage-tracker, access, hardware-probe, ab-testing and cloud-fallback:
 
     kill -9, started again a second later        SIGSTOP for 5 s        SIGTERM, started again
 
-Every request has to be answered with 200 and to its end. At the end the ledger has one row for each, and no more.
+Every request has to be answered with 200 and to its end. Excepted are two while cloud-fallback itself is in trouble: those that name the cloud's model, and streams
+that it had begun; they have to end with an error in words. At the end the ledger has one good row for each answer and none for others, each user has had one arm of
+the experiment, and its analysis counts each of its answers once.
 
 Then (over tcp) a second gateway, whose lines to all others run through proxies, is cut off while a key is revoked, a key is made and a
 model appears: it goes on serving, and all three are in force at most 2 s after the lines are whole again. The same after SIGSTOP. Where the lines
@@ -21,6 +25,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -29,20 +34,41 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 from apart import Apart, Service, free_port                       # noqa: E402
 from client import Client                                         # noqa: E402
+from providers import Provider                                    # noqa: E402
 from scripted import Backend                                      # noqa: E402
 
-VICTIMS = ("model-registry", "selector", "usage-tracker", "access", "hardware-probe")
+VICTIMS = ("model-registry", "selector", "usage-tracker", "access", "hardware-probe", "ab-testing", "cloud-fallback")
 TROUBLES = ("kill", "stop", "restart")
 STOP_S, IN_FORCE_S, DEAF_S = 5, 2, 20
+
+
+# kind -> model, headers
+KINDS = {"named": ("m", ()), "auto": ("auto", ()), "arm": ("auto", ("X-Corral-Task-Type: BUG_FIX",)),
+         "best": ("auto", ("X-Corral-Policy: quality",)), "cloud": ("oa/m1", ())}
+MIX = ("named",) * 5 + ("auto", "arm", "arm", "best", "cloud")
+USERS = 40
+
+
+def refused_in_words(asked):
+    """An error that says what is wrong: instead of an answer, or at the end of a stream that broke."""
+    if not asked.complete or asked.status not in (200, 502, 503, 504):
+        return False
+    last = asked.data if asked.status != 200 else asked.data.strip().rsplit(b"data: ", 1)[-1]
+    try:
+        return bool(json.loads(last)["error"]["message"]) and b"data: [DONE]" not in asked.data
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class Load:
     """Requests at a rate, at one gateway; what failed, and how long each took."""
 
-    def __init__(self, address, rate, dice):
-        self.address, self.rate, self.dice = address, rate, dice
+    def __init__(self, address, rate, dice, mix=MIX):
+        self.address, self.rate, self.dice, self.mix = address, rate, dice, mix
         self.sent, self.failed, self.times, self.under_way = 0, [], [], set()
         self.going, self.task, self.phase = True, None, "start"
+        self.answered, self.refused = collections.defaultdict(list), []     # kind: [(request id, model, reason, user)]; (phase, kind, status, seconds)
+        self.cloud_away = []                          # [from, to], in the time of the loop; to is None while it lasts
 
     def start(self):
         self.task = asyncio.ensure_future(self._run())
@@ -62,21 +88,32 @@ class Load:
             await asyncio.sleep(max(0, -late))
 
     async def _one(self):
-        phase, stream = self.phase, self.sent % 2 == 0
-        body = {"model": "auto" if self.dice.random() < 0.3 else "m", "stream": stream,
+        phase, stream, kind, user = self.phase, self.sent % 2 == 0, self.dice.choice(self.mix), f"user {self.dice.randrange(USERS)}"
+        model, headers = KINDS[kind]
+        body = {"model": model, "stream": stream,
                 "messages": [{"role": "user", "content": f"do: answer {self.dice.randint(1, 8)} {'gap=10ms' if stream else 'wait=20ms'}"}]}
         began = time.monotonic()
-        asked = Client(self.address, "POST", "/v1/chat/completions", body).start()
+        asked = Client(self.address, "POST", "/v1/chat/completions", body, [*headers, f"X-Corral-User: {user}"]).start()
         try:
             await asyncio.wait_for(asked.done.wait(), 30)
         except asyncio.TimeoutError:
             asked.leave()
             await asked.done.wait()
+        said = asked.answer_headers
         whole = asked.complete and asked.status == 200 and (not stream or b"data: [DONE]" in asked.data)
+        took = time.monotonic() - began
         if whole:
-            self.times.append((phase, time.monotonic() - began))
+            self.times.append((phase, took))
+            self.answered[kind].append((said["x-request-id"], said["x-corral-model"], said["x-corral-reason"], user))
+        elif self.excepted(kind, asked, began) and refused_in_words(asked):
+            self.refused.append((phase, kind, asked.status, took))
         else:
-            self.failed.append(f"{phase}: status {asked.status}, {asked.broken}, {asked.data[-300:]!r}")
+            self.failed.append(f"{phase}: {kind}, status {asked.status}, {asked.broken}, {dict(said)}, {asked.data[-300:]!r}")
+
+    def excepted(self, kind, asked, began):
+        """It needed cloud-fallback, while that was in trouble."""
+        begun_there = kind == "best" and asked.status == 200 and asked.answer_headers.get("x-corral-model", "").startswith("oa/")
+        return (kind == "cloud" or begun_there) and any(to is None or to >= began for _, to in self.cloud_away)
 
     async def stop(self):
         self.going = False
@@ -138,17 +175,21 @@ class Proof:
     def place(self):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("CORRAL_", "OLLAMA_"))}
         backends = ",".join(f"{b.name}={b.kind}+{b.url}" for b in self.backends)
+        provider = f"oa=compatible;url={self.provider.url}/v1;models=m1;key_env=APART_KEY;monthly_tokens=unlimited;slots=64"
         return Apart(self.folder, self.o.wire, ["--backends", backends, "--slots", "a=64,b=64", "--workers=2", "--access-log=errors", "--log-format=json",
-                                                f"--decide={self.o.decide}", "--queue-timeout=10s"], env)
+                                                f"--decide={self.o.decide}", "--queue-timeout=10s", f"--providers={provider}", "--cloud-listen=127.0.0.1:0"],
+                     {**env, "APART_KEY": "the-key-of-this-proof"})
 
     async def run(self):
-        self.backends = [Backend(n, "openai", {"m": {}}, slots=64, behaviours=["answer 3"]) for n in "ab"]
-        for backend in self.backends:
+        self.backends = [Backend(n, "openai", {"m": {}, "n": {}}, slots=64, behaviours=["answer 3"]) for n in "ab"]
+        self.provider = Provider()
+        for backend in (*self.backends, self.provider):
             await backend.start()
         self.corral = self.place()
         try:
             await asyncio.to_thread(self.corral.start)
             await asyncio.sleep(2)                # a registry without a past lends no slots for a lease time: other gateways might have some
+            test = await self.begin_experiment()
             load = Load(self.corral.addresses["gateway"], self.o.rate, self.dice).start()
             began = time.monotonic()
             for name, trouble in self.troubles():
@@ -156,15 +197,40 @@ class Proof:
             seconds = time.monotonic() - began
             await load.stop()
             self.report(load, seconds)
-            await self.compare_ledger(load.sent)
+            await self.compare_ledger(load)
+            await self.compare_experiment(load, test)
             if self.o.wire == "tcp":
                 await self.cut_off()
         finally:
             for line in self.lines:
                 line.server.close()
             self.wrong += await asyncio.to_thread(self.corral.stop)
-            for backend in self.backends:
+            for backend in (*self.backends, self.provider):
                 await backend.stop()
+
+    async def ask(self, model, headers=()):
+        body = {"model": model, "messages": [{"role": "user", "content": "do: answer 1"}]}
+        asked = await Client(self.corral.addresses["gateway"], "POST", "/v1/chat/completions", body, [*headers, "X-Corral-User: nobody"]).start().wait()
+        self.count["asked by hand"] += asked.status == 200
+        self.count["arms by hand"] += asked.answer_headers.get("x-corral-reason") == "experiment"
+        return asked
+
+    async def begin_experiment(self):
+        """It runs, and the gateway has heard of it and of the cloud's model."""
+        said = {"name": "which one", "model_a": "m", "model_b": "n", "traffic_percent": 100, "task_type_filter": "BUG_FIX"}
+        status, test = await self.json(self.corral.addresses["gateway"], "POST", "/tests", said)
+        assert status == 201, test
+        wanted, end = {"arm": "experiment", "best": None, "cloud": None}, time.monotonic() + 30
+        for kind, reason in wanted.items():
+            model, headers = KINDS[kind]
+            while True:
+                asked = await self.ask(model, headers)
+                said = asked.answer_headers
+                if asked.status == 200 and (said["x-corral-reason"] == reason or not reason and said["x-corral-model"] == "oa/m1"):
+                    break
+                assert time.monotonic() < end, (kind, asked.status, asked.answer_headers, asked.data)
+                await asyncio.sleep(0.05)
+        return test
 
     def troubles(self):
         if self.o.only:
@@ -179,7 +245,9 @@ class Proof:
     async def make(self, load, name, trouble):
         service = self.corral[name]
         load.phase = f"{trouble} {name}"
-        before, failed, began = load.sent, len(load.failed), time.monotonic()
+        before, failed, refused, began = load.sent, len(load.failed), len(load.refused), time.monotonic()
+        if name == "cloud-fallback":
+            load.cloud_away.append([began, None])
         if trouble == "kill":
             service.kill()
             await asyncio.sleep(1)
@@ -194,9 +262,23 @@ class Proof:
                 self.wrong.append(f"{name} ended with status {status} at SIGTERM")
             service.start(self.corral.env)
         await asyncio.to_thread(self.corral.wait, lambda: all(s.settled() for s in self.corral.services.values()))
+        if name == "cloud-fallback":
+            await self.cloud_is_back()
+            load.cloud_away[-1][1] = time.monotonic()
         await asyncio.sleep(0.5)
         self.count["troubles"] += 1
-        print(f"  {load.phase:24} {time.monotonic() - began:5.1f} s, {load.sent - before:5} requests, {len(load.failed) - failed} failed", flush=True)
+        gone = collections.Counter(f"{kind} {status}" for _, kind, status, _ in load.refused[refused:])
+        print(f"  {load.phase:24} {time.monotonic() - began:5.1f} s, {load.sent - before:5} requests, {len(load.failed) - failed} failed"
+              + (f"; of the cloud, refused in words: {dict(gone)}" if gone else ""), flush=True)
+
+    async def cloud_is_back(self):
+        """The gateway has heard so."""
+        end = time.monotonic() + 30
+        while (asked := await self.ask("oa/m1")).status != 200:
+            if time.monotonic() > end:
+                self.wrong.append(f"the cloud does not come back: {asked.status} {asked.data!r}")
+                return
+            await asyncio.sleep(0.05)
 
     def report(self, load, seconds):
         times = sorted(t for _, t in load.times)
@@ -211,14 +293,41 @@ class Proof:
         asked = await Client(address, method, path, body, headers).start().wait(10)
         return asked.status, json.loads(asked.data) if asked.data else None
 
-    async def compare_ledger(self, sent):
-        end, totals = time.monotonic() + 30, {}
-        while time.monotonic() < end and (totals.get("requests"), totals.get("attempts")) != (sent, sent):
+    async def compare_ledger(self, load):
+        """What was answered has one good row, and nothing else has one."""
+        answered, end = {row[0].replace("-", "") for kind in load.answered.values() for row in kind}, time.monotonic() + 30
+        while True:
+            book = sqlite3.connect(f"file:{self.corral.state}/usage-tracker/ledger.db?mode=ro", uri=True, timeout=20)
+            rows = book.execute("SELECT request_id, status FROM usage").fetchall()
+            book.close()
+            good = collections.Counter(request for request, status in rows if status == "ok")
+            if (answered <= good.keys() and not any(status == "open" for _, status in rows)) or time.monotonic() > end:
+                break
             await asyncio.sleep(0.2)
-            totals = (await self.json(self.corral.addresses["gateway"], "GET", "/usage"))[1]["totals"]
-        print(f"  ledger: {totals.get('requests')} requests, {totals.get('attempts')} attempts")
-        if (totals.get("requests"), totals.get("attempts")) != (sent, sent):
-            self.wrong.append(f"{sent} requests were answered, the ledger has {totals}")
+        statuses = collections.Counter(status for _, status in rows)
+        print(f"  ledger: {len(rows)} attempts of {len({request for request, _ in rows})} requests, {dict(statuses)}; of {len(answered)} answers {len(answered & good.keys())} are in it")
+        missing, twice = answered - good.keys(), [request for request, n in good.items() if n > 1]
+        if missing or twice or statuses["open"]:
+            self.wrong.append(f"{len(missing)} answers are not in the ledger, {len(twice)} are there twice, {statuses['open']} attempts are open")
+        asked_before = self.count["asked by hand"]
+        if len(good) > len(answered) + asked_before:
+            self.wrong.append(f"{len(good)} requests are good in the ledger, and {len(answered)} were answered, besides {asked_before} of this proof itself")
+
+    async def compare_experiment(self, load, test):
+        """A user has one arm; each answer in it is counted, once."""
+        had = collections.defaultdict(set)
+        for _, model, _, user in load.answered["arm"]:
+            had[user].add(model)
+        self.wrong += [f"{user} had {models}" for user, models in had.items() if len(models) > 1]
+        self.wrong += [f"a request of the experiment was decided by {reason}" for _, _, reason, _ in load.answered["arm"] if reason != "experiment"][:3]
+        wanted, seen, end = len(load.answered["arm"]) + self.count["arms by hand"], 0, time.monotonic() + 30
+        while seen != wanted and time.monotonic() < end:
+            await asyncio.sleep(0.2)
+            _, got = await self.json(self.corral.addresses["gateway"], "GET", f"/tests/{test['id']}/analysis")
+            seen = got["metrics_a"]["total_requests"] + got["metrics_b"]["total_requests"]
+        print(f"  experiment: {len(had)} users, each with one arm; {seen} answers counted of {wanted}")
+        if seen != wanted:
+            self.wrong.append(f"the experiment counts {seen} answers, and there were {wanted}")
 
     # --- a gateway that is cut off ---
 
@@ -256,7 +365,7 @@ class Proof:
 
     async def served(self):
         """Load at the second gateway, once the first of it was answered: one that has no slot yet waits for the registry."""
-        load, began = Load(self.corral.addresses["second"], self.o.rate / 4, self.dice).start(), time.monotonic()
+        load, began = Load(self.corral.addresses["second"], self.o.rate / 4, self.dice, ("named",) * 7 + ("auto",) * 3).start(), time.monotonic()
         while not load.times:
             assert time.monotonic() < began + 20, "the second gateway serves nothing"
             await asyncio.sleep(0.01)
