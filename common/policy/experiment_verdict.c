@@ -108,14 +108,18 @@ static struct verdict verdict(enum verdict_kind kind, int arm, enum metric m, co
 /* "arm 'b' has success of 70.2 % against 60.1 % of 'a', from 412 and 420 units" */
 struct compared { char text[320]; };
 
-static struct compared compared(const struct asked *a, int arm, enum metric m)
+static struct compared compared_by(const struct asked *a, int arm, enum metric m, const struct tally *x, const struct tally *c)
 {
-	const struct tally *x = tally_of(a, arm, m), *c = tally_of(a, a->champion, m);
 	struct compared s;
 
 	snprintf(s.text, sizeof s.text, "arm '%s' has %s of %s against %s of '%s', from %llu and %llu units", name_of(a, arm).text, metric_name(m),
 		 level(m, x).text, level(m, c).text, name_of(a, a->champion).text, (unsigned long long)x->units, (unsigned long long)c->units);
 	return s;
+}
+
+static struct compared compared(const struct asked *a, int arm, enum metric m)
+{
+	return compared_by(a, arm, m, tally_of(a, arm, m), tally_of(a, a->champion, m));
 }
 
 /* --- guards --- */
@@ -128,11 +132,32 @@ static struct harm harm(const struct asked *a, const struct sequential *s, int a
 	return h;
 }
 
-static bool breaks(const struct asked *a, int arm, enum metric m)
-{
-	struct harm h = harm(a, &a->breaks, arm, m);
+/* What an arm does to a guard, over the whole history or in a window. */
+struct breach { struct harm h; const struct tally *arm, *champion; bool late; };
 
-	return a->rules->guards[m].on && h.known && h.at_least > 0 && h.effect >= a->rules->guards[m].margin;
+/* At least -1, the whole history, below LATE_WINDOWS. */
+static struct breach look(const struct asked *a, int arm, enum metric m, int window)
+{
+	const struct lately *w = a->rules->lately;
+	struct sequential s = window >= 0 ? lately_part(&a->breaks, window, w[m].number[window]) : w ? lately_whole(&a->breaks) : a->breaks;
+	struct breach b = { .arm = tally_of(a, arm, m), .champion = tally_of(a, a->champion, m), .late = window >= 0 };
+
+	if (b.late) {
+		b.arm = &a->arms[arm].late[m].in[window];
+		b.champion = &a->arms[a->champion].late[m].in[window];
+	}
+	sequential_harm(&b.h, &s, m, b.arm, b.champion);
+	return b;
+}
+
+static bool breaks(const struct asked *a, int arm, enum metric m, struct breach *ret)
+{
+	for (int window = -1; a->rules->guards[m].on && window < (a->rules->lately ? LATE_WINDOWS : 0); window++) {
+		*ret = look(a, arm, m, window);
+		if (ret->h.known && ret->h.at_least > 0 && ret->h.effect >= a->rules->guards[m].margin)
+			return true;
+	}
+	return false;
 }
 
 static bool is_kept(const struct asked *a, int arm, enum metric m)
@@ -144,13 +169,14 @@ static bool is_kept(const struct asked *a, int arm, enum metric m)
 
 static bool guard_broke(const struct asked *a, struct verdict *ret)
 {
+	struct breach b;
+
 	for (int i = 0; i < a->n_arms; i++)
 		for (int m = 0; m < METRIC_COUNT; m++)
-			if (i != a->champion && breaks(a, i, m)) {
-				struct harm h = harm(a, &a->breaks, i, m);
-
-				*ret = verdict(VERDICT_ROLLBACK, i, m, "the guard %s broke: %s; worse by %s, surely by %s, and %s is allowed", metric_name(m),
-					       compared(a, i, m).text, amount(m, h.effect).text, amount(m, h.at_least).text, amount(m, a->rules->guards[m].margin).text);
+			if (i != a->champion && breaks(a, i, m, &b)) {
+				*ret = verdict(VERDICT_ROLLBACK, i, m, "the guard %s broke%s: %s; worse by %s, surely by %s, and %s is allowed", metric_name(m),
+					       b.late ? " of late" : "", compared_by(a, i, m, b.arm, b.champion).text, amount(m, b.h.effect).text,
+					       amount(m, b.h.at_least).text, amount(m, a->rules->guards[m].margin).text);
 				return true;
 			}
 	return false;
@@ -159,8 +185,9 @@ static bool guard_broke(const struct asked *a, struct verdict *ret)
 bool verdict_guard_breaks(const struct verdict_rules *rules, const struct arm_outcomes *arms, int n_arms, int champion, int arm, enum metric m)
 {
 	struct asked a = asked_of(rules, arms, n_arms, champion);
+	struct breach ignored;
 
-	return arm != champion && breaks(&a, arm, m);
+	return arm != champion && breaks(&a, arm, m, &ignored);
 }
 
 /* The first metric whose guard is not shown to be kept; METRIC_COUNT = all are. */

@@ -1,6 +1,7 @@
 /* experiment_verdict.h - what the outcomes of an experiment say, in one word and in a sentence. Pure; on the statistics of sequential.h.
  *
- *   an arm is surely worse in what a guard watches, and by its margin as it stands ─▶ ROLLBACK
+ *   an arm is surely worse in what a guard watches, and by its margin as it stands,
+ *   on the whole or of late (experiment_lately.h)                                   ─▶ ROLLBACK
  *   units do not come in the proportion of the weights                             ─▶ SPLIT: nothing else is concluded
  *   an arm is surely better in what decides, and every guard surely kept           ─▶ PROMOTE
  *   every other arm is surely worse in what decides                                ─▶ KEEP
@@ -14,6 +15,7 @@
 #include <stdint.h>
 
 #include "common/base/str.h"
+#include "common/policy/experiment_lately.h"
 #include "common/policy/sequential.h"
 
 /* What is known of an arm. */
@@ -22,6 +24,7 @@ struct arm_outcomes {
 	double weight;                /* as it was assigned by */
 	uint64_t units;               /* that were assigned to it */
 	const struct tally *by;       /* METRIC_COUNT of them */
+	const struct late_tallies *late;         /* METRIC_COUNT of them, where the rules have 'lately' */
 };
 
 /* How much worse an arm may be in a metric. */
@@ -33,6 +36,7 @@ struct verdict_rules {
 	struct sequential sure;       /* alpha: of what decides, all arms together */
 	double guard_alpha;           /* of all guards and arms together; 0.05 */
 	enum metric primary;          /* decides */
+	const struct lately *lately;  /* METRIC_COUNT: guards see late outcomes by themselves too; NULL = the whole history only */
 	struct guard guards[METRIC_COUNT];       /* one on the primary metric may break, but is kept by who wins */
 	uint64_t max_units;           /* of each arm, in the primary metric; 0 = no limit */
 	bool may_promote;             /* false: too early, or for people to do: a winner has to WAIT */

@@ -92,6 +92,25 @@ static void a_guard_breaks_when_it_should(void **state)
 		assert_true(guard_run(&bad, &s, 0.05, SEED * 1000000 + i) > 0);
 }
 
+/* Late outcomes by themselves: 5 % of 200 are false alarms at most, 10, and 26 with chance; found are all, within 250 outcomes. */
+static void a_guard_sees_what_is_new(void **state)
+{
+	static const struct trial equal = { "equal", SHAPE_RATE, { 0.9, 0.9 }, 0, 0.5, 3000 }, bad = { "bad", SHAPE_RATE, { 0.9, 0.3 }, 0, 0.5, 0 };
+	const struct sequential s = sequential_default();
+	int false_ones = 0, early = 0;
+
+	for (uint64_t i = 0; i < 200; i++)
+		false_ones += late_run(&equal, &equal, 0, &s, 0, SEED * 1000000 + i) > 0;
+	assert_true(false_ones <= 26);
+	for (uint64_t i = 0; i < 20; i++) {
+		uint64_t at = late_run(&equal, &bad, 2000, &s, 0.05, SEED * 3000000 + i);
+
+		early += at > 0 && at <= 2000;
+		assert_true(at > 0 && at <= 2500);
+	}
+	assert_true(early <= 6);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -99,6 +118,7 @@ int main(void)
 		cmocka_unit_test(what_differs_is_found_soon),
 		cmocka_unit_test(a_wrong_split_is_found_and_a_right_one_is_not),
 		cmocka_unit_test(a_guard_breaks_when_it_should),
+		cmocka_unit_test(a_guard_sees_what_is_new),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

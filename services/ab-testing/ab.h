@@ -7,18 +7,21 @@
 #include "common/base/list.h"
 #include "common/io/snapshot.h"
 #include "common/policy/arms.h"
+#include "common/policy/experiment_lately.h"
 #include "common/policy/sequential.h"
 #include "common/store/db.h"
 #include "common/svc/svc.h"
 #include "experiments.pb-c.h"
 #include "usage.pb-c.h"
 
-/* What is added up for an arm; all in its own units but the tallies. */
+/* What is added up for an arm; all in its own units but the tallies. Rows of the database begin with what was there first: add at the end. */
 struct arm_sums {
 	struct tally of[METRIC_COUNT];
 	uint64_t units, requests, tokens, latency_n;
 	double latency_ms;
 	int64_t cost_microusd;
+	struct late_tallies late[METRIC_COUNT];
+	uint64_t late_since[METRIC_COUNT][LATE_WINDOWS];        /* the begin of the window that each is of */
 };
 
 struct trial {
@@ -26,6 +29,7 @@ struct trial {
 	struct arena *mem;            /* of 'e' */
 	Corral__Experiment *e;
 	struct arm_sums arms[EXPERIMENT_ARMS];
+	struct lately lately[METRIC_COUNT];
 	int64_t judged_us;            /* wall: when it was looked at last */
 	bool changed;                 /* outcomes came since */
 };
@@ -58,6 +62,8 @@ void *ab_unpack(struct arena *, const ProtobufCMessageDescriptor *, struct str);
 
 /* --- results.c: outcomes into sums --- */
 bool results_load(struct ab *, struct trial *, struct why *);
+/* Windows of late outcomes, the first ones or as they were kept: an arm's sums of an older window than the experiment's are emptied. */
+void results_begin(struct trial *);
 /* Rows in the order of their seq, the first one after the cursor: cursor, outcomes and sums move in one transaction. */
 bool results_take(struct ab *, const Corral__OutcomesReply *, struct why *);
 

@@ -283,17 +283,19 @@ static void an_outcome_counts_once_and_as_it_is_now(void **state)
 }
 
 /* n of each arm; of 'b' every 'bad'-th is said to be bad. */
-static void many(struct fixture *f, const struct trial *t, unsigned n, unsigned bad_a, unsigned bad_b)
+static void many_from(struct fixture *f, const struct trial *t, unsigned from, unsigned n, unsigned bad_a, unsigned bad_b)
 {
 	Corral__Outcome **rows = arena_array(f->mem, Corral__Outcome *, 2 * n);
 	size_t k = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		rows[k++] = outcome(f, t, (struct of_request){ 1000 + i, "a", true, bad_a && i % bad_a == 0 ? -1 : 1, 0, 200 });
-		rows[k++] = outcome(f, t, (struct of_request){ 1000 + i, "b", true, bad_b && i % bad_b == 0 ? -1 : 1, 0, 200 });
+		rows[k++] = outcome(f, t, (struct of_request){ from + i, "a", true, bad_a && i % bad_a == 0 ? -1 : 1, 0, 200 });
+		rows[k++] = outcome(f, t, (struct of_request){ from + i, "b", true, bad_b && i % bad_b == 0 ? -1 : 1, 0, 200 });
 	}
 	take(f, rows, k);
 }
+
+static void many(struct fixture *f, const struct trial *t, unsigned n, unsigned bad_a, unsigned bad_b) { many_from(f, t, 1000, n, bad_a, bad_b); }
 
 static Corral__ExperimentState judged(struct fixture *f, struct trial *t, int64_t now_us)
 {
@@ -316,6 +318,53 @@ static void a_broken_guard_rolls_back(void **state)
 	assert_int_equal(judged(f, t, T0 + 2000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_ROLLED_BACK);
 	assert_non_null(strstr(t->e->reason, "guard success broke"));
 	assert_int_equal(analysis(f, t).n_history, 2);
+}
+
+static struct trial *again(struct fixture *f)
+{
+	close_it(f);
+	open_it(f);
+	return list_entry(f->ab.trials.next, struct trial, node);
+}
+
+/* On the whole it is worse by less than the margin; of late it is bad. What is known of that outlasts a restart. */
+static void an_arm_that_turns_bad_after_long_rolls_back(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, guarded(f, "success", .1));
+
+	many_from(f, t, 0, 2000, 20, 20);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	many_from(f, t, 10000, 40, 20, 1);
+	t = again(f);
+	assert_int_equal(judged(f, t, T0 + 2000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	many_from(f, t, 20000, 40, 20, 1);
+	t = again(f);
+	assert_int_equal(judged(f, t, T0 + 3000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_ROLLED_BACK);
+	assert_non_null(strstr(t->e->reason, "guard success broke of late: arm 'b' has success of 0.0 %"));
+	assert_true(analysis(f, t).arms[1]->success_rate > .9);
+}
+
+/* A window takes what is learnt of old requests too: those that counted as good, because they were answered, are said to be bad. */
+static void words_that_come_late_are_news(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, guarded(f, "rating", .5));
+
+	for (unsigned i = 0; i < 700; i++) {
+		take_one(f, t, (struct of_request){ i, "a", true, 0, 5, 200 });
+		take_one(f, t, (struct of_request){ i, "b", true, 0, 5, 200 });
+	}
+	assert_int_equal(t->lately[METRIC_RATING].number[0], 8);
+	for (unsigned i = 0; i < 90; i++) {
+		take_one(f, t, (struct of_request){ i, "a", true, 0, 4, 200 });
+		take_one(f, t, (struct of_request){ i, "b", true, 0, 1, 200 });
+	}
+	assert_int_equal(t->arms[1].late[METRIC_RATING].in[0].n, 90);
+	assert_true(t->arms[1].late[METRIC_RATING].in[0].sum == 90 && t->arms[1].of[METRIC_RATING].n == 700);
+	take_one(f, t, (struct of_request){ 1, "b", true, 0, 2, 200 });          /* of one that the window has: in its place */
+	assert_true(t->arms[1].late[METRIC_RATING].in[0].n == 90 && t->arms[1].late[METRIC_RATING].in[0].sum == 91);
+	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_ROLLED_BACK);
 }
 
 static void a_winner_is_promoted_when_its_guards_are_clear(void **state)
@@ -381,7 +430,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(each_has_a_place_of_its_own), T(states_follow_each_other), T(a_champion_is_followed_and_comes_back),
-		T(an_outcome_counts_once_and_as_it_is_now), T(a_broken_guard_rolls_back), T(a_winner_is_promoted_when_its_guards_are_clear),
+		T(an_outcome_counts_once_and_as_it_is_now), T(a_broken_guard_rolls_back),
+		T(an_arm_that_turns_bad_after_long_rolls_back), T(words_that_come_late_are_news),
+		T(a_winner_is_promoted_when_its_guards_are_clear),
 		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(units_out_of_proportion_promote_nobody),
 	};
 

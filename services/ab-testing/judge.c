@@ -35,13 +35,15 @@ static struct asked asked_of(const struct trial *t, bool over)
 	a.rules.primary = metric_of(t->e->metric);
 	a.rules.may_promote = t->e->auto_promote;
 	a.rules.over = over;
+	a.rules.lately = t->lately;
 	for (size_t i = 0; i < t->e->n_guards; i++) {
 		enum metric m = metric_of(t->e->guards[i]->metric);
 
 		a.rules.guards[m] = (struct guard){ true, guard_margin(m, t->e->guards[i]->margin) };
 	}
 	for (size_t i = 0; i < t->e->n_arms; i++)
-		a.arms[i] = (struct arm_outcomes){ .name = str_of(t->e->arms[i]->name), .weight = t->e->arms[i]->weight, .units = t->arms[i].units, .by = t->arms[i].of };
+		a.arms[i] = (struct arm_outcomes){ .name = str_of(t->e->arms[i]->name), .weight = t->e->arms[i]->weight, .units = t->arms[i].units, .by = t->arms[i].of,
+						.late = t->arms[i].late };
 	return a;
 }
 

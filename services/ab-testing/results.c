@@ -1,7 +1,8 @@
 /* results.c - outcomes of requests into the sums of their arms, each once in effect.
  *
  * The ledger tells of a request again when something of it has changed: it ended, or somebody said what it was worth. What it counted for before is
- * kept with it, and taken back out of the sums of its unit and its arm before what it counts for now goes in. */
+ * kept with it, and taken back out of the sums of its unit and its arm before what it counts for now goes in. In the windows of late outcomes
+ * (common/policy/experiment_lately.h) it counts when something is learnt of it: what is said days later of an old request is news too. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -14,9 +15,17 @@ struct worth {
 	double value[METRIC_COUNT];   /* in ms, micro-dollars, points */
 	uint64_t tokens;
 	int64_t cost_microusd;
+	uint64_t at[METRIC_COUNT];    /* lately.now of the metric when it was learnt; 0 = in no window */
 };
+enum { WORTH_OF_OLD = offsetof(struct worth, at) };
 /* The same of a unit in its arm. */
-struct unit_sums { struct unit_total of[METRIC_COUNT]; uint64_t requests; };
+struct unit_sums {
+	struct unit_total of[METRIC_COUNT];
+	uint64_t requests;
+	struct unit_total late[METRIC_COUNT][LATE_WINDOWS];
+	uint64_t late_since[METRIC_COUNT][LATE_WINDOWS];
+};
+enum { UNIT_OF_OLD = offsetof(struct unit_sums, late), ARM_OF_OLD = offsetof(struct arm_sums, late) };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rows are written in host order");
 
@@ -92,15 +101,94 @@ static void count(struct arm_sums *a, struct unit_sums *u, const struct worth *w
 	}
 }
 
+/* --- what is new --- */
+
+static void empty(struct trial *t, enum metric m, int window)
+{
+	for (size_t i = 0; i < t->e->n_arms; i++) {
+		t->arms[i].late[m].in[window] = (struct tally){ 0 };
+		t->arms[i].late_since[m][window] = t->lately[m].began[window];
+	}
+}
+
+static bool is_full(const struct trial *t, enum metric m, int window)
+{
+	const struct sequential s = sequential_default();
+	const struct tally *arms[EXPERIMENT_ARMS];
+
+	for (size_t i = 0; i < t->e->n_arms; i++)
+		arms[i] = &t->arms[i].late[m].in[window];
+	return lately_is_full(&s, window, arms, (int)t->e->n_arms);
+}
+
+static void learn_in(struct trial *t, int arm, struct unit_sums *u, enum metric m, int window, double before, double now)
+{
+	uint64_t since = t->lately[m].began[window];
+	struct unit_total *total = &u->late[m][window], was;
+
+	if (u->late_since[m][window] != since)
+		*total = (struct unit_total){ 0 };
+	u->late_since[m][window] = since;
+	was = *total;
+	unit_add(total, m, before, -1);
+	unit_add(total, m, now, 1);
+	tally_turn(&t->arms[arm].late[m].in[window], was, *total);
+	if (is_full(t, m, window)) {
+		lately_again(&t->lately[m], window);
+		empty(t, m, window);
+	}
+}
+
+static bool is_same(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+/* 'was' NULL: nothing was known of the request. */
+static void learn(struct trial *t, int arm, struct unit_sums *u, const struct worth *was, struct worth *is)
+{
+	for (int m = 0; m < METRIC_COUNT; m++) {
+		double before = was ? was->value[m] : NAN, now = is->value[m];
+		uint64_t at = is->at[m] = was ? was->at[m] : 0;
+
+		if (is_same(before, now))
+			continue;
+		is->at[m] = isnan(now) ? 0 : ++t->lately[m].now;
+		for (int w = 0; w < LATE_WINDOWS; w++)
+			learn_in(t, arm, u, (enum metric)m, w, at >= t->lately[m].began[w] ? before : NAN, now);
+	}
+}
+
+void results_begin(struct trial *t)
+{
+	for (int m = 0; m < METRIC_COUNT; m++) {
+		if (!t->lately[m].number[0])
+			lately_begin(&t->lately[m]);
+		for (size_t i = 0; i < t->e->n_arms * LATE_WINDOWS; i++) {
+			struct arm_sums *a = &t->arms[i / LATE_WINDOWS];
+			size_t w = i % LATE_WINDOWS;
+
+			if (a->late_since[m][w] != t->lately[m].began[w])
+				a->late[m].in[w] = (struct tally){ 0 };
+			a->late_since[m][w] = t->lately[m].began[w];
+		}
+	}
+}
+
 /* --- rows --- */
 
-struct cell { void *to; size_t n; bool found; const struct trial *trial; int arm; };
+/* old: how long a row of before there were windows is; what follows is zero then. */
+struct cell { void *to; size_t n, old; bool found; const struct trial *trial; int arm; };
+
+static bool take_into(void *to, size_t n, size_t old, struct str body)
+{
+	if (body.n != n && body.n != old)
+		return false;
+	memset(to, 0, n);
+	memcpy(to, body.p, body.n);
+	return true;
+}
 
 static bool take_body(struct cell *c, struct str body)
 {
-	c->found = body.n == c->n;
-	if (c->found)
-		memcpy(c->to, body.p, c->n);
+	c->found = take_into(c->to, c->n, c->old, body);
 	return true;
 }
 
@@ -126,16 +214,23 @@ static bool take_sums(void *arg, const struct db_row *row)
 
 	(void)str_copy(arm, sizeof(arm), name);
 	i = trial_arm(t, arm);
-	if (i >= 0 && body.n == sizeof(t->arms[i]))
-		memcpy(&t->arms[i], body.p, body.n);
+	if (i >= 0)
+		(void)take_into(&t->arms[i], sizeof(t->arms[i]), ARM_OF_OLD, body);
+	else if (!*arm)
+		(void)take_into(t->lately, sizeof(t->lately), sizeof(t->lately), body);
 	return true;
 }
 
 bool results_load(struct ab *ab, struct trial *t, struct why *why)
 {
+	bool ok;
+
 	memset(t->arms, 0, sizeof(t->arms));
+	memset(t->lately, 0, sizeof(t->lately));
 	t->changed = true;
-	return db_run(ab->db, X_TALLIES, (struct db_value[]){ DB_Z(t->e->id) }, 1, take_sums, t, NULL, why);
+	ok = db_run(ab->db, X_TALLIES, (struct db_value[]){ DB_Z(t->e->id) }, 1, take_sums, t, NULL, why);
+	results_begin(t);
+	return ok;
 }
 
 static struct db_value bytes(const void *p, size_t n) { return DB_B(str_n(p, n)); }
@@ -148,7 +243,8 @@ static bool put_all(struct ab *ab, const struct trial *t, const Corral__Outcome 
 
 	return db_run(ab->db, X_OUTCOME_PUT, outcome, 5, NULL, NULL, NULL, why) &&
 	       db_run(ab->db, X_UNIT_PUT, (struct db_value[]){ DB_Z(t->e->id), DB_Z(o->unit), DB_Z(name), bytes(u, sizeof(*u)) }, 4, NULL, NULL, NULL, why) &&
-	       db_run(ab->db, X_TALLY_PUT, (struct db_value[]){ DB_Z(t->e->id), DB_Z(name), bytes(&t->arms[arm], sizeof(t->arms[arm])) }, 3, NULL, NULL, NULL, why);
+	       db_run(ab->db, X_TALLY_PUT, (struct db_value[]){ DB_Z(t->e->id), DB_Z(name), bytes(&t->arms[arm], sizeof(t->arms[arm])) }, 3, NULL, NULL, NULL, why) &&
+	       db_run(ab->db, X_TALLY_PUT, (struct db_value[]){ DB_Z(t->e->id), DB_Z(""), bytes(t->lately, sizeof(t->lately)) }, 3, NULL, NULL, NULL, why);
 }
 
 static bool take(struct ab *ab, const Corral__Outcome *o, struct why *why)
@@ -157,16 +253,19 @@ static bool take(struct ab *ab, const Corral__Outcome *o, struct why *why)
 	int arm = t ? trial_arm(t, o->arm) : -1;
 	struct unit_sums u = { 0 };
 	struct worth is = worth_of(o), was;
-	struct cell before = { &was, sizeof(was), false, t, arm }, unit = { &u, sizeof(u), false, t, arm };
+	struct cell before = { &was, sizeof(was), WORTH_OF_OLD, false, t, arm }, unit = { &u, sizeof(u), UNIT_OF_OLD, false, t, arm };
+	bool again;
 
 	if (arm < 0 || o->request_id.len != 16)
 		return true;              /* of an experiment that this installation does not know */
 	if (!db_run(ab->db, X_OUTCOME, (struct db_value[]){ DB_B(str_n((const char *)o->request_id.data, 16)) }, 1, take_outcome, &before, NULL, why) ||
 	    !db_run(ab->db, X_UNIT, (struct db_value[]){ DB_Z(t->e->id), DB_Z(o->unit), DB_Z(o->arm) }, 3, take_unit, &unit, NULL, why))
 		return false;
-	if (before.found && before.arm == arm)
+	again = before.found && before.arm == arm;
+	if (again)
 		count(&t->arms[arm], &u, &was, -1);
 	count(&t->arms[arm], &u, &is, 1);
+	learn(t, arm, &u, again ? &was : NULL, &is);
 	t->changed = true;
 	return put_all(ab, t, o, &is, &u, arm, why);
 }

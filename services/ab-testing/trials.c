@@ -236,6 +236,7 @@ enum err trial_create(struct ab *ab, const Corral__CreateExperimentRequest *q, i
 		return err;
 	}
 	*ret = add(ab, mem, e);
+	results_begin(*ret);
 	return trials_publish(ab, why) ? ERR_OK : why->code;
 }
 

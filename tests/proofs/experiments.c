@@ -1,6 +1,7 @@
 /* experiments.c - the proof of the statistics of experiments, by simulation with the functions that ship: `make proof-experiments`.
  *
- *   experiments [RUNS [SEED [PART]]]      10,000 runs of each kind, seed 2026; only assignment, split, differences, guards, verdicts or equal
+ *   experiments [RUNS [SEED [PART]]]      10,000 runs of each kind, seed 2026; only assignment, split, differences, guards,
+ *                                         changes, verdicts or equal
  *
  * Prints one line for each kind and what was promised of it; ends with 1 when a promise is not kept. The same seed gives the same figures, however
  * many threads there are. */
@@ -28,6 +29,8 @@ static void promised(bool kept, const char *promise)
 struct batch {
 	const struct trial *trial;
 	struct sequential s;
+	const struct trial *after;    /* the same after a change, and how many outcomes before it */
+	uint64_t change;
 	double number;                /* a guard's margin, the share of a split */
 	void (*one)(struct batch *, uint32_t run);
 	struct trial_end *ends;       /* MORE times as many as runs */
@@ -243,6 +246,64 @@ static void guards_hold(struct batch *b)
 	promised(sure_within(b, UINT64_MAX) == 1, "always found");
 }
 
+static void one_late(struct batch *b, uint32_t run)
+{
+	uint64_t seed_of_run = seed_of(b, run), at = late_run(b->trial, b->after, b->change, &b->s, b->number, seed_of_run);
+
+	b->ends[run] = (struct trial_end){ at > 0, at > b->change, at > b->change ? at - b->change : at };
+}
+
+static void late_batch(struct batch *b, const struct trial *before, const struct trial *after, uint64_t change, double margin)
+{
+	b->trial = before;
+	b->after = after;
+	b->change = change;
+	b->number = margin;
+	b->one = one_late;
+	b->next = 0;
+	batch_run(b);
+}
+
+/* An arm that is no worse for long, and then is: with windows of late outcomes, and by the whole history alone. */
+static void turns_bad(struct batch *b, uint64_t change)
+{
+	const struct trial good = { "turns bad", SHAPE_RATE, { 0.9, 0.9 }, 0, 0.5, change + 200000 }, bad = { "", SHAPE_RATE, { 0.9, 0.3 }, 0, 0.5, 0 };
+	const struct trial grew = { "turns somewhat worse", SHAPE_RATE, { 0.9, 0.9 }, 0, 0.5, change + 200000 }, worse = { "", SHAPE_RATE, { 0.9, 0.75 }, 0, 0.5, 0 };
+
+	late_batch(b, &good, &bad, change, 0.05);
+	printf("   .90 becomes .30 after %6llu outcomes: found after %llu more at the median, %llu in 99 of 100, before it in %.2f %%\n", (unsigned long long)change,
+	       (unsigned long long)units_at(b, 0.5), (unsigned long long)units_at(b, 0.99), 100 * wrong(b));
+	promised(sure_within(b, 1000) >= 0.99, "found within 1,000 outcomes in 99 of 100");
+	late_batch(b, &grew, &worse, change, 0.05);
+	printf("   .90 becomes .75 after %6llu outcomes: found after %llu more at the median, %llu in 99 of 100, before it in %.2f %%\n", (unsigned long long)change,
+	       (unsigned long long)units_at(b, 0.5), (unsigned long long)units_at(b, 0.99), 100 * wrong(b));
+	promised(sure_within(b, 10000) >= 0.99, "found within 10,000 outcomes in 99 of 100");
+}
+
+static void changes_are_found(struct batch *b)
+{
+	static const struct trial equal[] = {
+		{ "late, success .90", SHAPE_RATE, { 0.9, 0.9 }, 0, 0.5, 20000 },
+		{ "late, success .60", SHAPE_RATE, { 0.6, 0.6 }, 0, 0.5, 20000 },
+		{ "late, success .95, one in ten to the arm", SHAPE_RATE, { 0.95, 0.95 }, 0, 0.1, 20000 },
+		{ "late, latency, log sd .5", SHAPE_LOG_NORMAL, { 900, 900 }, 0.5, 0.5, 20000 },
+		{ "late, units that come back", SHAPE_RETURNING, { 0.5, 0.5 }, 0, 0.5, 20000 },
+	};
+	const uint32_t runs = b->runs;
+
+	printf("guards that see late outcomes by themselves, margin 0, looked at after every outcome\n");
+	for (size_t i = 0; i < sizeof equal / sizeof *equal; i++) {
+		late_batch(b, &equal[i], &equal[i], equal[i].units, 0);
+		printf("   %-45s %6llu outcomes, false alarms %.2f %%\n", equal[i].name, (unsigned long long)equal[i].units, 100 * sure_within(b, UINT64_MAX));
+		promised(sure_within(b, UINT64_MAX) <= 0.05, "at most 5 % false alarms");
+	}
+	b->runs = runs < 10 ? runs : runs / 10;
+	turns_bad(b, 2000);
+	turns_bad(b, 20000);
+	turns_bad(b, 100000);
+	b->runs = runs;
+}
+
 static struct experiment even(const char *id)
 {
 	struct experiment e = { .id = str_of(id), .traffic = TRAFFIC_ALL, .n_arms = 2, .arms = { { .weight = 1 }, { .weight = 1 } } };
@@ -300,7 +361,7 @@ static void assignment_part(struct batch *b) { assigns_uniformly(); }
 
 static const struct part { const char *name; void (*run)(struct batch *); } parts[] = {
 	{ "assignment", assignment_part }, { "split", sees_a_wrong_split }, { "differences", finds_what_is_there }, { "guards", guards_hold },
-	{ "verdicts", no_false_verdicts }, { "equal", no_false_alarms },
+	{ "changes", changes_are_found }, { "verdicts", no_false_verdicts }, { "equal", no_false_alarms },
 };
 
 int main(int argc, char **argv)

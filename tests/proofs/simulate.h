@@ -5,8 +5,10 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "common/policy/experiment_verdict.h"
+#include "common/policy/experiment_lately.h"
 #include "common/policy/sequential.h"
 
 /* xoshiro256**, seeded by splitmix64 (Blackman, Vigna). */
@@ -181,6 +183,85 @@ static inline uint64_t guard_run(const struct trial *t, const struct sequential 
 		sequential_harm(&h, s, m, &tally[1], &tally[0]);
 		if (h.at_least > margin)
 			return n;
+	}
+	return 0;
+}
+
+/* Outcomes of one metric of two arms with the windows of late ones, as ab-testing keeps them. */
+struct late_run {
+	struct tally all[2], in[LATE_WINDOWS][2];
+	struct crowd crowd, part[LATE_WINDOWS];         /* for units that come back: their totals */
+	struct lately lately;
+	struct sequential s;
+	enum metric m;
+	double margin;
+};
+
+static inline bool is_breach(const struct late_run *r, const struct tally *tally, const struct sequential *s, uint64_t n)
+{
+	struct harm h;
+
+	if (is_far(tally, 0, 2.4, n))
+		return false;
+	sequential_harm(&h, s, r->m, &tally[1], &tally[0]);
+	return h.known && h.at_least > 0 && h.effect >= r->margin;
+}
+
+static inline void late_add(struct late_run *r, const struct trial *t, int arm, int unit, double value)
+{
+	tally_add_of(&r->all[arm], &r->crowd.total[arm][unit], r->m, value);
+	r->lately.now++;
+	for (int w = 0; w < LATE_WINDOWS; w++) {
+		const struct tally *arms[2] = { &r->in[w][0], &r->in[w][1] };
+
+		tally_add_of(&r->in[w][arm], &r->part[w].total[arm][unit], r->m, value);
+		if (t->shape != SHAPE_RETURNING)
+			r->part[w].total[arm][unit] = (struct unit_total){ 0, 0 };
+		if (lately_is_full(&r->s, w, arms, 2)) {
+			lately_again(&r->lately, w);
+			memset(r->in[w], 0, sizeof r->in[w]);
+			memset(&r->part[w], 0, sizeof r->part[w]);
+		}
+	}
+	if (t->shape != SHAPE_RETURNING)
+		r->crowd.total[arm][unit] = (struct unit_total){ 0, 0 };
+}
+
+/* A unit of those about, and what it says: each keeps a rate of its own, and one in ten outcomes brings a new one. */
+static inline int late_unit(struct late_run *r, struct dice *d, const struct trial *t, int arm)
+{
+	int i = (int)(dice_share(d) * ABOUT);
+
+	if (!r->crowd.total[arm][i].n || dice_share(d) < 0.1) {
+		r->crowd.total[arm][i] = (struct unit_total){ 0, 0 };
+		for (int w = 0; w < LATE_WINDOWS; w++)
+			r->part[w].total[arm][i] = (struct unit_total){ 0, 0 };
+		r->crowd.rate[arm][i] = dice_share(d) < t->level[arm] ? 0.95 : 0.05;
+	}
+	return i;
+}
+
+/* Units until a guard breaks, on the whole or of late; 0 = never. From the unit 'change' on the second arm is as in 'after'. */
+static inline uint64_t late_run(const struct trial *t, const struct trial *after, uint64_t change, const struct sequential *s, double margin, uint64_t seed)
+{
+	const struct sequential whole = lately_whole(s);
+	struct late_run r = { .s = *s, .m = metric_of(t->shape), .margin = margin };
+	struct dice dice = dice_of(seed);
+
+	lately_begin(&r.lately);
+	for (uint64_t n = 1; n <= t->units; n++) {
+		const struct trial *now = n > change ? after : t;
+		int arm = dice_share(&dice) < now->share, unit = now->shape == SHAPE_RETURNING ? late_unit(&r, &dice, now, arm) : 0;
+
+		late_add(&r, now, arm, unit, now->shape == SHAPE_RETURNING ? dice_share(&dice) < r.crowd.rate[arm][unit] : outcome(&dice, now, arm));
+		if (is_breach(&r, r.all, &whole, n))
+			return n;
+		for (int w = 0; w < LATE_WINDOWS; w++) {
+			const struct sequential part = lately_part(s, w, r.lately.number[w]);
+
+			if (is_breach(&r, r.in[w], &part, n))
+				return n;
+		}
 	}
 	return 0;
 }
