@@ -18,7 +18,7 @@ enum { W_TAKE, W_WHO, W_RENEW, W_GIVE, STATEMENTS };
 static const char *const sql[STATEMENTS] = {
 	[W_TAKE] = "INSERT INTO one_writer (one, who, epoch, until_us) VALUES (1, ?1, 1, " NOW " + ?2)"
 		   " ON CONFLICT (one) DO UPDATE SET who = excluded.who, epoch = one_writer.epoch + 1, until_us = excluded.until_us"
-		   " WHERE one_writer.until_us < " NOW " RETURNING epoch",
+		   " WHERE one_writer.until_us < " NOW " OR one_writer.who = ?3 RETURNING epoch",
 	[W_WHO] = "SELECT who FROM one_writer WHERE one = 1",
 	[W_RENEW] = "UPDATE one_writer SET until_us = " NOW " + ?2 WHERE epoch = ?1",
 	[W_GIVE] = "UPDATE one_writer SET until_us = 0 WHERE epoch = ?1",
@@ -28,7 +28,7 @@ struct db_writer {
 	struct db_writer *next;       /* of those that were taken; under writers_lock */
 	struct db *db;
 	char *rest;                   /* of the URL, behind the scheme */
-	char who[100], other[100];
+	char who[100], dead[100], other[100];
 	int64_t epoch, taken;         /* 0 = not taken, or lost; what it was when it was taken */
 	bool keeps, ending;           /* ending: under the lock */
 	pthread_t thread;
@@ -43,7 +43,7 @@ static struct db_writer *writers;
 
 bool db_writer_has(const char *url) { return str_starts(str_of(url), STR("postgresql:")) || str_starts(str_of(url), STR("postgres:")); }
 
-struct db_writer *db_writer_open(const char *url, const char *who, struct why *why)
+struct db_writer *db_writer_open(const char *url, const char *who, const char *dead, struct why *why)
 {
 	struct db *db = db_open(url, sql, STATEMENTS, NULL, why);
 	struct db_writer *w;
@@ -55,6 +55,7 @@ struct db_writer *db_writer_open(const char *url, const char *who, struct why *w
 	w->db = db;
 	w->rest = x_strdup(strchr(url, ':') + 1);
 	(void)str_copy(w->who, sizeof(w->who), str_of(who));
+	(void)str_copy(w->dead, sizeof(w->dead), str_of(dead ? dead : ""));
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -112,10 +113,10 @@ static bool keep_who(void *arg, const struct db_row *row)
 
 enum db_writer_turn db_writer_try(struct db_writer *w, const char **ret_who, struct why *why)
 {
-	struct db_value take[] = { DB_Z(w->who), DB_I((int64_t)DB_WRITER_LEASE_MS * 1000) };
+	struct db_value take[] = { DB_Z(w->who), DB_I((int64_t)DB_WRITER_LEASE_MS * 1000), DB_Z(w->dead) };
 
 	w->other[0] = '\0';
-	if (!db_run(w->db, W_TAKE, take, 2, keep_epoch, w, NULL, why) || (!w->epoch && !db_run(w->db, W_WHO, NULL, 0, keep_who, w, NULL, why)))
+	if (!db_run(w->db, W_TAKE, take, 3, keep_epoch, w, NULL, why) || (!w->epoch && !db_run(w->db, W_WHO, NULL, 0, keep_who, w, NULL, why)))
 		return DB_WRITER_UNKNOWN;
 	*ret_who = w->other;
 	if (w->epoch)

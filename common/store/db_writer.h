@@ -17,10 +17,12 @@ enum { DB_WRITER_LEASE_MS = 6000 };
 struct db_writer;
 
 bool db_writer_has(const char *url);              /* whether a database of this kind is several processes' */
-/* 'who' names this process for people: "host, pid 7". Connects; NULL with *why when that fails. */
-struct db_writer *db_writer_open(const char *url, const char *who, struct why *);
+/* 'who' names this process for people, and no other one: "host, pid 7, 5f3a9c1e". 'dead' (may be NULL) is what a process was called that is known to have
+ * ended, as one is whose files are under this one's lock: if the lease is still that one's it is taken without waiting for its end, under the next epoch as
+ * always. Connects; NULL with *why when that fails. */
+struct db_writer *db_writer_open(const char *url, const char *who, const char *dead, struct why *);
 enum db_writer_turn { DB_WRITER_MINE, DB_WRITER_ANOTHERS, DB_WRITER_UNKNOWN };
-/* Takes the lease if it is free. ANOTHERS: *ret_who (valid until the next call) has it. UNKNOWN with *why: the server did not say. */
+/* Takes the lease if it is free, or was a dead one's. ANOTHERS: *ret_who (valid until the next call) has it. UNKNOWN with *why: the server did not say. */
 enum db_writer_turn db_writer_try(struct db_writer *, const char **ret_who, struct why *);
 int64_t db_writer_epoch(const struct db_writer *);
 int64_t db_writer_epoch_of(const char *rest);     /* of the URL behind its scheme: the epoch of this process's lease there; 0 = it has none. Any thread */

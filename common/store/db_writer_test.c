@@ -45,7 +45,7 @@ static void need_server(void)
 
 static struct db_writer *open_writer(const char *who)
 {
-	struct db_writer *w = db_writer_open(url, who, &why);
+	struct db_writer *w = db_writer_open(url, who, NULL, &why);
 
 	assert_non_null(w);
 	return w;
@@ -153,6 +153,34 @@ static void test_a_new_writer_waits_for_what_is_under_way(void **state)
 	db_writer_free(b);
 }
 
+/* As a process does that was killed and is started again. */
+static void test_what_a_dead_one_had_is_taken_at_once(void **state)
+{
+	struct db_writer *a, *b, *c;
+	struct db *of_a, *of_b;
+
+	need_server();
+	a = open_writer("a");
+	b = db_writer_open(url, "b", "a", &why);
+	c = db_writer_open(url, "c", "x", &why);          /* that one is not who has it */
+	assert_true(b && c);
+	assert_int_equal(try(a), DB_WRITER_MINE);
+	of_a = open_db();
+	assert_int_equal(try(c), DB_WRITER_ANOTHERS);
+	assert_int_equal(try(b), DB_WRITER_MINE);
+	assert_true(db_writer_epoch(b) == 2);
+	of_b = open_db();
+	assert_true(put(of_b, 1));
+	assert_false(put(of_a, 2));               /* it was not dead after all: nothing is changed */
+	assert_int_equal(why.code, ERR_CONFLICT);
+	db_writer_free(a);                        /* gives back what is another's: nothing */
+	assert_int_equal(try(c), DB_WRITER_ANOTHERS);
+	db_close(of_a);
+	db_close(of_b);
+	db_writer_free(b);
+	db_writer_free(c);
+}
+
 static atomic_int lost;
 
 static void on_lost(void *arg, const struct why *w)
@@ -190,6 +218,7 @@ int main(void)
 		cmocka_unit_test_setup(test_the_first_has_it_and_the_second_waits, make),
 		cmocka_unit_test_setup(test_one_that_was_passed_by_changes_nothing, make),
 		cmocka_unit_test_setup(test_a_new_writer_waits_for_what_is_under_way, make),
+		cmocka_unit_test_setup(test_what_a_dead_one_had_is_taken_at_once, make),
 		cmocka_unit_test_setup(test_it_is_renewed_and_who_lost_it_hears_so_once, make),
 	};
 

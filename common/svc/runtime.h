@@ -134,7 +134,8 @@ enum err databases_place(struct runtime *, struct why *);   /* fills the service
 const char *databases_url(const struct runtime *, unsigned i, const struct svc_db *);   /* of the i-th service; "" = a file in its directory */
 int databases_migrate(struct runtime *);           /* prints what it did; the exit status */
 /* standby.c */
-bool standby_wait(struct svc *);                   /* before start(): true = it may; false with s->why, ERR_OK there when it was told to end */
+bool standby_wait(struct svc *);                   /* before start(), with state_dir and, if free, its lock: true = it may; false with s->why,
+						    * ERR_OK there when it was told to end */
 void standby_leave(struct svc *);                  /* after stop() */
 /* places.c */
 const char *place_of(struct runtime *, struct arena *, const char *service);      /* RPC URL */

@@ -62,10 +62,20 @@ void thread_unlock(struct svc *s)
 	s->lock_fd = -1;
 }
 
-static bool open_places(struct svc *s)
+/* Whose directory is another's yet may have to wait for its turn anyway, and then it is free. */
+static bool open_dir(struct svc *s)
 {
 	s->state_dir = arena_printf(s->mem, "%s/%s", s->rt->state_dir, s->def->name);
-	if (place_make_dir(s->state_dir, &s->why) != ERR_OK || !lock_dir(s))
+	if (place_make_dir(s->state_dir, &s->why) != ERR_OK)
+		return false;
+	(void)lock_dir(s);
+	s->why = (struct why){ 0 };
+	return true;
+}
+
+static bool open_places(struct svc *s)
+{
+	if (s->lock_fd < 0 && !lock_dir(s))
 		return false;
 	if (s->def->rpc_port == 0)
 		return true;
@@ -78,7 +88,7 @@ static bool open_places(struct svc *s)
 static bool start(struct svc *s)
 {
 	s->why = (struct why){ 0 };
-	if (!standby_wait(s) || !open_places(s) || !s->def->start(s, &s->why)) {
+	if (!open_dir(s) || !standby_wait(s) || !open_places(s) || !s->def->start(s, &s->why)) {
 		if (s->why.code == ERR_OK)
 			err_set(&s->why, ERR_INTERNAL, "it gave no reason");
 		return false;

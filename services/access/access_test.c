@@ -882,7 +882,7 @@ static void one_process_holds_the_store(void **state)
 	Corral__AuditVerifyReply r;
 	struct { const char *db, *file; int64_t checkpoint; } cfg = { f->url, "", 0 };
 	Corral__Key k = wish(CORRAL__ROLE__ROLE_OWNER, "first");
-	struct db_writer *writer = test_db_is_server() ? db_writer_open(f->url, "the service", &f->why) : NULL;
+	struct db_writer *writer = test_db_is_server() ? db_writer_open(f->url, "the service", NULL, &f->why) : NULL;
 	const char *other;
 
 	if (writer) {                     /* a server's is the writer's */

@@ -511,7 +511,7 @@ static bool become_writer(const char *url, struct db_writer **ret, struct why *w
 	*ret = NULL;
 	if (!db_writer_has(url))
 		return true;
-	*ret = db_writer_open(url, "command line", why);
+	*ret = db_writer_open(url, "command line", NULL, why);
 	if (!*ret)
 		return false;
 	turn = db_writer_try(*ret, &other, why);

@@ -20,6 +20,7 @@ struct budget_service {
 	struct loop_timer tick;
 	Corral__Budgets_Service rpc;
 	bool failing;
+	int64_t ask_failed_us;        /* mono: when the store failed an ask last; 0 = never */
 };
 
 static struct zone the_zone;          /* of the process: libc can be asked only before there are threads */
@@ -79,6 +80,11 @@ static const char *tenant_of(const char *scope, const char *named, const Corral_
 
 /* --- asks --- */
 
+enum { QUIET_US = 5 * TICK_US };
+
+/* An ask may be answered from memory, and says nothing of the store then; the clock reads it, and where it can be read alone asks go on to fail. */
+static bool is_good_again(const struct budget_service *s) { return !s->ask_failed_us || mono_us() - s->ask_failed_us > QUIET_US; }
+
 static void store_state(struct budget_service *s, bool ok, const struct why *why)
 {
 	if (ok == !s->failing)
@@ -111,7 +117,10 @@ static void on_lease(Corral__Budgets_Service *rpc, const Corral__BudgetLeaseRequ
 	struct why why = { 0 };
 	bool ok = budgets_lease(s->budgets, q, wall_us(), mono_us(), s->mem, &reply, &why);
 
-	store_state(s, ok || why.code != ERR_STORE_FAILED, &why);
+	if (!ok && why.code == ERR_STORE_FAILED) {
+		s->ask_failed_us = mono_us();
+		store_state(s, false, &why);
+	}
 	series_inc(metrics_series(svc_metrics(s->svc), s->m.lent, ok ? "ok" : err_name(why.code)));
 	if (ok) {
 		put_prices(s, q, &reply);
@@ -247,7 +256,8 @@ static void on_tick(struct loop_timer *t)
 	struct why why = { 0 };
 	bool ok = budgets_tick(s->budgets, wall_us(), mono_us(), &why) && budgets_list(s->budgets, NULL, NULL, wall_us(), s->mem, &all, &why);
 
-	store_state(s, ok, &why);
+	if (!ok || is_good_again(s))
+		store_state(s, ok, &why);
 	if (ok)
 		show_all(s, &all);
 	arena_reset(s->mem);

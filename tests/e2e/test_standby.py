@@ -122,6 +122,20 @@ def test_a_writer_that_stood_still_ends_when_it_goes_on(pair):
     assert second.writes()
 
 
+@pytest.mark.parametrize("pair", ["usage-tracker"], indirect=True)
+def test_a_writer_that_is_killed_and_started_again_is_the_writer_at_once(pair):
+    """Also where a standby waits for just that: the lease it left is its own, for it has the lock on the same directory."""
+    first, second = both(pair)
+    for _ in range(2):
+        first.end()
+        before = len(first.log.read_text())
+        first.start()
+        until(lambda: first.writes(), 30)
+        said = first.log.read_text()[before:]
+        assert "this process is the writer" in said and "waits for a need need=writer" not in said, said
+    until(lambda: f"pid {first.process.pid}," in second.need()["text"], 30)
+
+
 def test_a_standby_ends_when_it_is_told_to(pair):
     first, second = both(pair)
     second.process.send_signal(signal.SIGTERM)
