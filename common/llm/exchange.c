@@ -107,11 +107,12 @@ static struct json_edit say_most(const struct llm_in *in, struct str number, str
 /* In each place where the request says a number, or in a new one. */
 static unsigned cap_edits(const struct llm_in *in, struct json_edit *edits, struct arena *mem)
 {
-	struct str number = arena_fmt(mem, "%lld", (long long)in->max_tokens);
+	struct str number;
 	unsigned n = 0;
 
 	if (!in->capped || llm_embeds(in->op))
 		return 0;
+	number = arena_fmt(mem, "%lld", (long long)in->max_tokens);
 	for (unsigned i = 0; i < 2; i++)
 		if (in->max_tokens_tok[i])
 			edits[n++] = json_edit_value(&in->doc, in->max_tokens_tok[i], number);

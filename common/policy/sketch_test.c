@@ -39,9 +39,28 @@ static void other_is_other(void **state)
 	assert_int_equal(same, 0);
 }
 
+/* Eight bytes are looked at together: at every place the same bytes are a word's as anywhere else. */
+static void words_are_words_at_every_place(void **state)
+{
+	for (unsigned c = 0; c < 256; c++) {
+		bool is_word = c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+
+		for (int at = 0; at < 18; at++) {
+			char text[64];
+			int n = snprintf(text, sizeof(text), "%*sleft%cright%*s", at, "", 'x', at % 9, "");
+
+			text[at + 4] = (char)c;
+			assert_int_equal(sketch_of(str_n(text, (size_t)n), 1) == sketch_of(STR("LEFT right"), 1), !is_word);
+		}
+	}
+	assert_true(sketch_of(STR("abcdefgh"), 1) != sketch_of(STR("abcdefghabcdefgh"), 1));
+	assert_true(sketch_of(STR("abcdefghij"), 1) == sketch_of(STR("-ABCDEFGHIJ-"), 1));
+	assert_true(sketch_of(STR("        "), 1) == 0);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(alike_is_alike), cmocka_unit_test(other_is_other) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(alike_is_alike), cmocka_unit_test(other_is_other), cmocka_unit_test(words_are_words_at_every_place) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,9 @@
 #include "services/gateway/attempt.h"
 #include "services/gateway/recall_entry.h"
 
+/* What recollection.bypass can be; the commonest first. */
+enum { BYPASSES = 6 };
+static const char *const bypasses[BYPASSES] = { "sampling", "tools", "asked", "digest", "nothing_asked", "not_sent" };
 enum { SECRET_BYTES = 32, SECRET_MOST = 4096, TENANTS = 64, HELD_FREE = 64 << 10, HELD_STEP = 256 << 10, ANSWER_MOST = 64 << 20 };
 
 struct recall {
@@ -35,9 +38,8 @@ struct recall_seat {
 	struct hmac_key *installation;
 	struct tenant_key tenants[TENANTS];
 	struct buf text;
-	struct metrics *metrics;
 	bool ready;                   /* as recall.ready has it */
-	struct series *hits, *misses, *shared, *kept, *seconds;
+	struct series *hits, *misses, *shared, *kept, *seconds, *bypassed[BYPASSES];
 };
 
 /* --- the secret --- */
@@ -156,12 +158,13 @@ struct recall_seat *recall_seat_new(struct gateway *g, struct loop *loop)
 	s->loop = loop;
 	s->seat = cache_seat_new(g->recall->cache, loop);
 	s->installation = hmac_key_new(str_n((const char *)g->recall->seed, HMAC_BYTES));
-	s->metrics = g->metrics;
 	s->hits = metrics_series(g->metrics, M_CACHE_HITS, "kept");
 	s->shared = metrics_series(g->metrics, M_CACHE_HITS, "shared");
 	s->misses = metrics_series(g->metrics, M_CACHE_MISSES);
 	s->kept = metrics_series(g->metrics, M_CACHE_STORED);
 	s->seconds = metrics_series(g->metrics, M_CACHE_SECONDS);
+	for (unsigned i = 0; i < BYPASSES; i++)
+		s->bypassed[i] = metrics_series(g->metrics, M_CACHE_BYPASSED, bypasses[i]);
 	return s;
 }
 
@@ -461,6 +464,15 @@ static enum step look_up(struct recollection *rc)
 	return found(rc, c);
 }
 
+static void count_bypass(const struct recall_seat *s, const char *why)
+{
+	unsigned i = 0;
+
+	while (i < BYPASSES - 1 && strcmp(bypasses[i], why) != 0)
+		i++;
+	series_inc(s->bypassed[i]);
+}
+
 enum step recall_look(struct req *r)
 {
 	struct recollection *rc = r->recall;
@@ -477,7 +489,7 @@ enum step recall_look(struct req *r)
 	}
 	if (rc->reads)
 		return look_up(rc);
-	series_inc(metrics_series(r->worker->gw->metrics, M_CACHE_BYPASSED, rc->bypass));
+	count_bypass(r->worker->recall, rc->bypass);
 	return STEP_NEXT;
 }
 
