@@ -39,6 +39,7 @@ struct https_call {
 	struct curl_slist *headers;
 	struct https_ops ops;
 	void *arg;
+	size_t sent;                  /* of the body */
 	struct buf body, head;        /* head: the lines of the answer, each ended by LF */
 	struct loop_timer timer;      /* until the first byte, then between bytes */
 	int64_t first_byte_ms, idle_ms;
@@ -246,6 +247,8 @@ static const char *text_of(const struct https_call *c, CURLcode code)
 {
 	if (c->timed_out)
 		return c->started ? "it said nothing more for too long" : "no byte of an answer came in time";
+	if (code == CURLE_SEND_FAIL_REWIND)
+		return "it ended the connection before an answer";
 	return c->error[0] ? c->error : curl_easy_strerror(code);
 }
 
@@ -425,6 +428,21 @@ static void add_header(struct https_call *c, struct str line)
 	buf_free(&b);
 }
 
+static size_t give_body(char *to, size_t size, size_t n, void *arg)
+{
+	struct https_call *c = arg;
+	size_t left = c->body.n - c->sent;
+
+	n = size * n < left ? size * n : left;
+	if (n)
+		memcpy(to, c->body.p + c->sent, n);
+	c->sent += n;
+	return n;
+}
+
+/* libcurl asks a second time, and up to five times more, when a kept connection ends before an answer. What was sent may have been done and be billed. */
+static int once_only(void *arg, curl_off_t offset, int origin) { return CURL_SEEKFUNC_FAIL; }
+
 static void set_request(struct https_call *c, const struct https_request *q)
 {
 	CURL *e = c->easy;
@@ -438,7 +456,9 @@ static void set_request(struct https_call *c, const struct https_request *q)
 	if (strcmp(q->method, "POST") == 0) {
 		curl_easy_setopt(e, CURLOPT_POST, 1L);
 		curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->body.n);
-		curl_easy_setopt(e, CURLOPT_POSTFIELDS, c->body.p ? c->body.p : "");
+		curl_easy_setopt(e, CURLOPT_READFUNCTION, give_body);
+		curl_easy_setopt(e, CURLOPT_READDATA, c);
+		curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, once_only);
 	}
 	curl_easy_setopt(e, CURLOPT_HTTPHEADER, c->headers);
 	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)(q->connect_ms ? q->connect_ms : CONNECT_MS));

@@ -2,7 +2,7 @@
  *
  * One pool belongs to one loop and its thread; connections are kept and used again. HTTP/1.1 only, so that ending a call closes its
  * connection at once, and a slow reader holds back its own server and no other. Certificates are verified, always; redirects are not
- * followed; nothing is kept of cookies; the environment's proxies are not used.
+ * followed; nothing is kept of cookies; the environment's proxies are not used. A POST is sent once, whatever becomes of its connection.
  * What is held of one answer is bounded: libcurl's one buffer (16 KiB) and what the kernel has; a paused call reads no further. */
 #ifndef CORRAL_IO_HTTPS_OUT_H
 #define CORRAL_IO_HTTPS_OUT_H

@@ -454,7 +454,7 @@ static bool openai_finish(struct llm_relay *r, const struct llm_extra *extra, st
 	else
 		write_completion_choice(r, &nothing, finish_of(r), out);
 	end_event(r, out);
-	if (r->in->want_usage) {
+	if (r->in->want_usage && (r->usage.reported || !r->target->no_guess)) {
 		begin_event(r, out);
 		buf_addz(out, "],");
 		write_usage(r, out);

@@ -158,7 +158,7 @@ static unsigned same_dialect_edits(const struct llm_in *in, const struct llm_tar
 	if (in->dialect == LLM_OLLAMA && !json_get_any_case(&in->doc, 0, "truncate"))
 		edits[n++] = json_edit_insert(&in->doc, 0, "truncate", STR("false"), mem);
 	n += cap_edits(in, edits + n, mem);
-	if (t->kind == LLM_BACKEND_RUNPOD)
+	if (t->kind == LLM_BACKEND_RUNPOD || t->worker)
 		n += worker_edits(in, t, edits + n, mem);
 	sort_edits(edits, n);
 	return n;

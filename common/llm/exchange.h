@@ -91,7 +91,9 @@ struct llm_target {
 	int64_t created_us;           /* wall clock */
 	bool rewrite;                 /* LLM_BACKEND_OPENAI asked for one answer: it is written anew, for it is not quite of that form (Gemini's
 	                               * OpenAI-compatible path: calls without an index, and "stop" after them). Fields nobody here knows go */
+	bool no_guess;                /* a stream of OpenAI's form tells no counts that the backend did not tell: who reads it counts itself, and knows that */
 	uint32_t max_output_tokens;   /* most the model can answer; 0 = unknown */
+	bool worker;                  /* LLM_BACKEND_OPENAI is a worker of RunPod's: 16 tokens at a temperature of 0.7 unless it is told otherwise */
 	int64_t time_left_ms;         /* RunPod: how long the job may wait and run; 0 = as long as the platform lets it */
 };
 

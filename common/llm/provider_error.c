@@ -82,6 +82,8 @@ static void read_object(struct said *s, uint32_t object, struct arena *mem)
 	(void)json_i64(&s->doc, json_get(&s->doc, object, "code"), &s->number);
 	if (metadata)
 		s->kind = string_at(s, metadata, "error_type", mem);
+	if (metadata)
+		s->blocked |= json_get(&s->doc, metadata, "flagged_input") || json_get(&s->doc, metadata, "reasons");
 	if (details)
 		read_details(s, details, mem);
 }
@@ -198,7 +200,7 @@ static enum provider_fault decide(int status, const struct said *s)
 	if (by_word(s->kind, &fault) || by_word(s->detail, &fault) || by_word(s->code, &fault) || by_word(s->type, &fault) || by_word(s->status, &fault)) {
 		if (fault == FAULT_BAD_REQUEST)
 			(void)by_sentence(s->message, &fault);
-		return fault;
+		return fault == FAULT_BROKEN && by_status(status) == FAULT_OVERLOADED ? FAULT_OVERLOADED : fault;
 	}
 	if ((status < 400 || (status < 500 && status != 401 && status != 429)) && by_sentence(s->message, &fault))
 		return fault;

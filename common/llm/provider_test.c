@@ -334,6 +334,8 @@ static const struct error_case {
 	/* OpenRouter */
 	{ 402, "", OR("402", "payment_required"), FAULT_NO_CREDIT, -1, ERR_UNAVAILABLE, 503 },
 	{ 403, "", OR("403", "content_policy_violation"), FAULT_REFUSED, -1, ERR_BACKEND_REFUSED, 400 },
+	{ 403, "", "{\"error\":{\"code\":403,\"message\":\"no\",\"metadata\":{\"reasons\":[\"violence\"],\"flagged_input\":\"x\"}}}", FAULT_REFUSED, -1, ERR_BACKEND_REFUSED, 400 },
+	{ 503, "Retry-After: 7\n", OR("503", "server"), FAULT_OVERLOADED, 7000, ERR_UNAVAILABLE, 503 },
 	{ 403, "", OR("403", "permission_denied"), FAULT_AUTH, -1, ERR_UNAVAILABLE, 503 },
 	{ 400, "", OR("400", "context_length_exceeded"), FAULT_TOO_LONG, -1, ERR_CONTEXT_TOO_LONG, 400 },
 	{ 429, "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1795227659000\n", OR("429", "rate_limit_exceeded"), FAULT_RATE_LIMITED, 5000, ERR_RATE_LIMITED, 429 },

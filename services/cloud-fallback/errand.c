@@ -4,7 +4,7 @@
  *               ▲        │
  *               └────────┘ a key that is refused, spent or told to wait: another one, as long as nothing was said to the gateway
  *
- * Whatever way it ends, once: the slot is free, the breaker and the key know, the gateway has an OpenAI answer or error. See cloud.h. */
+ * Whatever way it ends, once: the slot is free, the breaker and the key know, the gateway has an OpenAI answer or error. See errand.h. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,35 +13,9 @@
 #include "common/data/log.h"
 #include "common/data/json_write.h"
 #include "common/data/secret.h"
-#include "common/llm/exchange.h"
-#include "services/cloud-fallback/cloud.h"
+#include "services/cloud-fallback/errand.h"
 
 enum { HEADERS_MOST = 7, BUSY_RETRY_MS = 1000, ID_MOST = 100 };
-
-struct errand {
-	struct list link;
-	struct cloud *cloud;
-	struct provider *provider;
-	struct http_xchg *x;          /* NULL: the gateway has its answer, or has left */
-	struct arena *mem;
-	struct llm_in in;
-	struct llm_target target;
-	struct llm_plan plan;
-	struct llm_relay *relay;
-	struct https_call *call;
-	struct buf out;
-	const char *url, *model;
-	char tried[KEY_TRIES][KEY_ID];
-	unsigned n_tried;
-	uint32_t probe;
-	int64_t sent_us, until_us;    /* loop clock; until: no request goes on after it */
-	int64_t retry_ms;             /* what the provider said last */
-	int status;                   /* of the answer's head; 0 = there is none */
-	bool cold, began;             /* a byte of an answer came */
-	bool over;                    /* the gateway has its whole answer; the rest of the provider's is awaited, so that the connection can be used again */
-	struct loop_timer again;
-	struct str request_id, trace;
-};
 
 static void go_on(struct http_xchg *);
 
@@ -70,7 +44,7 @@ static void free_errand(struct errand *e)
 /* Nothing of the provider's sentence may show the key. */
 static void hide_key(const struct errand *e, struct why *why)
 {
-	const struct provider_key *k = e->n_tried ? keyring_find(&e->provider->keys, e->tried[e->n_tried - 1]) : NULL;
+	const struct provider_key *k = errand_key(e);
 	const char *at = k ? strstr(why->text, k->text) : NULL;
 
 	if (at)
@@ -90,7 +64,7 @@ static void fail(struct errand *e, struct why *why)
 		http_reply_data(e->x, buf_as_str(&e->out));
 		http_reply_end(e->x);
 	} else if (e->x) {
-		front_refuse(e->x, why, why->code == ERR_BACKEND_REFUSED && e->relay ? llm_relay_refused_status(e->relay) : 0, e->retry_ms);
+		front_refuse(e->x, why, e->refused_status, e->retry_ms);
 	}
 	e->x = NULL;
 	cloud_changed(e->cloud);
@@ -121,7 +95,7 @@ static void tokens(const struct errand *e, const char *kind, const struct llm_us
 
 static void good_end(struct errand *e)
 {
-	struct provider_key *k = keyring_find(&e->provider->keys, e->tried[e->n_tried - 1]);
+	struct provider_key *k = errand_key(e);
 	const struct llm_usage *u = llm_relay_usage(e->relay);
 
 	tokens(e, "prompt", u, u->prompt_tokens);
@@ -145,54 +119,6 @@ static void failure_of_provider(struct errand *e, bool refused, const struct why
 	e->probe = 0;
 }
 
-enum blame { BLAME_PROVIDER, BLAME_KEY, BLAME_REQUEST };
-
-static bool body_says(const struct errand *e, const char *word) { return str_find(llm_relay_upstream_body(e->relay), str_of(word)) != NULL; }
-
-static enum key_state key_verdict(const struct errand *e, int status)
-{
-	if (status == 402 || (status == 429 && body_says(e, "insufficient_quota")))
-		return KEY_NO_CREDIT;
-	if (status == 429)
-		return KEY_RESTS;
-	/* OpenRouter says by 403 that a prompt was refused; Gemini by 400 that a key is none */
-	if (status == 401 || (status == 403 && e->provider->set->kind != KIND_OPENROUTER) || (status == 400 && body_says(e, "API_KEY_INVALID")))
-		return KEY_REFUSED;
-	return KEY_GOOD;
-}
-
-static void word_key(const struct errand *e, enum key_state v, int status, struct why *why)
-{
-	const char *name = e->provider->set->name;
-
-	if (v == KEY_REFUSED)
-		err_set(why, ERR_UNAVAILABLE, "%s refuses its key (%d); it is tried again later, and at once with another key", name, status);
-	else if (v == KEY_NO_CREDIT)
-		err_set(why, ERR_UNAVAILABLE, "%s says that its account has no credit left (%d)", name, status);
-	else
-		err_set(why, ERR_RATE_LIMITED, "%s asked to be left alone for a while (429)", name);
-}
-
-static enum blame judge(struct errand *e, int status, struct why *why)
-{
-	enum key_state v = key_verdict(e, status);
-	struct provider_key *k = keyring_find(&e->provider->keys, e->tried[e->n_tried - 1]);
-	int64_t now_us = mono_us();
-
-	if (v == KEY_GOOD)
-		return why->code == ERR_BACKEND_FAILED || why->code == ERR_UNAVAILABLE || why->code == ERR_DEADLINE ? BLAME_PROVIDER : BLAME_REQUEST;
-	if (k && v == KEY_RESTS)
-		key_rest(k, v, now_us, e->retry_ms * 1000);
-	else if (k)
-		key_rest(k, v, now_us, e->cloud->cfg->cloud_recheck * 1000);
-	if (k)
-		e->retry_ms = (k->until_us - now_us) / 1000;
-	LOG_WARN("a key of a provider rests", LOG_S("provider", e->provider->set->name), LOG_S("key", k ? k->id : "gone"), LOG_I("status", status),
-		 LOG_I("retry_after_ms", e->retry_ms));
-	word_key(e, v, status, why);
-	return BLAME_KEY;
-}
-
 static bool another_key(const struct errand *e)
 {
 	if (e->n_tried == KEY_TRIES || !e->x || http_reply_started(e->x) || loop_now_us(e->cloud->loop) >= e->until_us)
@@ -205,24 +131,11 @@ static bool another_key(const struct errand *e)
 
 static void send_again(struct loop_timer *);
 
-/* "the backend answered 500: …" is said by name: to a gateway we are the backend. */
-static void name_it(const struct errand *e, struct why *why)
-{
-	const struct str us = STR("the backend ");
-	char text[sizeof(why->text)];
-
-	if (!str_starts(str_of(why->text), us))
-		return;
-	snprintf(text, sizeof(text), "%s %s", e->provider->set->name, why->text + us.n);
-	memcpy(why->text, text, sizeof(text));
-}
-
 /* An attempt failed, with an answer or without one (status 0). 'refused': no connection was made. */
 static void failed(struct errand *e, bool refused, struct why *why)
 {
-	enum blame b = judge(e, e->status, why);
+	enum blame b = errand_judge(e, why);
 
-	name_it(e, why);
 	if (e->call)
 		https_call_cancel(e->call);
 	e->call = NULL;
@@ -240,27 +153,6 @@ static void failed(struct errand *e, bool refused, struct why *why)
 
 /* --- the answer --- */
 
-/* "2", "1.5" in seconds; "retry-after-ms"; a date of HTTP. 0 = not said. */
-static int64_t retry_after_ms(const struct http_head *h)
-{
-	const struct http_header *ms = http_find(h, "retry-after-ms"), *s = http_find(h, "retry-after");
-	struct tm tm = { 0 };
-	char date[60];
-	int64_t wait;
-	double n;
-
-	if (ms && str_double(ms->value, &n) && n > 0 && n < 1e9)
-		return (int64_t)n;
-	if (!s)
-		return 0;
-	if (str_double(s->value, &n))
-		return n > 0 && n < 1e6 ? (int64_t)(n * 1000) : 0;
-	if (!str_copy(date, sizeof(date), s->value) || !strptime(date, "%a, %d %b %Y %H:%M:%S GMT", &tm))
-		return 0;
-	wait = (int64_t)timegm(&tm) * 1000 - wall_us() / 1000;
-	return wait > 0 ? wait : 0;
-}
-
 static void c_head(struct https_call *c, const struct http_head *h, void *arg)
 {
 	struct errand *e = arg;
@@ -269,7 +161,9 @@ static void c_head(struct https_call *c, const struct http_head *h, void *arg)
 
 	e->status = h->status;
 	e->began = true;
-	e->retry_ms = h->status == 429 || h->status == 503 || h->status == 529 ? retry_after_ms(h) : 0;
+	e->head = NULL;
+	if (h->status >= 400)
+		errand_keep_head(e, h);
 	if (h->status < 400)
 		series_observe(metrics_series(svc_metrics(e->cloud->svc), M_FIRST_BYTE, e->provider->set->name), (double)waited_us / 1e6);
 	if (h->status < 400)
@@ -508,7 +402,8 @@ static enum err plan_it(struct errand *e, struct why *why)
 	enum err code;
 
 	e->target = (struct llm_target){ .kind = backend_of(e->provider), .remote_model = str_of(e->model), .shown_model = e->in.model, .request_id = e->request_id,
-					 .created_us = wall_us(), .max_output_tokens = r ? r->max_output_tokens : 0 };
+					 .created_us = wall_us(), .rewrite = p->kind == KIND_GEMINI, .worker = p->kind == KIND_RUNPOD, .no_guess = true,
+					 .max_output_tokens = r ? r->max_output_tokens : 0 };
 	code = llm_plan(&e->plan, &e->in, &e->target, e->mem, why);
 	if (code == ERR_OK)
 		e->url = url_of(e);

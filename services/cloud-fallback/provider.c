@@ -106,7 +106,12 @@ void provider_standing(const struct provider *p, struct standing *s)
 	*s = (struct standing){ .state = CORRAL__PROVIDER_STATE__PROVIDER_READY };
 	if (!is_configured(p, s) || !has_budget(p, s) || !has_key(p, s))
 		return;
-	if (breaker_is_open(&p->breaker, now_us))
+	if (!breaker_is_open(&p->breaker, now_us))
+		return;
+	if (breaker_state(&p->breaker, now_us) == BREAKER_CLOSED)
+		say(s, CORRAL__PROVIDER_STATE__PROVIDER_COOLING, in_wall_ms(now_us + breaker_retry_us(&p->breaker, now_us)), "%s is overloaded and asked to be left alone for a while",
+		    p->set->name);
+	else
 		say(s, CORRAL__PROVIDER_STATE__PROVIDER_COOLING, in_wall_ms(now_us + breaker_retry_us(&p->breaker, now_us)), "%s failed %lld times in a row",
 		    p->set->name, (long long)p->cloud->cfg->breaker_failures);
 }

@@ -23,6 +23,8 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_TOKENS] = { METRIC_COUNTER, "provider_tokens_total", "Tokens of finished requests, by kind (prompt, completion) and source (reported, estimated).", "provider,kind,source" },
 	[M_RETRIES] = { METRIC_COUNTER, "provider_key_retries_total", "Requests that were sent again with another key.", "provider" },
 	[M_REDACTED] = { METRIC_COUNTER, "redacted_total", "Places that were taken out of requests to providers, by rule, and requests that were refused for one.", "rule,outcome" },
+	[M_FAULTS] = { METRIC_COUNTER, "provider_faults_total", "Attempts at a provider that failed, by what it was: auth, no_credit, rate_limited, overloaded, no_model, bad_request, "
+		       "too_long, refused, broken, silent (nothing came in time), unreachable.", "provider,fault" },
 	[M_COLD_START] = { METRIC_GAUGE, "provider_cold_start_seconds", "What a request waits while no worker is up, as measured.", "provider" },
 };
 
