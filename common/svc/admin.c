@@ -65,6 +65,16 @@ static void add_needs(struct json_out *j, struct svc *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* All that waits, waits behind a writer: what the operator may call ready. */
+static bool stands_by(struct runtime *rt)
+{
+	bool all = rt->config.standby_ready && !rt->ending;
+
+	for (unsigned i = 0; i < rt->n; i++)
+		all &= !atomic_load(&rt->svcs[i].standby) || atomic_load(&rt->svcs[i].spare);
+	return all;
+}
+
 static int readyz(struct runtime *rt, struct buf *b)
 {
 	const char *status = status_of(rt);
@@ -78,7 +88,7 @@ static int readyz(struct runtime *rt, struct buf *b)
 	for (unsigned i = 0; i < rt->n; i++)
 		add_needs(&j, &rt->svcs[i]);
 	json_done(&j);
-	return strcmp(status, "ready") == 0 ? 200 : 503;
+	return strcmp(status, "ready") == 0 || (strcmp(status, "standby") == 0 && stands_by(rt)) ? 200 : 503;
 }
 
 static void one_status(struct buf *b, const char *status, const char *service)

@@ -17,6 +17,7 @@ struct runtime_config {
 	const char *config, *listen, *admin_listen, *rpc_listen, *state_dir, *log_level, *log_format;
 	const char *tls_ca, *tls_cert, *tls_key, *db;
 	int64_t drain;
+	bool standby_ready;
 	struct opt_list peer;
 };
 
@@ -82,7 +83,7 @@ struct svc {
 	_Atomic int64_t beat_us;      /* when the loop last turned, mono; 0 = not started */
 	_Atomic int64_t drain_until_us;
 	_Atomic bool hurried;
-	_Atomic bool standby, give_up;        /* it waits for its turn; the process is to end */
+	_Atomic bool standby, spare, give_up; /* it waits for its turn; another is known to be the writer; the process is to end */
 	pthread_mutex_t lock;         /* guards needs and offers */
 	struct need *needs;
 	struct offer *offers;

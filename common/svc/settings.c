@@ -18,6 +18,8 @@ static const struct opt common_options[] = {
 	RT(SECRET, db, "", "Database server of all services that keep something: postgresql://USER:PASSWORD@HOST:PORT/NAME, each service in a schema by its name, which "
 			   "'PROGRAM migrate' makes. Empty = a file of SQLite for each in state_dir, for one replica of it. A service's own option goes before this. "
 			   "sqlite:PATH here is the file of the ledger alone."),
+	RT(BOOL, standby_ready, "no", "Whether /readyz says 200 while another process is the writer and this one would take over, for rolling updates that wait for it. It does "
+				      "not listen meanwhile, so that others find the writer among several addresses."),
 	RT(STRING, tls_ca, "", "PEM file with the authority of all services' certificates, for tls+tcp:// between services."),
 	RT(STRING, tls_cert, "", "PEM file with this service's own certificate, as server and as client. A changed file is noticed within seconds."),
 	RT(STRING, tls_key, "", "PEM file with the key of tls_cert."),
@@ -37,6 +39,14 @@ static const struct svc_def *public_one(const struct runtime *rt)
 	return NULL;
 }
 
+static bool has_writer(const struct runtime *rt)
+{
+	for (unsigned i = 0; i < rt->n; i++)
+		if (rt->svcs[i].def->one_writer)
+			return true;
+	return false;
+}
+
 /* NULL: this program does not have the option. */
 static const char *default_of(struct runtime *rt, const struct opt *o)
 {
@@ -48,6 +58,8 @@ static const char *default_of(struct runtime *rt, const struct opt *o)
 		return loopback(rt, "", first->admin_port);
 	if (strcmp(o->name, "rpc_listen") == 0)
 		return rt->n == 1 && first->rpc_port ? loopback(rt, "tcp://", first->rpc_port) : NULL;
+	if (strcmp(o->name, "standby_ready") == 0)
+		return has_writer(rt) ? o->dflt : NULL;
 	return o->dflt;
 }
 

@@ -117,6 +117,7 @@ bool standby_wait(struct svc *s)
 			return err_set(&s->why, ERR_STORE_FAILED, "the database has no place for the writer's name; bring its schema up to date with '%s migrate', and start "
 				       "again (%s)", s->rt->name, why.text) == ERR_OK;
 		tell(s, turn, other, &why);
+		atomic_store(&s->spare, turn == DB_WRITER_ANOTHERS);
 		atomic_store(&s->standby, true);
 		wait_a_while(s);
 		if (atomic_load(&s->give_up))

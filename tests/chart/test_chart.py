@@ -16,6 +16,7 @@ CHART = ROOT / "helm/corral"
 BIN = Path(os.environ["CORRAL_BIN"]).parent
 HELMS = os.environ["HELMS"].split()
 SERVICES = ["gateway", "model-registry", "selector", "usage-tracker", "ab-testing", "access", "hardware-probe", "cloud-fallback"]
+ONE_WRITER = ["model-registry", "selector", "usage-tracker", "ab-testing", "access"]
 # What a value may be changed to; each is rendered and read by the programs.
 VARIANTS = {
     "as it is": {},
@@ -34,6 +35,8 @@ VARIANTS = {
     "databases on a server": {"database": {"secretName": "corral-db"}},
     "databases on servers, each pod its own schema": {"database": {"secretName": "corral-db", "migrate": "init"}, "services": {
         "access": {"secretConfig": {"access_db": {"secretName": "of-access", "key": "url"}}}}},
+    "standbys": {"database": {"secretName": "corral-db"}, "services": {name: {"replicas": 2} for name in ONE_WRITER}},
+    "standbys without volumes": {"config": {"db": "postgresql://corral@db.example/corral"}, "services": {name: {"replicas": 3, "storage": {"size": None}} for name in ONE_WRITER}},
     "a cache that gateways share": {"cache": {"secretName": "corral-cache"}, "masterKey": {"secretName": "corral-master-key"}},
     "facts by Kafka": {"bus": {"bus": "kafka:kafka.example:9092", "bus_tls": True, "bus_user": "corral", "bus_sasl_mechanism": "scram-sha-512"},
                        "busPassword": {"secretName": "corral-kafka"}},
@@ -315,6 +318,28 @@ def test_who_gets_which_database():
     assert found["access"] == {"CORRAL_ACCESS_DB": other} and found["selector"] == {} and found["usage-tracker"] == {"CORRAL_DB": server}
 
 
+@pytest.mark.parametrize("name", ONE_WRITER)
+def test_standbys_are_ready_and_spread(name):
+    """A rolling update waits for a standby to be ready; the program says what it makes of that."""
+    for values, kind in ((VARIANTS["standbys"], "StatefulSet"), (VARIANTS["standbys without volumes"], "Deployment")):
+        service = Service(render(values), name)
+        spec = service.workload["spec"]
+        assert service.workload["kind"] == kind and spec["replicas"] > 1 and service.config["standby_ready"] is True
+        assert (spec.get("updateStrategy") or spec["strategy"]) == {"type": "RollingUpdate"}
+        assert service.by_kind["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+        (spread,) = service.pod["spec"]["topologySpreadConstraints"]
+        assert spread["topologyKey"] == "kubernetes.io/hostname" and spread["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert spread["labelSelector"]["matchLabels"].items() <= service.pod["metadata"]["labels"].items()
+        assert service.by_kind["Service"]["spec"]["publishNotReadyAddresses"] is True
+    alone = Service(render({"database": {"secretName": "corral-db"}}), name)
+    assert alone.workload["spec"]["replicas"] == 1 and "standby_ready" not in alone.config
+
+
+def test_the_programs_with_one_writer_are_those():
+    have = [name for name in SERVICES if "| `standby_ready` |" in subprocess.run([BIN / name, "--dump=config"], capture_output=True, text=True, check=True).stdout]
+    assert have == ONE_WRITER
+
+
 def test_one_job_cannot_know_two_servers_by_one_name():
     values = {"database": {"secretName": "corral-db"}, "services": {"access": {"secretConfig": {"db": {"secretName": "of-access", "key": "url"}}}}}
     done = helm("template", "corral", "helm/corral", "--kube-version", "1.36.3", values=values, check=False)
@@ -379,7 +404,10 @@ def test_a_service_can_be_left_out():
     ({"imag": {}}, "imag"), ({"services": {"gatway": {}}}, "gatway"), ({"services": {"gateway": {"replica": 2}}}, "replica"),
     ({"services": {"gateway": {"config": {"breaker_opn": "3s"}}}}, "breaker_opn"), ({"services": {"gateway": {"config": {"queue_max": "many"}}}}, "queue_max"),
     ({"services": {"gateway": {"config": {"listen": "0.0.0.0:1"}}}}, "listen"), ({"services": {"gateway": {"config": {"backends": []}}}}, "backends"),
-    ({"services": {"access": {"replicas": 2}}}, "replicas"), ({"image": {"digest": "latest"}}, "digest"), ({"config": {"log_level": "loud"}}, "log_level"),
+    ({"services": {"access": {"replicas": 6}}}, "replicas"), ({"services": {"cloud-fallback": {"replicas": 2}}}, "replicas"),
+    ({"services": {"access": {"replicas": 2}}}, "services.access.replicas is 2"),
+    ({"database": {"secretName": "s"}, "services": {"access": {"replicas": 2, "config": {"access_db": "sqlite:/var/lib/corral/a.db"}}}}, "database.secretName"),
+    ({"database": {"secretName": "s"}, "services": {"access": {"config": {"standby_ready": True}}}}, "standby_ready"), ({"image": {"digest": "latest"}}, "digest"), ({"config": {"log_level": "loud"}}, "log_level"),
     ({"services": {"gateway": {"config": {"queue_timeout": "soon"}}}}, "queue_timeout"), ({"firstKey": {"secretName": ""}}, "secretName"),
     ({"services": {"gateway": {"secretConfig": {"breaker_opn": {"secretName": "a", "key": "b"}}}}}, "breaker_opn"),
     ({"services": {"gateway": {"secretConfig": {"queue_max": {"secretName": "a"}}}}}, "queue_max"),
@@ -403,7 +431,7 @@ def test_the_schema_knows_every_option_of_each_program():
         (secret,) = schema["properties"]["services"]["properties"][program]["properties"]["secretConfig"]["patternProperties"]
         assert {o for o in options if re.search(secret, o)} == known
         assert options - known <= {"config", "listen", "admin_listen", "rpc_listen", "state_dir", "drain", "peer", "tls_ca", "tls_cert", "tls_key",
-                                   "bootstrap_key_file", "cloud_listen", "cloud_endpoint"}
+                                   "bootstrap_key_file", "cloud_listen", "cloud_endpoint", "standby_ready"}
 
 
 def test_every_program_of_the_tree_is_in_the_chart():

@@ -1,26 +1,68 @@
 """Several processes of one service on one PostgreSQL: one writes, the others stand by, and one of them takes over."""
+import contextlib
 import json
 import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from apart import free_port, get, programs
-from servers import ROOT, until
+from servers import ROOT, http, until
 
 TAKEOVER_S = 15
 
 
+class Address:
+    """One address for several ports, as a Service of Kubernetes has it: each connection goes to the next of them, and is broken where nobody listens."""
+
+    def __init__(self, targets, port):
+        self.targets, self.turn, self.open = targets, 0, True
+        self.server = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while self.open:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            self.turn += 1
+            try:
+                there = socket.create_connection(("127.0.0.1", self.targets[self.turn % len(self.targets)]))
+            except OSError:
+                client.close()
+                continue
+            for pair in ((client, there), (there, client)):
+                threading.Thread(target=self.pump, args=pair, daemon=True).start()
+
+    def pump(self, source, sink):
+        try:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.open = False
+        self.server.close()
+
+
 class Replica:
     def __init__(self, program, name, folder, url):
+        self.rpc = free_port(pair=True)
         self.admin, self.log = free_port(), folder / f"{name}.log"
-        self.argv = [programs() / program, f"--admin-listen=127.0.0.1:{self.admin}", f"--rpc-listen=tcp://127.0.0.1:{free_port(pair=True)}",
+        self.argv = [programs() / program, f"--admin-listen=127.0.0.1:{self.admin}", f"--rpc-listen=tcp://127.0.0.1:{self.rpc}",
                      f"--state-dir={folder / name}", "--drain=1s"]
         self.env = {"CORRAL_DB": url, "PATH": "/usr/bin:/bin"}
         self.process = None
@@ -134,6 +176,43 @@ def test_a_writer_that_is_killed_and_started_again_is_the_writer_at_once(pair):
         said = first.log.read_text()[before:]
         assert "this process is the writer" in said and "waits for a need need=writer" not in said, said
     until(lambda: f"pid {first.process.pid}," in second.need()["text"], 30)
+
+
+def test_a_standby_may_be_ready_and_peers_find_the_writer(pair, tmp_path):
+    """As the chart runs them: both are ready, and both are behind the one address that the gateway has."""
+    first, second = pair
+    for replica in pair:
+        replica.argv.append("--standby-ready")
+    first.start()
+    until(first.writes, 30)
+    second.start()
+    until(lambda: second.state() == "standby", 30)
+    assert second.asked("/readyz")[0] == 200 and not second.writes()
+    port, front, admin = free_port(pair=True), free_port(), free_port()
+    behind = [Address([r.rpc + plus for r in pair], port + plus) for plus in (0, 100)]
+    with (tmp_path / "gateway.log").open("wb") as log:
+        gateway = subprocess.Popen([programs() / "gateway", f"--listen=127.0.0.1:{front}", f"--admin-listen=127.0.0.1:{admin}", f"--state-dir={tmp_path}/g",
+                                    f"--peer.access=tcp://127.0.0.1:{port}"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        def key(name):
+            status, _, text = http(f"http://127.0.0.1:{front}/keys", {"name": name}, "POST")
+            return status == 201 and json.loads(text)["secret"]
+
+        def known(secret):
+            return http(f"http://127.0.0.1:{front}/api/version", headers={"Authorization": f"Bearer {secret}"})[0] == 200
+
+        until(lambda: get(f"http://127.0.0.1:{admin}/startupz")[0] == 200)
+        made = until(lambda: key("before"))
+        until(lambda: known(made))
+        first.process.kill()
+        until(second.writes, TAKEOVER_S)
+        after = until(lambda: key("after"))
+        until(lambda: known(after) and known(made))
+    finally:
+        gateway.kill()
+        gateway.wait()
+        for address in behind:
+            address.close()
 
 
 def test_a_standby_ends_when_it_is_told_to(pair):

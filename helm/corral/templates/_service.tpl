@@ -95,6 +95,12 @@ labels:
 {{- $_ := set $config "cloud_listen" (printf "0.0.0.0:%v" .) }}
 {{- $_ := set $config "cloud_endpoint" (printf "http://%s-%s:%v" $full $name .) }}
 {{- end }}
+{{- if and (has $name (include "corral.oneWriter" $ | fromYamlArray)) (gt (int $service.replicas) 1) }}
+{{- if ne (include "corral.onServer" . | trim) "yes" }}
+{{- fail (printf "services.%s.replicas is %v, and it keeps what it owns in a file, which has one writer: set database.secretName to a Secret with the URL of a PostgreSQL server first (docs/ops/replicas.md), or leave it at 1" $name $service.replicas) }}
+{{- end }}
+{{- $_ := set $config "standby_ready" true }}
+{{- end }}
 {{- if eq $name "access" }}
 {{- $_ := set $config "bootstrap_key_file" "/etc/corral/first-key/key" }}
 {{- end }}
@@ -128,6 +134,24 @@ usage-tracker: ledger_db
 ab-testing: ab_db
 access: access_db
 cloud-fallback: cloud_db
+{{- end }}
+
+{{/* The programs that have one writer: of several on a PostgreSQL server the others stand by. */}}
+{{- define "corral.oneWriter" -}}
+[model-registry, selector, usage-tracker, ab-testing, access]
+{{- end }}
+
+{{/* "yes" where a program keeps what it owns on a server; what a Secret holds is taken to be one. */}}
+{{- define "corral.onServer" -}}
+{{- $ := index . 0 }}
+{{- $config := merge (dict) (index $.Values.services (index . 1)).config $.Values.config }}
+{{- $secrets := include "corral.databaseSecrets" . | fromYaml }}
+{{- $own := index (include "corral.databases" $ | fromYaml) (index . 1) | default "" }}
+{{- $url := index $config $own | default $config.db | default "" }}
+{{- if hasKey $config $own }}{{ ternary "yes" "" (hasPrefix "postgres" $url) }}
+{{- else if $secrets }}yes
+{{- else }}{{ ternary "yes" "" (hasPrefix "postgres" $url) }}
+{{- end }}
 {{- end }}
 
 {{/* Those of a program's options that name a database and come from a Secret: {option: {secretName, key}}. */}}
@@ -484,7 +508,7 @@ spec:
   podManagementPolicy: Parallel
   updateStrategy: {type: RollingUpdate}
   {{- else }}
-  strategy: {type: Recreate}
+  strategy: {type: {{ ternary "RollingUpdate" "Recreate" (gt (int $service.replicas) 1) }}}
   {{- end }}
   template:
     {{- include "corral.pod" . | nindent 4 }}
