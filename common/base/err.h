@@ -54,7 +54,15 @@ int err_status(enum err);                /* HTTP status */
 const char *err_help(enum err);          /* the sentence of the table */
 bool err_from_name(const char *name, enum err *ret);
 
-/* Fills *why (which may be NULL) and returns the code, so that a failure is one line. */
-enum err err_set(struct why *why, enum err code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-enum err err_field(struct why *why, enum err code, const char *field, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+/* Fills *why (which may be NULL) and returns the code, so that a failure is one line. 'cold': the compiler lays what leads to a failure apart from
+ * what is done for every request. */
+enum err err_set(struct why *why, enum err code, const char *fmt, ...) __attribute__((cold, format(printf, 3, 4)));
+enum err err_field(struct why *why, enum err code, const char *field, const char *fmt, ...) __attribute__((cold, format(printf, 4, 5)));
+
+/* Nothing is wrong; without writing all of its 500 bytes. */
+static inline void why_clear(struct why *why)
+{
+	why->code = ERR_OK;
+	why->field[0] = why->text[0] = '\0';
+}
 #endif

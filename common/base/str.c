@@ -223,6 +223,18 @@ unsigned str_distance(struct str a, struct str b)
 	return row[a.n % 3][b.n];
 }
 
+uint64_t str_hash_long(struct str s, uint64_t seed)
+{
+	uint64_t h = 1469598103934665603ULL ^ (seed * 0x9e3779b97f4a7c15ULL) ^ s.n, v;
+
+	for (; s.n >= 8; s = str_from(s, 8)) {
+		memcpy(&v, s.p, 8);
+		h = (h ^ v) * 0x9e3779b97f4a7c15ULL;
+		h ^= h >> 32;
+	}
+	return str_hash(s, h);
+}
+
 uint64_t str_hash(struct str s, uint64_t seed)
 {
 	uint64_t h = 1469598103934665603ULL ^ (seed * 0x9e3779b97f4a7c15ULL);

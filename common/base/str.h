@@ -54,4 +54,5 @@ bool str_utf8_valid(struct str s);
 unsigned str_distance(struct str a, struct str b);
 
 uint64_t str_hash(struct str s, uint64_t seed);    /* not for secrets, not keyed against attack */
+uint64_t str_hash_long(struct str s, uint64_t seed);   /* the same for long texts, eight bytes at a time; other numbers than str_hash()'s */
 #endif

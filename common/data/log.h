@@ -36,7 +36,7 @@ void log_init(enum log_level, enum log_format);
 bool log_level_parse(const char *, enum log_level *);
 const char *log_level_name(enum log_level);
 void log_thread_service(const char *name);        /* what "service" says on this thread's lines; the string must stay */
-void log_write(enum log_level, const char *msg, const struct log_field *fields);
+void log_write(enum log_level, const char *msg, const struct log_field *fields) __attribute__((cold));
 uint64_t log_dropped(void);
 uint64_t log_written(enum log_level);             /* lines of that level so far, dropped ones included */
 

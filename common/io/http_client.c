@@ -24,7 +24,7 @@
 
 enum {
 	SWEEP_US = 50000, SWEEP_PARTS = 10, SWEEP_MIN = 64,
-	PARTS_INLINE = 4, IOV_MAX_PARTS = 16,
+	SPARE_CALLS = 64, PARTS_INLINE = 4, IOV_MAX_PARTS = 16,
 	SMALL_BYTES = 4096,           /* what is sent from one piece: the kernel takes longer over a list than we do over the copy */
 	READ_TURN = 1 << 20,
 	QUIET_US = 100000,
@@ -65,6 +65,7 @@ struct http_call {
 	struct list node;             /* on pool.calls */
 	struct http_call_opts opts;
 	struct loop_deferred release;
+	struct http_call *next;       /* among pool.spare */
 	struct loop_timer fail;
 	enum http_call_error error;   /* for 'fail' */
 	const char *error_text;
@@ -79,7 +80,8 @@ struct http_pool {
 	struct http_url url;
 	struct http_pool_opts opts;
 	struct list idle;             /* the youngest first */
-	uint32_t n_idle, n_calls;
+	uint32_t n_idle, n_calls, n_spare;
+	struct http_call *spare;      /* memory of calls that are over, the latest first: it is in the cache */
 	struct list calls;            /* the one looked at longest ago first */
 	struct addresses to;
 	struct tls_memory *memory;    /* NULL: plain */
@@ -167,6 +169,12 @@ static void release_pool(struct loop_deferred *d)
 	struct http_pool *p = list_entry(d, struct http_pool, release);
 
 	tls_memory_free(p->memory);
+	while (p->spare) {
+		struct http_call *call = p->spare;
+
+		p->spare = call->next;
+		free(call);
+	}
 	free(p);
 }
 
@@ -211,13 +219,26 @@ struct str http_call_head(struct arena *a, const struct http_pool *p, const char
 
 /* --- calls, as the caller sees them --- */
 
+static struct http_call *call_new(struct http_pool *p)
+{
+	struct http_call *call = p->spare;
+
+	if (call) {
+		p->spare = call->next;
+		p->n_spare--;
+		memset(call, 0, sizeof(*call));
+	} else {
+		call = x_calloc(1, sizeof(*call));
+	}
+	call->pool = p;
+	return call;
+}
+
 struct http_call *http_call_start(struct http_pool *p, struct str head, const struct str *body, unsigned n_body,
 				  const struct http_call_opts *opts, const struct http_call_ops *ops, void *arg)
 {
-	struct http_call *call = x_malloc(sizeof(*call));       /* not calloc(3), which passes its thread's cache by */
+	struct http_call *call = call_new(p);
 
-	memset(call, 0, sizeof(*call));
-	call->pool = p;
 	call->ops = *ops;
 	call->arg = arg;
 	if (opts)
@@ -245,7 +266,13 @@ static void release_call(struct loop_deferred *d)
 
 	if (call->parts != call->inline_parts)
 		free(call->parts);
-	free(call);
+	if (call->pool->n_spare < SPARE_CALLS) {
+		call->next = call->pool->spare;
+		call->pool->spare = call;
+		call->pool->n_spare++;
+	} else {
+		free(call);
+	}
 }
 
 /* Takes the call off everything; memory goes at the end of the turn, so that loops over its data can still ask its state. */

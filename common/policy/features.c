@@ -210,6 +210,16 @@ static inline bool in_word(const char *p, const char *end)
 	return kind_at(p) & K_WORD || (*p == ';' && p + 1 < end && kind_at(p + 1) & K_WORD);
 }
 
+static const char *word_end(const char *p, const char *end)
+{
+	for (;; p++) {
+		while (p < end && kind_at(p) & K_WORD)
+			p++;
+		if (p == end || !in_word(p, end))
+			return p;
+	}
+}
+
 static struct word read_word(const char *p, const char *end)
 {
 	const char *from = p, *hashed = end - p > MAX_WORD ? p + MAX_WORD : end;
@@ -217,8 +227,7 @@ static struct word read_word(const char *p, const char *end)
 
 	for (; p < hashed && in_word(p, end); p++)
 		hash = hash_byte(hash, (unsigned char)*p);
-	while (p < end && in_word(p, end))
-		p++;
+	p = word_end(p, end);
 	return (struct word){ str_n(from, (size_t)(p - from)), hash };
 }
 

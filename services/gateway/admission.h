@@ -25,7 +25,7 @@ struct admission {
 	const struct ring_tenant *home;
 	Corral__Role role;
 	enum refusal refused;
-	struct why why;               /* of the refusal */
+	struct why why;               /* of the refusal; from here on nothing is zeroed as a whole */
 	struct why no_route;
 };
 

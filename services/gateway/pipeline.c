@@ -50,10 +50,10 @@ static void give_arena(struct worker *w, struct arena *a)
 static struct req *req_new(struct worker *w, struct http_xchg *x)
 {
 	struct req *r = w->n_spare_req ? w->spare_req[--w->n_spare_req] : x_calloc(1, sizeof(*r));
-	struct buf out = r->out;
 
-	memset(r, 0, sizeof(*r));
-	r->out = out;
+	memset(r, 0, offsetof(struct req, out));
+	why_clear(&r->err);
+	why_clear(&r->unplanned);
 	r->mem = take_arena(w);
 	r->worker = w;
 	r->x = x;

@@ -111,7 +111,6 @@ struct req {
 	bool active;                  /* auto, and somebody has said what that is */
 	bool *tried;                  /* by replica; NULL until a retry */
 	bool fresh_link;              /* a kept connection broke: only a new one is taken from now on */
-	struct why unplanned;         /* why a backend could not be given the request; others are tried first */
 	struct decision pick;         /* set by decide */
 	const char *not_asked;        /* decide=remote: why the gateway decided itself; "" = it did not. NULL under decide=local */
 	struct snapshot_id policy_id; /* that the decision was made under */
@@ -134,7 +133,6 @@ struct req {
 	struct run_exec *run;         /* not a client's, but a job's; NULL = a client's */
 	struct ask *ask;              /* a question to another service that is under way */
 	struct http_fetch *fetch;     /* a question to a backend that is no attempt: it takes no slot and stands in no book */
-	struct buf out;               /* bytes for the client on their way through the relay */
 	bool head_sent;               /* the client has a status */
 	bool answer_begun;            /* and bytes of an answer: no other replica can be tried any more */
 	int64_t alive_us;             /* when a waiting stream was last shown a sign of life */
@@ -142,13 +140,17 @@ struct req {
 	bool orphan;                  /* the client left while the backend loads the model: let the load finish */
 	struct str extra_headers;     /* for the answer */
 	struct str cors;              /* more of them, see cors.h; "" = none */
-	struct why err;               /* set by req_fail */
 	int status;                   /* told to the client; 499 when it left */
 	int64_t retry_after_s;
 	uint64_t sent_bytes;
 	size_t held_bytes;            /* of the gateway's budget, for answers that are made whole */
 	struct llm_usage used;        /* of the last attempt, for the log */
 	bool ended;
+
+	/* From here on nothing is zeroed as a whole when a request begins. */
+	struct buf out;               /* bytes for the client on their way through the relay; its memory goes from request to request */
+	struct why err;               /* set by req_fail */
+	struct why unplanned;         /* why a backend could not be given the request; others are tried first */
 };
 
 /* Starts a request that the server handed over; or one whose head was refused before its body is read. */
@@ -157,8 +159,8 @@ void req_start(struct worker *, struct http_xchg *);
 void req_start_run(struct worker *, struct http_xchg *, const struct admission *, struct run_exec *, int64_t execution_us);
 void req_resume(struct req *, enum step);
 /* Notes why; the first failure counts. Returns STEP_FAIL. */
-enum step req_fail(struct req *, enum err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-enum step req_fail_why(struct req *, const struct why *);
+enum step req_fail(struct req *, enum err, const char *fmt, ...) __attribute__((cold, format(printf, 3, 4)));
+enum step req_fail_why(struct req *, const struct why *) __attribute__((cold));
 /* Complete answers of simple stages. */
 enum step req_reply(struct req *, int status, const char *content_type, struct str body);
 enum step req_reply_json(struct req *, int status, const struct buf *body);

@@ -196,7 +196,10 @@ static void may(struct admission *a)
 
 void admission_check(struct worker *w, const struct http_xchg *x, struct admission *a)
 {
-	*a = (struct admission){ .x = x };
+	memset(a, 0, offsetof(struct admission, why));
+	why_clear(&a->why);
+	why_clear(&a->no_route);
+	a->x = x;
 	if (key_in_query(x->head.query)) {
 		refuse(a, REFUSED_QUERY, ERR_MALFORMED, "keys are not taken from the URL, because URLs are logged on the way; send 'Authorization: Bearer KEY', "
 		       "and replace this key, for it may be known by now");

@@ -48,7 +48,7 @@ static void sketch(struct req *r, struct str text)
 
 	if (r->in.op == LLM_EMBED || r->in.op == LLM_EMBED_OLD || !text.n)
 		return;
-	r->prompt_hash = str_hash(text, seed) | 1;
+	r->prompt_hash = str_hash_long(text, seed) | 1;
 	r->prompt_sketch = sketch_of(text, seed);
 }
 
