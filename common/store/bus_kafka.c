@@ -110,6 +110,8 @@ static void mechanism_of(const struct bus_config *c, char out[32])
 	out[n] = '\0';
 }
 
+/* Sparse connections: with them, whoever waits for a broker asks for it again each time that its connection is refused, without any back-off (a question after
+ * the topics does so while no broker answers): thousands of attempts a second. */
 static rd_kafka_conf_t *conf_new(const struct bus_config *c, const char *const (*more)[2], struct why *why)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
@@ -120,7 +122,7 @@ static rd_kafka_conf_t *conf_new(const struct bus_config *c, const char *const (
 		{ "sasl.mechanism", sasl ? mechanism : "" }, { "sasl.username", sasl ? c->bus_user : "" },
 		{ "sasl.password", sasl ? c->bus_password : "" }, { "ssl.ca.location", c->bus_tls_ca }, { "ssl.certificate.location", c->bus_tls_cert },
 		{ "ssl.key.location", c->bus_tls_key }, { "ssl.endpoint.identification.algorithm", c->bus_tls ? "https" : "" },
-		{ "socket.keepalive.enable", "true" }, { "reconnect.backoff.ms", "50" }, { "reconnect.backoff.max.ms", "1000" },
+		{ "enable.sparse.connections", "false" }, { "socket.keepalive.enable", "true" }, { "reconnect.backoff.ms", "50" }, { "reconnect.backoff.max.ms", "1000" },
 		{ "topic.metadata.refresh.interval.ms", "10000" }, { "topic.metadata.propagation.max.ms", "5000" },
 		{ "allow.auto.create.topics", "false" }, { "log.connection.close", "false" }, { NULL, NULL }
 	};

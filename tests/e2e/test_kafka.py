@@ -131,6 +131,12 @@ def corral_program(*words, **kw):
     return subprocess.run([binary, *words], capture_output=True, text=True, timeout=60, **kw)
 
 
+def wakes(pid):
+    """How often the library's threads of a process went to sleep so far."""
+    return sum(int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.M)[1])
+               for task in Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().startswith("rdk:"))
+
+
 def publish(broker, topic, *messages):
     producer = confluent_kafka.Producer({"bootstrap.servers": broker.bootstrap})
     for key, value in messages:
@@ -169,6 +175,9 @@ def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
     until(lambda: len(load.ids) > so_far + 50, WAIT)             # nobody waits for it
     status, _, text = until(lambda: (r := http(f"{corral.admin}/readyz")) and "no broker" in r[2] and r, WAIT)
     assert status == 200
+    before = wakes(corral.program.handle.pid)
+    time.sleep(3)
+    assert wakes(corral.program.handle.pid) - before < 6000      # they try again with a back-off; it was a hundred thousand
     broker.start()
     so_far = len(load.ids)
     until(lambda: len(load.ids) > so_far + 20, WAIT)
