@@ -4,6 +4,7 @@
 #include "common/store/db_driver.h"
 #include "common/store/db_sql.h"
 
+enum { REST_FIRST_MS = 100, REST_MOST_MS = 1000 };
 static const struct db_driver *const drivers[] = { &db_sqlite, &db_postgres };
 
 static bool migrate(struct db *, const struct db_migration *, int64_t *ret_from, struct why *);
@@ -194,4 +195,13 @@ struct str db_str(const struct db_row *r, unsigned column)
 	struct db_value v = db_col(r, column);
 
 	return v.type == DB_TEXT || v.type == DB_BLOB ? v.s : (struct str){ 0 };
+}
+
+int64_t db_rest_ms(int64_t before_ms, int64_t took_ms)
+{
+	int64_t ms = before_ms ? before_ms * 2 : REST_FIRST_MS;
+
+	if (ms > REST_MOST_MS)
+		ms = REST_MOST_MS;
+	return ms > took_ms * 4 ? ms : took_ms * 4;
 }

@@ -34,4 +34,8 @@ struct db { const struct db_driver *driver; };
 struct db_row { const struct db_driver *driver; void *impl; };
 
 extern const struct db_driver db_sqlite, db_postgres;
+
+/* How long a server that is away is left alone after an attempt that failed after took_ms, when before_ms was the rest before (0 = it was there): ever longer up
+ * to a second, and four times as long as it kept us waiting where that is more, for whoever calls waits for the attempt. */
+int64_t db_rest_ms(int64_t before_ms, int64_t took_ms);
 #endif

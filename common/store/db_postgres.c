@@ -6,7 +6,7 @@
  *
  * No call waits for a server that does not answer: connecting has CONNECT_MS (the first time OPEN_MS), a statement its statement_timeout (the server ends it) and
  * a little more (then the connection is given up). A lost connection fails the call in hand and its transaction; a later call connects
- * again, at most once every backoff_ms. Values go and come in binary; a statement is prepared when it first runs, with the types of what it
+ * again, at most once every rest_ms. Values go and come in binary; a statement is prepared when it first runs, with the types of what it
  * is given, so that SQL needs no casts. Answers are read whole before the first row is handed on, so that on_row may ask further. */
 #include <libpq-fe.h>
 #include <endian.h>
@@ -18,8 +18,8 @@
 #include "common/store/db_sql.h"
 #include "common/store/db_writer.h"
 
-enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, BACKOFF_FIRST_MS = 100, BACKOFF_MOST_MS = 4000,
-       MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000, LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations */ };
+enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000,
+       LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations */ };
 
 /* Types by the numbers that pg_type has for them since ever. */
 enum { T_BOOL = 16, T_BYTEA = 17, T_NAME = 19, T_INT8 = 20, T_INT2 = 21, T_INT4 = 23, T_TEXT = 25, T_OID = 26, T_FLOAT4 = 700, T_FLOAT8 = 701,
@@ -44,7 +44,7 @@ struct db_postgres {
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
 	bool opened, migrating;
 	bool down;                    /* it was lost, and nobody has asked since whether it is back */
-	int64_t statement_ms, backoff_ms, retry_us;
+	int64_t statement_ms, rest_ms, connect_us, retry_us;
 	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
 	struct arena *mem;            /* of the parameters in hand */
 	char trouble[300];            /* why it could not connect last */
@@ -212,10 +212,8 @@ static bool connect_failed(struct db_postgres *d, struct str text, struct why *w
 	(void)str_copy(d->trouble, sizeof(d->trouble), text);
 	hang_up(d);
 	d->lost = false;
-	d->backoff_ms = d->backoff_ms ? d->backoff_ms * 2 : BACKOFF_FIRST_MS;
-	if (d->backoff_ms > BACKOFF_MOST_MS)
-		d->backoff_ms = BACKOFF_MOST_MS;
-	d->retry_us = mono_us() + d->backoff_ms * 1000;
+	d->rest_ms = db_rest_ms(d->rest_ms, (mono_us() - d->connect_us) / 1000);
+	d->retry_us = mono_us() + d->rest_ms * 1000;
 	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s", d->where, d->trouble) == ERR_OK;
 }
 
@@ -224,6 +222,7 @@ static bool connect_now(struct db_postgres *d, struct why *why)
 	struct why said = { 0 };
 	const char *flaw;
 
+	d->connect_us = mono_us();
 	d->conn = PQconnectStartParams(d->keys, d->values, 0);
 	if (!d->conn)
 		return connect_failed(d, STR("out of memory"), why);
@@ -234,7 +233,7 @@ static bool connect_now(struct db_postgres *d, struct why *why)
 	PQsetnonblocking(d->conn, 1);
 	if (!session_begin(d, &said))
 		return connect_failed(d, str_of(said.text), why);
-	d->backoff_ms = 0;
+	d->rest_ms = 0;
 	d->opened = true;
 	return true;
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/store/db_driver.h"
 #include "common/store/db_test.h"
 
 enum { PUT, GET, COUNT, CLEAR, STATEMENTS };
@@ -624,6 +625,19 @@ static void nothing_answers(void **state)
 	close(fd);
 }
 
+static void who_is_away_is_tried_again_soon(void **state)
+{
+	const int64_t rests[] = { 100, 200, 400, 800, 1000, 1000, 1000 };
+	int64_t ms = 0;
+
+	for (size_t i = 0; i < sizeof(rests) / sizeof(*rests); i++) {
+		ms = db_rest_ms(ms, 1);
+		assert_int_equal(ms, rests[i]);
+	}
+	assert_int_equal(db_rest_ms(0, 1000), 4000);      /* who does not answer keeps its callers waiting */
+	assert_int_equal(db_rest_ms(4000, 1), 1000);
+}
+
 static void on_postgres(void **state)
 {
 	printf("skip: CORRAL_TEST_POSTGRES is not set; scripts/with-postgres sets it\n");
@@ -646,7 +660,7 @@ int main(void)
 		cmocka_unit_test(a_pinned_moment_is_copied_later),
 		T(keeps_values), T(many_rows_go_at_once), T(commits_or_not), T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
 		T(says_what_is_wrong), T(says_what_is_wrong_with_a_statement), T(a_full_disk_loses_no_commit), T(a_kill_loses_no_commit),
-		cmocka_unit_test(nothing_answers),
+		cmocka_unit_test(nothing_answers), cmocka_unit_test(who_is_away_is_tried_again_soon),
 	};
 	const struct CMUnitTest skipped[] = { cmocka_unit_test(on_postgres) };
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);

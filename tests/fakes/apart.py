@@ -107,8 +107,8 @@ class Service:
 
     def settled(self):
         """Ready, and misses nothing."""
-        needs = self.needs()
-        return needs is not None and all(needs.values()) and self.ready()
+        status, text = get(self.admin + "/readyz")
+        return status == 200 and all(need["ok"] for need in json.loads(text)["needs"])
 
     def signal(self, number):
         self.handle.send_signal(number)

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from apart import free_port        # not one that the kernel gives to connections: a client that tries again may connect to itself while the broker is away
+
 SECURE = """\
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SECURE://127.0.0.1:{secure}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://localhost:{secure}
@@ -61,12 +63,6 @@ controller.quorum.election.timeout.ms=200
 controller.quorum.election.backoff.max.ms=100
 controller.quorum.fetch.timeout.ms=500
 """
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Kafka:

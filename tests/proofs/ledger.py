@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The ledger proof: `kill -9` of gateway, usage-tracker, PostgreSQL and Kafka in turn, and each attempt has exactly one row.
 
-    tests/proofs/ledger.py [--rounds N] [--seed N] [--bus kafka|local] [--slice] [--record FILE] [--keep FOLDER]
+    tests/proofs/ledger.py [--rounds N] [--minutes M] [--seed N] [--bus kafka|local] [--clients N] [--slice] [--record FILE] [--keep FOLDER]
 
 Every service is a process of its own, all of them keep what they have on one PostgreSQL (fsync, synchronous_commit), and facts travel through one
 Kafka (log.flush.interval.messages=1: each batch is on the disk before it is acknowledged). With --bus local there is no Kafka, and nobody kills it.
@@ -42,7 +42,7 @@ from record import record                                        # noqa: E402
 from scripted import PROMPT_TOKENS, Backend                       # noqa: E402
 import stores                                                    # noqa: E402
 
-CLIENTS, QUESTIONS, KEPT_TOKENS = 10, 12, 6
+QUESTIONS, KEPT_TOKENS = 12, 6
 Row = collections.namedtuple("Row", "request attempt backend status prompt completion cached")
 
 
@@ -284,8 +284,11 @@ class Proof:
 
     async def rounds(self):
         traffic = Traffic(self.place, self.dice)
-        clients = [asyncio.create_task(traffic.client()) for _ in range(CLIENTS)]
+        clients = [asyncio.create_task(traffic.client()) for _ in range(self.o.clients)]
+        end = time.monotonic() + 60 * self.o.minutes
         for n in range(self.o.rounds):
+            if time.monotonic() > end:
+                break
             await self.round(self.victims[n % len(self.victims)])
             if (n + 1) % 20 == 0:
                 print(f"  {n + 1} kills, {traffic.count['requests']} requests, {self.book.lines} attempts at backends", flush=True)
@@ -373,6 +376,8 @@ def choose_bus(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=600, help="ends after the round in which they are over")
+    parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time; it is printed")
     parser.add_argument("--bus", choices=("kafka", "local"), help="default: kafka; for --slice where it is there already")
     parser.add_argument("--slice", action="store_true", help="one round of each, with Kafka where scripts/get-kafka has got it")
