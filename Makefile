@@ -78,6 +78,7 @@ help:
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
 #: make proof-helm  the chart on a real Kubernetes API server, by helm 3 and 4 (needs Go 1.26; builds for 25 minutes the first time)
 #: make proof-experiments RUNS=n SEED=n   experiments with made-up outcomes, 10,000 of each kind, looked at after every outcome
+#: make proof-rollback  a model of an experiment is exchanged for a worse one under llama.cpp: how soon nobody gets it any more
 #: make proof-leave  how soon a backend is free of a client that left, 200 times at four moments
 
 $(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h &: proto/%.proto
@@ -233,6 +234,10 @@ proof-slots: all
 
 proof-experiments: $(BUILD)/tests/proofs/experiments
 	@$< $(or $(RUNS),10000) $(SEED)
+
+.PHONY: proof-rollback
+proof-rollback: all
+	@BUILD=$(BUILD) $$(scripts/venv)/bin/python tests/proofs/rollback.py --record docs/proofs.md
 
 proof-budgets: all
 	@BUILD=$(BUILD) tests/proofs/budgets.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))

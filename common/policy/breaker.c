@@ -93,7 +93,7 @@ bool breaker_success(struct breaker *b, int64_t now_us, uint32_t probe)
 	atomic_store(&b->run, 0);
 	if (atomic_load(&b->state) != BREAKER_CLOSED && ++b->successes >= CLOSE_AFTER) {
 		atomic_store(&b->state, BREAKER_CLOSED);
-		b->opened = b->successes = 0;
+		b->opened = b->refused = b->successes = 0;
 		b->calls = b->failed = 0;
 		changed = true;
 	}
@@ -106,12 +106,13 @@ static void open_breaker(struct breaker *b, const struct breaker_opts *o, int64_
 {
 	int64_t rest = refused ? o->refused_open_us : o->open_us;
 	int64_t max = refused ? o->open_us : o->max_open_us;
+	uint32_t *times = refused ? &b->refused : &b->opened;
 
-	for (uint32_t i = 0; i < b->opened && rest < max; i++)
+	for (uint32_t i = 0; i < *times && rest < max; i++)
 		rest *= 2;
 	if (rest > max)
 		rest = max;
-	b->opened++;
+	++*times;
 	b->successes = 0;
 	atomic_store(&b->until_us, now_us + rest);
 	atomic_store(&b->state, BREAKER_OPEN);

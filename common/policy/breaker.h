@@ -30,7 +30,7 @@ struct breaker {
 	_Atomic uint32_t run;         /* failures in a row */
 	pthread_mutex_t lock;
 	uint32_t successes;           /* while half-open */
-	uint32_t opened;              /* times in a row, for doubling */
+	uint32_t opened, refused;     /* times in a row, for doubling: a server that starts refuses often, and is not ill for that */
 	int64_t window_us;            /* start of the ratio window */
 	uint32_t calls;               /* in it */
 	_Atomic uint32_t failed;      /* in it */

@@ -80,6 +80,20 @@ static void refused_connections_are_probed_soon(void **state)
 	assert_true(allow(&b, 1000000));
 }
 
+/* A server that starts refuses connections, and then says that it loads its model: the rest that follows is the first one of its kind. */
+static void refusals_make_no_other_rest_longer(void **state)
+{
+	struct breaker b;
+
+	breaker_init(&b);
+	for (int i = 0; i < 12; i++)
+		breaker_failure(&b, &opts, 0, true, "refused", 0);
+	assert_true(allow(&b, 30000000));
+	breaker_failure(&b, &opts, 30000000, false, "it is loading its model", probe);
+	assert_false(allow(&b, 59999999));
+	assert_true(allow(&b, 60000000));
+}
+
 static void a_cancelled_probe_is_given_back(void **state)
 {
 	struct breaker b;
@@ -158,6 +172,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(opens_after_failures_in_a_row), cmocka_unit_test(one_probe_then_two_successes_close),
 		cmocka_unit_test(a_failed_probe_doubles_the_rest), cmocka_unit_test(refused_connections_are_probed_soon),
+		cmocka_unit_test(refusals_make_no_other_rest_longer),
 		cmocka_unit_test(a_cancelled_probe_is_given_back), cmocka_unit_test(half_of_many_calls_opens_it),
 		cmocka_unit_test(only_the_probe_itself_ends_the_probe), cmocka_unit_test(a_ticket_serves_once),
 		cmocka_unit_test(retry_after_pauses_without_opening),

@@ -12,6 +12,7 @@
 #include "common/store/db.h"
 #include "common/svc/svc.h"
 #include "experiments.pb-c.h"
+#include "facts.pb-c.h"
 #include "usage.pb-c.h"
 
 /* What is added up for an arm; all in its own units but the tallies. Rows of the database begin with what was there first: add at the end. */
@@ -34,6 +35,13 @@ struct trial {
 	bool changed;                 /* outcomes came since */
 };
 
+/* Deeds on their way to the audit log. */
+struct notes {
+	struct rpc_client *access;    /* NULL: nobody hears (tests) */
+	int64_t last;                 /* number of the last one */
+	bool due, asking;
+};
+
 struct ab {
 	struct svc *svc;
 	struct db *db;
@@ -41,6 +49,7 @@ struct ab {
 	struct list trials;
 	struct arena *mem;            /* of the ask in hand */
 	uint64_t cursor;
+	struct notes notes;
 };
 
 /* --- trials.c: what there is, and its states --- */
@@ -51,14 +60,24 @@ int trial_arm(const struct trial *, const char *arm);         /* -1 = it has non
 bool trial_is_over(const Corral__Experiment *);
 /* A new one: what is not said gets its default, it gets a place in its namespace and runs. */
 enum err trial_create(struct ab *, const Corral__CreateExperimentRequest *, int64_t now_us, struct trial **ret, struct why *);
-/* Brings it into another state, with champions, in one transaction, and tells the gateways. 'arm' is for a promotion. */
-enum err trial_change(struct ab *, struct trial *, Corral__ExperimentAct, const char *arm, const char *reason, int64_t now_us, struct why *);
+/* Brings it into another state, with champions, in one transaction, and tells the gateways. 'arm' is for a promotion; by_itself: nobody asked for it, so
+ * it is noted for the audit log in that transaction. */
+struct change { Corral__ExperimentAct act; const char *arm, *reason; bool by_itself; };
+enum err trial_change(struct ab *, struct trial *, const struct change *, int64_t now_us, struct why *);
+/* Once: that its units do not come in the proportion of the weights. */
+bool trial_split(struct ab *, struct trial *, const char *words, int64_t now_us, struct why *);
 bool trials_publish(struct ab *, struct why *);
 /* Those in force, in the arena. */
 bool trials_champions(struct ab *, struct arena *, Corral__Champion ***ret, size_t *ret_n, struct why *);
 /* The packed bytes of a message, and back, in an arena. */
 struct str ab_pack(struct arena *, const ProtobufCMessage *);
 void *ab_unpack(struct arena *, const ProtobufCMessageDescriptor *, struct str);
+
+/* --- notes.c: what it did by itself, for the audit log --- */
+bool notes_load(struct ab *, struct why *);
+/* In the transaction of the deed. action: "tests.rollback"; words: why. */
+bool note_deed(struct ab *, const Corral__Experiment *, const char *action, const char *words, int64_t now_us, struct why *);
+void notes_tell(struct ab *);         /* now and then: what access may lack */
 
 /* --- results.c: outcomes into sums --- */
 bool results_load(struct ab *, struct trial *, struct why *);

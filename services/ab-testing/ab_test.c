@@ -137,7 +137,7 @@ static enum err change(struct fixture *f, struct trial *t, Corral__ExperimentAct
 {
 	struct why why = { 0 };
 
-	return trial_change(&f->ab, t, act, arm, "because", at_us, &why);
+	return trial_change(&f->ab, t, &(struct change){ act, arm, "because", false }, at_us, &why);
 }
 
 static void each_has_a_place_of_its_own(void **state)
@@ -306,10 +306,35 @@ static Corral__ExperimentState judged(struct fixture *f, struct trial *t, int64_
 	return t->e->state;
 }
 
+struct read_notes { struct fixture *f; Corral__AuditEntry *last; size_t n; };
+
+static bool read_note(void *arg, const struct db_row *row)
+{
+	struct read_notes *r = arg;
+	Corral__AccessFact *fact = ab_unpack(r->f->mem, &corral__access_fact__descriptor, db_str(row, 1));
+
+	assert_non_null(fact);
+	r->last = fact->entry;
+	r->n++;
+	return true;
+}
+
+/* How many deeds are noted for the audit log; the last one. */
+static size_t notes(struct fixture *f, Corral__AuditEntry **ret)
+{
+	struct read_notes r = { .f = f };
+	struct why why;
+
+	assert_true(db_run(f->ab.db, X_NOTES, (struct db_value[]){ DB_I(0), DB_I(50) }, 2, read_note, &r, NULL, &why));
+	*ret = r.last;
+	return r.n;
+}
+
 static void a_broken_guard_rolls_back(void **state)
 {
 	struct fixture *f = *state;
 	struct trial *t = make(f, guarded(f, "success", .1));
+	Corral__AuditEntry *line;
 
 	many(f, t, 60, 0, 0);
 	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
@@ -318,6 +343,11 @@ static void a_broken_guard_rolls_back(void **state)
 	assert_int_equal(judged(f, t, T0 + 2000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_ROLLED_BACK);
 	assert_non_null(strstr(t->e->reason, "guard success broke"));
 	assert_int_equal(analysis(f, t).n_history, 2);
+	assert_int_equal(notes(f, &line), 1);
+	assert_string_equal(line->action, "tests.rollback");
+	assert_string_equal(line->actor, "system");
+	assert_string_equal(line->object, t->e->id);
+	assert_non_null(strstr(line->detail, "guard success broke: arm 'b'"));
 }
 
 static struct trial *again(struct fixture *f)
@@ -414,6 +444,7 @@ static void units_out_of_proportion_promote_nobody(void **state)
 	struct fixture *f = *state;
 	struct trial *t = make(f, said(f, "one", "two", 100));
 	Corral__Outcome **rows = arena_array(f->mem, Corral__Outcome *, 1000);
+	Corral__AuditEntry *line;
 	size_t k = 0;
 
 	for (unsigned i = 0; i < 1000; i++)
@@ -422,6 +453,11 @@ static void units_out_of_proportion_promote_nobody(void **state)
 	assert_int_equal(judged(f, t, T0 + 1000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
 	assert_true(analysis(f, t).sample_ratio_alarm && analysis(f, t).sample_ratio_p < .001);
 	assert_non_null(strstr(analysis(f, t).verdict, "proportion"));
+	take_one(f, t, (struct of_request){ 2000, "b", true, 1, 0, 100 });
+	assert_int_equal(judged(f, t, T0 + 2000000), CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	assert_int_equal(notes(f, &line), 1);                        /* said once, as it was then */
+	assert_string_equal(line->action, "tests.split");
+	assert_non_null(strstr(line->detail, "a 200 (weight 1), b 800 (weight 1)"));
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

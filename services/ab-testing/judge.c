@@ -217,9 +217,7 @@ void judge_analyse(struct ab *ab, const struct trial *t, int64_t now_us, struct 
 
 /* --- what follows --- */
 
-struct ruling { Corral__ExperimentAct act; const char *arm, *reason; };
-
-static struct ruling rule(const struct trial *t, int64_t now_us, struct arena *mem)
+static struct change rule(const struct trial *t, int64_t now_us, struct arena *mem)
 {
 	bool over = t->e->ends_at_us && now_us >= t->e->ends_at_us;
 	struct verdict v = verdict(t, over);
@@ -227,14 +225,14 @@ static struct ruling rule(const struct trial *t, int64_t now_us, struct arena *m
 
 	switch (v.kind) {
 	case VERDICT_ROLLBACK:
-		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", words };
+		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", words, true };
 	case VERDICT_PROMOTE:
-		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, arm, words };
+		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, arm, words, true };
 	case VERDICT_KEEP:
-		return (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_STOP, arm, words };
+		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_STOP, arm, words, true };
 	default:
-		return over ? (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_STOP, "", arena_printf(mem, "its time is over: %s", words) } :
-			      (struct ruling){ CORRAL__EXPERIMENT_ACT__ACT_NONE, "", "" };
+		return over ? (struct change){ CORRAL__EXPERIMENT_ACT__ACT_STOP, "", arena_printf(mem, "its time is over: %s", words), true } :
+			      (struct change){ CORRAL__EXPERIMENT_ACT__ACT_NONE, "", words, true };
 	}
 }
 
@@ -263,15 +261,27 @@ static bool is_due(const struct trial *t, int64_t now_us)
 	return now_us - t->judged_us >= (step > 1000000 ? step : 1000000);
 }
 
+/* "units came as a 8000, b 2000; …" */
+static const char *split_words(const struct trial *t, struct arena *mem)
+{
+	const char *came = "units came as";
+
+	for (size_t i = 0; i < t->e->n_arms; i++)
+		came = arena_printf(mem, "%s%s %s %llu (weight %u)", came, i ? "," : "", t->e->arms[i]->name, (unsigned long long)t->arms[i].units, t->e->arms[i]->weight);
+	return arena_printf(mem, "%s: not in the proportion of the weights, so something loses those of an arm, and nothing is promoted", came);
+}
+
 static bool judge_one(struct ab *ab, struct trial *t, int64_t now_us, struct arena *mem, struct why *why)
 {
-	struct ruling r = rule(t, now_us, mem);
+	struct change r = rule(t, now_us, mem);
 	bool shown = r.act || is_due(t, now_us);
 
 	if (shown && !judge_point(ab, t, now_us, why))
 		return false;
 	t->changed = !shown;              /* looked at again, so that the history has the last of it */
-	return !r.act || trial_change(ab, t, r.act, r.arm, r.reason, now_us, why) == ERR_OK;
+	if (!t->e->split_at_us && split(t) >= SPLIT_ALARM && !trial_split(ab, t, split_words(t, mem), now_us, why))
+		return false;
+	return !r.act || trial_change(ab, t, &r, now_us, why) == ERR_OK;
 }
 
 bool judge_all(struct ab *ab, int64_t now_us, struct why *why)

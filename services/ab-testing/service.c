@@ -196,7 +196,7 @@ static void on_change(Corral__Experiments_Service *rpc, const Corral__ChangeExpe
 	if (q->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE && !*arm)
 		arm = ahead(s, t);
 	reason = *q->reason ? arena_printf(s->ab.mem, "%s (%s)", q->reason, by) : arena_printf(s->ab.mem, "by hand (%s)", by);
-	err = trial_change(&s->ab, t, q->act, q->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? arm : "", reason, wall_us(), &why);
+	err = trial_change(&s->ab, t, &(struct change){ q->act, q->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? arm : "", reason, false }, wall_us(), &why);
 	store_state(s, err != ERR_STORE_FAILED, &why);
 	tell(s);
 	if (err == ERR_OK)
@@ -248,6 +248,7 @@ static void tick(struct loop_timer *t)
 	Corral__OutcomesRequest q = CORRAL__OUTCOMES_REQUEST__INIT;
 
 	loop_timer_set(svc_loop(s->ab.svc), t, cfg->outcomes_every * 1000, tick);
+	notes_tell(&s->ab);
 	if (s->asking)
 		return;
 	if (list_empty(&s->ab.trials))
@@ -308,6 +309,7 @@ static bool start(struct svc *svc, struct why *why)
 	s->ab.mem = arena_new(16384);
 	list_init(&s->ab.trials);
 	s->ledger = svc_peer(svc, "usage-tracker");
+	s->ab.notes.access = svc_peer(svc, "access");
 	if (!store_open(s, why) ||
 	    !(s->ab.pub = snapshot_pub_new(svc_loop(svc), svc_rpc_server(svc), svc_pub_url(svc, "ab-testing"), "experiments", why)) ||
 	    !trials_publish(&s->ab, why)) {

@@ -26,6 +26,10 @@ const char *const ab_sql[X_STATEMENTS] = {
 
 	[X_POINT_PUT] = "INSERT INTO points (experiment_id, at_us, body) VALUES (?1, ?2, ?3) ON CONFLICT (experiment_id, at_us) DO NOTHING",
 	[X_POINTS] = "SELECT body FROM (SELECT at_us, body FROM points WHERE experiment_id = ?1 ORDER BY at_us DESC LIMIT 500) AS newest ORDER BY at_us",
+
+	[X_NOTE_PUT] = "INSERT INTO notes (number, body) VALUES (?1, ?2)",
+	[X_NOTE_LAST] = "SELECT COALESCE(MAX(number), 0) FROM notes",
+	[X_NOTES] = "SELECT number, body FROM notes WHERE number >= ?1 ORDER BY number LIMIT ?2",
 };
 
 const struct db_migration ab_migrations[] = {
@@ -41,5 +45,7 @@ const struct db_migration ab_migrations[] = {
 	     "CREATE TABLE units (experiment_id TEXT NOT NULL, unit TEXT NOT NULL, arm TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (experiment_id, unit, arm));"
 	     "CREATE TABLE tallies (experiment_id TEXT NOT NULL, arm TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (experiment_id, arm));"
 	     "CREATE TABLE points (experiment_id TEXT NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (experiment_id, at_us));" },
+	/* What was done by itself: packed messages of access.proto, for the audit log; number grows, about microseconds. */
+	{ 2, "CREATE TABLE notes (number BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (number));" },
 	{ 0 }
 };

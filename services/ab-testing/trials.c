@@ -89,7 +89,8 @@ static bool load_cursor(void *arg, const struct db_row *row)
 
 bool trials_load(struct ab *ab, struct why *why)
 {
-	bool ok = db_run(ab->db, X_EXPERIMENTS, NULL, 0, load_one, ab, NULL, why) && db_run(ab->db, X_CURSOR, NULL, 0, load_cursor, ab, NULL, why);
+	bool ok = db_run(ab->db, X_EXPERIMENTS, NULL, 0, load_one, ab, NULL, why) && db_run(ab->db, X_CURSOR, NULL, 0, load_cursor, ab, NULL, why) &&
+		  notes_load(ab, why);
 
 	list_each(it, &ab->trials)
 		ok = ok && results_load(ab, list_entry(it, struct trial, node), why);
@@ -327,9 +328,15 @@ static int after(Corral__ExperimentState now, Corral__ExperimentAct act)
 	}
 }
 
-static bool write_change(struct ab *ab, const struct trial *t, const Corral__Experiment *e, Corral__ExperimentAct act, struct arena *mem, int64_t now_us, struct why *why)
+/* What the audit log calls an act that nobody asked for. */
+static const char *deed(Corral__ExperimentAct act)
 {
-	int arm = act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? trial_arm(t, e->winner) : -1;
+	return act == CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK ? "tests.rollback" : act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? "tests.promote" : "tests.stop";
+}
+
+static bool write_change(struct ab *ab, const struct trial *t, const Corral__Experiment *e, const struct change *c, struct arena *mem, int64_t now_us, struct why *why)
+{
+	int arm = c->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? trial_arm(t, e->winner) : -1;
 	bool ok;
 
 	if (!db_begin(ab->db, why))
@@ -337,39 +344,67 @@ static bool write_change(struct ab *ab, const struct trial *t, const Corral__Exp
 	ok = put(ab, mem, e, why);
 	if (ok && arm >= 0)
 		ok = crown(ab, e, e->arms[arm], mem, now_us, why);
-	if (ok && act == CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK)
+	if (ok && c->act == CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK)
 		ok = dethrone(ab, e, mem, now_us, why);
+	if (ok && c->by_itself)
+		ok = note_deed(ab, e, deed(c->act), e->reason, now_us, why);
 	if (ok && db_commit(ab->db, why))
 		return true;
 	db_rollback(ab->db);
 	return false;
 }
 
-enum err trial_change(struct ab *ab, struct trial *t, Corral__ExperimentAct act, const char *arm, const char *reason, int64_t now_us, struct why *why)
+/* The changed one in the place of what was. */
+static void turn_into(struct trial *t, struct arena *mem, Corral__Experiment *e)
 {
-	int state = after(t->e->state, act);
+	arena_free(t->mem);
+	t->mem = mem;
+	t->e = e;
+}
+
+enum err trial_change(struct ab *ab, struct trial *t, const struct change *c, int64_t now_us, struct why *why)
+{
+	int state = after(t->e->state, c->act);
 	struct arena *mem;
 	Corral__Experiment *e;
 
 	if (state < 0)
 		return err_set(why, ERR_CONFLICT, "the experiment '%.80s' is %s; it cannot be %s then", t->e->name, state_names[t->e->state],
-			       act_names[(unsigned)act < sizeof(act_names) / sizeof(*act_names) ? act : 0]);
-	if (act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE && trial_arm(t, arm) < 0)
-		return err_field(why, ERR_INVALID, "arm", *arm ? "the experiment has no arm '%.40s'" : "no arm is ahead yet; say which one%.0s", arm);
+			       act_names[(unsigned)c->act < sizeof(act_names) / sizeof(*act_names) ? c->act : 0]);
+	if (c->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE && trial_arm(t, c->arm) < 0)
+		return err_field(why, ERR_INVALID, "arm", *c->arm ? "the experiment has no arm '%.40s'" : "no arm is ahead yet; say which one%.0s", c->arm);
 	mem = arena_new(2048);
 	e = copy(mem, t->e);
 	e->state = (Corral__ExperimentState)state;
 	e->changed_at_us = now_us;
 	e->ended_at_us = trial_is_over(e) ? now_us : 0;
-	e->reason = arena_dup(mem, reason, strlen(reason));
-	e->winner = arena_dup(mem, arm, strlen(arm));
-	if (!write_change(ab, t, e, act, mem, now_us, why)) {
+	e->reason = arena_dup(mem, c->reason, strlen(c->reason));
+	e->winner = arena_dup(mem, c->arm, strlen(c->arm));
+	if (!write_change(ab, t, e, c, mem, now_us, why)) {
 		arena_free(mem);
 		return why->code;
 	}
-	arena_free(t->mem);
-	t->mem = mem;
-	t->e = e;
+	turn_into(t, mem, e);
 	LOG_INFO("experiment", LOG_S("id", e->id), LOG_S("name", e->name), LOG_S("state", state_names[e->state]), LOG_S("arm", e->winner), LOG_S("reason", e->reason));
 	return trials_publish(ab, why) ? ERR_OK : why->code;
+}
+
+bool trial_split(struct ab *ab, struct trial *t, const char *words, int64_t now_us, struct why *why)
+{
+	struct arena *mem = arena_new(2048);
+	Corral__Experiment *e = copy(mem, t->e);
+
+	e->split_at_us = now_us;
+	if (!db_begin(ab->db, why)) {
+		arena_free(mem);
+		return false;
+	}
+	if (!put(ab, mem, e, why) || !note_deed(ab, e, "tests.split", words, now_us, why) || !db_commit(ab->db, why)) {
+		db_rollback(ab->db);
+		arena_free(mem);
+		return false;
+	}
+	turn_into(t, mem, e);
+	LOG_WARN("experiment", LOG_S("id", e->id), LOG_S("name", e->name), LOG_S("alarm", words));
+	return true;
 }

@@ -115,6 +115,11 @@ def test_feedback_moves_it_and_a_broken_guard_rolls_back(place):
         assert corral.post("/feedback", {"request_id": headers["X-Request-Id"], "success": good, "rating": 5 if good else 1})[0] == 202
     ended = until(lambda: (t := corral.get(f"/tests/{test['id']}")[2])["state"] == "rolled_back" and t, 60)
     assert "guard success broke" in ended["reason"] and ended["ended_at"] and ended["winner"] is None, ended
+    lines = until(lambda: corral.get("/audit?action=tests.rollback")[2]["entries"])
+    assert [(line["actor"], line["object"], line["outcome"]) for line in lines] == [("system", test["id"], "ok")], lines
+    assert ended["reason"] in json.dumps(lines[0]["detail"]), lines
+    shown = subprocess.run([PROGRAM, "audit", "list", "--actor", "system"], env={**os.environ, "CORRAL_URL": corral.url, "CORRAL_API_KEY": ""}, capture_output=True, text=True)
+    assert shown.returncode == 0 and "tests.rollback" in shown.stdout and "guard success broke" in shown.stdout, shown
     until(lambda: analysis(corral, test)["metrics_b"]["success_rate"] < .3)      # the first requests, of which nobody said anything, counted as good
     until(lambda: (m := analysis(corral, test))["metrics_a"]["ratings"] + m["metrics_b"]["ratings"] >= 160)
     assert analysis(corral, test)["metrics_b"]["avg_rating"] == 1
