@@ -18,7 +18,7 @@
 
 enum { TOKEN_BYTES = 24, WORDS = 400 };
 
-enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_REDACTED, M_FAULTS, M_COUNT };
+enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_REDACTED, M_FAULTS, M_CANCELS, M_COUNT };
 
 struct cloud;
 
@@ -36,6 +36,7 @@ struct workers {
 	int64_t asked_us;
 	bool known;
 	unsigned up;                  /* idle and running */
+	int64_t starting_us;          /* since when one starts while none is up; 0 = none does */
 	int64_t cold_start_us;        /* measured; 0 = not yet */
 };
 
@@ -65,6 +66,8 @@ struct cloud {
 	char token[2 * TOKEN_BYTES + 1];
 	const char *asked_token;      /* the one in force */
 	struct list errands;
+	struct list endings;          /* jobs that are being cancelled */
+	void (*endings_over)(struct cloud *);         /* called when the last one is; NULL = nobody waits */
 	uint8_t seal_key[32];
 	struct active *active;
 	const struct redact *redact;  /* what must not leave; NULL = nothing is looked for */
@@ -101,6 +104,7 @@ void front_close(struct cloud *);
 /* errand.c: answers x, now or later. */
 void errand_begin(struct cloud *, struct http_xchg *x);
 void errands_drop(struct cloud *);
+void endings_drop(struct cloud *);            /* errand_job.c */
 /* status 0: that of the code. */
 void front_refuse(struct http_xchg *, const struct why *, int status, int64_t retry_ms);
 

@@ -15,9 +15,10 @@
 #include "common/data/secret.h"
 #include "services/cloud-fallback/errand.h"
 
-enum { HEADERS_MOST = 7, BUSY_RETRY_MS = 1000, ID_MOST = 100 };
+enum { HEADERS_MOST = 7, BUSY_RETRY_MS = 1000, ID_MOST = 100, SUBMIT_GRACE_MS = 5000 };
 
 static void go_on(struct http_xchg *);
+static void out_of_time(struct errand *);
 
 /* --- the end --- */
 
@@ -36,9 +37,22 @@ static void free_errand(struct errand *e)
 	if (e->call)
 		https_call_cancel(e->call);
 	loop_timer_del(&e->again);
+	loop_timer_del(&e->deadline);
 	buf_free(&e->out);
 	arena_free(e->mem);
 	free(e);
+}
+
+/* Nobody waits for it. A job whose id is still to come is let come. */
+static void let_go(struct errand *e)
+{
+	if (errand_is_job(e) && e->call && !errand_has_job(e)) {
+		e->orphan = true;
+		loop_timer_del(&e->deadline);
+		return;
+	}
+	errand_cancel_job(e);
+	free_errand(e);
 }
 
 /* Nothing of the provider's sentence may show the key. */
@@ -68,7 +82,7 @@ static void fail(struct errand *e, struct why *why)
 	}
 	e->x = NULL;
 	cloud_changed(e->cloud);
-	free_errand(e);
+	let_go(e);
 }
 
 static void give_probe_back(struct errand *e)
@@ -121,7 +135,7 @@ static void failure_of_provider(struct errand *e, bool refused, const struct why
 
 static bool another_key(const struct errand *e)
 {
-	if (e->n_tried == KEY_TRIES || !e->x || http_reply_started(e->x) || loop_now_us(e->cloud->loop) >= e->until_us)
+	if (errand_has_job(e) || e->n_tried == KEY_TRIES || !e->x || http_reply_started(e->x) || loop_now_us(e->cloud->loop) >= e->until_us)
 		return false;
 	for (size_t i = 0; i < e->provider->keys.n; i++)
 		if (key_usable(&e->provider->keys.keys[i], mono_us()) && !key_is_among(e->tried, e->n_tried, e->provider->keys.keys[i].id))
@@ -151,6 +165,12 @@ static void failed(struct errand *e, bool refused, struct why *why)
 	fail(e, why);
 }
 
+void errand_failed(struct errand *e, struct why *why)
+{
+	e->status = 0;
+	failed(e, false, why);
+}
+
 /* --- the answer --- */
 
 static void c_head(struct https_call *c, const struct http_head *h, void *arg)
@@ -159,15 +179,16 @@ static void c_head(struct https_call *c, const struct http_head *h, void *arg)
 	struct why why = { 0 };
 	int64_t waited_us = loop_now_us(e->cloud->loop) - e->sent_us;
 
+	if (errand_is_job(e) && errand_job_skips(e, h))
+		return;
 	e->status = h->status;
-	e->began = true;
 	e->head = NULL;
 	if (h->status >= 400)
 		errand_keep_head(e, h);
-	if (h->status < 400)
+	if (h->status < 400 && !errand_is_job(e)) {
 		series_observe(metrics_series(svc_metrics(e->cloud->svc), M_FIRST_BYTE, e->provider->set->name), (double)waited_us / 1e6);
-	if (h->status < 400)
 		workers_began(e->provider, waited_us, e->cold);
+	}
 	if (llm_relay_head(e->relay, h, &why) == LLM_FAILED)
 		failed(e, false, &why);
 }
@@ -219,9 +240,13 @@ static void c_data(struct https_call *c, struct str data, void *arg)
 	struct why why = { 0 };
 	enum llm_step step;
 
-	if (e->over)
+	if (e->over || e->skipping)
 		return;
 	step = llm_relay_data(e->relay, data, &e->out, &why);
+	if (e->orphan)
+		return;
+	if (errand_is_job(e))
+		errand_job_heard(e);
 	write_some(e);
 	if (step == LLM_DONE)
 		complete(e);
@@ -236,7 +261,9 @@ static void c_end(struct https_call *c, void *arg)
 	e->call = NULL;
 	if (e->over)
 		free_errand(e);
-	else
+	else if (e->orphan)
+		let_go(e);
+	else if (!errand_is_job(e) || !errand_job_goes_on(e))
 		complete(e);
 }
 
@@ -247,8 +274,8 @@ static void c_error(struct https_call *c, enum https_error error, const char *te
 	struct why why;
 
 	e->call = NULL;
-	if (e->over) {
-		free_errand(e);
+	if (e->over || e->orphan) {
+		let_go(e);
 		return;
 	}
 	switch (error) {
@@ -261,8 +288,9 @@ static void c_error(struct https_call *c, enum https_error error, const char *te
 		err_set(&why, ERR_DEADLINE, "%s did not begin an answer in time", name);
 		break;
 	case HTTPS_DEADLINE:
-		err_set(&why, ERR_DEADLINE, "the time of the request ran out while %s answered", name);
-		break;
+		e->status = 0;
+		out_of_time(e);
+		return;
 	case HTTPS_CANCELLED:
 		err_set(&why, ERR_UNAVAILABLE, "cloud-fallback is shutting down");
 		break;
@@ -270,7 +298,7 @@ static void c_error(struct https_call *c, enum https_error error, const char *te
 		err_set(&why, ERR_BACKEND_FAILED, "%s broke off its answer: %s", name, text);
 	}
 	e->status = 0;
-	if (error == HTTPS_DEADLINE || error == HTTPS_CANCELLED) {
+	if (error == HTTPS_CANCELLED) {
 		give_probe_back(e);           /* that says nothing about the provider */
 		fail(e, &why);
 	} else {
@@ -293,19 +321,20 @@ static struct str header(struct errand *e, const char *name, struct str value)
 	return value.n ? arena_fmt(e->mem, "%s: " STR_FMT, name, STR_ARG(value)) : STR("");
 }
 
-static void send_with(struct errand *e, const struct provider_key *k, int64_t left_ms)
+void errand_call(struct errand *e, const struct provider_key *k, const char *method, const char *url, int64_t total_ms)
 {
 	static const struct https_ops ops = { c_head, c_data, c_end, c_error };
 	const struct llm_headers *own = llm_backend_headers(e->target.kind);
 	const struct cloud_config *cfg = e->cloud->cfg;
+	bool post = strcmp(method, "POST") == 0;
 	struct buf key = { 0 };
-	struct str headers[HEADERS_MOST], all[HEADERS_MOST] = { STR(""), STR("Content-Type: application/json"),
-		e->in.stream ? STR("Accept: text/event-stream") : STR("Accept: application/json"), STR("User-Agent: corral/" CORRAL_VERSION),
+	struct str headers[HEADERS_MOST], all[HEADERS_MOST] = { STR(""), post ? STR("Content-Type: application/json") : STR(""),
+		e->in.stream && !errand_is_job(e) ? STR("Accept: text/event-stream") : STR("Accept: application/json"), STR("User-Agent: corral/" CORRAL_VERSION),
 		header(e, "X-Request-Id", e->request_id), header(e, "traceparent", e->trace), header(e, own->name, str_of(own->value)) };
 	unsigned n = 0;
-	int64_t cold_ms = provider_cold_ms(e->provider);
-	struct https_request q = { .method = "POST", .url = e->url, .headers = headers, .body = e->plan.parts, .n_body = e->plan.n_parts, .connect_ms = cfg->cloud_connect,
-				   .first_byte_ms = cfg->cloud_first_byte + 2 * cold_ms, .idle_ms = cfg->cloud_idle, .total_ms = left_ms };
+	struct https_request q = { .method = method, .url = url, .headers = headers, .body = e->plan.parts, .n_body = post ? e->plan.n_parts : 0,
+				   .connect_ms = cfg->cloud_connect, .first_byte_ms = cfg->cloud_first_byte + 2 * e->cold_ms, .idle_ms = cfg->cloud_idle,
+				   .total_ms = total_ms };
 
 	buf_printf(&key, "%s: %s%s", own->key_name, own->key_prefix, k->text);
 	all[0] = buf_as_str(&key);
@@ -313,13 +342,39 @@ static void send_with(struct errand *e, const struct provider_key *k, int64_t le
 		if (all[i].n)
 			headers[n++] = all[i];
 	q.n_headers = n;
-	e->cold = cold_ms > 0;
 	e->status = 0;
-	e->sent_us = loop_now_us(e->cloud->loop);
-	e->relay = llm_relay_new(e->mem, &e->in, &e->plan, &e->target);
 	e->call = https_call_start(e->cloud->out, &q, &ops, e);
 	secret_wipe(key.p, key.n);
 	buf_free(&key);
+}
+
+static void out_of_time(struct errand *e)
+{
+	struct why why;
+
+	give_probe_back(e);                   /* that says nothing about the provider */
+	err_set(&why, ERR_DEADLINE, "the time of the request ran out while %s answered", e->provider->set->name);
+	fail(e, &why);
+}
+
+static void on_deadline(struct loop_timer *t)
+{
+	struct errand *e = list_entry(t, struct errand, deadline);
+
+	if (!e->over)
+		out_of_time(e);
+}
+
+/* A job is watched over by a time of its own: between two questions nothing is under way, and its submission may last a little longer. */
+static void send_with(struct errand *e, const struct provider_key *k, int64_t left_ms)
+{
+	e->cold_ms = provider_cold_ms(e->provider);
+	e->cold = e->cold_ms > 0;
+	e->sent_us = loop_now_us(e->cloud->loop);
+	e->relay = llm_relay_new(e->mem, &e->in, &e->plan, &e->target);
+	if (errand_is_job(e))
+		loop_timer_set(e->cloud->loop, &e->deadline, left_ms * 1000, on_deadline);
+	errand_call(e, k, "POST", e->url, left_ms + (errand_is_job(e) ? SUBMIT_GRACE_MS : 0));
 }
 
 static void send_it(struct errand *e)
@@ -380,6 +435,8 @@ static enum llm_backend backend_of(const struct provider *p)
 {
 	if (p->set->kind == KIND_ANTHROPIC)
 		return LLM_BACKEND_ANTHROPIC;
+	if (p->set->queue)
+		return LLM_BACKEND_RUNPOD;
 	return p->set->kind == KIND_GEMINI && !str_ends(str_of(p->set->url), STR("/openai")) ? LLM_BACKEND_GEMINI : LLM_BACKEND_OPENAI;
 }
 
@@ -388,6 +445,8 @@ static const char *url_of(const struct errand *e)
 {
 	struct str base = str_of(e->provider->set->url), version = e->target.kind == LLM_BACKEND_GEMINI ? STR("/v1beta") : STR("/v1");
 
+	if (errand_is_job(e))                 /* held open for a second at most, so that who leaves knows what to cancel */
+		return arena_printf(e->mem, STR_FMT "%s", STR_ARG(base), e->in.stream ? "/run" : "/runsync?wait=1000");
 	if (e->target.kind == LLM_BACKEND_OPENAI)
 		return arena_printf(e->mem, STR_FMT "%s/chat/completions", STR_ARG(base), e->provider->set->kind == KIND_RUNPOD ? "/openai/v1" : "");
 	if (str_ends(base, version))
@@ -403,6 +462,7 @@ static enum err plan_it(struct errand *e, struct why *why)
 
 	e->target = (struct llm_target){ .kind = backend_of(e->provider), .remote_model = str_of(e->model), .shown_model = e->in.model, .request_id = e->request_id,
 					 .created_us = wall_us(), .rewrite = p->kind == KIND_GEMINI, .worker = p->kind == KIND_RUNPOD, .no_guess = true,
+					 .time_left_ms = p->queue ? (e->until_us - loop_now_us(e->cloud->loop)) / 1000 : 0,
 					 .max_output_tokens = r ? r->max_output_tokens : 0 };
 	code = llm_plan(&e->plan, &e->in, &e->target, e->mem, why);
 	if (code == ERR_OK)
@@ -440,7 +500,8 @@ static enum err may_go(struct errand *e, struct why *why)
 	if (left_ms <= 0)
 		return err_set(why, ERR_DEADLINE, "the time of the request had run out before it was sent to %s", p->set->name);
 	if (cold_ms > left_ms)
-		return err_set(why, ERR_UNAVAILABLE, "no worker of %s is up and starting one takes about %lld s, longer than the request may wait", p->set->name, (long long)cold_ms / 1000);
+		return err_set(why, ERR_UNAVAILABLE, "no worker of %s is up and starting one takes about %.1f s%s, longer than the request may wait (%.1f s)", p->set->name, (double)cold_ms / 1e3,
+			       p->workers.cold_start_us ? ", as was learned" : ", as cloud_cold_start says until it is learned", (double)left_ms / 1e3);
 	if (p->active >= p->set->slots) {
 		e->retry_ms = BUSY_RETRY_MS;
 		return err_set(why, ERR_UNAVAILABLE, "all %u slots of %s are in use", p->set->slots, p->set->name);

@@ -25,6 +25,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_REDACTED] = { METRIC_COUNTER, "redacted_total", "Places that were taken out of requests to providers, by rule, and requests that were refused for one.", "rule,outcome" },
 	[M_FAULTS] = { METRIC_COUNTER, "provider_faults_total", "Attempts at a provider that failed, by what it was: auth, no_credit, rate_limited, overloaded, no_model, bad_request, "
 		       "too_long, refused, broken, silent (nothing came in time), unreachable.", "provider,fault" },
+	[M_CANCELS] = { METRIC_COUNTER, "provider_job_cancels_total", "Jobs in a provider's queue that were cancelled because nobody waited for them any more, by outcome: ok, failed.", "provider,outcome" },
 	[M_COLD_START] = { METRIC_GAUGE, "provider_cold_start_seconds", "What a request waits while no worker is up, as measured.", "provider" },
 };
 
@@ -176,6 +177,7 @@ static void stop(struct svc *svc)
 	counts_free(c->counts);
 	offers_free(c->offers);
 	errands_drop(c);
+	endings_drop(c);
 	for (size_t i = 0; i < c->n; i++) {
 		workers_stop(&c->providers[i]);
 		keyring_free(&c->providers[i].keys);
@@ -271,6 +273,7 @@ static bool start(struct svc *svc, struct why *why)
 	c->cfg = svc_config(svc);
 	c->mem = arena_new(0);
 	list_init(&c->errands);
+	list_init(&c->endings);
 	if (!begin(c, why)) {
 		stop(svc);
 		return false;
@@ -289,7 +292,22 @@ static bool start(struct svc *svc, struct why *why)
 
 static void on_left(void *arg) { svc_drained(arg); }
 
-static void on_idle(void *arg) { counts_leave(((struct cloud *)svc_state(arg))->counts, on_left, arg); }
+static void leave(struct cloud *c)
+{
+	c->endings_over = NULL;
+	counts_leave(c->counts, on_left, c->svc);
+}
+
+/* Jobs that were told to end are let hear it. */
+static void on_idle(void *arg)
+{
+	struct cloud *c = svc_state(arg);
+
+	if (list_empty(&c->endings))
+		leave(c);
+	else
+		c->endings_over = leave;
+}
 
 static void drain(struct svc *svc)
 {

@@ -16,9 +16,9 @@ enum { NAME_MAX_BYTES = 40, SLOTS_MOST = 10000 };
 const struct opt cloud_options[] = {
 	C(LIST, providers, "", "Providers in the cloud, as name=kind+url: oa=openai+https://api.openai.com/v1. Kinds are openai, anthropic, gemini, openrouter, runpod, compatible; "
 	  "name=kind alone takes the usual address. Behind it, each with a semicolon before it, models=a|b, key_file=PATH, key_env=NAME, enabled=no, monthly_tokens=N, "
-	  "monthly_microusd=N, per_minute=N, per_day=N, slots=N. CORRAL_PROVIDER_<NAME>_KEY, _KEY_FILE, _MODELS, _MONTHLY_TOKENS and _MONTHLY_MICROUSD say the same. "
+	  "monthly_microusd=N, per_minute=N, per_day=N, slots=N, api=openai|queue (runpod). CORRAL_PROVIDER_<NAME>_KEY, _KEY_FILE, _MODELS, _MONTHLY_TOKENS and _MONTHLY_MICROUSD say the same. "
 	  "A provider without a budget is not used: give one, or write 'unlimited'.",
-	  .shape = "name=kind;url;models;key_file;key_env;enabled;monthly_tokens;monthly_microusd;per_minute;per_day;slots"),
+	  .shape = "name=kind;url;models;key_file;key_env;enabled;monthly_tokens;monthly_microusd;per_minute;per_day;slots;api"),
 	C(STRING, cloud_listen, "", "Where gateways send what goes to providers; empty = 127.0.0.1:8101, or any free port where that is taken. On another address than loopback it "
 	  "needs cloud_token."),
 	C(STRING, cloud_endpoint, "", "How gateways reach that, as a URL; empty = the address that it listens at."),
@@ -89,6 +89,9 @@ static bool name_ok(struct str s)
 	return true;
 }
 
+/* Budgets and prices of a backend of one's own are those of its kind, provider:ollama. 'openai' is one too, and the usual name of a provider. */
+static bool is_kind_at_home(struct str name) { return str_eqz(name, "ollama") || str_eqz(name, "llamacpp") || str_eqz(name, "vllm"); }
+
 static bool read_kind(struct str s, enum provider_kind *ret)
 {
 	for (unsigned k = 0; k < KINDS; k++)
@@ -139,6 +142,16 @@ static enum err read_enabled(struct provider_setting *p, const char *v, struct w
 	return ERR_OK;
 }
 
+static enum err read_api(struct provider_setting *p, const char *v, struct why *why)
+{
+	p->queue = strcmp(v, "queue") == 0;
+	if (!p->queue && strcmp(v, "openai") != 0)
+		return wrong(p, why, "api is openai or queue, not", v);
+	if (p->queue && p->kind != KIND_RUNPOD)
+		return wrong(p, why, "only runpod has a queue; this is of the kind", kinds[p->kind].name);
+	return ERR_OK;
+}
+
 static enum err read_slots(struct provider_setting *p, const char *v, struct why *why)
 {
 	uint64_t n;
@@ -167,6 +180,8 @@ static enum err read_pair(struct provider_setting *p, struct str key, const char
 		return read_models(p, v, mem, why);
 	if (str_eqz(key, "enabled"))
 		return read_enabled(p, v, why);
+	if (str_eqz(key, "api"))
+		return read_api(p, v, why);
 	if (str_eqz(key, "slots"))
 		return read_slots(p, v, why);
 	return wrong(p, why, "nothing is known of", arena_str(mem, key).p);
@@ -218,6 +233,9 @@ static enum err read_item(const char *item, struct provider_setting *p, uint32_t
 	if (!str_split(&head, '=', &name) || !head.p || !name_ok(str_trim(name)))
 		return err_field(why, ERR_INVALID, "providers", "'%.60s' is no provider; write name=kind+url with a name of small letters, digits, '-' and '_'", item);
 	p->name = arena_str(mem, str_trim(name)).p;
+	if (is_kind_at_home(str_of(p->name)))
+		return err_field(why, ERR_INVALID, "providers", "a provider cannot be called '%s': so are backends of one's own, which would share its budget and its prices; give it another name",
+				 p->name);
 	str_split(&head, '+', &kind);
 	if (!read_kind(str_trim(kind), &p->kind))
 		return wrong(p, why, "kinds are openai, anthropic, gemini, openrouter, runpod and compatible, not", arena_str(mem, kind).p);

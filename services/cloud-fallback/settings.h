@@ -28,6 +28,7 @@ struct provider_setting {
 	const char **models;          /* the provider's own names */
 	size_t n_models;
 	const char *key_file, *key_env;       /* where its keys are; "" = none */
+	bool queue;                   /* RunPod: its queue of jobs instead of its OpenAI form */
 	bool enabled;
 	int64_t monthly_tokens, monthly_microusd, per_minute, per_day;
 	uint32_t slots;

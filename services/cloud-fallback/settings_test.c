@@ -47,6 +47,10 @@ static void a_provider_is_a_line(void **state)
 	assert_int_equal(settings("oa=openai"), ERR_OK);
 	assert_string_equal(list[0].url, "https://api.openai.com/v1");
 	assert_true(list[0].enabled && list[0].monthly_tokens == CAP_NOT_SAID && list[0].slots == 8 && list[0].n_models == 0);
+	assert_int_equal(settings("rp=runpod+https://h/v2/e"), ERR_OK);
+	assert_false(list[0].queue);
+	assert_int_equal(settings("rp=runpod+https://h/v2/e;api=queue"), ERR_OK);
+	assert_true(list[0].queue);
 	assert_int_equal(settings("my-box=compatible+http://127.0.0.1:9/v1/;models=a|b/c;key_file=/k;monthly_tokens=5;monthly_microusd=unlimited;slots=3;enabled=no"), ERR_OK);
 	assert_string_equal(list[0].url, "http://127.0.0.1:9/v1");
 	assert_int_equal(list[0].n_models, 2);
@@ -56,8 +60,8 @@ static void a_provider_is_a_line(void **state)
 
 static void what_makes_no_sense_is_refused(void **state)
 {
-	static const char *const bad[] = { "oa", "=openai", "Oa=openai", "a/b=openai", "oa=nobody", "rp=runpod", "x=compatible", "x=compatible+ftp://h", "x=compatible+https://h?key=k",
-					   "oa=openai;monthly_tokens=-1", "oa=openai;monthly_tokens=much", "oa=openai;slots=0", "oa=openai;enabled=maybe", "oa=openai;what=1",
+	static const char *const bad[] = { "oa", "ollama=openai", "vllm=compatible+http://h", "llamacpp=openai", "=openai", "Oa=openai", "a/b=openai", "oa=nobody", "rp=runpod", "x=compatible", "x=compatible+ftp://h", "x=compatible+https://h?key=k",
+					   "oa=openai;monthly_tokens=-1", "oa=openai;monthly_tokens=much", "oa=openai;slots=0", "oa=openai;enabled=maybe", "oa=openai;what=1", "oa=openai;api=queue", "rp=runpod+http://h/v2/e;api=any",
 					   "oa=openai;models", "oa=openai;models=a b" };
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {

@@ -25,6 +25,7 @@ with these words behind it besides:
     cached=N              so many of the prompt's tokens were cached
     finish=length         the answer was cut at its length
     state=TIMED_OUT       how a job of RunPod ends
+    busy=N                the first N questions about a job of RunPod's get 429
 
 `status 429 retry=3` says it as the provider does: Retry-After, and RetryInfo in the body of Gemini. A burst is a script: ["status 500"] * 3 +
 ["answer 3"]. Where an answer has to be of a schema, `answer` makes one of it. The behaviour of a request is, the first that there is:
@@ -67,7 +68,7 @@ class Behaviour(scripted.Behaviour):
 
     def __init__(self, text):
         self.word = self.finish = self.state = None
-        self.think = self.cached = 0
+        self.think = self.cached = self.busy = 0
         super().__init__(text)
         if self.do == "call" and not re.search(r"call \d", text):
             self.tokens = 1
@@ -76,7 +77,7 @@ class Behaviour(scripted.Behaviour):
         key, _, value = word.partition("=")
         if key in ("word", "finish", "state"):
             setattr(self, key, value)
-        elif key in ("think", "cached"):
+        elif key in ("think", "cached", "busy"):
             setattr(self, key, int(value))
         else:
             super()._option(word)
@@ -691,6 +692,10 @@ class Provider(Backend):
             job.cancelled = job.call.cancelled
             self._write(job.call, tokens)
             await conn.send(plain(200, json.dumps({"id": job.id, "status": job.state()})))
+            return
+        if job.b.busy:
+            job.b.busy -= 1
+            await conn.send(plain(429, '{"error":"too many requests"}'))
             return
         self._settle(job)
         await conn.send(plain(200, packed(job.fresh() if what == "stream" else job.report())))

@@ -1,0 +1,133 @@
+"""cloud-fallback and RunPod's own queue: jobs submitted, asked for, streamed, and cancelled when nobody waits for them any more."""
+import http.client
+import json
+import sys
+
+import pytest
+
+from servers import ROOT, Corral, free_port, http as fetch, until
+
+sys.path.insert(0, str(ROOT / "tests/fakes"))
+import providers                                                 # noqa: E402
+
+TOKEN, KEY = "a-token-that-gateways-show", "canary-key-queue-1234"
+
+
+@pytest.fixture(scope="module")
+def fake():
+    with providers.Fake(script=["answer 3"], keys={KEY}) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def sleepy():
+    with providers.Fake(script=["answer 2"], keys={KEY}, cold=1.5) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def cloud(fake, sleepy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("queue")
+    entry = '  - {{name: {}, kind: runpod, api: queue, url: "{}/v2/ep", models: m1, key_env: QUEUE_KEY, monthly_tokens: unlimited}}\n'
+    (folder / "corral.yaml").write_text("providers:\n" + entry.format("rp", fake.url) + entry.format("cold", sleepy.url))
+    listen = f"127.0.0.1:{free_port()}"
+    corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--cloud-idle=1s",
+                    "--cloud-cold-start=8s", "--breaker-failures=100", "--cloud-recheck=1s", env={"QUEUE_KEY": KEY, "CORRAL_CLOUD_TOKEN": TOKEN})
+    corral.cloud = listen
+    until(lambda: [state(corral, name)["state"] for name in ("rp", "cold")] == ["ready", "ready"])
+    yield corral
+    assert corral.close() is None
+    assert KEY not in corral.logs()
+
+
+def state(corral, name):
+    return next(p for p in corral.get("/providers")[2]["providers"] if p["name"] == name)
+
+
+def body(stream=False, text="x", model="rp/m1"):
+    return {"model": model, "messages": [{"role": "user", "content": text}], **({"stream": True, "stream_options": {"include_usage": True}} if stream else {})}
+
+
+def ask(corral, stream=False, headers=None, **more):
+    return fetch(f"http://{corral.cloud}/v1/chat/completions", body(stream, **more), "POST", headers={"Authorization": f"Bearer {TOKEN}", **(headers or {})}, timeout=60)
+
+
+def begin(corral, stream, text):
+    """A request that is under way."""
+    c = http.client.HTTPConnection(corral.cloud, timeout=30)
+    c.request("POST", "/v1/chat/completions", json.dumps(body(stream, text)), {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"})
+    return c
+
+
+def cancelled(fake, call):
+    """Its line, once the job was told to end."""
+    return until(lambda: [line for line in fake.lines if line["job"] == call.job and line["cancelled"]])
+
+
+@pytest.mark.parametrize("stream, path", [(True, "/v2/ep/run"), (False, "/v2/ep/runsync")])
+@pytest.mark.parametrize("how", ["answer 3", "answer 3 gap=150ms", "answer 3 busy=1"])
+def test_a_job_is_an_answer(cloud, fake, stream, path, how):
+    status, _, text = ask(cloud, stream, text=f"do: {how}")
+    call = fake.calls[-1]
+    assert status == 200 and call.path.startswith(path), text
+    sent = json.loads(call.raw)
+    assert sent["input"]["openai_input"]["model"] == "m1" and sent["policy"]["ttl"] >= 10000
+    if stream:
+        assert text.endswith("data: [DONE]\n\n") and '"completion_tokens":3' in text and "w0" in text and "w2" in text, text
+    else:
+        assert json.loads(text)["usage"]["completion_tokens"] == 3, text
+    until(lambda: [line for line in fake.lines if line["job"] == call.job])
+    assert not [line for line in fake.lines if line["job"] == call.job and line["cancelled"]]
+
+
+def test_a_client_that_leaves_cancels_its_job(cloud, fake):
+    c = begin(cloud, True, "do: answer 400 gap=100ms")
+    assert b"data:" in c.getresponse().readline()
+    call = fake.calls[-1]
+    c.close()
+    assert cancelled(fake, call)[0]["tokens"] < 400
+    until(lambda: 'corral_provider_job_cancels_total{provider="rp",outcome="ok"}' in cloud.metrics())
+
+
+def test_who_leaves_before_the_job_has_a_name_cancels_it_all_the_same(cloud, fake):
+    before = len(fake.calls)
+    c = begin(cloud, False, "do: hang")
+    until(lambda: len(fake.calls) > before)
+    c.close()
+    cancelled(fake, fake.calls[-1])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_job_that_lasts_longer_than_the_request_is_cancelled(cloud, fake, stream):
+    status, _, text = ask(cloud, stream, {"X-Corral-Deadline-Ms": "600"}, text="do: hang")
+    assert status == 504 and "ran out" in text, text
+    cancelled(fake, fake.calls[-1])
+
+
+def test_a_stream_that_stalls_breaks_and_its_job_ends(cloud, fake):
+    status, _, text = ask(cloud, True, text="do: stall 2")
+    assert status == 200 and "w1" in text and "data: [DONE]" not in text and "said nothing more" in json.loads(text.strip().split("data: ")[-1])["error"]["message"], text
+    cancelled(fake, fake.calls[-1])
+
+
+@pytest.mark.parametrize("how, code", [("error200", 502), ("answer 2 state=TIMED_OUT", 502), ("status 500", 502), ("status 401", 503), ("status 429 retry=1", 429)])
+def test_a_job_that_fails_says_so(cloud, fake, how, code):
+    until(lambda: state(cloud, "rp")["state"] == "ready")
+    fake.now([how, "answer 1"])
+    before = len(fake.calls)
+    status, _, text = ask(cloud, True)
+    assert status == code and "rp" in json.loads(text)["error"]["message"], text
+    assert len(fake.calls) == before + 1
+
+
+def test_a_cold_start_is_learned_and_what_cannot_wait_for_one_is_not_sent(cloud, sleepy):
+    until(lambda: state(cloud, "cold").get("cold_start_ms"))
+    status, _, text = ask(cloud, headers={"X-Corral-Deadline-Ms": "700"}, model="cold/m1")
+    assert status == 503 and "as cloud_cold_start says until it is learned, longer than the request may wait (0.7 s)" in text and not sleepy.calls, text
+    assert ask(cloud, True, model="cold/m1")[0] == 200
+    sleepy.chill()
+    learned = until(lambda: 0 < (state(cloud, "cold").get("cold_start_ms") or 0) < 8000 and state(cloud, "cold")["cold_start_ms"])
+    assert learned > 700
+    before = len(sleepy.calls)
+    status, _, text = ask(cloud, headers={"X-Corral-Deadline-Ms": "700"}, model="cold/m1")
+    assert status == 503 and "as was learned" in text and len(sleepy.calls) == before, text
