@@ -286,11 +286,29 @@ static void on_report(struct bus_ticket *t, bool persisted, const char *error)
 
 /* --- sending --- */
 
+/* As HTTP has it: what goes on in that trace because of this message is a child of the span that wrote it. */
+static struct str traceparent(struct str trace, char to[56])
+{
+	static const char hex[] = "0123456789abcdef";
+	char *p = to;
+
+	memcpy(p, "00-", 3);
+	p += 3;
+	for (size_t i = 0; i < trace.n; i++) {
+		if (i == 16)
+			*p++ = '-';
+		*p++ = hex[(uint8_t)trace.p[i] >> 4];
+		*p++ = hex[(uint8_t)trace.p[i] & 15];
+	}
+	memcpy(p, "-01", 4);
+	return str_of(to);
+}
+
 static enum bus_sent send_one(struct bus_shipper *s, struct str payload, uint64_t at, struct slot *slot)
 {
-	char id[37] = "", position[48];
+	char id[37] = "", position[48], parent[56];
 	struct bus_label label = { 0 };
-	struct bus_header headers[6];
+	struct bus_header headers[7];
 	struct bus_out m = { .topic = s->topic, .value = payload, .headers = headers };
 	struct uuid uuid;
 
@@ -308,6 +326,8 @@ static enum bus_sent send_one(struct bus_shipper *s, struct str payload, uint64_
 	headers[m.n_headers++] = (struct bus_header){ "position", str_of(position) };
 	if (at < s->again_below)
 		headers[m.n_headers++] = (struct bus_header){ "again", STR("1") };
+	if (label.trace.n == 24)
+		headers[m.n_headers++] = (struct bus_header){ "traceparent", traceparent(label.trace, parent) };
 	slot->ticket.on_report = on_report;
 	slot->shipper = s;
 	return bus_send(s->producer, &m, &slot->ticket);

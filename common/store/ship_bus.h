@@ -5,7 +5,8 @@
  * again: its reader finds a fact twice at worst. How far it came is kept in the directory ("shipped.TOPIC", once a second), so a restart sends
  * little again; what may have been sent before carries the header "again".
  *
- * Each message: key and event id as label() says; headers event-id, schema, content-type, source, position ("EPOCH:POSITION" of the source's spool), again. */
+ * Each message: key and event id as label() says; headers event-id, schema, content-type, source, position ("EPOCH:POSITION" of the source's spool), again,
+ * traceparent (W3C). */
 #ifndef CORRAL_STORE_SHIP_BUS_H
 #define CORRAL_STORE_SHIP_BUS_H
 #include "common/store/bus.h"
@@ -13,7 +14,7 @@
 struct bus_shipper;
 struct spool;
 
-struct bus_label { struct str key, event_id; };   /* event_id: 16 bytes, or none */
+struct bus_label { struct str key, event_id, trace; };    /* event_id: 16 bytes, or none; trace: a trace's id and a span's, 16 and 8 bytes, or none */
 
 struct bus_ship_opts {
 	const char *dir;              /* of the spool */

@@ -121,6 +121,7 @@ static void label(struct str payload, struct bus_label *l)
 {
 	l->key = str_n(payload.p, 8);
 	l->event_id = str_n(payload.p + 8, 16);
+	l->trace = STR("\x0a\xf7\x65\x19\x16\xcd\x43\xdd\x84\x48\xeb\x21\x1c\x80\x31\x9c\xb7\xad\x6b\x71\x69\x20\x33\x31");
 }
 
 static void ship(struct world *w)
@@ -172,6 +173,7 @@ static void take(struct world *w, const struct bus_in *in)
 
 	memcpy(&number, in->value.p, 8);
 	assert_true(number < w->written && str_eq(in->key, str_n(in->value.p, 8)));
+	assert_true(str_eqz(bus_in_header(in, "traceparent"), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
 	assert_true(str_eqz(bus_in_header(in, "schema"), "test.Fact") && str_eqz(bus_in_header(in, "source"), "here/0"));
 	assert_true(str_eqz(bus_in_header(in, "event-id"), "07070707-0707-0707-0707-070707070707"));
 	assert_true(str_eqz(bus_in_header(in, "content-type"), "application/x-protobuf"));

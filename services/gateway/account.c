@@ -103,6 +103,7 @@ static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 		e->provider = (char *)cost_provider(r->world, r->try.replica);
 	e->dialect = (char *)llm_dialect_name(r->in.dialect);
 	e->stream = r->in.stream;
+	e->trace = (ProtobufCBinaryData){ sizeof(r->trace), r->trace };
 	if (r->experiment) {
 		e->experiment_id = (char *)r->experiment;
 		e->arm = (char *)r->arm;

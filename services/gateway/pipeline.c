@@ -122,6 +122,14 @@ static void hex_id(char *out, unsigned words)
 	*out = '\0';
 }
 
+static uint8_t nibble(char c) { return (uint8_t)(c <= '9' ? c - '0' : c - 'a' + 10); }
+
+static void unhex(uint8_t *to, const char *from, unsigned bytes)
+{
+	for (unsigned i = 0; i < bytes; i++)
+		to[i] = (uint8_t)(nibble(from[2 * i]) << 4 | nibble(from[2 * i + 1]));
+}
+
 static void read_trace(struct req *r)
 {
 	const struct http_header *h = http_find(&r->x->head, "traceparent");
@@ -132,6 +140,8 @@ static void read_trace(struct req *r)
 		str_copy(r->trace_id, sizeof(r->trace_id), str_n(h->value.p + 3, 32));
 	else
 		hex_id(r->trace_id, 2);
+	unhex(r->trace, r->trace_id, 16);
+	unhex(r->trace + 16, r->span_id, 8);
 	if (id && id->value.n && id->value.n <= 128)
 		r->client_request_id = arena_str(r->mem, id->value);      /* the log outlives the connection's buffer */
 }

@@ -72,6 +72,7 @@ struct req {
 	struct uuid id;
 	char id_text[37];
 	char trace_id[33], span_id[17];       /* W3C trace context: the client's trace or a new one; our span */
+	uint8_t trace[24];            /* both, in bytes */
 	struct str client_request_id; /* the client's own X-Request-Id, for the log */
 	int64_t start_us, start_wall_us;
 	int64_t deadline_us;

@@ -164,6 +164,9 @@ def test_facts_go_through_kafka(place, backend, broker, prefix):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {e["event"]["request_id"] for e in events} == set(ids)
     assert len(events) >= 20 and all(e["headers"]["schema"] == "corral.UsageEvent" and e["headers"]["event-id"] == e["event"]["event_id"] for e in events)
+    for e in events:            # the request's trace and the gateway's span, as OpenTelemetry passes them on
+        trace = e["event"]["trace"]
+        assert re.fullmatch("[0-9a-f]{48}", trace) and e["headers"]["traceparent"] == f"00-{trace[:32]}-{trace[32:]}-01", e
 
 
 def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
