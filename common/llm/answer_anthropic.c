@@ -17,12 +17,16 @@ static void begin(struct buf *out, const char *event)
 
 static void end(struct buf *out) { buf_addz(out, "}\n\n"); }
 
-static void write_usage(const struct llm_usage *u, uint64_t completion, struct buf *out)
+/* cost: of the answer in micro-dollars; -1 = not told here. */
+static void write_usage(const struct llm_usage *u, uint64_t completion, int64_t cost, struct buf *out)
 {
 	uint64_t cached = u->cached_tokens < u->prompt_tokens ? u->cached_tokens : u->prompt_tokens;
 
-	buf_printf(out, "\"usage\":{\"input_tokens\":%llu,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":%llu,\"output_tokens\":%llu}",
+	buf_printf(out, "\"usage\":{\"input_tokens\":%llu,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":%llu,\"output_tokens\":%llu",
 	           (unsigned long long)(u->prompt_tokens - cached), (unsigned long long)cached, (unsigned long long)completion);
+	if (cost >= 0)
+		buf_printf(out, ",\"cost_microusd\":%lld", (long long)cost);
+	buf_char(out, '}');
 }
 
 static void write_message(struct llm_relay *r, struct buf *out)
@@ -45,7 +49,7 @@ static void start(struct llm_relay *r, struct buf *out)
 	buf_addz(out, ",\"message\":{");
 	write_message(r, out);
 	buf_addz(out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,");
-	write_usage(&estimate, 0, out);
+	write_usage(&estimate, 0, -1, out);
 	buf_char(out, '}');
 	end(out);
 }
@@ -216,7 +220,7 @@ static bool anthropic_finish(struct llm_relay *r, const struct llm_extra *extra,
 	buf_addz(out, ",\"delta\":{");
 	write_stop(r, out);
 	buf_addz(out, "},");
-	write_usage(&r->usage, r->usage.reported ? r->usage.completion_tokens : r->deltas, out);
+	write_usage(&r->usage, r->usage.reported ? r->usage.completion_tokens : r->deltas, r->cost ? r->cost(r->cost_arg, &r->usage) : -1, out);
 	end(out);
 	begin(out, "message_stop");
 	end(out);
@@ -271,7 +275,7 @@ static bool anthropic_whole(struct llm_relay *r, const struct chunk *c, const st
 	buf_char(out, ',');
 	write_stop(r, out);
 	buf_char(out, ',');
-	write_usage(&r->usage, r->usage.reported ? r->usage.completion_tokens : (r->text_bytes + 3) / 4, out);
+	write_usage(&r->usage, r->usage.reported ? r->usage.completion_tokens : (r->text_bytes + 3) / 4, -1, out);
 	buf_char(out, '}');
 	return true;
 }

@@ -151,6 +151,8 @@ static void write_figures(struct llm_relay *r, const struct llm_extra *extra, st
 {
 	struct durations d = durations_of(r, extra);
 
+	if (r->in->stream && r->cost)     /* a whole answer has a header for it */
+		buf_printf(out, ",\"cost_microusd\":%lld", (long long)r->cost(r->cost_arg, &r->usage));
 	buf_printf(out, ",\"done\":true,\"done_reason\":" STR_FMT ",\"total_duration\":%lld,\"load_duration\":%lld,\"prompt_eval_count\":%llu,"
 	           "\"prompt_eval_cached_count\":%llu,\"prompt_eval_duration\":%lld,\"eval_count\":%llu,\"eval_duration\":%lld}",
 	           STR_ARG(text_quote(str_of(reason_of(r)), r->mem)), (long long)d.total_ns, (long long)d.load_ns,

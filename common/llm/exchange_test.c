@@ -501,6 +501,46 @@ static void an_endless_event_is_refused(void **state)
 	exchange_free(&x);
 }
 
+/* Beside the use, in the last that a stream says, whatever pieces it comes in; a whole answer has a header for it. */
+static void the_cost_stands_at_a_streams_end(void **state)
+{
+	static const char first[] = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"a}b\"},\"done\":false}\n";
+	static const char last[] = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\",\"eval_count\":3}";
+	static const char sse[] = "data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n"
+				  "data: {\"object\":\"chat.completion.chunk\",\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":1}}\n\ndata: [DONE]\n\n";
+	static const struct { enum llm_dialect d; enum llm_op op; const char *body, *told; } converted[] = {
+		{ LLM_OLLAMA, LLM_CHAT, CHAT "}", ",\"cost_microusd\":7,\"done\":true," },
+		{ LLM_ANTHROPIC, LLM_CHAT, CHAT ",\"max_tokens\":9,\"stream\":true}", "\"output_tokens\":1,\"cost_microusd\":7}" },
+	};
+	struct buf body = { 0 }, want = { 0 };
+	struct exchange x;
+
+	buf_printf(&body, "%s%s\n", first, last);
+	buf_printf(&want, "%s%.*s,\"cost_microusd\":7}\n", first, (int)strlen(last) - 1, last);
+	for (size_t piece = 0; piece < body.n; piece += 1 + piece / 8) {
+		read_and_plan(&x, LLM_BACKEND_OLLAMA, LLM_OLLAMA, LLM_CHAT, CHAT "}");
+		x.priced = true;
+		answer(&x, 200, "application/x-ndjson", buf_as_str(&body), 0, piece);
+		assert_int_equal(x.step, LLM_DONE);
+		assert_text(buf_as_str(&x.out), buf_as_str(&want));
+		exchange_free(&x);
+	}
+	read_and_plan(&x, LLM_BACKEND_OLLAMA, LLM_OLLAMA, LLM_CHAT, CHAT ",\"stream\":false}");
+	x.priced = true;
+	answer(&x, 200, "application/json", str_of(last), 0, 0);
+	assert_text(buf_as_str(&x.out), str_of(last));
+	exchange_free(&x);
+	for (size_t i = 0; i < sizeof(converted) / sizeof(*converted); i++) {
+		read_and_plan(&x, LLM_BACKEND_LLAMACPP, converted[i].d, converted[i].op, converted[i].body);
+		x.priced = true;
+		answer(&x, 200, SSE, str_of(sse), 0, 10);
+		assert_non_null(str_find(buf_as_str(&x.out), str_of(converted[i].told)));
+		exchange_free(&x);
+	}
+	buf_free(&body);
+	buf_free(&want);
+}
+
 static void writes_errors_in_each_dialect(void **state)
 {
 	struct why why = { .code = ERR_MODEL_NOT_FOUND, .field = "model", .text = "no \"x\" here" };
@@ -523,7 +563,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_what_policy_needs),
 		cmocka_unit_test(caps_long_texts_at_characters), cmocka_unit_test(asks_ollama_in_the_clients_spelling),
-		cmocka_unit_test(many_lined_events_cost_no_memory),
+		cmocka_unit_test(many_lined_events_cost_no_memory), cmocka_unit_test(the_cost_stands_at_a_streams_end),
 		cmocka_unit_test(a_cap_is_told_in_every_dialect),
 		cmocka_unit_test(refuses_what_it_cannot_read),
 		cmocka_unit_test(native_requests_default_to_auto),

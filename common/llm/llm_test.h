@@ -21,6 +21,7 @@ struct exchange {
 	struct why why;
 	struct buf out;
 	enum llm_step step;
+	bool priced;                  /* the relay is told a price */
 };
 
 static inline struct str file_text(struct arena *mem, const char *name)
@@ -75,6 +76,8 @@ static inline struct str plan_body(struct exchange *x)
 	return s;
 }
 
+static inline int64_t seven(void *arg, const struct llm_usage *u) { return arg && u->reported ? 7 : -1; }
+
 /* The backend's answer, in pieces of at most 'piece' bytes (0 = one), then its end. */
 static inline void answer(struct exchange *x, int status, const char *type, struct str body, size_t first, size_t piece)
 {
@@ -86,6 +89,8 @@ static inline void answer(struct exchange *x, int status, const char *type, stru
 	head.headers[0] = (struct http_header){ STR("Content-Type"), str_of(type) };
 	head.n_headers = 1;
 	x->relay = llm_relay_new(x->mem, &x->in, &x->plan, &x->target);
+	if (x->priced)
+		llm_relay_price(x->relay, seven, x);
 	buf_clear(&x->out);
 	x->step = llm_relay_head(x->relay, &head, &x->why);
 	for (size_t at = 0; at < body.n && x->step == LLM_MORE;) {

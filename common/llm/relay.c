@@ -130,7 +130,7 @@ static void emit(struct llm_relay *r, struct str bytes, struct buf *out)
 	r->started = true;
 }
 
-/* The frame with its cost beside its use; false: it goes as it is. */
+/* The frame with its cost where its use is told; false: it goes as it is. */
 static bool emit_priced(struct llm_relay *r, struct str frame, struct buf *out)
 {
 	const char *at = r->usage_ends;
@@ -152,11 +152,14 @@ static enum llm_step pass_frames(struct llm_relay *r, struct str in, struct buf 
 	while (frames_next(&r->frames, &in, &frame)) {
 		enum verdict v = watch_payload(r, frame_payload(&r->frames, frame));
 
-		if (v == KEEP && r->usage_ends) {
+		if ((v == KEEP || v == END) && r->usage_ends) {
 			emit(r, run, out);
 			run.n = 0;
-			if (emit_priced(r, frame, out))
+			if (emit_priced(r, frame, out)) {
+				if (v == END)
+					return LLM_DONE;
 				continue;
+			}
 		}
 		if (v == KEEP || v == END) {
 			if (run.n && run.p + run.n == frame.p) {

@@ -126,6 +126,15 @@ static void note_usage_event(struct llm_relay *r, const struct json *doc)
 		r->usage_ends = usage.p + usage.n - 1;
 }
 
+/* Ollama's last object is its figures. A whole answer has a header for the cost. */
+static void note_last_object(struct llm_relay *r, const struct json *doc)
+{
+	struct str object = json_raw(doc, 0);
+
+	if (r->cost && r->in->stream && r->usage.reported && object.n > 2)
+		r->usage_ends = object.p + object.n - 1;
+}
+
 /* The error stays for who asks what the backend said. */
 static enum verdict say_error(struct llm_relay *r, const struct chunk *c)
 {
@@ -160,6 +169,8 @@ static enum verdict look(struct llm_relay *r, const struct json *doc, struct chu
 		return fail(r, ERR_BACKEND_FAILED, "the backend called more tools at once than can be converted", str_n("", 0));
 	note_text(r, c);
 	note_finish(r, c);
+	if (c->end && r->pass && r->from_ollama)
+		note_last_object(r, doc);
 	if (c->end)
 		return said_end(r);
 	return usage_only && r->hide_usage ? DROP : KEEP;

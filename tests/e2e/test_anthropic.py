@@ -79,6 +79,7 @@ def test_the_events_on_the_wire(front):
     assert names[:3] == ["message_start", "content_block_start", "ping"] and names[-3:] == EVENTS[-3:]
     last = json.loads(events[-2][1].removeprefix("data: "))
     assert last["delta"] == {"stop_reason": "max_tokens", "stop_sequence": None} and last["usage"]["output_tokens"] == 3
+    assert last["usage"]["cost_microusd"] == 0
 
 
 def test_system_and_blocks(claude):

@@ -104,6 +104,7 @@ def test_streaming_is_the_default(front):
     lines = [json.loads(line) for line in text.splitlines()]
     assert status == 200 and headers["content-type"].startswith("application/x-ndjson")
     assert len(lines) > 10 and lines[-1]["done"] is True
+    assert lines[-1]["cost_microusd"] == 0 and not any("cost_microusd" in line for line in lines[:-1])
 
 
 def test_an_empty_prompt_loads(client):

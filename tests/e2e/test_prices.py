@@ -106,6 +106,12 @@ def test_the_client_is_told_what_is_booked(place, model):        # noqa: F811
         assert status == 200
         last = json.loads(text.strip().splitlines()[-1])
         assert last["cost_microusd"] == booked(corral, head["X-Request-Id"]) > last["prompt_eval_count"] * 1000
+    status, head, text = http(corral.url + "/api/chat", ASK)
+    last = json.loads(text.splitlines()[-1])
+    assert last["cost_microusd"] == booked(corral, head["X-Request-Id"]) > last["prompt_eval_count"] * 1000
+    status, head, text = http(corral.url + "/v1/messages", {**ASK, "max_tokens": 64, "stream": True})
+    use = next(json.loads(line[6:])["usage"] for line in text.splitlines() if line.startswith('data: {"type":"message_delta"'))
+    assert use["cost_microusd"] == booked(corral, head["X-Request-Id"]) > use["output_tokens"] * 3000
     corral.kill()
     corral = place()
     known(corral, 2)
