@@ -156,6 +156,22 @@ bool db_migrates_at_open(const char *url)
 
 /* --- calls --- */
 
+static _Thread_local struct { void (*on_wait)(void *, const char *, int64_t); void *arg; } watch;
+
+void db_on_wait(void (*on_wait)(void *arg, const char *server, int64_t waited_ms), void *arg)
+{
+	watch.on_wait = on_wait;
+	watch.arg = arg;
+}
+
+bool db_wait_is_watched(void) { return watch.on_wait != NULL; }
+
+void db_wait_tell(const char *server, int64_t waited_ms)
+{
+	if (watch.on_wait)
+		watch.on_wait(watch.arg, server, waited_ms);
+}
+
 bool db_is_back(struct db *db) { return db->driver->is_back && db->driver->is_back(db); }
 bool db_begin(struct db *db, struct why *why) { return db->driver->begin(db, false, why); }
 bool db_commit(struct db *db, struct why *why) { return db->driver->commit(db, why); }

@@ -32,6 +32,11 @@ bool db_migrates_at_open(const char *url);
 /* Whether a server that was lost answers again; asks it. False for a file, where only the next write tells. */
 bool db_is_back(struct db *);
 
+/* While a call on this thread has waited for a server longer than DB_LONG_MS: called four times a second with the server's name, and with waited_ms = 0
+ * once the wait is over. For who has to say so while its loop stands still. */
+enum { DB_LONG_MS = 2000 };
+void db_on_wait(void (*on_wait)(void *arg, const char *server, int64_t waited_ms), void *arg);
+
 bool db_begin(struct db *, struct why *);
 bool db_commit(struct db *, struct why *);
 void db_rollback(struct db *);

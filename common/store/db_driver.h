@@ -33,6 +33,10 @@ struct db_driver {
 struct db { const struct db_driver *driver; };
 struct db_row { const struct db_driver *driver; void *impl; };
 
+/* db_on_wait()'s. */
+bool db_wait_is_watched(void);
+void db_wait_tell(const char *server, int64_t waited_ms);
+
 extern const struct db_driver db_sqlite, db_postgres;
 
 /* How long a server that is away is left alone after an attempt that failed after took_ms, when before_ms was the rest before (0 = it was there): ever longer up

@@ -18,7 +18,7 @@
 #include "common/store/db_sql.h"
 #include "common/store/db_writer.h"
 
-enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000,
+enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, TELL_MS = 250, MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000,
        LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations */ };
 
 /* Types by the numbers that pg_type has for them since ever. */
@@ -106,12 +106,32 @@ static bool refused(struct db_postgres *d, const PGresult *r, const char *sql, s
 
 /* --- waiting --- */
 
+/* Like poll(), for a long wait in pieces, so that it is told. */
+static int poll_telling(struct db_postgres *d, struct pollfd *p, int64_t until_us)
+{
+	int64_t began_us = mono_us(), left_us = until_us - began_us, now_us = began_us;
+	bool told = false;
+	int n;
+
+	if (!db_wait_is_watched())
+		return poll(p, 1, (int)(left_us / 1000) + 1);
+	while ((n = poll(p, 1, (int)((left_us < TELL_MS * 1000 ? left_us : TELL_MS * 1000) / 1000) + 1)) == 0 && (now_us = mono_us()) < until_us) {
+		left_us = until_us - now_us;
+		if (now_us - began_us < DB_LONG_MS * 1000)
+			continue;
+		db_wait_tell(d->where, (now_us - began_us) / 1000);
+		told = true;
+	}
+	if (told)
+		db_wait_tell(d->where, 0);
+	return n;
+}
+
 static bool wait_for(struct db_postgres *d, short events, int64_t until_us)
 {
 	struct pollfd p = { .fd = PQsocket(d->conn), .events = events };
-	int64_t left_us = until_us - mono_us();
 
-	return left_us > 0 && p.fd >= 0 && (poll(&p, 1, (int)(left_us / 1000) + 1) >= 0);
+	return p.fd >= 0 && mono_us() < until_us && poll_telling(d, &p, until_us) >= 0;
 }
 
 static int64_t call_until(const struct db_postgres *d)

@@ -9,6 +9,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/store/db.h"
 #include "common/svc/runtime.h"
 
 enum { BEAT_US = 2 * 1000 * 1000 };
@@ -108,6 +109,15 @@ static void close_places(struct svc *s)
 	thread_unlock(s);
 }
 
+/* Its loop stands still then, and only the admin port can say why. */
+static void on_db_wait(void *arg, const char *server, int64_t waited_ms)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "no answer for %lld ms from %s", (long long)waited_ms, server);
+	svc_need(arg, "database", waited_ms == 0, waited_ms ? text : "");
+}
+
 static void *run(void *arg)
 {
 	struct starting given = *(struct starting *)arg;
@@ -116,6 +126,7 @@ static void *run(void *arg)
 
 	free(arg);
 	log_thread_service(s->def->name);
+	db_on_wait(on_db_wait, s);
 	ok = start(s);
 	loop_post(s->rt->loop, given.done, s);
 	if (ok) {

@@ -3,12 +3,20 @@ import os
 import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from servers import ROOT, script
 
 BIN = os.path.dirname(os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral")))
+
+
+def parent_of(process):
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 class Postgres:
@@ -26,6 +34,13 @@ class Postgres:
 
     def stop(self, mode="immediate"):
         subprocess.run([ROOT / "scripts/with-postgres", "stop", self.folder, mode], check=True, capture_output=True)
+
+    def signal(self, signo):
+        """To all its processes: one that stands still takes connections and answers nothing."""
+        main = int(Path(self.folder, "server/data/postmaster.pid").read_text().split()[0])
+        children = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and parent_of(p) == main]
+        for pid in [main, *children]:
+            os.kill(pid, signo)
 
     def sql(self, text):
         """What psql prints, without decoration."""

@@ -1,6 +1,7 @@
 """Corral on a PostgreSQL server: nothing before its schema is there, what is kept where, and what goes on while the server is away."""
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -106,6 +107,25 @@ def test_it_goes_on_while_the_server_is_away(server, corral):
         until(lambda: [n for n in needs(corral) if n["required"] and not n["ok"]] == [] or print(needs(corral)), 20)
         until(lambda: corral.post("/keys", {"name": f"b{turn}", "role": "user"})[0] == 201)                 # noqa: B023
     assert server.sql("SELECT count(*) FROM usage_tracker.attempts") == "7"
+    log = corral.logs()
+    assert log.count("the budgets can be used again") == log.count("the budgets cannot be read or written") <= 2      # once each time, if at all
+
+
+def test_a_server_that_stands_still_is_named_at_once(server, corral):
+    """Not away: it takes connections, and answers nothing. The service waits for it; what the admin port says does not."""
+    ask(corral)
+    until(lambda: attempts(corral) == 1)
+    server.signal(signal.SIGSTOP)
+    try:
+        ask(corral)
+        until(lambda: any(n["need"] == "database" and not n["ok"] and "no answer for" in n["text"] and "PostgreSQL" in n["text"] for n in needs(corral)), 30)
+        assert http(f"{corral.admin}/readyz")[0] == 503 and "corral_build_info" in corral.metrics()
+        ask(corral)
+    finally:
+        server.signal(signal.SIGCONT)
+    until(lambda: [n for n in needs(corral) if n["required"] and not n["ok"]] == [], 60)
+    until(lambda: attempts(corral) == 3, 60)
+    assert server.sql("SELECT count(*) FROM usage_tracker.attempts") == "3"
 
 
 def test_a_gateway_starts_and_serves_without_the_server(server, model, tmp_path):        # noqa: F811
