@@ -96,6 +96,8 @@ struct gateway {
 	unsigned draining;            /* workers still busy while draining */
 	unsigned settling;            /* that may still read the configuration before */
 	struct replica_table *replicas;
+	struct slot_bank *bank;       /* NULL where slots are leased between programs */
+	struct loop_timer look;       /* for slots that the program before or after gives back */
 	struct lease *lease;          /* how many slots of each are ours */
 	struct sticky *sticky;
 	struct recall *recall;        /* answers that may be given again; NULL = the cache is off */

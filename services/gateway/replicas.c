@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/base/clock.h"
+#include "services/gateway/slot_bank.h"
 
 enum { BUCKETS = 4096, UNKNOWN_SERVICE_US = 100000 };
 
@@ -12,6 +13,8 @@ struct replica_table {
 	struct replica_state *states;
 	struct model_queue *queues;
 	struct metrics *metrics;
+	struct slot_bank *bank;       /* NULL: nobody else counts */
+	unsigned mine;                /* the column of it */
 	void (*on_change)(void *arg);         /* NULL: no leases, everything is ours */
 	void *on_change_arg;
 	_Atomic bool shared, told;
@@ -111,6 +114,7 @@ static struct replica_state *get(struct replica_table *t, struct str backend, st
 		s->own = own;
 		s->queue->own |= own;
 		s->table = t;
+		s->row = t->bank ? slot_bank_row(t->bank, backend, model) : NULL;
 		make_series(t, s);
 		s->same_bucket = *bucket;
 		*bucket = s;
@@ -131,6 +135,31 @@ struct replica_state *replica_state_get(struct replica_table *t, struct str back
 struct replica_state *replica_state_get_own(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
 {
 	return get(t, backend, model, slots, true);
+}
+
+/* --- together with a predecessor or successor --- */
+
+void replica_table_bank(struct replica_table *t, struct slot_bank *b)
+{
+	t->bank = b;
+	t->mine = slot_bank_mine(b);
+}
+
+void replica_table_look(struct replica_table *t)
+{
+	for (struct replica_state *s = t->states; s; s = s->next)
+		hand_over(s);
+}
+
+static uint32_t others(const struct replica_state *s) { return s->row ? slot_row_others(s->row, s->table->mine) : 0; }
+
+uint32_t slots_in_use(const struct replica_state *s) { return atomic_load_explicit(&s->in_use, memory_order_relaxed) + others(s); }
+
+static uint32_t give_back(struct replica_state *s)
+{
+	if (s->row)
+		atomic_fetch_sub(&s->row->in_use[s->table->mine], 1);
+	return atomic_fetch_sub(&s->in_use, 1);
 }
 
 /* --- leases --- */
@@ -198,12 +227,15 @@ void replica_table_sweep(struct replica_table *t, int64_t now_us)
 		series_set(q->m_queued, atomic_load_explicit(&q->n, memory_order_relaxed));
 }
 
-/* A lease that shrank in the same moment is seen either here, and the slot goes back, or by who reads in_use after shrinking it. */
+/* A lease that shrank in the same moment is seen either here, and the slot goes back, or by who reads in_use after shrinking it. Of two
+ * programs that take the last one at once at least one sees the other. */
 static bool still_ours(struct replica_state *s)
 {
-	if (atomic_load(&s->in_use) <= atomic_load(&s->slots))
+	if (s->row)
+		atomic_fetch_add(&s->row->in_use[s->table->mine], 1);
+	if (atomic_load(&s->in_use) + others(s) <= atomic_load(&s->slots))
 		return true;
-	atomic_fetch_sub(&s->in_use, 1);
+	(void)give_back(s);
 	return false;
 }
 
@@ -216,7 +248,7 @@ bool slot_take(struct replica_state *s)
 		return false;
 	if (shared && atomic_load_explicit(&s->table->valid_until_us, memory_order_relaxed) < mono_us())
 		return false;
-	while (now < atomic_load_explicit(&s->slots, memory_order_relaxed))
+	while (now + others(s) < atomic_load_explicit(&s->slots, memory_order_relaxed))
 		if (atomic_compare_exchange_weak(&s->in_use, &now, now + 1))
 			return still_ours(s);
 	return false;
@@ -507,7 +539,7 @@ void slot_free(struct replica_state *s, int64_t held_us)
 	uint32_t before;
 
 	smooth(s, held_us);
-	before = atomic_fetch_sub(&s->in_use, 1);
+	before = give_back(s);
 	hand_over(s);
 	if (before > atomic_load_explicit(&s->slots, memory_order_relaxed))
 		changed(s->table);        /* another gateway may have it now */

@@ -38,6 +38,7 @@ struct replica_state {
 	struct replica_state *next, *same_bucket;
 	char model[256], backend[128];
 	_Atomic uint32_t in_use, slots;       /* in_use may be above slots for as long as the requests last that were there before */
+	struct slot_row *row;         /* the same, counted together with the program before this one or after it; NULL: there is none */
 	uint32_t total, claimed_held, claimed_wanted;         /* control thread: slots of the backend; what lease.c said last */
 	bool claimed;
 	_Atomic bool held;            /* another model of the backend has its turn (turns.h of the model-registry): nothing new goes there */
@@ -53,9 +54,14 @@ struct replica_state {
 	struct series *m_slots, *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens;
 };
 
+struct slot_bank;
 struct replica_table;
 struct replica_table *replica_table_new(struct metrics *);
 void replica_table_free(struct replica_table *);
+/* Slots are counted there, too, from the first replica on; the bank is the caller's and outlives the table. */
+void replica_table_bank(struct replica_table *, struct slot_bank *);
+/* Whether the other program has given some back: gives free slots to those who wait. Control thread. */
+void replica_table_look(struct replica_table *);
 /* Finds or makes; sets the slots, and gives new ones to those who wait. Control thread only. */
 struct replica_state *replica_state_get(struct replica_table *, struct str backend, struct str model, uint32_t slots);
 /* The same of a replica that is no part of leases: all its slots are this gateway's. Who has it limits what all gateways do there. */
@@ -86,6 +92,7 @@ struct model_queue *replica_table_queues(struct replica_table *);     /* then by
 /* The tenants that have requests in use or waiting; returns queue->changes of that moment. While all slots are ours only those that waited count. */
 uint64_t queue_demand(struct model_queue *, void (*each)(void *arg, struct str tenant, uint32_t wanted), void *arg);
 
+uint32_t slots_in_use(const struct replica_state *);  /* with those of the program before this one or after it */
 bool slot_take(struct replica_state *);
 /* A request was sent there; its answer begins, or it ends without one: once for each. */
 void slot_asked(struct replica_state *, int64_t now_us);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "services/gateway/replicas.h"
+#include "services/gateway/slot_bank.h"
 
 static struct metrics *metrics;
 static struct replica_table *table;
@@ -131,6 +132,41 @@ static void waiters_are_served_in_order(void **state)
 	turn();
 	assert_ptr_equal(got[2], s);
 	assert_int_equal(atomic_load(&s->in_use), 2);
+}
+
+/* As in an upgrade in place: a table in each program, one bank. */
+static void two_programs_never_have_more_than_there_are(void **state)
+{
+	struct slot_bank *before = slot_bank_new(-1), *after = slot_bank_new(dup(slot_bank_fd(before)));
+	struct replica_table *tables[2] = { replica_table_new(metrics), replica_table_new(metrics) };
+	struct replica_state *old, *new, *now;
+	struct waiter *w;
+
+	replica_table_bank(tables[0], before);
+	replica_table_bank(tables[1], after);
+	old = replica_state_get(tables[0], STR("b"), STR("m"), 2);
+	new = replica_state_get(tables[1], STR("b"), STR("m"), 2);
+	assert_true(slot_take(old));
+	assert_true(slot_take(new));
+	assert_false(slot_take(old));
+	assert_false(slot_take(new));
+	assert_int_equal(slots_in_use(new), 2);
+	w = queue_join(new->queue, STR("t"), (struct req *)1, loop, &new, 1, 10, granted, &now, NULL);
+	assert_non_null(w);
+	slot_free(old, 1000);
+	replica_table_look(tables[1]);
+	turn();
+	assert_ptr_equal(got[1], new);
+	assert_true(!slot_take(old) && !slot_take(new));
+	slot_free(new, 1000), slot_free(new, 1000);
+	assert_true(slot_take(old) && slot_take(old) && !slot_take(new));
+	replica_table_free(tables[0]);            /* it was killed with two in use */
+	slot_bank_free(before);
+	assert_false(slot_take(new));
+	assert_true(slot_bank_alone(after));
+	assert_true(slot_take(new) && slot_take(new) && !slot_take(new));
+	replica_table_free(tables[1]);
+	slot_bank_free(after);
 }
 
 static void a_full_queue_refuses(void **state)
@@ -483,7 +519,7 @@ int main(void)
 		T(who_can_use_a_free_slot_does_not_wait_for_who_cannot), T(more_slots_reach_all_who_wait),
 		T(waits_are_predicted_from_service_times), T(forty_clients_get_no_more_than_ten), T(time_is_shared_not_requests),
 		T(who_was_away_has_saved_nothing_up), T(a_tenant_that_is_elsewhere_too_has_its_part),
-		T(demand_is_what_waits_and_what_is_in_use), T(what_was_not_used_is_not_counted),
+		T(two_programs_never_have_more_than_there_are), T(demand_is_what_waits_and_what_is_in_use), T(what_was_not_used_is_not_counted),
 		T(a_full_queue_makes_room_for_who_has_less), T(threads_share_slots_and_nobody_starves),
 	};
 

@@ -20,6 +20,7 @@
 #include "services/gateway/run_store.h"
 #include "services/gateway/limit_share.h"
 #include "services/gateway/runs.h"
+#include "services/gateway/slot_bank.h"
 #include "services/gateway/sticky.h"
 #include "services/gateway/trail.h"
 #include "services/gateway/worker.h"
@@ -270,6 +271,8 @@ static void sweep(struct loop_timer *t)
 
 	loop_timer_set(g->loop, t, 1000000, sweep);
 	replica_table_sweep(g->replicas, mono_us());
+	if (g->bank)
+		(void)slot_bank_alone(g->bank);           /* a successor that failed may have left some */
 	door_sweep(g->door, mono_us());
 	ask_models_came(g);               /* for those that have waited too long */
 	certificate_sweep(g->certificate);
@@ -353,7 +356,9 @@ static void stop(struct svc *s)
 	door_free(g->door);
 	certificate_free(g->certificate);
 	tls_trust_free(g->backend_trust);
+	loop_timer_del(&g->look);
 	replica_table_free(g->replicas);
+	slot_bank_free(g->bank);
 	sticky_free(g->sticky);
 	buf_free(&g->models_bytes);
 	buf_free(&g->policy_bytes);
@@ -361,6 +366,32 @@ static void stop(struct svc *s)
 	free(g->workers);
 	free(g);
 	svc_set_state(s, NULL);
+}
+
+enum { SLOT_LOOK_US = 25 * 1000 };
+
+static void look(struct loop_timer *t)
+{
+	struct gateway *g = (struct gateway *)(void *)((char *)t - offsetof(struct gateway, look));
+
+	replica_table_look(g->replicas);
+	if (!slot_bank_alone(g->bank))
+		loop_timer_set(g->loop, t, SLOT_LOOK_US, look);
+}
+
+/* In one process nobody lends slots between a program and its successor: they count them together. */
+static void count_together(struct gateway *g)
+{
+	if (!str_starts(str_of(svc_pub_url(g->svc, "model-registry")), STR("inproc:")))
+		return;
+	g->bank = slot_bank_new(svc_inherit(g->svc, "slots"));
+	if (!g->bank) {
+		LOG_WARN("slots in use cannot be counted together with a successor: during an upgrade in place backends may get more than they have");
+		return;
+	}
+	replica_table_bank(g->replicas, g->bank);
+	svc_offer(g->svc, "slots", slot_bank_fd(g->bank));
+	look(&g->look);
 }
 
 static bool start(struct svc *s, struct why *why)
@@ -377,6 +408,7 @@ static bool start(struct svc *s, struct why *why)
 	pthread_mutex_init(&g->asks_lock, NULL);
 	list_init(&g->asks);
 	g->replicas = replica_table_new(g->metrics);
+	count_together(g);
 	g->sticky = sticky_new();
 	g->registry = svc_peer(s, "model-registry");
 	g->selector = svc_peer(s, "selector");
@@ -492,6 +524,8 @@ static void drain(struct svc *s)
 	struct gateway *g = svc_state(s);
 
 	g->draining = g->n_workers;
+	if (g->bank && svc_handed_over(s))
+		look(&g->look);
 	runs_drain(g->runs);
 	lease_leave(g->lease);
 	limit_share_leave(g->limit_share);

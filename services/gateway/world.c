@@ -126,7 +126,7 @@ void world_load(const struct world *w, struct reach reach, int64_t now_us, struc
 	for (uint16_t i = 0; i < reach.n; i++) {
 		struct replica_state *s = w->states[reach.first + i];
 
-		load[i] = (struct load){ .in_use = atomic_load_explicit(&s->in_use, memory_order_relaxed),
+		load[i] = (struct load){ .in_use = slots_in_use(s),
 			.slots = atomic_load_explicit(&s->slots, memory_order_relaxed),
 			.queued = atomic_load_explicit(&s->queue->n, memory_order_relaxed),
 			.breaker_open = breaker_is_open(&s->breaker, now_us) };

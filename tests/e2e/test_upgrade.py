@@ -1,4 +1,5 @@
 """Upgrade in place: what operators and supervisors see of it. tests/proofs/upgrade.py does it under load."""
+import http.client as http_client
 import json
 import os
 import re
@@ -6,10 +7,12 @@ import signal
 import socket
 import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from servers import ROOT, free_port, http, until
+from test_runs import Scripted
 from test_tls import make_identity
 
 BINARY = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
@@ -127,6 +130,36 @@ def test_a_mistake_changes_nothing_and_is_told(house):
     assert "has taken over" in house.upgrade()
     house.told()
     assert first.wait(30) == 0
+
+
+def test_slots_of_open_streams_are_counted_by_the_successor(tmp_path):
+    """Two slots, two streams that end when their clients leave: the successor's requests wait for that, and not in the backend."""
+    model = Scripted(slots=2)
+    house = House(tmp_path, model.url)
+    try:
+        first = house.serve()
+        house.told()
+        until(lambda: house.models() == ["m"])
+        streams = []
+        for _ in range(2):
+            streams.append(http_client.HTTPConnection("127.0.0.1", house.port, timeout=60))
+            streams[-1].request("POST", "/v1/chat/completions", json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "do: stall 2"}]}),
+                                {"Content-Type": "application/json"})
+            assert b"data: " in streams[-1].getresponse().readline()
+        house.upgrade()
+        house.told()
+        asks = [ThreadPoolExecutor(1).submit(http, f"http://127.0.0.1:{house.port}/v1/chat/completions",
+                                             {"model": "m", "messages": [{"role": "user", "content": "do: answer 1"}]}, "POST", timeout=60) for _ in range(2)]
+        until(lambda: re.search(r"^corral_queued_requests\{.*\} 2$", http(f"http://127.0.0.1:{house.admin}/metrics")[2], re.M))
+        assert first.poll() is None and model.backend.running == model.backend.most_running == 2
+        for stream in streams:
+            stream.sock.shutdown(socket.SHUT_RDWR)
+            stream.close()
+        assert [a.result(60)[0] for a in asks] == [200, 200]
+        assert first.wait(30) == 0
+    finally:
+        house.close()
+        model.close()
 
 
 def test_nobody_there(tmp_path):
