@@ -113,6 +113,36 @@ static void buf_grows(void **state)
 	buf_free(&b);
 }
 
+static void bytes_become_hex_digits(void **state)
+{
+	for (unsigned i = 0; i < 256; i++) {
+		uint8_t bytes[4] = { (uint8_t)i, (uint8_t)(255 - i), (uint8_t)(i * 7), (uint8_t)(i ^ 0x5a) };
+		char got[9] = "", want[9];
+
+		hex_of_4(got, bytes);
+		snprintf(want, sizeof(want), "%02x%02x%02x%02x", bytes[0], bytes[1], bytes[2], bytes[3]);
+		assert_string_equal(got, want);
+	}
+}
+
+static void long_texts_have_hashes_of_their_own(void **state)
+{
+	char text[64] = "the quick brown fox jumps over the lazy dog, and sleeps";
+	struct str s = str_of(text);
+	uint64_t is = str_hash_long(s, 1);
+	char moved[72];
+
+	memcpy(moved + 3, text, s.n);
+	assert_true(str_hash_long(str_n(moved + 3, s.n), 1) == is);
+	assert_true(str_hash_long(s, 2) != is);
+	for (size_t i = 0; i < s.n; i++) {
+		assert_true(str_hash_long(str_n(text, i), 1) != is);
+		text[i] ^= 1;
+		assert_true(str_hash_long(s, 1) != is);
+		text[i] ^= 1;
+	}
+}
+
 static void uuids_are_ordered(void **state)
 {
 	char prev[37] = "", now[37];
@@ -172,6 +202,7 @@ int main(void)
 		cmocka_unit_test(splits_strings), cmocka_unit_test(converts_numbers_strictly),
 		cmocka_unit_test(ignores_case), cmocka_unit_test(checks_utf8), cmocka_unit_test(measures_distance),
 		cmocka_unit_test(arena_keeps_and_cleans), cmocka_unit_test(buf_grows),
+		cmocka_unit_test(bytes_become_hex_digits), cmocka_unit_test(long_texts_have_hashes_of_their_own),
 		cmocka_unit_test(uuids_are_ordered), cmocka_unit_test(formats_times),
 		cmocka_unit_test(errors_have_names), cmocka_unit_test(lists_link),
 	};

@@ -62,18 +62,32 @@ struct uuid uuid_v7(int64_t wall_us)
 	return u;
 }
 
+/* The nibbles are spread over the bytes of one number and become letters together: each request has three ids, and digit by digit they took
+ * 800 instructions. */
+void hex_of_4(char out[8], const uint8_t bytes[4])
+{
+	uint64_t v = (uint64_t)bytes[0] | (uint64_t)bytes[1] << 16 | (uint64_t)bytes[2] << 32 | (uint64_t)bytes[3] << 48, nines;
+
+	v = (v >> 4 & 0x000f000f000f000fu) | (v & 0x000f000f000f000fu) << 8;
+	nines = (v + 0x0606060606060606u) >> 4 & 0x0101010101010101u;       /* 1 where it is more than nine */
+	v += 0x3030303030303030u + nines * ('a' - '0' - 10);
+	for (int i = 0; i < 8; i++)
+		out[i] = (char)(v >> 8 * i);
+}
+
 void uuid_format(struct uuid u, char out[37])
 {
-	static const char hex[] = "0123456789abcdef";
-	char *p = out;
+	char hex[32];
 
-	for (int i = 0; i < 16; i++) {
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*p++ = '-';
-		*p++ = hex[u.b[i] >> 4];
-		*p++ = hex[u.b[i] & 15];
-	}
-	*p = '\0';
+	for (int i = 0; i < 4; i++)
+		hex_of_4(hex + 8 * i, u.b + 4 * i);
+	memcpy(out, hex, 8);
+	memcpy(out + 9, hex + 8, 4);
+	memcpy(out + 14, hex + 12, 4);
+	memcpy(out + 19, hex + 16, 4);
+	memcpy(out + 24, hex + 20, 12);
+	out[8] = out[13] = out[18] = out[23] = '-';
+	out[36] = '\0';
 }
 
 static int nibble(char c)

@@ -111,15 +111,15 @@ static bool is_hex(struct str s)
 
 static void hex_id(char *out, unsigned words)
 {
-	static const char hex[] = "0123456789abcdef";
-
 	for (unsigned i = 0; i < words; i++) {
 		uint64_t v = rand_u64() | 1;
+		uint8_t bytes[8];
 
-		for (int b = 0; b < 16; b++)
-			*out++ = hex[v >> (60 - 4 * b) & 15];
+		memcpy(bytes, &v, sizeof(bytes));
+		hex_of_4(out + 16 * i, bytes);
+		hex_of_4(out + 16 * i + 8, bytes + 4);
 	}
-	*out = '\0';
+	out[16 * words] = '\0';
 }
 
 static uint8_t nibble(char c) { return (uint8_t)(c <= '9' ? c - '0' : c - 'a' + 10); }
