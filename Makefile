@@ -72,7 +72,7 @@ help:
 #: make proof-outage MINUTES=n   PostgreSQL, Redis and Kafka are gone for 30 minutes under load: nothing fails, and every event arrives after their return
 #: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
-#: make proof-budgets  200 parallel requests at a limit, 100 rounds, three gateways, PostgreSQL, Redis or the usage-tracker killed in half: nothing overspent
+#: make proof-budgets  200 parallel requests at a limit, in tokens and in micro-dollars, 100 rounds each, three gateways, PostgreSQL, Redis or the usage-tracker killed in half: nothing overspent
 #: make proof-upgrade  the program is replaced under load with 100 open streams: no request fails, the books are right
 #: make proof-revoke  100,000 keys, two gateways: how long a revoked key is good anywhere
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
@@ -241,6 +241,7 @@ proof-rollback: all
 
 proof-budgets: all
 	@BUILD=$(BUILD) tests/proofs/budgets.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))
+	@BUILD=$(BUILD) tests/proofs/budgets.py --money --record docs/proofs.md $(if $(SEED),--seed $(SEED))
 
 .PHONY: proof-replay proof-outage
 proof-outage: all

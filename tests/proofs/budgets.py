@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Budgets: 200 parallel requests at a limit, three gateways, PostgreSQL, Redis or the usage-tracker killed -9 in half of the rounds.
 
-    tests/proofs/budgets.py [--rounds N] [--requests N] [--seed N] [--victims postgres,redis,usage-tracker] [--record FILE]
+    tests/proofs/budgets.py [--rounds N] [--minutes M] [--requests N] [--seed N] [--victims postgres,redis,usage-tracker] [--money] [--record FILE]
 
 Each round sets a budget of its own (user:uN) and sends 200 requests at once to three gateways. The backend keeps a book: what it really used for
 whom, a random part of what it was allowed. In every other round one of the victims in turn is killed at a random moment and started again a little
 later; those that need a lease while the ledger is away are refused with 503. A budget without a limit covers all of it, so that two scopes are settled
 at once. Every service keeps what it has on PostgreSQL (synced), the gateways' cache is in Redis and is asked for each request; where one of them is
 not installed, that is said, and it is done without.
+With --money the limit is one in micro-dollars, at a price for what goes in and another for what comes out, and the book is kept in them.
 It ends with 1 when by the backend's book more was used than a limit allows, when an answer is not 200, 402 or a 503 that says that the ledger is away,
 when a budget was refused that had room for many more, or when afterwards the ledger's figure differs from the book or anything is still held or in doubt.
 """
@@ -33,15 +34,16 @@ from apart import Apart, programs                                 # noqa: E402
 from record import record                                         # noqa: E402
 from servers import http as ask                                   # noqa: E402
 
-LIMIT, ANSWER, SLOTS = 4000, 60, 64
-MOST = 300                            # one request cannot need more; see reserve.c
+ANSWER, SLOTS, ROOM = 60, 64, 13
+TOKENS = {"unit": "tokens", "limit": 4000, "most": 300, "in": 1, "out": 1}        # most: one request cannot need more; see reserve.c
+MONEY = {"unit": "microusd", "limit": 4000 * ROOM, "most": 300 * ROOM, "in": 7, "out": ROOM}
 GATEWAYS = ("gateway", "second", "third")
 
 
 class Engine:
     """An OpenAI-compatible server that uses a random part of what it may, and writes down how much for whom."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, money):
         engine = self
         self.used, self.over, self.lock = Counter(), 0, threading.Lock()
         self.random = random.Random(seed)
@@ -68,7 +70,7 @@ class Engine:
                     prompt = engine.random.randint(1, len(who))
                 time.sleep(pause)
                 with engine.lock:
-                    engine.used[who] += prompt + completion
+                    engine.used[who] += prompt * money["in"] + completion * money["out"]
                 self.reply({"id": "x", "object": "chat.completion", "created": 1, "model": asked["model"],
                             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}],
                             "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}})
@@ -97,12 +99,13 @@ def until(what, seconds, text):
 
 
 class Proof:
-    def __init__(self, folder, seed, victims):
-        self.folder, self.random, self.engine, self.victims = folder, random.Random(seed), Engine(seed), victims
+    def __init__(self, folder, seed, victims, kind):
+        self.folder, self.random, self.engine, self.victims, self.kind = folder, random.Random(seed), Engine(seed, kind), victims, kind
+        self.limit, self.unit = kind["limit"], kind["unit"]
         self.servers = {"postgres": stores.Postgres()} if not stores.missing("postgres") else {}
         if not stores.missing("redis"):
             self.servers["redis"] = stores.Redis(folder)
-        self.statuses, self.wrong, self.budgets, self.kills, self.apart, self.unprovoked = Counter(), [], 0, Counter(), None, 0
+        self.statuses, self.wrong, self.budgets, self.kills, self.apart, self.unprovoked, self.rounds = Counter(), [], 0, Counter(), None, 0, 0
 
     def place(self):
         env, options = {k: v for k, v in os.environ.items() if not k.startswith("CORRAL_") or k == "CORRAL_BIN"}, []
@@ -128,9 +131,14 @@ class Proof:
     def known(self):
         return all(f"corral_budgets {self.budgets}" in ask(self.apart[name].admin + "/metrics")[2].replace('{service="gateway"}', "") for name in GATEWAYS)
 
-    def put(self, scope, tokens):
+    def prices(self):
+        """Of a million tokens. Those of the two kinds differ, so that one booked as the other would be seen."""
+        price = {"model": "*", "input_microusd": self.kind["in"] * 1_000_000, "output_microusd": self.kind["out"] * 1_000_000}
+        until(lambda: ask(self.urls[0] + "/prices", price, method="PUT")[0] == 201, 30, "a price could not be set")
+
+    def put(self, scope, limit):
         def done():
-            return ask(self.urls[0] + "/budgets", {"scope": scope, "period": "month", "tokens": tokens}, method="PUT")[0] == 200
+            return ask(self.urls[0] + "/budgets", {"scope": scope, "period": "month", self.unit: limit}, method="PUT")[0] == 200
         until(done, 30, "a budget could not be set")
         self.budgets += 1
         until(self.known, 30, "a gateway did not hear of a budget")
@@ -153,21 +161,22 @@ class Proof:
         server.start() if name in self.servers else server.start(self.apart.env)
 
     def round(self, n, requests):
+        self.rounds = n + 1
         user, kills = f"u{n}", self.victims[n // 2 % len(self.victims)] if n % 2 else None
-        self.put(f"user:{user}", LIMIT)
+        self.put(f"user:{user}", self.limit)
         with ThreadPoolExecutor(requests) as pool:
             asked = [pool.submit(self.one, i, user) for i in range(requests)]
             if kills:
                 self.kill_and_restart(kills)
             statuses = Counter(a.result() for a in asked)
         self.statuses += statuses
-        if self.engine.used[user] > LIMIT:
-            self.wrong.append(f"round {n}: {self.engine.used[user]} of {LIMIT} tokens were used")
+        if self.engine.used[user] > self.limit:
+            self.wrong.append(f"round {n}: {self.engine.used[user]} of {self.limit} {self.unit} were used")
         harmless = kills in (None, "redis")        # the cache has no part in it
         self.unprovoked += statuses[503] if harmless else 0
         if set(statuses) - {200, 402, 503}:
             self.wrong.append(f"round {n}, killed {kills}: {dict(statuses)}")
-        if harmless and statuses[200] < LIMIT // MOST - len(GATEWAYS):
+        if harmless and statuses[200] < self.limit // self.kind["most"] - len(GATEWAYS):
             self.wrong.append(f"round {n}: only {statuses[200]} were answered")
         return statuses, kills
 
@@ -183,7 +192,7 @@ class Proof:
 
     def settled(self):
         rows = self.rows()
-        return all(r["held_tokens"] == r["in_doubt_tokens"] == 0 and r["used_tokens"] == self.expected(scope) for scope, r in rows.items())
+        return all(r[f"held_{self.unit}"] == r[f"in_doubt_{self.unit}"] == 0 and r[f"used_{self.unit}"] == self.expected(scope) for scope, r in rows.items())
 
     def expected(self, scope):
         return self.engine.used[scope[5:]] if scope.startswith("user:") else sum(self.engine.used.values())
@@ -194,22 +203,24 @@ class Proof:
             time.sleep(0.2)
         self.rows_at_end = self.rows()
         for scope, r in self.rows_at_end.items():
-            if r["used_tokens"] != self.expected(scope):
-                self.wrong.append(f"{scope}: the ledger has {r['used_tokens']} tokens, the backend's book {self.expected(scope)}")
-            if r["held_tokens"] or r["in_doubt_tokens"]:
-                self.wrong.append(f"{scope}: {r['held_tokens']} tokens are held and {r['in_doubt_tokens']} in doubt with nothing under way")
+            used, held, in_doubt = (r[f"{what}_{self.unit}"] for what in ("used", "held", "in_doubt"))
+            if used != self.expected(scope):
+                self.wrong.append(f"{scope}: the ledger has {used} {self.unit}, the backend's book {self.expected(scope)}")
+            if held or in_doubt:
+                self.wrong.append(f"{scope}: {held} {self.unit} are held and {in_doubt} in doubt with nothing under way")
             if r["overdrawn"]:
                 self.wrong.append(f"{scope}: overdrawn {r['overdrawn']} times")
 
     def figures(self, used):
-        s, rows = self.statuses, self.rows_at_end
+        s, rows, unit = self.statuses, self.rows_at_end, self.unit
+        yield "rounds", str(self.rounds)
         yield "killed", ", ".join(f"{name} {n} times" for name, n in self.kills.items()) or "none"
         yield "answered 200, refused 402, refused 503 (a lease was needed while the ledger was away)", ", ".join(f"{s[code]:,}" for code in (200, 402, 503))
         yield "of the 503, in rounds in which nothing was killed, or Redis: an ask of a gateway was not answered in time", str(self.unprovoked)
-        yield f"used of each {LIMIT:,}, by the backend's book", f"{min(used):,} to {max(used):,}, {sum(used) // len(used):,} on average"
-        yield "budgets overspent", str(sum(u > LIMIT for u in used))
-        yield "budgets whose figure in the ledger differs from the book, afterwards", str(sum(r["used_tokens"] != self.expected(scope) for scope, r in rows.items()))
-        yield "budgets with anything held or in doubt, afterwards", str(sum(bool(r["held_tokens"] or r["in_doubt_tokens"]) for r in rows.values()))
+        yield f"used of each {self.limit:,} {unit}, by the backend's book", f"{min(used):,} to {max(used):,}, {sum(used) // len(used):,} on average"
+        yield "budgets overspent", str(sum(u > self.limit for u in used))
+        yield "budgets whose figure in the ledger differs from the book, afterwards", str(sum(r[f"used_{unit}"] != self.expected(scope) for scope, r in rows.items()))
+        yield "budgets with anything held or in doubt, afterwards", str(sum(bool(r[f"held_{unit}"] or r[f"in_doubt_{unit}"]) for r in rows.values()))
 
     def stop(self):
         if self.apart:
@@ -228,36 +239,44 @@ class Proof:
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=100)
+    arguments.add_argument("--minutes", type=float, default=600, help="ends after the round in which they are over")
     arguments.add_argument("--requests", type=int, default=200)
     arguments.add_argument("--seed", type=int, default=random.randrange(10 ** 6))
     arguments.add_argument("--victims", default="postgres,redis,usage-tracker")
+    arguments.add_argument("--money", action="store_true", help="a limit in micro-dollars instead of tokens")
     arguments.add_argument("--record", metavar="FILE", help="write the figures to FILE (docs/proofs.md)")
     o = arguments.parse_args()
+    kind = MONEY if o.money else TOKENS
     victims = [v for v in o.victims.split(",") if not (v in ("postgres", "redis") and stores.missing(v))]
     for name in ("postgres", "redis"):
         if stores.missing(name):
             print(f"  without {name}: {stores.missing(name)}")
-    print(f"budgets: {o.rounds} rounds of {o.requests} requests at a limit of {LIMIT} tokens, three gateways, seed {o.seed}")
+    print(f"budgets: {o.rounds} rounds of {o.requests} requests at a limit of {kind['limit']} {kind['unit']}, three gateways, seed {o.seed}")
     with tempfile.TemporaryDirectory() as folder:
-        proof = Proof(Path(folder), o.seed, victims or ["usage-tracker"])
+        proof = Proof(Path(folder), o.seed, victims or ["usage-tracker"], kind)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:
             proof.start()
+            if o.money:
+                proof.prices()
             proof.put("organisation:all", None)
+            end = time.monotonic() + 60 * o.minutes
             for n in range(o.rounds):
+                if time.monotonic() > end:
+                    break
                 statuses, kills = proof.round(n, o.requests)
                 if n < 6 or n % 10 == 9:
-                    print(f"  round {n + 1}: {proof.engine.used[f'u{n}']} tokens used, answers {dict(statuses)}{f', killed {kills}' if kills else ''}", flush=True)
+                    print(f"  round {n + 1}: {proof.engine.used[f'u{n}']} {kind['unit']} used, answers {dict(statuses)}{f', killed {kills}' if kills else ''}", flush=True)
             proof.finish()
-            used = [proof.engine.used[f"u{n}"] for n in range(o.rounds)]
+            used = [proof.engine.used[f"u{n}"] for n in range(proof.rounds)]
         finally:
             proof.stop()
     for w in proof.wrong[:20]:
         print("FAIL", w)
     if o.record and not proof.wrong:
-        record(o.record, "budgets", proof.figures(used))
-    print(f"{'ok  ' if not proof.wrong else 'FAIL'} budgets: {dict(proof.statuses)}; used of {LIMIT}: {min(used)} to {max(used)}, mean {sum(used) // len(used)}; "
-          f"overspent {sum(u > LIMIT for u in used)}, faults {len(proof.wrong)}")
+        record(o.record, "budgets money" if o.money else "budgets", proof.figures(used))
+    print(f"{'ok  ' if not proof.wrong else 'FAIL'} budgets: {dict(proof.statuses)}; used of {kind['limit']}: {min(used)} to {max(used)}, mean {sum(used) // len(used)}; "
+          f"overspent {sum(u > proof.limit for u in used)}, faults {len(proof.wrong)}")
     return 1 if proof.wrong else 0
 
 
