@@ -108,7 +108,7 @@ static const struct field table[] = {
 	{ "web_search_options", F_NONE, OC, OBJ, { "web_search_options", "web_search_options", NULL, NULL, NULL, "web_search_options" }, "" },
 	{ "moderation", F_NONE, OC, ANY, { "moderation", "moderation", NULL, NULL, NULL, "moderation" }, "" },
 	{ "prediction", F_NONE, OC, OBJ, { "prediction", "prediction", IGNORED, IGNORED, IGNORED, "prediction" }, "Speeds an answer up, does not change it." },
-	{ "user", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
+	{ "user", F_NONE, OPENAI, TEXT, NO_EFFECT, "The user of the ledger and of experiments." },
 	{ "safety_identifier", F_NONE, OPENAI, TEXT, NO_EFFECT, "" },
 	{ "metadata", F_NONE, OPENAI, OBJ, NO_EFFECT, "" },
 	{ "store", F_NONE, OPENAI, BOOL, NO_EFFECT, "" },
@@ -159,7 +159,7 @@ static const struct field table[] = {
 	{ "truncate", F_NONE, LE, BOOL, { IGNORED, IGNORED, "truncate" }, "Sent to Ollama as `false` unless the client set it: a text too long is an error, never cut in silence." },
 	{ "options", F_NONE, LE | LO, OBJ, { IGNORED, IGNORED, "options" }, "How a model is loaded." },
 	{ "keep_alive", F_NONE, LE | LO, NUM | TEXT, { IGNORED, IGNORED, "keep_alive" }, "" },
-	{ "user", F_NONE, OE, TEXT, NO_EFFECT, "" },
+	{ "user", F_NONE, OE, TEXT, NO_EFFECT, "The user of the ledger." },
 	{ "metadata", F_NONE, OE, OBJ, NO_EFFECT, "" },
 
 	/* Anthropic's. */

@@ -229,6 +229,8 @@ static enum err read_member(struct reading *r, const struct field *f, uint32_t v
 	default:
 		if (field_has_no_effect(f))
 			ignore(r, f->name);
+		if (f->id == F_NONE && strcmp(f->name, "user") == 0 && json_is_string(doc, v))
+			return read_hint(r, v, &in->user);       /* OpenAI's: whose request it is */
 		return ERR_OK;
 	}
 }

@@ -60,6 +60,7 @@ static void parse_reads_what_headers_say_and_the_body_wins(void **state)
 	str_copy(bob, sizeof(bob), str_of(r->user_hash));
 	assert_string_not_equal(bob, ada);
 	assert_string_equal(stays("/inference", "", "{\"prompt\":\"x\",\"user_id\":\"bob\"}")->user_hash, bob);
+	assert_string_equal(stays(PATH_CHAT, "", CHAT("m", ",\"user\":\"bob\""))->user_hash, bob);          /* OpenAI's own field */
 	assert_string_equal(stays(PATH_CHAT, "", CHAT("m", ""))->user_hash, "");
 }
 
