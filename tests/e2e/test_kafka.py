@@ -304,3 +304,23 @@ def test_events_of_the_local_bus(backend, tmp_path):
     refused = corral_program("events", "tail", "alerts.v1", "--idle", "1", "--state-dir", str(tmp_path / "state"))
     assert refused.returncode == 1 and "needs a bus=kafka:" in refused.stderr
     assert corral.close() is None
+
+
+def test_the_broker_of_the_compose_file(broker, tmp_path):
+    """Its settings, which the image makes properties of, on a broker without a container: other ports and another folder."""
+    said = (ROOT / "docker-compose.servers.yml").read_text().partition("\n  kafka:\n")[2]
+    settings = dict(re.findall(r"^      KAFKA_(\w+): (.*?)(?: +#.*)?$", said, re.M))
+    assert settings.pop("HEAP_OPTS") and len(settings) > 10, settings
+    places = {"kafka:9092": "127.0.0.1:{port}", "://:9092": "://127.0.0.1:{port}", "9093": "{controller}", "/var/lib/kafka": "{folder}"}
+    text = "".join(f"{name.lower().replace('_', '.')}={value}\n" for name, value in settings.items())
+    for there, here in places.items():
+        assert there in text, there
+        text = text.replace(there, here)
+    made, failed = Kafka(tmp_path / "broker", broker.jars, settings=text), []
+    try:
+        made.start()
+        producer = confluent_kafka.Producer({"bootstrap.servers": made.bootstrap, "acks": "all", "enable.idempotence": True})
+        producer.produce("corral.usage.v1", b"x", on_delivery=lambda error, _: failed.append(error))
+        assert producer.flush(WAIT) == 0 and failed == [None], (failed, made.tail())
+    finally:
+        made.kill()

@@ -66,8 +66,8 @@ controller.quorum.fetch.timeout.ms=500
 
 
 class Kafka:
-    def __init__(self, folder, jars, port=None, tls=None, durable=False):
-        self.folder, self.jars, self.tls, self.durable = Path(folder), Path(jars), tls, durable
+    def __init__(self, folder, jars, port=None, tls=None, durable=False, settings=PROPERTIES):
+        self.folder, self.jars, self.tls, self.durable, self.settings = Path(folder), Path(jars), tls, durable, settings
         self.secure = f"localhost:{free_port()}"
         self.port, self.handle = port or free_port(), None
         self.bootstrap = f"127.0.0.1:{self.port}"
@@ -85,7 +85,7 @@ class Kafka:
     def _format(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         places = {"port": self.port, "controller": free_port(), "folder": self.folder, "secure": self.secure.split(":")[1]}
-        self.properties.write_text(PROPERTIES.format(**places) + (SECURE.format(**places) if self.tls else "") + (DURABLE if self.durable else ""))
+        self.properties.write_text(self.settings.format(**places) + (SECURE.format(**places) if self.tls else "") + (DURABLE if self.durable else ""))
         scram = ["--add-scram", "SCRAM-SHA-256=[name=corral,password=secret]"] if self.tls else []
         if self.tls:
             key = subprocess.run(["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", f"{self.tls}/gateway.key"], check=True, capture_output=True, text=True)
