@@ -42,7 +42,8 @@ struct workers {
 
 struct provider {
 	struct cloud *cloud;
-	const struct provider_setting *set;
+	const struct provider_setting *set;   /* another one after a reload */
+	bool began_on;                /* it was switched on at the start */
 	struct keyring keys;
 	struct breaker breaker;
 	struct spending spend;

@@ -242,6 +242,7 @@ static bool make_providers(struct cloud *c, struct why *why)
 		c->providers[i].cloud = c;
 		c->providers[i].set = &list[i];
 		list[i].seal_key = seal_key;
+		c->providers[i].began_on = list[i].enabled;
 		breaker_init(&c->providers[i].breaker);
 		(void)keyring_load(&c->providers[i].keys, &list[i], c->mem);
 	}
@@ -290,6 +291,67 @@ static bool start(struct svc *svc, struct why *why)
 	return true;
 }
 
+static bool same_models(const struct provider_setting *a, const struct provider_setting *b)
+{
+	for (size_t i = 0; i < a->n_models && a->n_models == b->n_models; i++)
+		if (strcmp(a->models[i], b->models[i]) != 0)
+			return false;
+	return a->n_models == b->n_models;
+}
+
+/* The rest was told to the usage-tracker at the start: limits, and the prices of models. One that was off then has not asked for its requests. */
+static bool may_change(const struct provider *p, const struct provider_setting *is, struct why *why)
+{
+	const struct provider_setting *was = p->set;
+
+	if ((p->began_on || !is->enabled) && same_models(was, is) && strcmp(was->name, is->name) == 0 && was->kind == is->kind && strcmp(was->url, is->url) == 0 &&
+	    was->queue == is->queue && was->monthly_tokens == is->monthly_tokens && was->monthly_microusd == is->monthly_microusd &&
+	    was->per_minute == is->per_minute && was->per_day == is->per_day)
+		return true;
+	err_field(why, ERR_INVALID, "providers", "%s changed in more than its slots, its keys and being switched off: that needs a restart", is->name);
+	return false;
+}
+
+static bool reload_providers(struct cloud *c, const struct cloud_config *cfg, struct why *why)
+{
+	struct provider_setting *list;
+	size_t n;
+
+	if (cloud_settings_providers(cfg, c->mem, &list, &n, why))
+		return false;
+	if (n != c->n) {
+		err_field(why, ERR_INVALID, "providers", "providers were added or taken away: that needs a restart");
+		return false;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (!may_change(&c->providers[i], &list[i], why))
+			return false;
+	for (size_t i = 0; i < n; i++) {
+		list[i].seal_key = c->providers[i].set->seal_key;
+		c->providers[i].set = &list[i];
+		c->providers[i].keys.loaded = false;          /* on_tick() reads them */
+	}
+	return true;
+}
+
+/* What was written once, and read again and again, lies in the configuration itself. */
+static bool reload(struct svc *svc, struct why *why)
+{
+	struct cloud *c = svc_state(svc);
+	const struct cloud_config *cfg = svc_config(svc);
+
+	if (!reload_providers(c, cfg, why))
+		return false;
+	if (cfg->cloud_endpoint[0])
+		c->endpoint = cfg->cloud_endpoint;
+	if (cfg->cloud_token[0])
+		c->asked_token = cfg->cloud_token;
+	c->cfg = cfg;
+	cloud_changed(c);
+	svc_reloaded(svc);
+	return true;
+}
+
 static void on_left(void *arg) { svc_drained(arg); }
 
 static void leave(struct cloud *c)
@@ -332,6 +394,7 @@ const struct svc_def cloud_fallback_service = {
 	.rpc_port = 7118,
 	.check = cloud_settings_check,
 	.start = start,
+	.reload = reload,
 	.drain = drain,
 	.stop = stop,
 };

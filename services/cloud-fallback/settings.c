@@ -18,7 +18,7 @@ const struct opt cloud_options[] = {
 	  "name=kind alone takes the usual address. Behind it, each with a semicolon before it, models=a|b, key_file=PATH, key_env=NAME, enabled=no, monthly_tokens=N, "
 	  "monthly_microusd=N, per_minute=N, per_day=N, slots=N, api=openai|queue (runpod). CORRAL_PROVIDER_<NAME>_KEY, _KEY_FILE, _MODELS, _MONTHLY_TOKENS and _MONTHLY_MICROUSD say the same. "
 	  "A provider without a budget is not used: give one, or write 'unlimited'.",
-	  .shape = "name=kind;url;models;key_file;key_env;enabled;monthly_tokens;monthly_microusd;per_minute;per_day;slots;api"),
+	  .shape = "name=kind;url;models;key_file;key_env;enabled;monthly_tokens;monthly_microusd;per_minute;per_day;slots;api", .live = true),
 	C(STRING, cloud_listen, "", "Where gateways send what goes to providers; empty = 127.0.0.1:8101, or any free port where that is taken. On another address than loopback it "
 	  "needs cloud_token."),
 	C(STRING, cloud_endpoint, "", "How gateways reach that, as a URL; empty = the address that it listens at."),
@@ -32,14 +32,14 @@ const struct opt cloud_options[] = {
 	C(STRING, cloud_redact, "", "File of rules of what must not leave for a provider, one on a line: 'redact email', 'refuse api_key', 'redact NAME pattern REGEX', 'refuse NAME text WORDS'. "
 	  "Built in are email, card and api_key. Read at the start. Empty = nothing is looked for."),
 	C(INT, cloud_slots, "8", "Requests at once for each provider that has no slots of its own; one more is refused with 503.", .min = 1, .max = SLOTS_MOST),
-	C(DURATION, cloud_connect, "10s", "How long connecting to a provider may take.", .min = 100, .max = 120000),
-	C(DURATION, cloud_first_byte, "60s", "How long a provider may take to begin its answer.", .min = 100, .max = 3600000),
-	C(DURATION, cloud_idle, "60s", "How long a provider may be silent in the middle of an answer.", .min = 100, .max = 3600000),
-	C(DURATION, cloud_time, "10m", "The most that a request may take in all, when the gateway says no shorter time.", .min = 1000, .max = 86400000),
-	C(DURATION, cloud_recheck, "10m", "How long a key rests that a provider refused, or that has no credit left, before one request may try it again.", .min = 1000, .max = 86400000),
-	C(DURATION, cloud_cold_start, "60s", "What a request to RunPod waits while no worker is up, until that was measured.", .min = 0, .max = 3600000),
-	C(INT, breaker_failures, "5", "Failures in a row that open the breaker of a provider.", .min = 1, .max = 1000),
-	C(DURATION, breaker_open, "30s", "How long an open breaker rests before one request may try; doubles up to 5 minutes.", .min = 10, .max = 3600000),
+	C(DURATION, cloud_connect, "10s", "How long connecting to a provider may take.", .min = 100, .max = 120000, .live = true),
+	C(DURATION, cloud_first_byte, "60s", "How long a provider may take to begin its answer.", .min = 100, .max = 3600000, .live = true),
+	C(DURATION, cloud_idle, "60s", "How long a provider may be silent in the middle of an answer.", .min = 100, .max = 3600000, .live = true),
+	C(DURATION, cloud_time, "10m", "The most that a request may take in all, when the gateway says no shorter time.", .min = 1000, .max = 86400000, .live = true),
+	C(DURATION, cloud_recheck, "10m", "How long a key rests that a provider refused, or that has no credit left, before one request may try it again.", .min = 1000, .max = 86400000, .live = true),
+	C(DURATION, cloud_cold_start, "60s", "What a request to RunPod waits while no worker is up, until that was measured.", .min = 0, .max = 3600000, .live = true),
+	C(INT, breaker_failures, "5", "Failures in a row that open the breaker of a provider.", .min = 1, .max = 1000, .live = true),
+	C(DURATION, breaker_open, "30s", "How long an open breaker rests before one request may try; doubles up to 5 minutes.", .min = 10, .max = 3600000, .live = true),
 	OPT_END
 };
 

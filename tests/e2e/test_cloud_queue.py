@@ -29,10 +29,10 @@ def sleepy():
 def cloud(fake, sleepy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("queue")
     entry = '  - {{name: {}, kind: runpod, api: queue, url: "{}/v2/ep", models: m1, key_env: QUEUE_KEY, monthly_tokens: unlimited}}\n'
-    (folder / "corral.yaml").write_text("providers:\n" + entry.format("rp", fake.url) + entry.format("cold", sleepy.url))
+    (folder / "corral.yaml").write_text("cloud_cold_start: 9s\nproviders:\n" + entry.format("rp", fake.url) + entry.format("cold", sleepy.url))
     listen = f"127.0.0.1:{free_port()}"
     corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--cloud-idle=1s",
-                    "--cloud-cold-start=8s", "--breaker-failures=100", "--cloud-recheck=1s", env={"QUEUE_KEY": KEY, "CORRAL_CLOUD_TOKEN": TOKEN})
+                    "--breaker-failures=100", "--cloud-recheck=1s", env={"QUEUE_KEY": KEY, "CORRAL_CLOUD_TOKEN": TOKEN})
     corral.cloud = listen
     until(lambda: [state(corral, name)["state"] for name in ("rp", "cold")] == ["ready", "ready"])
     yield corral
@@ -118,6 +118,23 @@ def test_a_job_that_fails_says_so(cloud, fake, how, code):
     status, _, text = ask(cloud, True)
     assert status == code and "rp" in json.loads(text)["error"]["message"], text
     assert len(fake.calls) == before + 1
+
+
+def test_what_is_configured_anew_counts_without_a_restart(cloud):
+    path = cloud.folder / "corral.yaml"
+    text = path.read_text()
+    until(lambda: state(cloud, "cold").get("cold_start_ms") == 9000)
+    changed = text.replace("9s", "8s").replace("name: rp,", "name: rp, slots: 3, enabled: no,")
+    path.write_text(changed)
+    cloud.reload()
+    until(lambda: state(cloud, "cold").get("cold_start_ms") == 8000)
+    assert state(cloud, "rp")["slots"] == 3 and state(cloud, "rp")["reason"] == "rp is switched off"
+    path.write_text(changed.replace("models: m1", "models: m2"))
+    cloud.reload()
+    until(lambda: "changed in more than its slots, its keys and being switched off" in cloud.logs())
+    path.write_text(text.replace("9s", "8s"))
+    cloud.reload()
+    until(lambda: state(cloud, "rp")["state"] == "ready" and ask(cloud)[0] == 200)
 
 
 def test_a_cold_start_is_learned_and_what_cannot_wait_for_one_is_not_sent(cloud, sleepy):
