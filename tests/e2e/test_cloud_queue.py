@@ -31,7 +31,7 @@ def cloud(fake, sleepy, tmp_path_factory):
     entry = '  - {{name: {}, kind: runpod, api: queue, url: "{}/v2/ep", models: m1, key_env: QUEUE_KEY, monthly_tokens: unlimited}}\n'
     (folder / "corral.yaml").write_text("cloud_cold_start: 9s\nproviders:\n" + entry.format("rp", fake.url) + entry.format("cold", sleepy.url))
     listen = f"127.0.0.1:{free_port()}"
-    corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--cloud-idle=1s",
+    corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen", listen, "--cloud-idle=3s",
                     "--breaker-failures=100", "--cloud-recheck=1s", env={"QUEUE_KEY": KEY, "CORRAL_CLOUD_TOKEN": TOKEN})
     corral.cloud = listen
     until(lambda: [state(corral, name)["state"] for name in ("rp", "cold")] == ["ready", "ready"])
