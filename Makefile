@@ -134,7 +134,7 @@ test-bins: $(TESTS)
 # What keeps something: once more, on PostgreSQL.
 PG_TESTS = services/usage-tracker/ledger_test services/usage-tracker/budgets_test services/usage-tracker/prices_test \
            services/usage-tracker/reconcile_test services/usage-tracker/quality_test services/access/access_test services/selector/decisions_test services/gateway/run_store_test \
-           services/model-registry/jobs_test
+           services/model-registry/jobs_test services/ab-testing/ab_test
 
 test: $(TESTS)
 	@scripts/with-postgres scripts/run-unit-tests $(TESTS) --postgres $(PG_TESTS:%=$(BUILD)/test/%)
