@@ -302,6 +302,8 @@ static bool reshaped(const struct recollection *rc, const struct entry_head *h, 
 	return ok;
 }
 
+static int64_t costs_nothing(void *arg, const struct llm_usage *used) { return 0; }
+
 /* The bytes go the way of an answer that comes now, into r->out. */
 static bool replay(struct req *r, struct recollection *rc, struct str body)
 {
@@ -314,6 +316,7 @@ static bool replay(struct req *r, struct recollection *rc, struct str body)
 	r->try.replica = rc->replica;
 	r->try.plan = rc->plan;
 	r->try.relay = llm_relay_new(r->mem, &r->in, &r->try.plan, &rc->target);
+	llm_relay_price(r->try.relay, costs_nothing, NULL);
 	r->try.sent = true;               /* what it counts was counted then */
 	buf_clear(&r->out);
 	extra = attempt_extra(r);
