@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-cloud-budget proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -73,6 +73,7 @@ help:
 #: make proof-apart  the services apart at 200 requests/s: each killed, stopped, restarted; a gateway that is cut off
 #: make proof-slots  two gateways, one llama.cpp of two slots: nothing queues inside it, whoever is killed
 #: make proof-budgets  200 parallel requests at a limit, in tokens and in micro-dollars, 100 rounds each, three gateways, PostgreSQL, Redis or the usage-tracker killed in half: nothing overspent
+#: make proof-cloud-budget  200 parallel requests at a cap on money for the cloud, three gateways, two cloud-fallbacks, one of the parts killed in half of the rounds: nothing overspent
 #: make proof-upgrade  the program is replaced under load with 100 open streams: no request fails, the books are right
 #: make proof-revoke  100,000 keys, two gateways: how long a revoked key is good anywhere
 #: make proof-timing  how long an unknown key takes beside a wrong secret, a million times each
@@ -239,6 +240,8 @@ proof-experiments: $(BUILD)/tests/proofs/experiments
 proof-rollback: all
 	@BUILD=$(BUILD) $$(scripts/venv)/bin/python tests/proofs/rollback.py --record docs/proofs.md
 
+proof-cloud-budget: all
+	@BUILD=$(BUILD) tests/proofs/cloud_budget.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))
 proof-budgets: all
 	@BUILD=$(BUILD) tests/proofs/budgets.py --record docs/proofs.md $(if $(SEED),--seed $(SEED))
 	@BUILD=$(BUILD) tests/proofs/budgets.py --money --record docs/proofs.md $(if $(SEED),--seed $(SEED))

@@ -106,8 +106,8 @@ void front_close(struct cloud *);
 void errand_begin(struct cloud *, struct http_xchg *x);
 void errands_drop(struct cloud *);
 void endings_drop(struct cloud *);            /* errand_job.c */
-/* status 0: that of the code. */
-void front_refuse(struct http_xchg *, const struct why *, int status, int64_t retry_ms);
+/* status 0: that of the code. in_doubt: a provider had the request, and may charge for it. */
+void front_refuse(struct http_xchg *, const struct why *, int status, int64_t retry_ms, bool in_doubt);
 
 /* redaction.c: what must not leave. The body as it may go; or ERR_INVALID and others for what may not, without a word of what was found. */
 enum err redaction_apply(struct cloud *, struct str body, struct str request_id, struct arena *, struct str *ret, struct why *);

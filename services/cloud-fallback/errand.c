@@ -78,7 +78,7 @@ static void fail(struct errand *e, struct why *why)
 		http_reply_data(e->x, buf_as_str(&e->out));
 		http_reply_end(e->x);
 	} else if (e->x) {
-		front_refuse(e->x, why, e->refused_status, e->retry_ms);
+		front_refuse(e->x, why, e->refused_status, e->retry_ms, e->in_doubt);
 	}
 	e->x = NULL;
 	cloud_changed(e->cloud);
@@ -185,6 +185,8 @@ static void c_head(struct https_call *c, const struct http_head *h, void *arg)
 	e->head = NULL;
 	if (h->status >= 400)
 		errand_keep_head(e, h);
+	if (h->status >= 400 && !e->asked)
+		e->in_doubt = false;
 	if (h->status < 400 && !errand_is_job(e)) {
 		series_observe(metrics_series(svc_metrics(e->cloud->svc), M_FIRST_BYTE, e->provider->set->name), (double)waited_us / 1e6);
 		workers_began(e->provider, waited_us, e->cold);
@@ -298,6 +300,8 @@ static void c_error(struct https_call *c, enum https_error error, const char *te
 		err_set(&why, ERR_BACKEND_FAILED, "%s broke off its answer: %s", name, text);
 	}
 	e->status = 0;
+	if (error <= HTTPS_CONNECT_TIMEOUT && !e->asked)
+		e->in_doubt = false;
 	if (error == HTTPS_CANCELLED) {
 		give_probe_back(e);           /* that says nothing about the provider */
 		fail(e, &why);
@@ -371,6 +375,7 @@ static void send_with(struct errand *e, const struct provider_key *k, int64_t le
 	e->cold_ms = provider_cold_ms(e->provider);
 	e->cold = e->cold_ms > 0;
 	e->sent_us = loop_now_us(e->cloud->loop);
+	e->in_doubt = true;
 	e->relay = llm_relay_new(e->mem, &e->in, &e->plan, &e->target);
 	if (errand_is_job(e))
 		loop_timer_set(e->cloud->loop, &e->deadline, left_ms * 1000, on_deadline);
@@ -539,7 +544,7 @@ void errand_begin(struct cloud *c, struct http_xchg *x)
 	if (read_it(e, &why) || may_go(e, &why)) {
 		if (e->provider)
 			count(e, err_name(why.code));
-		front_refuse(x, &why, 0, e->retry_ms);
+		front_refuse(x, &why, 0, e->retry_ms, false);
 		arena_free(e->mem);
 		free(e);
 		return;

@@ -29,6 +29,7 @@ struct errand {
 	const struct http_head *head; /* of an answer that is an error: kept, for it says how long to wait */
 	bool cold;                    /* no worker was up when it was sent */
 	int64_t cold_ms;              /* and a start was expected to take so long */
+	bool in_doubt;                /* the provider has it, and may charge for it: it was sent, and not refused by a status */
 	/* A job of RunPod's: */
 	bool asked;                   /* it is submitted, and is being asked for */
 	bool skipping;                /* this reply says only that the platform is busy */

@@ -11,13 +11,15 @@
 
 enum { BODY_MAX = 32 << 20, HELD_MAX = 1 << 30 };
 
-void front_refuse(struct http_xchg *x, const struct why *why, int status, int64_t retry_ms)
+void front_refuse(struct http_xchg *x, const struct why *why, int status, int64_t retry_ms, bool in_doubt)
 {
 	struct buf body = { 0 }, head = { 0 };
 
 	buf_printf(&head, "Content-Type: %s\r\n", llm_error_body(LLM_OPENAI, why, STR(""), wall_us(), &body));
 	if (retry_ms > 0)
 		buf_printf(&head, "Retry-After: %lld\r\n", (long long)(retry_ms + 999) / 1000);
+	if (!in_doubt)
+		buf_addz(&head, "X-Corral-Spent: no\r\n");
 	http_reply(x, status ? status : err_status(why->code), buf_as_str(&head), buf_as_str(&body));
 	buf_free(&body);
 	buf_free(&head);
@@ -28,7 +30,7 @@ static void refuse(struct http_xchg *x, enum err code, const char *text)
 	struct why why = { 0 };
 
 	err_set(&why, code, "%s", text);
-	front_refuse(x, &why, 0, 0);
+	front_refuse(x, &why, 0, 0, false);
 }
 
 static bool has_token(const struct cloud *c, const struct http_head *h)
@@ -62,7 +64,7 @@ static void on_request(struct http_xchg *x, void *arg)
 		errand_begin(c, x);
 }
 
-static void on_refused(struct http_xchg *x, const struct why *why, void *arg) { front_refuse(x, why, 0, 0); }
+static void on_refused(struct http_xchg *x, const struct why *why, void *arg) { front_refuse(x, why, 0, 0, false); }
 
 /* The address in words for the snapshot: what was asked for, with the port that it got. */
 static void set_endpoint(struct cloud *c, const char *listen)

@@ -221,7 +221,7 @@ static void fill_usage(struct req *r, Corral__UsageEvent *e)
 {
 	const struct llm_usage *u = r->try.relay ? llm_relay_usage(r->try.relay) : NULL;
 
-	if (!u || (!u->reported && !r->try.sent))
+	if (!u || r->try.unspent || (!u->reported && !r->try.sent))
 		return;
 	e->prompt_tokens = u->prompt_tokens;
 	e->completion_tokens = u->completion_tokens;
@@ -231,6 +231,30 @@ static void fill_usage(struct req *r, Corral__UsageEvent *e)
 		r->in.stream ? CORRAL__TOKENS_SOURCE__TOKENS_COUNTED : CORRAL__TOKENS_SOURCE__TOKENS_ESTIMATED;
 	e->prompt_tokens_source = u->reported ? CORRAL__TOKENS_SOURCE__TOKENS_REPORTED : CORRAL__TOKENS_SOURCE__TOKENS_ESTIMATED;
 	r->used = *u;
+}
+
+/* It may have cost money, and nobody heard how much: what was sent to a provider broke off, on our side or theirs. A client that left a stream has
+ * what it was told; what was heard of a whole answer is an estimate that is near. */
+static bool is_in_doubt(const struct req *r, enum err code)
+{
+	const struct attempt *t = &r->try;
+
+	if (code == ERR_OK || !t->number || !t->sent || t->unspent || !cost_is_cloud(r->world, t->replica))
+		return false;
+	return !(t->relay && llm_relay_usage(t->relay)->reported) && !(code == ERR_CLIENT_GONE && t->first_us);
+}
+
+/* Then the most that it can be stays charged: what was reserved of its budgets. What was refused as a whole has no answer. */
+static void fill_most(const struct req *r, Corral__UsageEvent *e)
+{
+	bool refused = r->try.upstream_status >= 400 && r->try.upstream_status < 500;
+
+	if (!r->reserved_prompt)
+		return;
+	e->prompt_tokens = r->reserved_prompt;
+	e->completion_tokens = refused ? 0 : r->reserved_answer;
+	e->cached_prompt_tokens = 0;
+	e->tokens_source = e->prompt_tokens_source = CORRAL__TOKENS_SOURCE__TOKENS_IN_DOUBT;
 }
 
 void account_checkpoint(struct req *r)
@@ -267,6 +291,8 @@ void account_final(struct req *r, const char *status, enum err code)
 	e.retried = r->retries;
 	e.request_us = r->experiment ? now - r->start_us : 0;
 	fill_usage(r, &e);
+	if (is_in_doubt(r, code))
+		fill_most(r, &e);
 	if (!recall_is_hit(r))            /* what is given again takes nothing from a limit */
 		r->spent_tokens += e.prompt_tokens + e.completion_tokens;
 	cost_book(r, &e);

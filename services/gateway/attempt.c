@@ -270,6 +270,13 @@ static int64_t retry_after_us(const struct http_head *head)
 	return s * 1000000 > RETRY_AFTER_MAX_US ? RETRY_AFTER_MAX_US : (int64_t)(s * 1000000);
 }
 
+static bool says_unspent(const struct http_head *head)
+{
+	const struct http_header *h = head->status >= 400 ? http_find(head, "x-corral-spent") : NULL;
+
+	return h && str_eqz(h->value, "no");
+}
+
 /* The registry tells an engine that works from one that hangs by this (lease.c). */
 static void heard(struct req *r)
 {
@@ -289,6 +296,7 @@ static void on_head(struct http_call *call, const struct http_head *head, void *
 	r->try.sent = true;
 	r->try.upstream_status = head->status;
 	r->try.upstream_error = head->status >= 400;
+	r->try.unspent = says_unspent(head);
 	if (head->status == 429 || head->status == 503)
 		r->try.retry_after_us = retry_after_us(head);
 	if (r->orphan) {                  /* loaded: the load was let finish, the answer is nobody's */

@@ -58,6 +58,7 @@ struct attempt {
 	bool asked;                   /* slot_asked() was called, slot_answered() was not */
 	bool ended;                   /* the protocol's own end was relayed; what the framing still does changes nothing */
 	bool upstream_error;          /* head said 4xx or 5xx */
+	bool unspent;                 /* cloud-fallback says that no provider will charge for it */
 	int upstream_status;
 	int64_t retry_after_us;
 };
@@ -96,6 +97,7 @@ struct req {
 	struct list budget_node;      /* among the worker's that wait for a budget */
 	int64_t budget_until_us;      /* until when it waits; 0 = it does not */
 	struct purse_amounts budget_need;     /* at most */
+	uint64_t reserved_prompt, reserved_answer;    /* tokens, of the attempt; 0 = nothing is reserved */
 	struct str limit_headers;     /* for the answer */
 	char user_hash[17];           /* set by parse, as the next two */
 	bool squeezed;                /* its context is to be optimised */

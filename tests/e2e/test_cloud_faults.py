@@ -116,7 +116,11 @@ def test_a_fault(corral, fake, answers, counted, kind, fault, dialect):
     if fault in ("wait", "later") and kind not in NO_TIME_SAID:
         assert 100 < int(headers["Retry-After"]) <= 300
     row, lines = until(lambda: settled(corral, fake, request))
-    assert row["provider"] == name and row["completion_tokens"] <= lines[0]["tokens"]
+    assert row["provider"] == name
+    if fault in BROKEN or fault in ("inside", "closed"):                                  # it may have cost money, and nobody says how much
+        assert (row["completion_tokens"], row["tokens_source"]) == (9, "in_doubt"), row
+    else:
+        assert row["completion_tokens"] <= lines[0]["tokens"] and (want == 200 or row["prompt_tokens"] == 0), row
     if want == 200 and fault not in BROKEN:
         assert row["status"] == "ok" and row["completion_tokens"] > 0
         assert row["tokens_source"] == ("reported" if lines[0]["reported"] else "counted")

@@ -100,6 +100,22 @@ def test_canaries_do_not_leave(corral, fake):
     assert len(fake.calls) == calls
 
 
+@pytest.mark.parametrize("behaviour, stream, source, answer", [("close", False, "in_doubt", 5), ("torn 2", True, "in_doubt", 5), ("error200", False, "in_doubt", 5),
+                                                                ("status 500", False, "unknown", 0), ("status 429 retry=0", True, "unknown", 0), ("answer 3", True, "reported", 3)])
+def test_what_may_have_cost_money_is_booked(corral, fake, behaviour, stream, source, answer):
+    until(lambda: chat(corral, "do: answer 1", "oa/m1")[0] == 200)                        # no breaker of the cases before is open
+    status, headers, _ = http(corral.url + "/v1/chat/completions", {"model": "oa/m1", "stream": stream, "max_tokens": 5, "messages": [
+        {"role": "user", "content": f"do: {behaviour}"}]}, "POST", timeout=60)
+    request = headers["X-Request-Id"]
+
+    def rows():
+        status, _, body = corral.get("/requests/" + request)
+        return status == 200 and not any(a["open"] for a in body["attempts"]) and body["attempts"]
+    last = until(rows)[-1]
+    assert (last["tokens_source"], last["completion_tokens"]) == (source, answer), last
+    assert (last["prompt_tokens"] == 0) == (source == "unknown"), last
+
+
 def test_the_active_model_changes_under_open_streams(corral, fake):
     set_to = lambda name: put(corral, name)       # noqa: E731
     status, _, body = set_to("oa/m1")

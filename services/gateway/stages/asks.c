@@ -217,7 +217,7 @@ static enum step usage(struct req *r)
 
 static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 {
-	static const char *const sources[] = { "unknown", "reported", "counted", "estimated" };
+	static const char *const sources[] = { "unknown", "reported", "counted", "estimated", "in_doubt" };
 	const Corral__UsageEvent *e = row->event;
 
 	jw_obj(jo);
@@ -240,8 +240,8 @@ static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 	jw_kv_bool(jo, "cached", e->cached);
 	jw_kv_u64(jo, "prompt_tokens", e->prompt_tokens);
 	jw_kv_u64(jo, "completion_tokens", e->completion_tokens);
-	jw_kv_strz(jo, "prompt_tokens_source", sources[e->prompt_tokens_source <= 3 ? e->prompt_tokens_source : 0]);
-	jw_kv_strz(jo, "tokens_source", sources[e->tokens_source <= 3 ? e->tokens_source : 0]);
+	jw_kv_strz(jo, "prompt_tokens_source", sources[e->prompt_tokens_source <= 4 ? e->prompt_tokens_source : 0]);
+	jw_kv_strz(jo, "tokens_source", sources[e->tokens_source <= 4 ? e->tokens_source : 0]);
 	jw_kv_u64(jo, "http_status", e->http_status);
 	jw_kv_i64(jo, "queue_us", e->queue_us);
 	jw_kv_i64(jo, "ttft_us", e->ttft_us);

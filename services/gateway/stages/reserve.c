@@ -187,6 +187,8 @@ static void taken(struct req *r, const struct most *m, int64_t tokens, const str
 	struct str stamp = purse_stamp(r->budget, budget_share_holder(r->worker->gw->budget_share), r->mem);
 
 	r->budget_stamp = stamp;
+	r->reserved_prompt = (uint64_t)m->prompt;
+	r->reserved_answer = tokens > m->prompt ? (uint64_t)(tokens - m->prompt) : 0;
 	if (shadow)
 		note_shadow(r, shadow, &need);
 	bound_answer(r, m, tokens);
@@ -345,6 +347,7 @@ void budget_settle(struct req *r, uint64_t tokens, int64_t cost_microusd)
 	if (r->budget && r->budget->held)
 		purse_settle(r->worker->gw->purses, r->budget, (struct purse_amounts){ { (int64_t)tokens, cost_microusd } });
 	r->budget_stamp = STR("");
+	r->reserved_prompt = r->reserved_answer = 0;
 }
 
 void budget_end(struct req *r)
