@@ -143,7 +143,7 @@ static enum purse_answer look(const struct purse *p, const struct purse_amounts 
 		if (k == PURSE_TOKENS && there < *tokens)
 			*tokens = there;
 	}
-	return has_period(p, wall_us) ? PURSE_TAKEN : short_of(p, PURSE_TOKENS, least_tokens, wall_us, mono_us, ret);
+	return has_period(p, wall_us) || p->unlimited ? PURSE_TAKEN : short_of(p, PURSE_TOKENS, least_tokens, wall_us, mono_us, ret);
 }
 
 static bool would_refuse(const struct purse *p, const struct purse_amounts *need)

@@ -151,6 +151,30 @@ static void spent_is_said_when_it_was_heard_lately(void **state)
 	assert_int_equal(take(f, &h, 100, 100, 2000 * (int64_t)SECOND, &got), PURSE_ASK);        /* a period that is over says nothing */
 }
 
+/* The usage-tracker may be away before it has lent anything. */
+static void who_was_never_lent_to_may_use_what_is_unlimited_and_is_told_of_the_rest(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Budget *list[] = { budget(f, 1, "provider:ollama", ""), budget(f, 2, "tenant:acme", "acme") };
+	struct purse_refusal why;
+	struct purse *shadow;
+	struct purse_hold h;
+	int64_t got;
+
+	list[0]->limits_tokens = false;
+	list[0]->unlimited = true;
+	purse_book_list(f->b, list, 2);
+	h = find(f, "other", "k", "");
+	assert_int_equal(take(f, &h, 100, 100, 10, &got), PURSE_TAKEN);
+	assert_int_equal(got, 100);
+	list[0]->unlimited = false;
+	list[0]->limits_microusd = true;
+	purse_book_list(f->b, list, 1);
+	h = find(f, "other", "k", "");
+	assert_int_equal(purse_take(f->b, &h, (struct purse_amounts){ { 100, 0 } }, 100, 10, f->mono_us, &got, &shadow, &why), PURSE_ASK);
+	assert_non_null(why.purse);
+}
+
 static void needs_and_idle_purses(void **state)
 {
 	struct fixture *f = *state;
@@ -343,7 +367,7 @@ int main(void)
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(who_is_covered), T(from_all_or_from_none), T(spent_is_said_when_it_was_heard_lately), T(needs_and_idle_purses),
-		T(an_unanswered_ask_is_asked_again), T(idle_comes_back_in_time),
+		T(who_was_never_lent_to_may_use_what_is_unlimited_and_is_told_of_the_rest), T(an_unanswered_ask_is_asked_again), T(idle_comes_back_in_time),
 		T(a_new_period_is_empty_and_the_old_one_goes_back), T(a_shadow_is_never_short), T(the_stamp_names_what_was_taken), T(threads_take_exactly_what_there_is),
 	};
 
