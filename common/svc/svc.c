@@ -1,6 +1,7 @@
 /* svc.c - see svc.h: from the command line to a running process and back. runtime.h says who does what. */
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -162,12 +163,27 @@ static int do_errand(struct runtime *rt, const struct errand *e)
 	return e->wait ? self_wait(rt, e->wait) : print_config(rt);
 }
 
+/* Keys and prompts are in memory: no core file, no crash handler and no other process of this user gets to read it. */
+static void keep_memory_private(void)
+{
+	struct rlimit core;
+
+	(void)prctl(PR_SET_DUMPABLE, 0);
+	if (getrlimit(RLIMIT_CORE, &core) == 0) {
+		core.rlim_cur = 0;
+		(void)setrlimit(RLIMIT_CORE, &core);
+	}
+}
+
 static int run(struct runtime *rt, int argc, char **argv)
 {
 	char **args = x_calloc((size_t)argc + 1, sizeof(*args));
 	struct errand errand = take_errands(&argc, argv, args);
 	struct why why;
-	bool ok = settings_load(rt, argc, args, &why) == ERR_OK;
+	bool ok;
+
+	keep_memory_private();
+	ok = settings_load(rt, argc, args, &why) == ERR_OK;
 
 	rt->argc = argc;
 	rt->argv = args;
