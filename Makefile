@@ -219,7 +219,7 @@ proof-leave: all
 	@BUILD=$(BUILD) tests/proofs/leave.py
 
 proof-helm:
-	@tests/proofs/helm.py --build
+	@tests/proofs/helm.py --build --standbys
 
 proof-apart: all
 	@BUILD=$(BUILD) tests/proofs/apart.py $(if $(SEED),--seed $(SEED))
