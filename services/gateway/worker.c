@@ -394,11 +394,25 @@ void worker_open(struct worker *w) { loop_post(w->loop, accept_clients, w); }
 
 static void server_idle(void *arg) { ((struct worker *)arg)->server_idle = true; }
 
+/* Nothing of them was sent, and the slot that they wait for may be long in coming: the next start does them. */
+static void give_waiting_jobs_back(struct worker *w)
+{
+	list_each_safe(it, &w->requests) {
+		struct req *r = list_entry(it, struct req, node);
+
+		if (r->run && r->waiting) {
+			req_fail(r, ERR_UNAVAILABLE, "the gateway is shutting down");
+			req_resume(r, STEP_FAIL);
+		}
+	}
+}
+
 static void start_drain(void *arg)
 {
 	struct worker *w = arg;
 
 	w->draining = true;
+	give_waiting_jobs_back(w);
 	if (svc_handed_over(w->gw->svc))
 		http_server_hand_over(w->server);
 	http_server_drain(w->server, server_idle, w);

@@ -1,6 +1,8 @@
-"""The scripted providers are what the vendors' own clients take them for, and write down what they did."""
+"""The scripted providers are what the vendors' own clients take them for, and write down what they did; a scripted backend lets go of all it had."""
+import asyncio
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from servers import ROOT, until
 
 sys.path.insert(0, str(ROOT / "tests" / "fakes"))
 from providers import Fake                                       # noqa: E402
+from scripted import Backend                                     # noqa: E402
 
 os.environ["no_proxy"] = "127.0.0.1,localhost"
 ASK = [{"role": "user", "content": "hello"}]
@@ -138,3 +141,26 @@ def test_who_leaves_is_noted_over_tls_too(tmp_path):
             until(lambda: fake.lines)
             assert fake.lines[0]["cancelled"] and fake.lines[0]["tokens"] == 2
             assert client.post(fake.url + "/v1/chat/completions", json={"model": "m", "messages": ASK}).json()["choices"][0]["message"]["content"] == "w0 w1 "
+
+
+async def refused_after(turns):
+    """How a connection ends that came so many turns of the loop before the port was closed."""
+    loop, backend, client = asyncio.get_running_loop(), Backend("a", "llamacpp", {"m": {"ctx": 4096}}), socket.socket()
+    await backend.start()
+    await asyncio.sleep(0.01)                # it waits for clients
+    client.connect(("127.0.0.1", backend.port))
+    client.setblocking(False)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await backend.now(["refuse"])
+    try:
+        return await asyncio.wait_for(loop.sock_recv(client, 1), 10)
+    except ConnectionResetError:
+        return b""
+    finally:
+        client.close()
+        await backend.stop()
+
+
+def test_a_backend_that_refuses_holds_nobody():
+    assert [asyncio.run(refused_after(turns)) for turns in range(6)] == [b""] * 6

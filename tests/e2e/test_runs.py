@@ -313,6 +313,18 @@ def test_a_drain_gives_back_what_has_not_begun(place, model):
         assert ended(corral, job)["status"] == "COMPLETED"
 
 
+def test_a_drain_does_not_begin_what_waits_for_a_slot(place, model):
+    corral = place("--runs-parallel", "6")
+    model.now(*["answer 3 wait=3s"] * 4, "hang")                             # four slots are taken; whoever got one then would hang
+    jobs = [run(corral, {"prompt": f"{i}"}) for i in range(6)]
+    until(lambda: re.search(r"^corral_queued_requests\{.*\} 2$", http(corral.admin + "/metrics")[2], re.M) and len(model.calls) == 4)
+    assert corral.close() is None
+    assert len(model.calls) == 4
+    model.now("answer 3")
+    corral = place()
+    assert [ended(corral, job)["status"] for job in jobs] == ["COMPLETED"] * 6 and len(model.calls) == 6
+
+
 def test_only_the_owners_tenant(place, model):
     corral = place("--runs-parallel", "1")
     key = {}
@@ -328,7 +340,6 @@ def test_only_the_owners_tenant(place, model):
     for method, path in (("GET", "status"), ("GET", "stream"), ("POST", "cancel")):
         assert http(f"{corral.url}/{path}/{job['id']}", method=method, headers=key["south"][0])[0] == 404
     assert state(corral, job)["status"] == "COMPLETED"                       # the owner of the installation sees it
-
 
     model.now("answer 3 wait=1500ms")            # a key that was revoked meanwhile asks no model any more
     jobs = [corral.post("/run", {"input": {"prompt": "x"}}, headers=key["south"][0])[2] for _ in range(2)]

@@ -235,7 +235,7 @@ class Backend:
 
     def _listen(self):
         self.socket.listen(1024)
-        self._spawn(self._accept(self.socket))
+        asyncio.get_running_loop().add_reader(self.socket, self._accept)
 
     def _spawn(self, what):
         task = asyncio.get_running_loop().create_task(what)
@@ -253,6 +253,8 @@ class Backend:
             self._listen()
 
     async def stop(self):
+        if self.socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.socket)
         while self.tasks:            # wait_for() may swallow a cancellation that comes with its result
             for task in self.tasks:
                 task.cancel()
@@ -262,17 +264,20 @@ class Backend:
         self.conns.clear()
         self.socket.close()
 
-    async def _accept(self, listener):
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._spawn(self._serve(Conn(sock, loop)))
+    def _accept(self):
+        """Not sock_accept(): cancelled at the wrong moment it keeps the connection that it has just taken, open and unread."""
+        try:
+            sock, _ = self.socket.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        conn = Conn(sock, asyncio.get_running_loop())
+        self.conns.add(conn)                 # not first in _serve(): a task that is cancelled before it began runs no line of it
+        self._spawn(self._serve(conn))
 
     async def _serve(self, conn):
         reset = False
-        self.conns.add(conn)
         try:
             while True:
                 method, path, headers, body = await conn.request()

@@ -63,6 +63,8 @@ static enum step enter(struct req *r)
 		if (!shared && atomic_load(&wants[0]->queue->n) == 0 && slot_take(wants[n - 1]))
 			return take(r, wants[n - 1]);
 	}
+	if (r->run && r->worker->draining)        /* nothing of it was answered: the next start does it */
+		return req_fail(r, ERR_UNAVAILABLE, "the gateway is shutting down");
 	predicted = queue_predict_us(wants, n, r->tenant);
 	r->queue_since_us = req_now(r);
 	patience_us = r->run ? r->deadline_us - r->queue_since_us : cfg->queue_timeout * 1000;     /* nobody stands at the door for a job */
