@@ -377,7 +377,28 @@ static void write_tools(struct planning *p, uint32_t list, struct json_out *jo)
 	jw_end(jo);
 }
 
-static void write_format(const struct canon *c, struct json_out *jo)
+/* OpenAI takes "strict" only for schemas whose objects are all closed and have no optional members, and refuses others that say it. */
+static bool may_be_strict(const struct json *doc, uint32_t schema)
+{
+	uint32_t more = json_get(doc, schema, "additionalProperties"), all = json_get(doc, schema, "properties"), required = json_get(doc, schema, "required");
+
+	if (json_string_eq(doc, json_get(doc, schema, "type"), "object") &&
+	    (!more || json_kind(doc, more) != JSON_FALSE || (all ? json_count(doc, all) : 0) != (required ? json_count(doc, required) : 0)))
+		return false;
+	for (uint32_t v = json_first(doc, schema); v; v = json_next(doc, schema, v))
+		if ((json_kind(doc, v) == JSON_OBJECT || json_kind(doc, v) == JSON_ARRAY) && !may_be_strict(doc, v))
+			return false;
+	return true;
+}
+
+static bool is_strict(struct planning *p, struct str schema)
+{
+	struct json doc;
+
+	return json_parse(&doc, p->mem, schema, NULL, NULL) == ERR_OK && may_be_strict(&doc, 0);
+}
+
+static void write_format(struct planning *p, const struct canon *c, struct json_out *jo)
 {
 	if (c->format == FORMAT_TEXT)
 		return;
@@ -385,7 +406,7 @@ static void write_format(const struct canon *c, struct json_out *jo)
 	jw_kv_strz(jo, "type", c->format == FORMAT_JSON ? "json_object" : "json_schema");
 	if (c->format == FORMAT_SCHEMA) {
 		jw_key(jo, "json_schema"), jw_obj(jo);
-		jw_kv_strz(jo, "name", "answer"), jw_kv_bool(jo, "strict", true), jw_kv_raw(jo, "schema", c->schema);
+		jw_kv_strz(jo, "name", "answer"), jw_kv_bool(jo, "strict", is_strict(p, c->schema)), jw_kv_raw(jo, "schema", c->schema);
 		jw_end(jo);
 	}
 	jw_end(jo);
@@ -449,7 +470,7 @@ void openai_write_request(struct planning *p, const struct canon *c, struct buf 
 	jw_kv_bool(&jo, "stream", p->in->stream);
 	if (p->in->stream)
 		jw_kv_raw(&jo, "stream_options", STR("{\"include_usage\":true}"));
-	write_format(c, &jo);
+	write_format(p, c, &jo);
 	if (has(c->stop))
 		jw_kv_raw(&jo, "stop", c->stop);
 	if (c->max_tokens >= 0)

@@ -2,7 +2,8 @@
  *
  *   admit ──▶ send ──▶ head ──▶ data… ──▶ end
  *               ▲        │
- *               └────────┘ a key that is refused, spent or told to wait: another one, as long as nothing was said to the gateway
+ *               └────────┘ a key that is refused, spent or told to wait: another one, as long as nothing was said to the gateway;
+ *                          a conversation that is refused for lost signatures: once more, signed anew
  *
  * Whatever way it ends, once: the slot is free, the breaker and the key know, the gateway has an OpenAI answer or error. See errand.h. */
 #include <stdio.h>
@@ -133,9 +134,14 @@ static void failure_of_provider(struct errand *e, bool refused, const struct why
 	e->probe = 0;
 }
 
+static bool may_begin_again(const struct errand *e)
+{
+	return !errand_has_job(e) && e->x && !http_reply_started(e->x) && loop_now_us(e->cloud->loop) < e->until_us;
+}
+
 static bool another_key(const struct errand *e)
 {
-	if (errand_has_job(e) || e->n_tried == KEY_TRIES || !e->x || http_reply_started(e->x) || loop_now_us(e->cloud->loop) >= e->until_us)
+	if (!may_begin_again(e) || e->n_tried == KEY_TRIES)
 		return false;
 	for (size_t i = 0; i < e->provider->keys.n; i++)
 		if (key_usable(&e->provider->keys.keys[i], mono_us()) && !key_is_among(e->tried, e->n_tried, e->provider->keys.keys[i].id))
@@ -143,7 +149,22 @@ static bool another_key(const struct errand *e)
 	return false;
 }
 
+static enum err plan_body(struct errand *, struct str body, struct why *);
 static void send_again(struct loop_timer *);
+
+/* Once, with the same key. */
+static bool sign_anew(struct errand *e)
+{
+	struct why why;
+
+	if (e->signed_anew || !may_begin_again(e) || !errand_is_about_signatures(e))
+		return false;
+	e->signed_anew = true;
+	if (plan_body(e, errand_signed_body(e), &why) != ERR_OK)
+		return false;
+	e->n_tried--;
+	return true;
+}
 
 /* An attempt failed, with an answer or without one (status 0). 'refused': no connection was made. */
 static void failed(struct errand *e, bool refused, struct why *why)
@@ -153,8 +174,9 @@ static void failed(struct errand *e, bool refused, struct why *why)
 	if (e->call)
 		https_call_cancel(e->call);
 	e->call = NULL;
-	if (b == BLAME_KEY && another_key(e)) {
-		series_inc(metrics_series(svc_metrics(e->cloud->svc), M_RETRIES, e->provider->set->name));
+	if ((b == BLAME_KEY && another_key(e)) || (b == BLAME_REQUEST && sign_anew(e))) {
+		if (b == BLAME_KEY)
+			series_inc(metrics_series(svc_metrics(e->cloud->svc), M_RETRIES, e->provider->set->name));
 		loop_timer_set(e->cloud->loop, &e->again, 0, send_again);     /* libcurl may be what called */
 		return;
 	}
@@ -475,6 +497,13 @@ static enum err plan_it(struct errand *e, struct why *why)
 	return code;
 }
 
+static enum err plan_body(struct errand *e, struct str body, struct why *why)
+{
+	enum err code = body.p == e->in.body.p ? ERR_OK : llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why);
+
+	return code ? code : plan_it(e, why);
+}
+
 static enum err read_it(struct errand *e, struct why *why)
 {
 	struct str body;
@@ -482,10 +511,7 @@ static enum err read_it(struct errand *e, struct why *why)
 
 	if (code || (code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why)) != ERR_OK || (code = whom(e, why)) != ERR_OK)
 		return code;
-	body = newer_limit(e->provider, &e->in, e->mem);
-	if (body.p != e->in.body.p && (code = llm_read(&e->in, LLM_OPENAI, LLM_CHAT, body, STR(""), e->mem, why)) != ERR_OK)
-		return code;
-	return plan_it(e, why);
+	return plan_body(e, newer_limit(e->provider, &e->in, e->mem), why);
 }
 
 static enum err may_go(struct errand *e, struct why *why)

@@ -1,5 +1,5 @@
 /* errand.h - one request of a gateway on its way to a provider, for the files that move it: errand.c (admitted, sent, relayed), errand_fault.c (what
- * a failure means), errand_job.c (RunPod's queue). */
+ * a failure means), errand_sign.c (Gemini's signatures), errand_job.c (RunPod's queue). */
 #ifndef CORRAL_CLOUD_FALLBACK_ERRAND_H
 #define CORRAL_CLOUD_FALLBACK_ERRAND_H
 #include "common/llm/exchange.h"
@@ -38,6 +38,7 @@ struct errand {
 	uint32_t job_deltas;          /* at the last reply */
 	int64_t ask_us, job_began_us, job_heard_us;     /* 0 = not yet */
 	struct loop_timer deadline;
+	bool signed_anew;             /* its calls have new signatures, for theirs were lost or refused */
 	bool over;                    /* the gateway has its whole answer; the rest of the provider's is awaited, so that the connection can be used again */
 	struct loop_timer again;
 	struct str request_id, trace;
@@ -56,6 +57,10 @@ enum blame errand_judge(struct errand *, struct why *why);
 void errand_keep_head(struct errand *, const struct http_head *);
 /* The key that was sent; NULL = it was taken away meanwhile. */
 struct provider_key *errand_key(const struct errand *);
+
+/* errand_sign.c: Gemini refused the request for signatures of calls in it; its body with others. */
+bool errand_is_about_signatures(const struct errand *);
+struct str errand_signed_body(const struct errand *);
 
 /* errand_job.c */
 bool errand_is_job(const struct errand *);

@@ -15,7 +15,7 @@ What it does with a request is a behaviour of scripted.py (answer N, hang, close
 stall N, badutf8 N, with wait= gap= cut= reset usage=no retry=S), or one of these:
 
     torn N                N tokens, then half an event and the end of the connection
-    call N                the first tool that is offered is called, N times
+    call N                the first tool that is offered is called, N times; with the results of tools at its end a request gets `answer 2`
     block                 the prompt is refused for its content, as each provider says that
 
 with these words behind it besides:
@@ -31,6 +31,8 @@ with these words behind it besides:
 ["answer 3"]. Where an answer has to be of a schema, `answer` makes one of it. The behaviour of a request is, the first that there is:
 the line after "do: " at the start of its last user text; that of its model (`models={NAME: BEHAVIOUR}`, --model NAME=BEHAVIOUR); the
 next one of the script, of which the last one stays.
+
+What an API does not take is refused first, in its words (provider_rules.py).
 
 A key (x-api-key, x-goog-api-key, Authorization) that is none of `keys` gets 401, if there are any. `cold` seconds pass before the first job
 of a RunPod endpoint runs, and /health shows a worker that starts; chill() puts it to sleep again.
@@ -56,6 +58,7 @@ import uuid
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import provider_rules                                             # noqa: E402
 import scripted                                                   # noqa: E402
 from scripted import PROMPT_TOKENS, Backend, Call, Conn, Cut, Gone, Out, chunk, plain, seconds      # noqa: E402
 
@@ -69,6 +72,7 @@ class Behaviour(scripted.Behaviour):
     def __init__(self, text):
         self.word = self.finish = self.state = None
         self.think = self.cached = self.busy = 0
+        self.sentence = None
         super().__init__(text)
         if self.do == "call" and not re.search(r"call \d", text):
             self.tokens = 1
@@ -103,6 +107,13 @@ class Attempt(Call):
             return super().prompt()
         said = [c for c in self.json.get("contents", []) if c.get("role", "user") == "user"]
         return "".join(p.get("text", "") for p in said[-1]["parts"]) if said else ""
+
+    def has_result(self):
+        """The last that was said is what a tool said."""
+        if self.provider == "gemini":
+            return any("functionResponse" in p for p in (self.json.get("contents") or [{}])[-1].get("parts", []))
+        last = (self.json.get("messages") or [{}])[-1]
+        return last.get("role") == "tool" or (isinstance(last.get("content"), list) and any(p.get("type") == "tool_result" for p in last["content"]))
 
     def schema(self):
         """What an answer must look like: a JSON schema, {} for any object, None for text."""
@@ -169,7 +180,7 @@ class OpenAI:
         words = {401: "invalid_api_key", 402: "insufficient_quota", 404: "model_not_found", 413: "request_too_large", 429: "rate_limit_exceeded"}
         word = b.word or words.get(code)
         kind = word if word in ("insufficient_quota",) else "server_error" if code >= 500 else "invalid_request_error"
-        return {"error": {"message": f"the scripted provider says {code}", "type": kind, "param": None, "code": word}}
+        return {"error": {"message": b.sentence or f"the scripted provider says {code}", "type": kind, "param": None, "code": word}}
 
     def blocked(self, call, b):
         return 400, {"error": {"message": "the scripted provider does not like this", "type": "invalid_request_error", "param": "prompt", "code": "content_filter"}}
@@ -229,7 +240,7 @@ class OpenAI:
 class OpenRouter(OpenAI):
     def error(self, code, b):
         kinds = {401: "authentication", 402: "payment_required", 429: "rate_limit_exceeded", 529: "provider_overloaded"}
-        return {"error": {"code": code, "message": f"the scripted provider says {code}", "metadata": {
+        return {"error": {"code": code, "message": b.sentence or f"the scripted provider says {code}", "metadata": {
             "error_type": b.word or kinds.get(code, "server" if code >= 500 else "invalid_request"), "provider_name": "Scripted"}}, "user_id": "user_1"}
 
     def blocked(self, call, b):
@@ -266,7 +277,7 @@ class Gemini:
             details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaMetric": "requests", "quotaId": quota, "quotaValue": "5"}]})
         if b.retry is not None:
             details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{b.retry}s"})
-        return {"error": {"code": code, "message": f"the scripted provider says {code}", "status": self.STATUS.get(code, "UNKNOWN"), "details": details}}
+        return {"error": {"code": code, "message": b.sentence or f"the scripted provider says {code}", "status": self.STATUS.get(code, "UNKNOWN"), "details": details}}
 
     def blocked(self, call, b):
         return 200, {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": PROMPT_TOKENS, "totalTokenCount": PROMPT_TOKENS}}
@@ -277,7 +288,7 @@ class Gemini:
 
     def calls(self, call, b):
         name, schema = call.tool()
-        return [{"functionCall": {"name": name, "args": example(schema)}, "thoughtSignature": "c2lnbmF0dXJl"} for _ in range(b.tokens)]
+        return [{"functionCall": {"name": name, "args": example(schema)}, **({} if i else {"thoughtSignature": provider_rules.SIGNATURE})} for i in range(b.tokens)]
 
     def answer(self, call, b, parts, tokens, end):
         candidate = {"content": {"role": "model", "parts": parts}, "index": 0}
@@ -312,6 +323,11 @@ class GeminiOpenAI(OpenAI):
     def error(self, code, b):
         return [Gemini().error(code, b)]
 
+    def calls(self, call, b):
+        calls = super().calls(call, b)
+        calls[0]["extra_content"] = {"google": {"thought_signature": provider_rules.SIGNATURE}}
+        return calls
+
     def finish(self, b):
         return b.finish or "stop"
 
@@ -327,7 +343,7 @@ class Anthropic:
             413: "request_too_large", 429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error"}
 
     def error(self, code, b):
-        error = {"type": self.TYPE.get(code, "api_error"), "message": f"the scripted provider says {code}"}
+        error = {"type": self.TYPE.get(code, "api_error"), "message": b.sentence or f"the scripted provider says {code}"}
         if b.word:
             error["details"] = {"error_code": b.word}
         return {"type": "error", "error": error, "request_id": "req_scripted"}
@@ -552,8 +568,14 @@ class Provider(Backend):
 
     def _choose(self, call):
         prompt = call.prompt()
+        no = provider_rules.refused(call)
+        if no:
+            b = Behaviour(f"status {no[0]}")
+            b.sentence = no[1]
+            return b
         if prompt.startswith("do: "):
-            return Behaviour(prompt[4:].split("\n")[0])
+            b = Behaviour(prompt[4:].split("\n")[0])
+            return Behaviour("answer 2") if b.do == "call" and call.has_result() else b
         if call.model in self.by_model:
             return self.by_model[call.model]
         self.served += 1
