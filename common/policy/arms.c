@@ -20,7 +20,7 @@ bool arms_of_one_model(const Corral__Experiment *e)
 enum err arms_experiment(struct experiment *x, const Corral__Experiment *e, struct why *why)
 {
 	*x = (struct experiment){ .id = str_of(e->id), .space = str_of(e->namespace_), .first_slot = (uint16_t)e->first_slot, .end_slot = (uint16_t)e->end_slot,
-				  .traffic = TRAFFIC_ALL };
+				  .traffic = TRAFFIC_ALL, .shadow = e->shadow };
 	if (e->filter) {
 		x->task = str_of(e->filter->task_type);
 		x->language = str_of(e->filter->language);
@@ -132,6 +132,19 @@ static enum err check_guards(const Corral__Experiment *e, struct why *why)
 	return ERR_OK;
 }
 
+/* Nobody reads a shadow's answers: nobody says what they are worth, and nobody is to get them without a person's word. */
+static enum err check_shadow(const Corral__Experiment *e, struct why *why)
+{
+	if (!e->shadow)
+		return ERR_OK;
+	if (strcmp(e->metric, "rating") == 0)
+		return err_field(why, ERR_INVALID, "metric", "nobody rates the answers of a shadow; metric is success, latency, cost or error");
+	for (size_t i = 0; i < e->n_guards; i++)
+		if (strcmp(e->guards[i]->metric, "rating") == 0)
+			return err_field(why, ERR_INVALID, "guards", "nobody rates the answers of a shadow, so no guard can watch that");
+	return !e->auto_promote ? ERR_OK : err_field(why, ERR_INVALID, "auto_promote", "a shadow's answers were read by nobody: it is promoted by hand");
+}
+
 enum err arms_check(const Corral__Experiment *e, struct why *why)
 {
 	enum experiment_unit unit;
@@ -150,7 +163,7 @@ enum err arms_check(const Corral__Experiment *e, struct why *why)
 		return err_field(why, ERR_INVALID, "metric", "metric is success, rating, latency, cost or error, not '%.40s'", e->metric);
 	if (e->filter && *e->filter->task_type && !task_parse(str_of(e->filter->task_type), &task))
 		return err_field(why, ERR_INVALID, "task_type_filter", "'%.40s' is no task type; docs/experiments.md lists them", e->filter->task_type);
-	return check_arms(e, why) || check_guards(e, why) ? why->code : ERR_OK;
+	return check_arms(e, why) || check_guards(e, why) || check_shadow(e, why) ? why->code : ERR_OK;
 }
 
 static void free_snapshot(void *p) { corral__experiment_snapshot__free_unpacked(p, NULL); }
@@ -199,6 +212,17 @@ const char *arms_unit(const Corral__Experiment *e, const Corral__DecisionFeature
 
 	(void)experiment_unit_parse(str_of(e->unit), &u);
 	return u == UNIT_SESSION ? f->session : u == UNIT_CONVERSATION ? f->conversation : f->user;
+}
+
+const Corral__ExperimentArm *arms_shadow(const struct arms *x, const Corral__Experiment *e, const char *unit)
+{
+	for (size_t i = 0; e->shadow && x->pb && i < x->pb->n_experiments; i++)
+		if (x->pb->experiments[i] == e) {
+			int arm = experiment_shadow_of(&x->experiments[i], str_of(unit));
+
+			return arm < 0 ? NULL : e->arms[arm];
+		}
+	return NULL;
 }
 
 const Corral__Experiment *arms_running(const struct arms *x, const char *id)

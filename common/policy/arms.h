@@ -27,6 +27,8 @@ bool arms_of_one_model(const Corral__Experiment *);
 
 /* The arm that the request has in experiment i; -1 = it takes no part in it. */
 int arms_assign(const struct arms *, size_t i, const Corral__DecisionFeatures *);
+/* The arm that is asked beside the first one for such a unit; NULL = the experiment is not one of shadows. */
+const Corral__ExperimentArm *arms_shadow(const struct arms *, const Corral__Experiment *, const char *unit);
 /* Whether the filter lets the request in. */
 bool arms_filter(const Corral__ExperimentFilter *, const Corral__DecisionFeatures *);
 /* Whom the experiment knows the request by; "" = it does not say. */

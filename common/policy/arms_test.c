@@ -179,6 +179,21 @@ static void each_gets_its_arm(void **state)
 	assert_int_equal(n[2], PEOPLE);
 }
 
+static void of_shadows_the_first_arm_answers(void **state)
+{
+	struct fix *x = *state;
+	unsigned n[3];
+
+	x->e.shadow = true;
+	build(x);
+	poll(x, n);
+	assert_int_equal(n[0], PEOPLE);
+	assert_string_equal(arms_shadow(&x->arms, arms_running(&x->arms, x->e.id), "user 1")->name, "b");
+	x->e.shadow = false;
+	build(x);
+	assert_null(arms_shadow(&x->arms, arms_running(&x->arms, x->e.id), "user 1"));
+}
+
 /* A request that one of the models could not serve is in no arm: that would be told by the arm. */
 static void who_cannot_be_served_by_both_takes_no_part(void **state)
 {
@@ -325,6 +340,14 @@ static void what_cannot_be_run_is_named(void **state)
 	x->b.model = (char *)"one";
 	wrong(x, "arms");
 	x->b.model = (char *)"two";
+	x->e.shadow = x->e.auto_promote = true;
+	wrong(x, "auto_promote");
+	x->e.auto_promote = false;
+	assert_int_equal(arms_check(&x->e, &why), ERR_OK);
+	x->e.metric = (char *)"rating";
+	wrong(x, "metric");
+	x->e.shadow = false;
+	assert_int_equal(arms_check(&x->e, &why), ERR_OK);
 	x->e.n_arms = 1;
 	wrong(x, "arms");
 }
@@ -334,7 +357,7 @@ static void what_cannot_be_run_is_named(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(each_gets_its_arm), T(who_cannot_be_served_by_both_takes_no_part), T(an_arm_outlives_its_model),
+		T(each_gets_its_arm), T(of_shadows_the_first_arm_answers), T(who_cannot_be_served_by_both_takes_no_part), T(an_arm_outlives_its_model),
 		T(an_experiment_on_one_model_takes_what_that_model_gets), T(a_champion_counts_where_no_experiment_does), T(an_arm_is_packed_and_comes_back),
 		T(what_cannot_be_run_is_named),
 	};

@@ -73,7 +73,21 @@ int experiment_arm_of(const struct experiment *e, struct str unit)
 	slot = spread(e->slot_key, unit, NAMESPACE_SLOTS);
 	if (slot < e->first_slot || slot >= end_of(e) || spread(e->traffic_key, unit, TRAFFIC_ALL) >= e->traffic)
 		return -1;
-	return arm_by_weight(e, unit);
+	return e->shadow ? e->champion : arm_by_weight(e, unit);
+}
+
+int experiment_shadow_of(const struct experiment *e, struct str unit)
+{
+	uint32_t rest = weights(e) - e->arms[e->champion].weight, at = rest ? spread(e->arm_key, unit, rest) : 0;
+
+	for (int i = 0; e->shadow && rest && i < e->n_arms; i++) {
+		if (i == e->champion)
+			continue;
+		if (at < e->arms[i].weight)
+			return i;
+		at -= e->arms[i].weight;
+	}
+	return -1;
 }
 
 static bool meets(struct str wanted, struct str has) { return !wanted.n || str_ieq(wanted, has); }

@@ -57,6 +57,8 @@ enum err experiment_prepare(struct experiment *, struct why *);
 struct assignment experiment_assign(const struct experiment_view *, const struct experiment_request *);
 /* Whether, and in which arm, a unit takes part in that one, whatever the filter says; -1 = does not. */
 int experiment_arm_of(const struct experiment *, struct str unit);
+/* Of a shadow experiment, where that is the champion: the arm that is asked the same beside it, by the weights of the others. -1 = none. */
+int experiment_shadow_of(const struct experiment *, struct str unit);
 
 /* Finds a free part of the namespace of 'e' that is 'slots' wide and sets it in 'e'. CONFLICT when the others leave no such run of slots free, or
  * when one of them has another kind of unit, which would let the two overlap. Others of other namespaces are passed over. */

@@ -220,6 +220,27 @@ static void an_arm_without_weight_gets_nobody(void **state)
 		assert_int_equal(experiment_arm_of(&e, user(i)), 1);
 }
 
+static void a_shadow_is_asked_beside_the_champion(void **state)
+{
+	struct experiment e = prepared("exp-1", "");
+	struct why why = { 0 };
+	int seen[3] = { 0 };
+
+	e.arms[2] = (struct experiment_arm){ .name = STR("c"), .weight = 3 };
+	e.n_arms = 3;
+	e.traffic = 5000;
+	assert_int_equal(experiment_prepare(&e, &why), ERR_OK);
+	assert_int_equal(experiment_shadow_of(&e, user(1)), -1);          /* it is none of shadows */
+	e.shadow = true;
+	for (int i = 0; i < 4000; i++) {
+		assert_in_range(experiment_arm_of(&e, user(i)) + 1, 0, 1);
+		seen[experiment_shadow_of(&e, user(i))]++;
+	}
+	assert_true(seen[0] == 0 && seen[1] > 850 && seen[1] < 1150 && seen[1] + seen[2] == 4000);
+	e.arms[1].weight = e.arms[2].weight = 0;
+	assert_int_equal(experiment_shadow_of(&e, user(1)), -1);
+}
+
 static void units_have_names(void **state)
 {
 	enum experiment_unit u;
@@ -244,6 +265,7 @@ int main(void)
 		cmocka_unit_test(the_filter_decides_first),
 		cmocka_unit_test(what_cannot_be_assigned_is_refused),
 		cmocka_unit_test(an_arm_without_weight_gets_nobody),
+		cmocka_unit_test(a_shadow_is_asked_beside_the_champion),
 		cmocka_unit_test(units_have_names),
 	};
 

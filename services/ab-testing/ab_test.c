@@ -439,6 +439,29 @@ static void when_no_arm_is_better_it_stops(void **state)
 }
 
 /* Who is in an arm is not as it was drawn: what the arms say cannot be trusted. */
+/* Of a shadow nobody has said anything, and it runs where there is room: neither words nor proportions count. */
+static void a_shadow_counts_by_its_answers_alone(void **state)
+{
+	struct fixture *f = *state;
+	Corral__CreateExperimentRequest *q = guarded(f, "success", .1);
+	struct why why = { 0 };
+	struct trial *t;
+
+	q->experiment->shadow = true;
+	assert_int_equal(trial_create(&f->ab, q, T0, &t, &why), ERR_INVALID);
+	assert_string_equal(why.field, "auto_promote");
+	q->experiment->auto_promote = false;
+	t = make(f, q);
+	for (unsigned i = 0; i < 400; i++)
+		take_one(f, t, (struct of_request){ i, "a", true, -1, 1, 100 });
+	for (unsigned i = 0; i < 60; i++)
+		take_one(f, t, (struct of_request){ i, "b", true, 0, 0, 50 });
+	assert_true(judge_all(&f->ab, T0 + 1000000, &why));
+	assert_int_equal(t->e->state, CORRAL__EXPERIMENT_STATE__EXPERIMENT_RUNNING);
+	assert_true(t->e->split_at_us == 0 && analysis(f, t).sample_ratio_p == 1 && !analysis(f, t).sample_ratio_alarm);
+	assert_true(analysis(f, t).arms[0]->success_rate == 1 && analysis(f, t).arms[0]->ratings == 0 && analysis(f, t).arms[1]->avg_tokens == 100);
+}
+
 static void units_out_of_proportion_promote_nobody(void **state)
 {
 	struct fixture *f = *state;
@@ -469,7 +492,8 @@ int main(void)
 		T(an_outcome_counts_once_and_as_it_is_now), T(a_broken_guard_rolls_back),
 		T(an_arm_that_turns_bad_after_long_rolls_back), T(words_that_come_late_are_news),
 		T(a_winner_is_promoted_when_its_guards_are_clear),
-		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(units_out_of_proportion_promote_nobody),
+		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(a_shadow_counts_by_its_answers_alone),
+		T(units_out_of_proportion_promote_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

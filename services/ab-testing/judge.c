@@ -25,6 +25,9 @@ static enum metric metric_of(const char *name)
 
 static const struct tally *of(const struct trial *t, size_t arm, enum metric m) { return &t->arms[arm].of[m]; }
 
+/* For the proportion of the weights. Shadows run where there is room, so theirs say nothing. */
+static uint64_t units_of(const struct trial *t, size_t arm) { return t->e->shadow ? 0 : t->arms[arm].units; }
+
 /* An experiment in the words of experiment_verdict.h; the first arm is what the others are compared with. */
 struct asked { struct verdict_rules rules; struct arm_outcomes arms[EXPERIMENT_ARMS]; int n_arms; };
 
@@ -42,7 +45,7 @@ static struct asked asked_of(const struct trial *t, bool over)
 		a.rules.guards[m] = (struct guard){ true, guard_margin(m, t->e->guards[i]->margin) };
 	}
 	for (size_t i = 0; i < t->e->n_arms; i++)
-		a.arms[i] = (struct arm_outcomes){ .name = str_of(t->e->arms[i]->name), .weight = t->e->arms[i]->weight, .units = t->arms[i].units, .by = t->arms[i].of,
+		a.arms[i] = (struct arm_outcomes){ .name = str_of(t->e->arms[i]->name), .weight = t->e->arms[i]->weight, .units = units_of(t, i), .by = t->arms[i].of,
 						.late = t->arms[i].late };
 	return a;
 }
@@ -62,7 +65,7 @@ static double split(const struct trial *t)
 	double weights[EXPERIMENT_ARMS];
 
 	for (size_t i = 0; i < t->e->n_arms; i++) {
-		units[i] = t->arms[i].units;
+		units[i] = units_of(t, i);
 		weights[i] = t->e->arms[i]->weight;
 	}
 	return sequential_split(units, weights, (int)t->e->n_arms);

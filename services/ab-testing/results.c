@@ -38,15 +38,16 @@ static double delivered(const char *status)
 	return strcmp(status, "error") == 0 || strcmp(status, "not_sent") == 0 ? 0 : NAN;
 }
 
-/* Success: what was said of it, else whether it was answered. Who left before the end says nothing of either. */
-static struct worth worth_of(const Corral__Outcome *o)
+/* Success: what was said of it, else whether it was answered. Who left before the end says nothing of either. Nobody can say anything of shadows, so
+ * beside them only that counts. */
+static struct worth worth_of(const Corral__Outcome *o, bool shadow)
 {
 	double ok = delivered(o->status);
-	bool said = o->said_good + o->said_bad > 0;
+	bool said = !shadow && o->said_good + o->said_bad > 0;
 
 	return (struct worth){
 		.value = { [METRIC_SUCCESS] = said ? (o->said_good >= o->said_bad ? 1 : 0) : ok,
-			   [METRIC_RATING] = o->ratings ? o->rating : NAN,
+			   [METRIC_RATING] = !shadow && o->ratings ? o->rating : NAN,
 			   [METRIC_LATENCY] = ok == 1 && !o->cached && o->request_us > 0 ? (double)o->request_us / 1000 : NAN,
 			   [METRIC_COST] = isnan(ok) ? NAN : (double)o->cost_microusd,
 			   [METRIC_ERROR] = isnan(ok) ? NAN : 1 - ok },
@@ -252,7 +253,7 @@ static bool take(struct ab *ab, const Corral__Outcome *o, struct why *why)
 	struct trial *t = trial_find(ab, o->experiment_id);
 	int arm = t ? trial_arm(t, o->arm) : -1;
 	struct unit_sums u = { 0 };
-	struct worth is = worth_of(o), was;
+	struct worth is = worth_of(o, t && t->e->shadow), was;
 	struct cell before = { &was, sizeof(was), WORTH_OF_OLD, false, t, arm }, unit = { &u, sizeof(u), UNIT_OF_OLD, false, t, arm };
 	bool again;
 

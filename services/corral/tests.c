@@ -8,7 +8,7 @@
 
 struct tests_opts {
 	const char *model_a, *model_b, *arms, *task_type, *language, *tenant, *traffic, *unit, *namespace, *metric, *guards, *days, *arm, *reason;
-	bool no_promote, running;
+	bool no_promote, shadow, running;
 };
 
 #define O struct tests_opts
@@ -27,6 +27,7 @@ static const struct flag flags[] = {
 	FLAG(O, namespace, 0, "NAME", "create: experiments of one namespace never share a unit."),
 	FLAG(O, days, 0, "N", "create: it ends then; if it is not said, when it is decided."),
 	FLAG(O, no_promote, 0, NULL, "create: a winner is reported and not made the champion."),
+	FLAG(O, shadow, 0, NULL, "create: clients are answered by the first model; the other one is asked the same where a slot is free, and answers nobody."),
 	FLAG(O, arm, 0, "NAME", "promote: that arm; if it is not said, the one that is ahead for sure."),
 	FLAG(O, reason, 0, "TEXT", "stop, promote, rollback: why, for whoever reads it later."),
 	{ 0 }
@@ -310,6 +311,8 @@ static bool add_body(struct cli *c, const struct tests_opts *o, struct json_out 
 	add_word(jo, "metric", o->metric);
 	if (o->no_promote)
 		jw_kv_bool(jo, "auto_promote", false);
+	if (o->shadow)
+		jw_kv_bool(jo, "shadow", true);
 	return add_number(c, jo, "traffic_percent", "traffic", o->traffic) && add_number(c, jo, "duration_days", "days", o->days) &&
 	       add_guards(c, jo, o->guards) && add_arms(c, jo, o->arms);
 }

@@ -10,6 +10,7 @@
 #include "services/gateway/cost.h"
 #include "services/gateway/decision_pack.h"
 #include "services/gateway/recall.h"
+#include "services/gateway/shadow.h"
 #include "services/gateway/usage_pack.h"
 
 static ProtobufCBinaryData bytes_of(struct uuid *u) { return (ProtobufCBinaryData){ sizeof(u->b), u->b }; }
@@ -52,6 +53,8 @@ static int64_t append_final(struct worker *w, Corral__UsageEvent *e, struct why 
 	uint64_t tokens = w->run_tokens + e->prompt_tokens + e->completion_tokens;
 	int64_t at;
 
+	if (e->shadow_of.len)
+		return append_usage(w, REC_FINAL, e, why);
 	e->run = w->run;
 	e->run_finals = w->run_finals + 1;
 	e->run_tokens = tokens;
@@ -109,6 +112,8 @@ static void common(struct req *r, Corral__UsageEvent *e, struct uuid *event_id)
 		e->arm = (char *)r->arm;
 		e->unit = (char *)r->unit;
 	}
+	if (r->shadow)
+		e->shadow_of = bytes_of(shadow_client(r->shadow));
 	if (r->try.number && r->budget_stamp.n)
 		e->budgets = (ProtobufCBinaryData){ r->budget_stamp.n, (uint8_t *)(uintptr_t)r->budget_stamp.p };
 }
@@ -463,9 +468,11 @@ static bool close_one(struct spool *s, struct open_start *o, uint64_t run[3], st
 		e.prompt_tokens_source = o->checkpoint->prompt_tokens_source;
 		e.response_bytes = o->checkpoint->response_bytes;
 	}
-	e.run = run[0];
-	e.run_finals = ++run[1];
-	e.run_tokens = run[2] += e.prompt_tokens + e.completion_tokens;
+	if (!e.shadow_of.len) {
+		e.run = run[0];
+		e.run_finals = ++run[1];
+		e.run_tokens = run[2] += e.prompt_tokens + e.completion_tokens;
+	}
 	n = corral__usage_event__get_packed_size(&e);
 	packed = x_malloc(n);
 	corral__usage_event__pack(&e, packed);

@@ -79,14 +79,18 @@ static void settle(struct req *r, enum verdict v, const char *status, enum err c
 	if (t->start_position >= 0)
 		account_final(r, status, code);
 	budget_end(r);                    /* of one that was not begun */
-	report(r, v, cause);
-	measure(r, status);
+	if (r->shadow) {                  /* what it was asked is the experiment's doing */
+		breaker_neutral(&slot->breaker, t->probe);
+	} else {
+		report(r, v, cause);
+		measure(r, status);
+	}
 	answered(r);
 	t->slot = NULL;
 	if (r->slot_charged_us)
 		queue_settle(slot->queue, r->tenant, req_now(r) - t->start_us - r->slot_charged_us);
 	r->slot_charged_us = 0;
-	slot_free(slot, v == V_OK ? req_now(r) - t->start_us : 0);
+	slot_free(slot, v == V_OK && !r->shadow ? req_now(r) - t->start_us : 0);
 }
 
 void attempt_close(struct req *r)
@@ -99,7 +103,7 @@ void attempt_close(struct req *r)
 		t->call = NULL;
 	}
 	if (t->slot)
-		settle(r, V_NEUTRAL, r->err.code == ERR_CLIENT_GONE ? t->sent ? "cancelled" : "not_sent" : "error", r->err.code, "closed");
+		settle(r, V_NEUTRAL, r->err.code == ERR_CLIENT_GONE ? t->sent || r->shadow ? "cancelled" : "not_sent" : "error", r->err.code, "closed");
 }
 
 /* --- failing and trying again --- */
@@ -201,7 +205,9 @@ static void push(struct req *r)
 {
 	struct attempt *t = &r->try;
 
-	if (!r->out.n || !r->x)
+	if (!r->x)
+		buf_clear(&r->out);       /* nobody's */
+	if (!r->out.n)
 		return;
 	if (!r->head_sent) {
 		http_reply_start(r->x, 200, req_headers(r, llm_relay_content_type(t->relay)), -1);

@@ -79,7 +79,7 @@ enum gateway_metric {
 	M_BUDGETS, M_PRICES, M_BUDGET_REFUSED, M_BUDGET_SHADOW, M_BUDGET_WAITS, M_BUDGET_SHRUNK, M_RUNS, M_RUNS_HELD, M_RUNS_BYTES,
 	M_CACHE_HITS, M_CACHE_MISSES, M_CACHE_BYPASSED, M_CACHE_STORED, M_CACHE_SECONDS, M_CACHE_BYTES, M_CACHE_ENTRIES, M_CACHE_EVICTIONS,
 	M_CACHE_TROUBLE, M_CACHE_READY, M_CONTEXT_SAVED,
-	M_BUS_PRODUCED, M_BUS_AGAIN, M_BUS_QUEUE, M_BUS_REFUSED, M_COUNT
+	M_SHADOWS, M_BUS_PRODUCED, M_BUS_AGAIN, M_BUS_QUEUE, M_BUS_REFUSED, M_COUNT
 };
 extern const struct metric_def gateway_metrics[M_COUNT];
 
@@ -101,6 +101,7 @@ struct gateway {
 	struct lease *lease;          /* how many slots of each are ours */
 	struct sticky *sticky;
 	struct recall *recall;        /* answers that may be given again; NULL = the cache is off */
+	_Atomic uint32_t n_shadows;   /* of all workers, see shadow.h */
 	struct budget held;           /* what bodies and whole answers of all workers hold */
 	struct snapshot_sub *models_sub, *policy_sub, *experiments_sub;
 	struct snapshot_id models_id, policy_id, experiments_id;

@@ -15,6 +15,7 @@
 #include "services/gateway/recall.h"
 #include "services/gateway/limits.h"
 #include "services/gateway/routes.h"
+#include "services/gateway/shadow.h"
 #include "services/gateway/trail.h"
 #include "services/gateway/upload.h"
 #include "services/gateway/run_exec.h"
@@ -130,6 +131,12 @@ static void unhex(uint8_t *to, const char *from, unsigned bytes)
 		to[i] = (uint8_t)(nibble(from[2 * i]) << 4 | nibble(from[2 * i + 1]));
 }
 
+static void pack_trace(struct req *r)
+{
+	unhex(r->trace, r->trace_id, 16);
+	unhex(r->trace + 16, r->span_id, 8);
+}
+
 static void read_trace(struct req *r)
 {
 	const struct http_header *h = http_find(&r->x->head, "traceparent");
@@ -140,8 +147,7 @@ static void read_trace(struct req *r)
 		str_copy(r->trace_id, sizeof(r->trace_id), str_n(h->value.p + 3, 32));
 	else
 		hex_id(r->trace_id, 2);
-	unhex(r->trace, r->trace_id, 16);
-	unhex(r->trace + 16, r->span_id, 8);
+	pack_trace(r);
 	if (id && id->value.n && id->value.n <= 128)
 		r->client_request_id = arena_str(r->mem, id->value);      /* the log outlives the connection's buffer */
 }
@@ -369,6 +375,13 @@ static void access_log(struct req *r)
 	       LOG_S("error_code", r->err.code ? err_name(r->err.code) : ""), LOG_S("error", r->err.text));
 }
 
+static void tell(struct req *r)
+{
+	count(r);
+	trail_end(r);
+	access_log(r);
+}
+
 static void req_end(struct req *r)
 {
 	if (r->ended)
@@ -403,9 +416,10 @@ static void req_end(struct req *r)
 		series_inc(metrics_series(r->worker->gw->metrics, M_REFUSED, err_name(r->err.code)));
 		account_final(r, r->err.code == ERR_CLIENT_GONE ? "cancelled" : "not_sent", r->err.code);
 	}
-	count(r);
-	trail_end(r);
-	access_log(r);
+	if (r->shadow)
+		shadow_ended(r);
+	else
+		tell(r);
 	if (r->run)
 		run_request_ended(r);
 	req_free(r);
@@ -536,6 +550,19 @@ void req_start_run(struct worker *w, struct http_xchg *x, const struct admission
 	read_trace(r);
 	admission_apply(r, a);
 	r->route = a->route;
+	r->at = r->route->stages;
+	walk(r);
+}
+
+void req_start_shadow(struct worker *w, struct shadow *s, const char *trace_id)
+{
+	struct req *r = req_new(w, NULL);
+
+	r->deadline_us = r->start_us + w->gw->cfg->request_timeout * 1000;
+	memcpy(r->trace_id, trace_id, sizeof(r->trace_id));
+	hex_id(r->span_id, 1);
+	pack_trace(r);
+	shadow_dress(s, r);
 	r->at = r->route->stages;
 	walk(r);
 }

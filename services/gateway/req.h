@@ -15,6 +15,7 @@
 struct admission;
 struct recollection;
 struct run_exec;
+struct shadow;
 
 /* What a stage answers: go on; wait (the stage will call req_resume); the answer was sent; it failed (req_fail was called); try another
  * replica (the driver goes back to the stage named 'again' in the route). */
@@ -105,6 +106,8 @@ struct req {
 	uint64_t prompt_hash, prompt_sketch;  /* set by decide where it reads the text; see UsageEvent */
 	struct llm_in *as_asked;      /* before an arm's parameters or prompt came to it; NULL = 'in' is as it was asked */
 	const char *experiment, *arm, *unit;  /* that it is part of, from its first decision on; NULL = none */
+	const Corral__ExperimentArm *shadow_arm;      /* that is to be asked the same, for the experiment alone (shadow.h); NULL = none, or done */
+	struct shadow *shadow;        /* it is such a one, and no client's; NULL = it is a client's, or a job's */
 	bool retries;                 /* the attempt that ends is followed by another */
 
 	Corral__DecisionFeatures features;    /* set by decide */

@@ -134,6 +134,8 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_BUDGET_SHADOW] = { METRIC_COUNTER, "budget_shadow_refused_total", "Requests that a budget in mode shadow would have refused.", "of" },
 	[M_BUDGET_WAITS] = { METRIC_COUNTER, "budget_waits_total", "Requests that waited until more of a budget was lent to this gateway.", "" },
 	[M_BUDGET_SHRUNK] = { METRIC_COUNTER, "budget_shrunk_total", "Requests whose answer was bounded to what a budget had left.", "of" },
+	[M_SHADOWS] = { METRIC_COUNTER, "shadow_requests_total", "Shadow runs of experiments, by what became of them: ok, error, made_way (to a client's request, or to the end of the "
+			"gateway), no_slot (none was free), not_loaded, no_model, no_room (too many at once), over (their experiment ended).", "result" },
 	[M_RUNS] = { METRIC_COUNTER, "runs_total", "Jobs of /run that ended, by state.", "state" },
 	[M_RUNS_HELD] = { METRIC_GAUGE, "runs", "Jobs of /run that are kept: waiting, running, ended.", "state" },
 	[M_RUNS_BYTES] = { METRIC_GAUGE, "runs_bytes", "What jobs and their results hold on disk.", "" },

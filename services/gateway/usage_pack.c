@@ -28,7 +28,7 @@ static uint8_t *put_subject(const Corral__UsageEvent *e, uint8_t *p)
 	return pb_put_number(p, 19, e->cached);
 }
 
-/* 40 to 50: what it costs, how many there were before it, what it was like, whose experiment and which trace it is of. */
+/* 40 to 51: what it costs, how many there were before it, what it was like, whose experiment, which trace and whose shadow it is of. */
 static uint8_t *put_more(const Corral__UsageEvent *e, uint8_t *p)
 {
 	p = pb_put_number(p, 40, e->cached_prompt_tokens);
@@ -41,7 +41,8 @@ static uint8_t *put_more(const Corral__UsageEvent *e, uint8_t *p)
 	p = pb_put_string(p, 47, e->unit);
 	p = pb_put_number(p, 48, e->retried);
 	p = pb_put_number(p, 49, (uint64_t)e->request_us);
-	return pb_put_bytes(p, 50, e->trace.data, e->trace.len);
+	p = pb_put_bytes(p, 50, e->trace.data, e->trace.len);
+	return pb_put_bytes(p, 51, e->shadow_of.data, e->shadow_of.len);
 }
 
 /* 20 to 39: how it ended, what it took, why it went there. */

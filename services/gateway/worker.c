@@ -16,6 +16,7 @@
 #include "services/gateway/limits.h"
 #include "services/gateway/certificate.h"
 #include "services/gateway/recall.h"
+#include "services/gateway/shadow.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
@@ -150,6 +151,7 @@ void worker_sweep(struct worker *w, int64_t now)
 		else
 			recall_tick(r, now);
 	}
+	shadows_sweep(w);
 	limits_news(w);
 	recall_seat_sweep(w->recall);
 	budget_news(w);
@@ -238,6 +240,7 @@ struct worker *worker_new(struct gateway *g, unsigned index, struct why *why)
 	list_init(&w->limit_waiters);
 	list_init(&w->budget_waiters);
 	list_init(&w->runs);
+	list_init(&w->shadows);
 	atomic_store(&w->oldest_open, UINT64_MAX);
 	w->loop = loop_new();
 	w->m_gone = metrics_series(g->metrics, M_CLIENT_GONE);
@@ -413,6 +416,7 @@ static void start_drain(void *arg)
 
 	w->draining = true;
 	give_waiting_jobs_back(w);
+	shadows_end(w);
 	if (svc_handed_over(w->gw->svc))
 		http_server_hand_over(w->server);
 	http_server_drain(w->server, server_idle, w);
@@ -424,6 +428,7 @@ static void end_requests(void *arg)
 {
 	struct worker *w = arg;
 
+	shadows_end(w);
 	while (!list_empty(&w->requests)) {
 		struct req *r = list_entry(w->requests.next, struct req, node);
 

@@ -40,6 +40,8 @@ struct worker {
 	struct list budget_waiters;   /* of them: those that wait for a budget to be lent (stages/reserve.c) */
 	_Atomic unsigned n_budget_waiters;
 	struct list runs;             /* of them: jobs, see run_exec.h */
+	struct list shadows;          /* of them, and those that begin in the next turn: see shadow.h */
+	uint32_t n_shadows;
 	uint32_t n_requests;
 	struct arena *spare[64];      /* reset arenas */
 	unsigned n_spare;

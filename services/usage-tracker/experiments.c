@@ -12,9 +12,12 @@ static bool finished(void *arg, const struct dim *dim, const Corral__UsageEvent 
 	struct experiments *x = arg;
 
 	(void)mem;
-	if (!dim || !*e->experiment_id || e->retried)
-		return true;
-	return db_run(ledger_db(x->l), L_OUTCOME_PUT,
+	return !dim || !*e->experiment_id || e->retried || experiments_ended(ledger_db(x->l), e, why);
+}
+
+bool experiments_ended(struct db *db, const Corral__UsageEvent *e, struct why *why)
+{
+	return db_run(db, L_OUTCOME_PUT,
 		      (struct db_value[]){ DB_B(str_n((const char *)e->request_id.data, e->request_id.len)), DB_Z(e->experiment_id), DB_Z(e->arm), DB_Z(e->unit),
 					   DB_Z(*e->tenant ? e->tenant : "default"), DB_Z(e->status), DB_I(e->cached), DB_I(e->request_us), DB_I(e->occurred_at_us) },
 		      9, NULL, NULL, NULL, why);

@@ -13,6 +13,8 @@ struct experiments;
 
 struct experiments *experiments_new(struct ledger *);        /* watches the ledger from now on */
 void experiments_free(struct experiments *);                 /* NULL is fine; before the ledger */
+/* In the transaction that enters what ended last of a request in an experiment. */
+bool experiments_ended(struct db *, const Corral__UsageEvent *, struct why *);
 /* In the transaction that keeps a word on the request. */
 bool experiments_said(struct db *, struct str request_id, struct why *);
 bool experiments_outcomes(struct db *, const Corral__OutcomesRequest *, struct arena *, Corral__OutcomesReply *ret, struct why *);

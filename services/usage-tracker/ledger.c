@@ -15,6 +15,7 @@
 #include "services/usage-tracker/event.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/open.h"
+#include "services/usage-tracker/shadows.h"
 
 #define HOUR_US 3600000000LL
 
@@ -420,6 +421,16 @@ static bool fact_put(struct work *w, struct facts_case *c, struct fact *f)
 	}
 }
 
+static bool shadow_put(struct work *w, const struct fact *f)
+{
+	bool new;
+
+	if (!shadow_enter(w->l->db, f->event, f->bytes, &new, w->why))
+		return false;
+	w->counts.shadows += new;
+	return true;
+}
+
 static bool facts_sort(struct work *w)
 {
 	const struct ledger_batch *b = w->batch;
@@ -437,7 +448,7 @@ static bool facts_sort(struct work *w)
 
 		*f = (struct fact){ event_read(mem, b->records[i]), b->records[i], NULL };
 		flaw = event_flaw(f->event);
-		if (flaw ? !dead_letter(w, b->records[i], flaw) : !fact_put(w, case_find(w, f->event), f))
+		if (flaw ? !dead_letter(w, b->records[i], flaw) : shadow_is(f->event) ? !shadow_put(w, f) : !fact_put(w, case_find(w, f->event), f))
 			return false;
 		if (!flaw && f->event->occurred_at_us > w->counts.newest_us)
 			w->counts.newest_us = f->event->occurred_at_us;

@@ -54,7 +54,7 @@ struct ledger_batch {
 enum ledger_outcome { LEDGER_APPLIED, LEDGER_OUT_OF_ORDER, LEDGER_STALE, LEDGER_FAILED };
 
 struct ledger_counts {
-	uint64_t starts, finals, corrections, duplicates, dead;
+	uint64_t starts, finals, corrections, duplicates, dead, shadows;
 	int64_t newest_us;            /* occurred_at of the youngest record; 0 = none */
 };
 

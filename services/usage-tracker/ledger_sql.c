@@ -18,6 +18,10 @@
 /* One word for each author on whether it was good: tests, else success, else thumbs; null = none. */
 #define SAID_GOOD "CASE WHEN f.tests_total > 0 THEN CASE WHEN f.tests_passed = f.tests_total THEN 1 ELSE 0 END WHEN f.success IS NOT NULL THEN f.success ELSE f.thumbs END"
 #define SAID_OF "FROM feedback f WHERE f.request_id = e.request_id AND (f.tenant = e.tenant OR f.tenant = '')"
+/* By all its attempts, and by itself when it is a shadow. */
+#define TAKEN(what) \
+	"(SELECT CAST(COALESCE(SUM(" what "), 0) AS BIGINT) FROM attempts a WHERE a.request_id = e.request_id) + " \
+	"(SELECT CAST(COALESCE(SUM(" what "), 0) AS BIGINT) FROM shadows s WHERE s.request_id = e.request_id)"
 #define DIM_COLUMNS "tenant, key_id, model, backend, provider, dialect, task_type, status"
 
 const char *const ledger_sql[L_STATEMENTS] = {
@@ -96,11 +100,13 @@ const char *const ledger_sql[L_STATEMENTS] = {
 			  "request_us = excluded.request_us, ended_us = excluded.ended_us",
 	[L_OUTCOME_TOUCH] = "UPDATE experiment_requests SET seq = (SELECT MAX(seq) + 1 FROM experiment_requests) WHERE request_id = ?1",
 	[L_OUTCOMES_AFTER] = "SELECT e.seq, e.request_id, e.experiment_id, e.arm, e.unit, e.status, e.cached, e.request_us, e.ended_us, "
-			     "(SELECT CAST(COALESCE(SUM(prompt_tokens + completion_tokens), 0) AS BIGINT) FROM attempts a WHERE a.request_id = e.request_id), "
-			     "(SELECT CAST(COALESCE(SUM(cost_microusd), 0) AS BIGINT) FROM attempts a WHERE a.request_id = e.request_id), "
+			     TAKEN("prompt_tokens + completion_tokens") ", " TAKEN("cost_microusd") ", "
 			     "(SELECT CAST(COALESCE(SUM(" SAID_GOOD "), 0) AS BIGINT) " SAID_OF "), (SELECT COUNT(" SAID_GOOD ") " SAID_OF "), "
 			     "(SELECT CAST(COALESCE(SUM(f.rating), 0) AS BIGINT) " SAID_OF "), (SELECT COUNT(f.rating) " SAID_OF ") "
 			     "FROM experiment_requests e WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2",
+	[L_SHADOW_ADD] = "INSERT INTO shadows (request_id, of_request, experiment_id, arm, tenant, ended_us, prompt_tokens, completion_tokens, cost_microusd, event) "
+			 "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (request_id) DO NOTHING",
+	[L_SHADOWS_OF] = "SELECT event FROM shadows WHERE request_id = ?1 OR of_request = ?1 ORDER BY request_id",
 	INTAKE_STATEMENTS(L_INTAKE),
 };
 
@@ -151,5 +157,9 @@ const struct db_migration ledger_migrations[] = {
 	{ 10, "CREATE TABLE experiment_requests (request_id BLOB PRIMARY KEY, seq BIGINT NOT NULL, experiment_id TEXT NOT NULL, arm TEXT NOT NULL,"
 	      " unit TEXT NOT NULL, tenant TEXT NOT NULL, status TEXT NOT NULL, cached INTEGER NOT NULL, request_us BIGINT NOT NULL, ended_us BIGINT NOT NULL);"
 	      "CREATE UNIQUE INDEX experiment_requests_by_seq ON experiment_requests (seq);" },
+	/* see shadows.h */
+	{ 11, "CREATE TABLE shadows (request_id BLOB PRIMARY KEY, of_request BLOB NOT NULL, experiment_id TEXT NOT NULL, arm TEXT NOT NULL, tenant TEXT NOT NULL,"
+	      " ended_us BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, cost_microusd BIGINT NOT NULL, event BLOB NOT NULL);"
+	      "CREATE INDEX shadows_by_request ON shadows (of_request);" },
 	{ 0 }
 };

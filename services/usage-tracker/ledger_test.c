@@ -17,6 +17,7 @@
 
 #include "common/base/clock.h"
 #include "common/store/db_test.h"
+#include "services/usage-tracker/experiments.h"
 #include "services/usage-tracker/ledger.h"
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/query.h"
@@ -315,6 +316,56 @@ static void duplicates_change_nothing(void **state)
 	c = SEND(fact(f, 1, 1, CORRAL__USAGE_KIND__USAGE_FINAL, 9));
 	assert_true(c.dead == 1 && c.duplicates == 0);
 	check_one_finished(f, 1);
+}
+
+/* The same fact as that of a shadow of request 7, in an experiment. */
+static struct str shadow_fact(struct fixture *f, unsigned i, Corral__UsageKind kind)
+{
+	struct str plain = fact(f, i, 1, kind, 1);
+	Corral__UsageEvent *e = corral__usage_event__unpack(NULL, plain.n, (const uint8_t *)plain.p), own = *e;
+	uint8_t of[16], *p;
+	size_t n;
+
+	request_id(7, of);
+	own.shadow_of = (ProtobufCBinaryData){ 16, of };
+	own.experiment_id = (char *)"exp";
+	own.arm = (char *)"b";
+	own.unit = (char *)"u";
+	n = corral__usage_event__get_packed_size(&own);
+	p = arena_alloc(f->mem, n);
+	corral__usage_event__pack(&own, p);
+	corral__usage_event__free_unpacked(e, NULL);
+	return str_n((char *)p, n);
+}
+
+/* Sums, rows and who watches them know nothing of it; its request and its experiment do, once. */
+static void a_shadow_stands_apart(void **state)
+{
+	struct fixture *f = *state;
+	struct experiments *x = experiments_new(f->l);
+	Corral__OutcomesRequest q = CORRAL__OUTCOMES_REQUEST__INIT;
+	Corral__OutcomesReply told;
+	Corral__AttemptsReply a;
+	struct why why = { 0 };
+
+	for (int i = 0; i < 2; i++) {
+		struct ledger_counts c = SEND(shadow_fact(f, 9, CORRAL__USAGE_KIND__USAGE_START), START(7, 1), FINAL(7, 1),
+					      shadow_fact(f, 9, CORRAL__USAGE_KIND__USAGE_FINAL));
+
+		assert_true(c.shadows == !i && c.starts == !i && c.finals == !i && c.dead == 0);
+	}
+	check_one_finished(f, 7);
+	a = attempts(f, 7);
+	assert_int_equal(a.n_shadows, 1);
+	assert_string_equal(a.shadows[0]->model, models[0]);
+	assert_int_equal(a.shadows[0]->prompt_tokens, 19);
+	a = attempts(f, 9);
+	assert_true(a.n_attempts == 0 && a.n_shadows == 1);
+	assert_true(experiments_outcomes(ledger_db(f->l), &q, f->mem, &told, &why));
+	assert_int_equal(told.n_rows, 1);
+	assert_string_equal(told.rows[0]->arm, "b");
+	assert_true(told.rows[0]->tokens == 10 + 9 + 20 + 2 && told.rows[0]->cost_microusd == 27);
+	experiments_free(x);
 }
 
 static void corrections_add_once(void **state)
@@ -773,7 +824,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(both_in_one_batch), T(a_request_without_a_backend_is_no_attempt), T(start_then_final), T(start_then_restart_then_final),
-		T(final_before_its_start), T(duplicates_change_nothing),
+		T(final_before_its_start), T(duplicates_change_nothing), T(a_shadow_stands_apart),
 		T(corrections_add_once), T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
 		T(any_order_gives_the_same), T(many_finals_of_which_some_were_there), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
 		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive), T(refuses_unknown_groups), T(costs_little),

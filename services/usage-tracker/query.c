@@ -2,6 +2,7 @@
 #include "services/usage-tracker/query.h"
 
 #include "common/base/clock.h"
+#include "services/usage-tracker/shadows.h"
 
 #define HOUR_US 3600000000LL
 
@@ -293,5 +294,7 @@ bool usage_attempts(struct ledger *l, const Corral__AttemptsRequest *q, struct a
 		return err_field(why, ERR_INVALID, "request_id", "a request id has 16 bytes") == ERR_OK;
 	if (!ledger_attempts(l, q->request_id.data, attempt_add, &a, why))
 		return false;
-	return !a.damaged || err_set(why, ERR_STORE_FAILED, "an event in the ledger is damaged") == ERR_OK;
+	if (a.damaged)
+		return err_set(why, ERR_STORE_FAILED, "an event in the ledger is damaged") == ERR_OK;
+	return shadows_of(ledger_db(l), str_n((const char *)q->request_id.data, q->request_id.len), mem, ret, why);
 }

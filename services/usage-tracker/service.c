@@ -66,7 +66,7 @@ struct usage_tracker {
 	struct loop_timer reconcile_timer, back_timer;
 	struct from_bus *from_bus;    /* NULL: facts come by RPC alone */
 	struct arena *mem;            /* of the question in hand */
-	struct series *starts, *finals, *corrections, *duplicates, *dead, *lag, *commit;
+	struct series *starts, *shadows, *finals, *corrections, *duplicates, *dead, *lag, *commit;
 	Corral__Facts_Service facts;
 	Corral__UsageTracker_Service rpc;
 	bool failing;
@@ -137,6 +137,7 @@ static void count(struct usage_tracker *u, const struct ledger_counts *c, int64_
 {
 	series_add(u->starts, (double)c->starts);
 	series_add(u->finals, (double)c->finals);
+	series_add(u->shadows, (double)c->shadows);
 	series_add(u->corrections, (double)c->corrections);
 	series_add(u->duplicates, (double)c->duplicates);
 	series_add(u->dead, (double)c->dead);
@@ -436,6 +437,7 @@ static void metrics_start(struct usage_tracker *u)
 	struct metrics *m = svc_metrics(u->svc);
 
 	u->starts = metrics_series(m, M_ROWS, "start");
+	u->shadows = metrics_series(m, M_ROWS, "shadow");
 	u->finals = metrics_series(m, M_ROWS, "final");
 	u->corrections = metrics_series(m, M_ROWS, "correction");
 	u->duplicates = metrics_series(m, M_DUPLICATES);

@@ -249,8 +249,29 @@ static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 	jw_kv_i64(jo, "cost_microusd", e->cost_microusd);
 	jw_kv_u64(jo, "response_bytes", e->response_bytes);
 	jw_kv_strz(jo, "policy_version", e->policy_version);
+	if (*e->experiment_id) {
+		jw_kv_strz(jo, "experiment_id", e->experiment_id);
+		jw_kv_strz(jo, "arm", e->arm);
+	}
 	time_json(jo, "started_at", row->started_at_us);
 	time_json(jo, "ended_at", row->ended_at_us);
+	jw_end(jo);
+}
+
+/* No row of the client's: see shadow.h. */
+static void shadows_json(struct json_out *jo, const Corral__AttemptsReply *reply)
+{
+	jw_key(jo, "shadows");
+	jw_arr(jo);
+	for (size_t i = 0; i < reply->n_shadows; i++) {
+		Corral__UsageEvent *e = reply->shadows[i];
+		Corral__AttemptRow row = CORRAL__ATTEMPT_ROW__INIT;
+
+		row.event = e;
+		row.started_at_us = e->occurred_at_us - e->latency_us;
+		row.ended_at_us = e->occurred_at_us;
+		attempt_json(jo, &row);
+	}
 	jw_end(jo);
 }
 
@@ -276,6 +297,8 @@ static void attempts_reply(const Corral__AttemptsReply *reply, void *arg)
 	for (size_t i = 0; i < reply->n_attempts; i++)
 		attempt_json(&jo, reply->attempts[i]);
 	jw_end(&jo);
+	if (reply->n_shadows)
+		shadows_json(&jo, reply);
 	jw_end(&jo);
 	finish_json(a, 200);
 }

@@ -168,6 +168,7 @@ static void take_part(struct req *r)
 	r->experiment = r->pick.experiment;
 	r->arm = r->pick.arm;
 	r->unit = arms_unit(e, &r->features);
+	r->shadow_arm = arms_shadow(r->world->pol.arms, e, r->unit);
 }
 
 static enum step decided(struct req *r, bool by_selector)

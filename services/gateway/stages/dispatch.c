@@ -1,5 +1,6 @@
 /* dispatch.c - sends the request to the replica whose slot the queue stage took. */
 #include "services/gateway/attempt.h"
+#include "services/gateway/shadow.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
 
@@ -8,6 +9,8 @@ static enum step enter(struct req *r)
 	struct replica_state *s = r->slot;
 
 	r->slot = NULL;
+	if (r->shadow_arm)
+		shadow_ask(r);
 	for (uint16_t i = 0; i < r->pick.n_ranked; i++)
 		if (r->world->states[r->pick.ranked[i].replica] == s)
 			return attempt_start(r, s, r->pick.ranked[i].replica);

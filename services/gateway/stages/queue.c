@@ -1,5 +1,6 @@
 /* queue.c - a slot on a replica of the chosen model now, or a place in its queue, or a refusal that says when to come back. */
 #include "common/base/clock.h"
+#include "services/gateway/shadow.h"
 #include "services/gateway/stages/stages.h"
 #include "services/gateway/worker.h"
 
@@ -72,6 +73,7 @@ static enum step enter(struct req *r)
 	r->waiting = queue_join(wants[0]->queue, r->tenant, r, r->worker->loop, wants, n, (uint32_t)cfg->queue_max, granted, &now, &r->slot_charged_us);
 	if (now)
 		return take(r, now);
+	shadows_make_way(r->worker, wants[0]->queue);
 	if (r->waiting && (predicted > patience_us || req_now(r) + predicted > r->deadline_us)) {
 		queue_leave(r->waiting);
 		r->waiting = NULL;

@@ -88,6 +88,7 @@ static void experiment_members(struct json_out *jo, const Corral__Experiment *e)
 	}
 	jw_end(jo);
 	jw_kv_bool(jo, "auto_promote", e->auto_promote);
+	jw_kv_bool(jo, "shadow", e->shadow);
 	time_json(jo, "created_at", e->created_at_us);
 	time_json(jo, "ends_at", e->ends_at_us);
 	time_json(jo, "ended_at", e->ended_at_us);
@@ -319,15 +320,19 @@ static bool read_duration(const struct json *doc, double *ret, struct why *why)
 static bool read_experiment(struct req *r, struct ask *a, const struct json *doc, struct tests_ask *q, struct why *why)
 {
 	Corral__Experiment *e = &q->experiment;
-	bool promote = true;
+	bool shadow = false, promote;
 
 	e->traffic_percent = 10;
+	if (!json_opt_bool(doc, 0, "shadow", &shadow, why))
+		return false;
+	promote = !shadow;
 	if (!word(doc, 0, "name", "", &e->name, a, why) || !word(doc, 0, "namespace", "default", &e->namespace_, a, why) ||
 	    !word(doc, 0, "unit", "user", &e->unit, a, why) || !word(doc, 0, "metric", "success", &e->metric, a, why) || !read_filter(a, doc, &q->filter, why) ||
 	    !json_opt_double(doc, 0, "traffic_percent", &e->traffic_percent, why) || !json_opt_bool(doc, 0, "auto_promote", &promote, why) ||
 	    !read_duration(doc, &q->create.duration_days, why) || !read_guards(a, doc, e, why) || !read_arms(r, a, doc, e, why))
 		return false;
 	e->auto_promote = promote;
+	e->shadow = shadow;
 	return arms_check(e, why) == ERR_OK;
 }
 
@@ -343,7 +348,7 @@ static void keep_home(struct req *r, struct tests_ask *q, struct ask *a)
 static enum step create(struct req *r)
 {
 	static const char *const known[] = { "name", "model_a", "model_b", "arms", "task_type_filter", "language_filter", "tenant_filter", "traffic_percent",
-					     "unit", "namespace", "metric", "guards", "duration_days", "auto_promote", NULL };
+					     "unit", "namespace", "metric", "guards", "duration_days", "auto_promote", "shadow", NULL };
 	struct ask *a;
 	struct tests_ask *q = begin(r, &a, create_call);
 	struct why why = { 0 };
