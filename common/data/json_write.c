@@ -225,6 +225,26 @@ static void add_utf8(struct buf *b, const char *p, const char *end)
 	}
 }
 
+void json_one_line(struct buf *b, struct str text)
+{
+	struct arena *mem = arena_new(4096);
+	struct json doc;
+	struct why why;
+	size_t from = b->n;
+
+	if (json_parse(&doc, mem, text, &(struct json_limits){ .max_depth = 128, .max_nodes = 10000000 }, &why) == ERR_OK) {
+		buf_str(b, str_trim(text));
+		for (size_t i = from; i < b->n; i++)
+			if (b->p[i] == '\n' || b->p[i] == '\r')
+				b->p[i] = ' ';
+	} else {
+		buf_char(b, '"');
+		json_escape(b, text);
+		buf_char(b, '"');
+	}
+	arena_free(mem);
+}
+
 void json_escape(struct buf *b, struct str s)
 {
 	const char *p = s.n ? s.p : "", *end = p + s.n;

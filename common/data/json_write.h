@@ -63,6 +63,9 @@ static inline void jw_kv_raw(struct json_out *jo, const char *key, struct str js
 /* A string's contents, escaped, without quotes. Each invalid part of a UTF-8 sequence becomes one U+FFFD. */
 void json_escape(struct buf *, struct str);
 
+/* Text from elsewhere: where it is one JSON value that value, on one line; else a JSON string of it. */
+void json_one_line(struct buf *, struct str text);
+
 /* Replaces [at, at + len) by 'with'; len 0 inserts. */
 struct json_edit {
 	uint32_t at, len;

@@ -16,6 +16,10 @@ static const char *base_name(const char *path)
 /* "corral serve" when it was called with its subcommand in the place of its name. */
 static void add_command(struct buf *b, const struct runtime *rt, const char *arg0)
 {
+	if (arg0 && strchr(arg0, ' ')) {
+		buf_addz(b, arg0);            /* that is the whole of it already */
+		return;
+	}
 	buf_addz(b, rt->name);
 	if (arg0 && !strchr(arg0, '/') && strcmp(arg0, rt->name) != 0)
 		buf_printf(b, " %s", base_name(arg0));

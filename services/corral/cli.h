@@ -66,8 +66,9 @@ struct svc_def;
 extern const struct svc_def *const *cli_services;
 extern unsigned cli_n_services;
 
-/* Runs a command line and gives the exit status. 'serve' runs the services; it gets "serve" in the place of the program's name. */
-int cli_main(int argc, char **argv, int (*serve)(int argc, char **argv));
+/* Runs a command line and gives the exit status. 'serve' runs the services; it gets "serve" in the place of the program's name. So does the worker, "corral
+ * runpod-worker". */
+int cli_main(int argc, char **argv, int (*serve)(int argc, char **argv), int (*runpod_worker)(int argc, char **argv));
 /* The same with the streams and the terminal given: what cli_main() and the tests call. */
 int cli_run(struct cli *, int argc, char **argv);
 
@@ -100,5 +101,6 @@ enum tone tone_of_state(struct str word);     /* up, ok: good; down: bad; … */
 void add_shown(struct buf *, struct str, bool lines);
 
 extern const struct command cmd_serve, cmd_status, cmd_models, cmd_jobs, cmd_chat, cmd_usage, cmd_events, cmd_prices, cmd_savings, cmd_quality, cmd_tests, cmd_explain,
-	cmd_doctor, cmd_hardware, cmd_providers, cmd_settings, cmd_keys, cmd_tenants, cmd_budgets, cmd_audit, cmd_config, cmd_migrate, cmd_upgrade, cmd_help, cmd_version;
+	cmd_doctor, cmd_hardware, cmd_providers, cmd_settings, cmd_keys, cmd_tenants, cmd_budgets, cmd_audit, cmd_config, cmd_migrate, cmd_upgrade,
+	cmd_runpod_worker, cmd_help, cmd_version;
 #endif

@@ -11,7 +11,7 @@
 const struct command *const commands[] = {
 	&cmd_serve, &cmd_status, &cmd_models, &cmd_jobs, &cmd_chat, &cmd_usage, &cmd_events, &cmd_prices, &cmd_savings, &cmd_quality, &cmd_tests, &cmd_explain,
 	&cmd_doctor, &cmd_hardware, &cmd_providers, &cmd_settings,
-	&cmd_keys, &cmd_tenants, &cmd_budgets, &cmd_audit, &cmd_config, &cmd_migrate, &cmd_upgrade, &cmd_help, &cmd_version, NULL
+	&cmd_keys, &cmd_tenants, &cmd_budgets, &cmd_audit, &cmd_config, &cmd_migrate, &cmd_upgrade, &cmd_runpod_worker, &cmd_help, &cmd_version, NULL
 };
 
 static int say(struct cli *c, int status, const char *before, const char *fmt, va_list ap, const char *after)
@@ -205,26 +205,28 @@ static bool is_for_serve(const char *word)
 	return strcmp(word, "serve") == 0 || strcmp(word, "migrate") == 0 || strncmp(word, "--dump", 6) == 0 || strcmp(word, "--check-config") == 0;
 }
 
-static int run_serve(int argc, char **argv, int (*serve)(int argc, char **argv))
+static int run_program(int argc, char **argv, char *name, const char *word, int (*program)(int argc, char **argv))
 {
 	char **words = x_calloc((size_t)argc + 2, sizeof(*words));
-	char name[] = "serve";
 	int n = 0, status;
 
 	words[n++] = name;
-	for (int i = strcmp(argv[1], "serve") == 0 ? 2 : 1; i < argc; i++)
+	for (int i = strcmp(argv[1], word) == 0 ? 2 : 1; i < argc; i++)
 		words[n++] = argv[i];
-	status = serve(n, words);
+	status = program(n, words);
 	free(words);
 	return status;
 }
 
-int cli_main(int argc, char **argv, int (*serve)(int argc, char **argv))
+int cli_main(int argc, char **argv, int (*serve)(int argc, char **argv), int (*runpod_worker)(int argc, char **argv))
 {
+	char as_serve[] = "serve", as_worker[] = "corral runpod-worker";
 	struct cli c = { .out = stdout, .err = stderr, .in_fd = STDIN_FILENO, .in_tty = isatty(STDIN_FILENO), .out_tty = isatty(STDOUT_FILENO) };
 
 	if (argc > 1 && is_for_serve(argv[1]))
-		return run_serve(argc, argv, serve);
+		return run_program(argc, argv, as_serve, "serve", serve);
+	if (argc > 1 && strcmp(argv[1], "runpod-worker") == 0)
+		return run_program(argc, argv, as_worker, "runpod-worker", runpod_worker);
 	clock_init();
 	c.colour = colours_on(stdout);
 	c.colour_err = colours_on(stderr);

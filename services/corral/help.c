@@ -75,7 +75,7 @@ void help_command(struct buf *b, const struct command *c)
 {
 	buf_printf(b, "Usage: corral %s [OPTION ...]%s%s\n\n%s\n", c->name, *c->args ? " " : "", c->args, c->summary);
 	add_paragraphs(b, c->text);
-	if (c != &cmd_serve && c != &cmd_migrate) {
+	if (c != &cmd_serve && c != &cmd_migrate && c != &cmd_runpod_worker) {
 		buf_addz(b, "\nOptions:\n");
 		add_flags(b, c->flags);
 		add_flags(b, common_flags);
@@ -200,5 +200,19 @@ const struct command cmd_migrate = {
 	.examples = (const struct example[]){
 		{ "corral migrate --config corral.yaml", "What the services of this file need." },
 		{ "CORRAL_DB=postgresql://corral@db.example/corral corral migrate", "A server that the environment names." },
+		{ 0 } },
+};
+
+/* --- runpod-worker: the same --- */
+
+const struct command cmd_runpod_worker = {
+	.name = "runpod-worker", .args = "", .summary = "Serve a job queue of RunPod with a gateway, until SIGTERM.", .run = serve_run,
+	.text = "It takes jobs, has the gateway do them, and hands in what comes of them, piece by piece where a stream was asked for. What it needs to know RunPod has "
+		"set for its workers: RUNPOD_WEBHOOK_GET_JOB and RUNPOD_WEBHOOK_POST_OUTPUT (both needed), RUNPOD_WEBHOOK_POST_STREAM, RUNPOD_WEBHOOK_PING, "
+		"RUNPOD_PING_INTERVAL, RUNPOD_AI_API_KEY, RUNPOD_POD_ID. The gateway is CORRAL_URL, else http://127.0.0.1:8100, and its key CORRAL_API_KEY. "
+		"'corral runpod-worker --help' lists its options.",
+	.examples = (const struct example[]){
+		{ "corral runpod-worker", "In a container of RunPod, beside 'corral serve'." },
+		{ "corral runpod-worker --url http://10.0.0.5:8100 --jobs 8", "A gateway elsewhere, eight jobs at once." },
 		{ 0 } },
 };

@@ -6,6 +6,7 @@
 #include "services/gateway/service.h"
 #include "services/hardware-probe/service.h"
 #include "services/model-registry/service.h"
+#include "services/runpod-worker/service.h"
 #include "services/selector/service.h"
 #include "services/usage-tracker/service.h"
 
@@ -20,9 +21,12 @@ static int serve(int argc, char **argv)
 	return svc_main_all("corral", summary, services, sizeof(services) / sizeof(*services), argc, argv);
 }
 
+/* Not among the services: whoever serves a queue runs it beside them. */
+static int runpod_worker(int argc, char **argv) { return svc_main(&runpod_worker_service, argc, argv); }
+
 int main(int argc, char **argv)
 {
 	cli_services = services;
 	cli_n_services = sizeof(services) / sizeof(*services);
-	return cli_main(argc, argv, serve);
+	return cli_main(argc, argv, serve, runpod_worker);
 }

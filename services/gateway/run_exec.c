@@ -77,27 +77,6 @@ static void flush(struct loop_timer *t)
 
 /* --- what is answered --- */
 
-/* A JSON text on one line: what a backend said is passed on, but not before it was seen to be JSON. */
-static void add_json(struct buf *b, struct str text)
-{
-	struct arena *mem = arena_new(4096);
-	struct json doc;
-	struct why why;
-	size_t from = b->n;
-
-	if (json_parse(&doc, mem, text, &(struct json_limits){ .max_depth = 128, .max_nodes = 10000000 }, &why) == ERR_OK) {
-		buf_str(b, str_trim(text));
-		for (size_t i = from; i < b->n; i++)
-			if (b->p[i] == '\n' || b->p[i] == '\r')
-				b->p[i] = ' ';
-	} else {
-		buf_char(b, '"');
-		json_escape(b, text);
-		buf_char(b, '"');
-	}
-	arena_free(mem);
-}
-
 static void say(struct run_exec *e, struct str piece)
 {
 	size_t held;
@@ -105,7 +84,7 @@ static void say(struct run_exec *e, struct str piece)
 	if (e->leave)
 		return;
 	pthread_mutex_lock(&e->lock);
-	add_json(&e->pieces, piece);
+	json_one_line(&e->pieces, piece);
 	buf_char(&e->pieces, '\n');
 	e->n_pieces++;
 	held = e->pieces.n;
@@ -194,7 +173,7 @@ void run_request_ended(struct req *r)
 	if (e->state == RUN_COMPLETED && e->form == RUN_WHOLE) {
 		struct buf text = { 0 };
 
-		add_json(&text, buf_as_str(&e->whole));
+		json_one_line(&text, buf_as_str(&e->whole));
 		buf_free(&e->whole);
 		e->whole = text;
 	} else {

@@ -18,9 +18,9 @@ static void becomes(const char *body, const char *path, const char *sent)
 	struct run_input in;
 
 	assert_int_equal(read(body, &in), ERR_OK);
-	assert_true(str_eqz(in.path, path));
-	if (!str_eqz(in.body, sent))
-		fail_msg("%s became " STR_FMT ", not %s", body, STR_ARG(in.body), sent);
+	assert_true(str_eqz(in.job.path, path));
+	if (!str_eqz(in.job.body, sent))
+		fail_msg("%s became " STR_FMT ", not %s", body, STR_ARG(in.job.body), sent);
 }
 
 static void refused(const char *body, enum err code, const char *field)

@@ -16,10 +16,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct why why = { 0 };
 
 	if (run_input_read(&in, str_n((const char *)data, size), mem, &why) == ERR_OK) {
-		enum err err = json_parse(&doc, mem, in.body, NULL, &why);
+		enum err err = json_parse(&doc, mem, in.job.body, NULL, &why);
 
 		/* two equal keys, of the input and of its sampling parameters, or a node too many are found by who reads it */
-		if (!in.path.n || !in.body.n || in.body.p[0] != '{' || (err == ERR_OK && json_kind(&doc, 0) != JSON_OBJECT))
+		if (!in.job.path.n || !in.job.body.n || in.job.body.p[0] != '{' || (err == ERR_OK && json_kind(&doc, 0) != JSON_OBJECT))
 			abort();
 	} else if (why.code == ERR_OK || !why.text[0]) {
 		abort();

@@ -23,10 +23,10 @@ static enum err check(struct req *r, const struct run_input *in, struct why *why
 	struct llm_in read = { 0 };
 	struct str param;
 
-	route = route_find(&head, in->path, &param, why);
+	route = route_find(&head, in->job.path, &param, why);
 	if (!route || why->code || !asks_a_model(route))
-		return err_field(why, ERR_INVALID, "input", "'" STR_FMT "' is no route that asks a model", STR_ARG(in->path));
-	return llm_read(&read, route->dialect, route->op, in->body, STR(""), r->mem, why);
+		return err_field(why, ERR_INVALID, "input", "'" STR_FMT "' is no route that asks a model", STR_ARG(in->job.path));
+	return llm_read(&read, route->dialect, route->op, in->job.body, STR(""), r->mem, why);
 }
 
 static char *z(struct arena *mem, struct str s) { return arena_dup(mem, s.p ? s.p : "", s.n); }
@@ -70,8 +70,8 @@ static enum step submit(struct req *r, int64_t wait_ms)
 	a = ask_new(r, runs_submit);
 	q = run_ask(a, r);
 	q->wait_ms = wait_ms;
-	q->run = (struct run){ .tenant = q->tenant, .key_id = z(a->mem, r->key_id), .role = r->who.role, .path = z(a->mem, in.path),
-		.body = arena_str(a->mem, in.body), .execution_ms = in.execution_ms ? in.execution_ms : cfg->request_timeout,
+	q->run = (struct run){ .tenant = q->tenant, .key_id = z(a->mem, r->key_id), .role = r->who.role, .path = z(a->mem, in.job.path),
+		.body = arena_str(a->mem, in.job.body), .execution_ms = in.execution_ms ? in.execution_ms : cfg->request_timeout,
 		.expires_us = (in.ttl_ms ? in.ttl_ms : TTL_MS) * 1000 };
 	return ask_send(a);
 }
