@@ -211,6 +211,13 @@ def test_a_pod_has_the_time_to_end(objects):
         assert service.pod["spec"]["terminationGracePeriodSeconds"] == drain + int(hook[7:-1]) + 15
 
 
+def test_a_pod_of_the_old_version_is_not_made_again(objects):
+    """Without a partition the controller may do that without end, where a version has fewer replicas than the one before."""
+    for service in services(objects):
+        if service.workload["kind"] == "StatefulSet":
+            assert service.workload["spec"]["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}
+
+
 def test_pods_may_do_little(objects):
     for service in services(objects):
         pod = service.pod["spec"]

@@ -295,9 +295,7 @@ def states(release):
 
 
 def cycle_of(cluster, helm, two):
-    """One cycle; a failed one is told in full and made once more in a namespace of its own: what fails twice is
-    not chance. With --standbys a rollback from two writers to one stood still, once for 300 s and twice for longer than
-    100 s, in five cycles; whether by the chart, the controllers or kwok is not known yet."""
+    """One cycle; a failed one is told in full and made once more in a namespace of its own: what fails twice is not chance."""
     release = Release(cluster, helm, helm)
     try:
         cycle(release, two)

@@ -506,7 +506,10 @@ spec:
   {{- if $service.storage.size }}
   serviceName: {{ include "corral.fullname" $ }}-{{ $name }}
   podManagementPolicy: Parallel
-  updateStrategy: {type: RollingUpdate}
+  {{- /* The partition is Kubernetes' own default, said all the same: where rollingUpdate is not there its controller makes a pod again in the old version while
+         status.currentReplicas is above 0, and that status cannot be saved (-1) where pods of the old version go and are replaced in one turn, as when
+         a new version has fewer replicas. Then it makes and deletes that pod for ever. */}}
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 0}}
   {{- else }}
   strategy: {type: {{ ternary "RollingUpdate" "Recreate" (gt (int $service.replicas) 1) }}}
   {{- end }}
