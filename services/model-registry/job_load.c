@@ -176,6 +176,38 @@ static void preload_go(struct job *j)
 		loaded(j, b, f);          /* it holds its model as long as it runs */
 }
 
+/* The model that it waits for; NULL: for none, or the engine is not one that loads by itself. */
+static const struct found *waits_for(const struct job *j)
+{
+	struct backend *b = j->kind == JOB_PRELOAD && j->fetch ? jobs_backend(j->jobs, j->backend) : NULL;
+	const struct found *f = b && b->kind == &kind_ollama ? held_model(b, str_of(j->model)) : NULL;
+
+	return f && !f->loaded ? f : NULL;
+}
+
+void jobs_loads(const struct jobs *jobs, struct arena *mem, Corral__LeaseRequest *ret)
+{
+	size_t n = 0;
+
+	for (const struct list *it = jobs ? jobs->all.next : NULL; it && it != &jobs->all; it = it->next)
+		n += waits_for(list_entry(it, struct job, node)) != NULL;
+	ret->active = arena_array(mem, Corral__SlotActivity *, n + 1);
+	for (const struct list *it = n ? jobs->all.next : NULL; it && it != &jobs->all; it = it->next) {
+		const struct job *j = list_entry(it, struct job, node);
+		const struct found *f = waits_for(j);
+		Corral__SlotActivity *a;
+
+		if (!f)
+			continue;
+		a = ret->active[ret->n_active++] = arena_new_of(mem, Corral__SlotActivity);
+		corral__slot_activity__init(a);
+		a->backend = (char *)(uintptr_t)j->backend;
+		a->model = (char *)(uintptr_t)f->name;
+		a->in_use = 1;
+		a->load_wait_ms = (uint64_t)(mono_us() - j->began_us) / 1000 + 1;
+	}
+}
+
 /* --- unload --- */
 
 static void unload_next(struct job *);

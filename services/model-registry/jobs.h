@@ -102,6 +102,9 @@ bool jobs_pinned(const struct jobs *, struct str model);
 bool jobs_protected(const struct registry *, struct str model, const char **why_text);
 bool jobs_protected_by_name(const struct registry *, struct str model, const char **why_text);    /* the same without the directories */
 
+/* Those that load into an Ollama and wait for it now, as activity with load_wait_ms. */
+void jobs_loads(const struct jobs *, struct arena *, Corral__LeaseRequest *ret);
+
 void job_pb(const struct job *, struct arena *, Corral__Job *);
 const char *job_kind_name(enum job_kind);
 

@@ -26,6 +26,8 @@ struct lender {
 	unsigned gateways;            /* as told last */
 	void (*heard)(void *arg, const Corral__LeaseRequest *);
 	void *arg;
+	void (*loads)(void *arg, struct arena *, Corral__LeaseRequest *);
+	void *loads_arg;
 	uint64_t epoch;
 	char *path;                   /* who holds slots, for the start after this one; NULL = not kept */
 	struct buf kept;              /* what is in it */
@@ -125,6 +127,12 @@ void lender_tell(struct lender *l, void (*heard)(void *arg, const Corral__LeaseR
 	l->arg = arg;
 }
 
+void lender_loads(struct lender *l, void (*loads)(void *arg, struct arena *, Corral__LeaseRequest *), void *arg)
+{
+	l->loads = loads;
+	l->loads_arg = arg;
+}
+
 void lender_set_totals(struct lender *l, const Corral__ModelSnapshot *snapshot) { slots_set_totals(l->slots, snapshot); }
 
 void lender_free(struct lender *l)
@@ -138,6 +146,18 @@ void lender_free(struct lender *l)
 	buf_free(&l->kept);
 	free(l->path);
 	free(l);
+}
+
+/* As if a gateway said so that has no other name than zeros. */
+static void hear_own(struct lender *l, struct arena *mem)
+{
+	static uint8_t nobody[16];
+	Corral__LeaseRequest own = CORRAL__LEASE_REQUEST__INIT;
+
+	own.gateway = (ProtobufCBinaryData){ sizeof(nobody), nobody };
+	if (l->loads)
+		l->loads(l->loads_arg, mem, &own);
+	turns_hear(l->turns, &own, mono_us());
 }
 
 static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRequest *request, Corral__LeaseReply_Closure closure, void *closure_data)
@@ -157,6 +177,7 @@ static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRe
 	if (slots_lease(l->slots, request, mono_us(), mem, &reply, &why) == ERR_OK) {
 		keep(l);
 		turns_hear(l->turns, request, mono_us());
+		hear_own(l, mem);
 		turns_put(l->turns, ((const struct registry_config *)svc_config(l->svc))->hand_over_after, mono_us(), mem, &reply);
 		closure(&reply, closure_data);
 	} else {

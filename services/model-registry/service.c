@@ -126,6 +126,8 @@ static bool start_jobs(struct keeper *keeper, struct why *why)
 
 static void on_lease(void *arg, const Corral__LeaseRequest *request) { health_hear(((struct keeper *)arg)->health, request); }
 
+static void on_loads(void *arg, struct arena *mem, Corral__LeaseRequest *r) { jobs_loads(((struct keeper *)arg)->jobs, mem, r); }
+
 static bool start(struct svc *svc, struct why *why)
 {
 	struct keeper *keeper = x_calloc(1, sizeof *keeper);
@@ -153,6 +155,7 @@ static bool start(struct svc *svc, struct why *why)
 		lender_set_totals(keeper->lender, keeper->registry->last);
 	keeper->health = health_new(keeper->registry, svc_state_dir(svc));
 	lender_tell(keeper->lender, on_lease, keeper);
+	lender_loads(keeper->lender, on_loads, keeper);
 	keeper->preload = preload_new(svc, &keeper->jobs);
 	svc_set_state(svc, keeper);
 	return true;

@@ -20,7 +20,7 @@ EVERYWHERE = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls
 # These pass in all of them, too, and take so long that each runs in one process and where it is named, unless E2E_EVERYWHERE=1.
 SOMEWHERE = {f"test_{name}.py": arrangements.split() for name, arrangements in {
     "budgets": "ipc tcp", "cache": "ipc tls", "cloud": "ipc tls", "cloud_gate": "tcp remote", "experiments": "tls remote", "prices": "tcp remote", "quality": "ipc tcp",
-    "reconcile": "tls remote"}.items()}
+    "reconcile": "tls remote", "turns": "tcp"}.items()}
 
 # And these on PostgreSQL: what is kept, and comes back after a kill.
 ON_POSTGRES = {f"test_{name}.py" for name in ("access", "cli", "native", "runs")}
