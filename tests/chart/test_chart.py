@@ -332,7 +332,7 @@ def test_standbys_are_ready_and_spread(name):
         service = Service(render(values), name)
         spec = service.workload["spec"]
         assert service.workload["kind"] == kind and spec["replicas"] > 1 and service.config["standby_ready"] is True
-        assert (spec.get("updateStrategy") or spec["strategy"]) == {"type": "RollingUpdate"}
+        assert (spec.get("updateStrategy") or spec["strategy"])["type"] == "RollingUpdate"
         assert service.by_kind["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
         (spread,) = service.pod["spec"]["topologySpreadConstraints"]
         assert spread["topologyKey"] == "kubernetes.io/hostname" and spread["whenUnsatisfiable"] == "ScheduleAnyway"
