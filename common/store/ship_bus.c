@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "common/base/id.h"
 #include "common/data/log.h"
+#include "common/data/pbwire.h"
 #include "common/io/loop.h"
 #include "common/store/spool.h"
 #include "common/store/spool_file.h"
@@ -52,6 +53,24 @@ struct bus_shipper {
 	uint64_t noted;               /* what the file says */
 	struct loop_timer timer;
 };
+
+void bus_label_of(struct str payload, unsigned key_field, unsigned trace_field, struct bus_label *ret)
+{
+	struct pb_reader r = { (const uint8_t *)payload.p, (const uint8_t *)payload.p + payload.n };
+	unsigned field = 0, last = trace_field ? trace_field : key_field;
+	enum pb_wire wire;
+	const uint8_t *at;
+	uint64_t v;
+
+	while (field < last && pb_take_field(&r, &field, &wire, &v, &at)) {
+		if (field == 1 && wire == PB_BYTES)
+			ret->event_id = str_n((const char *)at, v);
+		if (field == key_field && wire == PB_BYTES)
+			ret->key = str_n((const char *)at, v);
+		if (field == trace_field && wire == PB_BYTES)
+			ret->trace = str_n((const char *)at, v);
+	}
+}
 
 static void on_timer(struct loop_timer *);
 static void on_lost(struct bus_user *);

@@ -16,6 +16,9 @@ struct spool;
 
 struct bus_label { struct str key, event_id, trace; };    /* event_id: 16 bytes, or none; trace: a trace's id and a span's, 16 and 8 bytes, or none */
 
+/* Of a packed message whose fields come in their order: 1 is its id; the key's and, where it has one (else 0), the trace's numbers are said. */
+void bus_label_of(struct str payload, unsigned key_field, unsigned trace_field, struct bus_label *);
+
 struct bus_ship_opts {
 	const char *dir;              /* of the spool */
 	const struct spool *spool;    /* its writer, when that is in this process and outlives the shipper */

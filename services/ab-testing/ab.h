@@ -9,6 +9,7 @@
 #include "common/policy/arms.h"
 #include "common/policy/experiment_lately.h"
 #include "common/policy/sequential.h"
+#include "common/store/bus.h"
 #include "common/store/db.h"
 #include "common/svc/svc.h"
 #include "experiments.pb-c.h"
@@ -42,6 +43,18 @@ struct notes {
 	bool due, asking;
 };
 
+/* Events on their way to the bus. */
+struct herald {
+	char dir[1024];               /* of the spool; "" = they stay in the table (tests) */
+	const struct bus_config *bus; /* NULL: without */
+	void (*on_state)(void *svc, bool ok, const char *text);      /* of Kafka */
+	struct spool *spool;          /* NULL: not open */
+	struct bus_producer *producer;        /* with Kafka, as the next */
+	struct bus_shipper *shipper;
+	int64_t last, spooled;        /* numbers of the last one, and of the last one in the spool */
+	bool due, told;
+};
+
 struct ab {
 	struct svc *svc;
 	struct db *db;
@@ -50,6 +63,7 @@ struct ab {
 	struct arena *mem;            /* of the ask in hand */
 	uint64_t cursor;
 	struct notes notes;
+	struct herald herald;
 };
 
 /* --- trials.c: what there is, and its states --- */
@@ -62,7 +76,13 @@ bool trial_is_over(const Corral__Experiment *);
 enum err trial_create(struct ab *, const Corral__CreateExperimentRequest *, int64_t now_us, struct trial **ret, struct why *);
 /* Brings it into another state, with champions, in one transaction, and tells the gateways. 'arm' is for a promotion; by_itself: nobody asked for it, so
  * it is noted for the audit log in that transaction. */
-struct change { Corral__ExperimentAct act; const char *arm, *reason; bool by_itself; };
+struct change {
+	Corral__ExperimentAct act;
+	const char *arm, *reason;
+	bool by_itself;
+	const char *by;               /* who asked, when somebody did */
+	const char *guard_arm, *guard_metric;         /* a guard broke there; NULL = none did */
+};
 enum err trial_change(struct ab *, struct trial *, const struct change *, int64_t now_us, struct why *);
 /* Once: that its units do not come in the proportion of the weights. */
 bool trial_split(struct ab *, struct trial *, const char *words, int64_t now_us, struct why *);
@@ -78,6 +98,14 @@ bool notes_load(struct ab *, struct why *);
 /* In the transaction of the deed. action: "tests.rollback"; words: why. */
 bool note_deed(struct ab *, const Corral__Experiment *, const char *action, const char *words, int64_t now_us, struct why *);
 void notes_tell(struct ab *);         /* now and then: what access may lack */
+
+/* --- news.c: what becomes of experiments, for the bus --- */
+struct news { const char *kind, *arm, *metric, *reason, *by; };
+bool news_load(struct ab *, struct why *);
+/* In the transaction of the deed. */
+bool news_note(struct ab *, const Corral__Experiment *, const struct news *, int64_t now_us, struct why *);
+void news_send(struct ab *);          /* now and then: what the bus may lack */
+void news_close(struct ab *);
 
 /* --- results.c: outcomes into sums --- */
 bool results_load(struct ab *, struct trial *, struct why *);

@@ -13,6 +13,8 @@
 
 #include "common/base/id.h"
 #include "common/store/db_test.h"
+#include "common/store/spool.h"
+#include "events.pb-c.h"
 #include "services/ab-testing/ab.h"
 #include "services/ab-testing/sql.h"
 
@@ -36,6 +38,7 @@ static void open_it(struct fixture *f)
 
 static void close_it(struct fixture *f)
 {
+	news_close(&f->ab);
 	trials_free(&f->ab);
 	arena_free(f->ab.mem);
 	db_close(f->ab.db);
@@ -196,6 +199,82 @@ static void a_champion_is_followed_and_comes_back(void **state)
 	assert_int_equal(champions(f, &model), 0);
 }
 
+/* --- events --- */
+
+/* "started started paused": the kinds in the spool, in order. */
+static const char *told(struct fixture *f)
+{
+	const char *all = "";
+	struct why why;
+	struct spool_reader *r = spool_reader_open(arena_printf(f->mem, "%s/spool/experiments-0", f->dir), 0, &why);
+	struct str payload;
+	uint64_t at, next;
+	uint8_t type;
+
+	assert_non_null(r);
+	while (spool_read(r, &type, &payload, &at, &next, &why) > 0) {
+		Corral__ExperimentEvent *e = ab_unpack(f->mem, &corral__experiment_event__descriptor, payload);
+
+		assert_true(e && e->event_id.len == 16 && *e->experiment_id && *e->by);
+		all = arena_printf(f->mem, "%s%s%s%s", all, *all ? " " : "", e->kind, *e->arm ? arena_printf(f->mem, ":%s/%s", e->arm, e->model) : "");
+	}
+	spool_reader_close(r);
+	return all;
+}
+
+static bool count_it(void *arg, const struct db_row *row)
+{
+	*(int *)arg += 1;
+	return db_int(row, 0) > 0;
+}
+
+static int waiting(struct fixture *f)
+{
+	struct why why;
+	int n = 0;
+
+	assert_true(db_run(f->ab.db, X_EVENTS, (struct db_value[]){ DB_I(0), DB_I(100) }, 2, count_it, &n, NULL, &why));
+	return n;
+}
+
+static void tell_all(struct fixture *f)
+{
+	snprintf(f->ab.herald.dir, sizeof(f->ab.herald.dir), "%s/spool", f->dir);
+	for (int i = 0; i < 2000 && (news_send(&f->ab), f->ab.herald.due); i++)
+		usleep(10000);            /* for the spool's own thread to bring it to the disk */
+	assert_false(f->ab.herald.due);
+	assert_int_equal(waiting(f), 0);
+}
+
+/* Kept with the deed, and told when the spool can be had: once, in order. */
+static void what_becomes_of_experiments_is_told(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "one", "two", 10));
+	struct why why = { 0 };
+
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_PAUSE, "", T0), ERR_OK);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_PAUSE, "", T0), ERR_CONFLICT);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_RESUME, "", T0), ERR_OK);
+	news_send(&f->ab);                /* no spool yet */
+	assert_int_equal(waiting(f), 3);
+	close_it(f);                      /* as a kill leaves it */
+	open_it(f);
+	tell_all(f);
+	assert_string_equal(told(f), "started paused resumed");
+	t = list_entry(f->ab.trials.next, struct trial, node);
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, "b", T0 - 5000000), ERR_OK);   /* a clock that was set back */
+	assert_int_equal(trial_change(&f->ab, t, &(struct change){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", "it broke", true, .guard_arm = "b", .guard_metric = "cost" },
+				      T0 + 9, &why), ERR_OK);
+	t = make(f, said(f, "other", "two", 10));
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0 + 9), ERR_OK);
+	tell_all(f);
+	assert_string_equal(told(f), "started paused resumed promoted:b/two guard_breached:b/two rolled_back started stopped");
+	news_close(&f->ab);
+	tell_all(f);
+	assert_string_equal(told(f), "started paused resumed promoted:b/two guard_breached:b/two rolled_back started stopped");
+}
+
 /* --- outcomes --- */
 
 struct of_request { unsigned number; const char *arm; bool ok; int said; unsigned rating; int64_t ms; };
@@ -348,6 +427,8 @@ static void a_broken_guard_rolls_back(void **state)
 	assert_string_equal(line->actor, "system");
 	assert_string_equal(line->object, t->e->id);
 	assert_non_null(strstr(line->detail, "guard success broke: arm 'b'"));
+	tell_all(f);
+	assert_string_equal(told(f), "started guard_breached:b/two rolled_back");
 }
 
 static struct trial *again(struct fixture *f)
@@ -493,7 +574,7 @@ int main(void)
 		T(an_arm_that_turns_bad_after_long_rolls_back), T(words_that_come_late_are_news),
 		T(a_winner_is_promoted_when_its_guards_are_clear),
 		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(a_shadow_counts_by_its_answers_alone),
-		T(units_out_of_proportion_promote_nobody),
+		T(what_becomes_of_experiments_is_told), T(units_out_of_proportion_promote_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

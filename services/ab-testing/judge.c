@@ -228,14 +228,14 @@ static struct change rule(const struct trial *t, int64_t now_us, struct arena *m
 
 	switch (v.kind) {
 	case VERDICT_ROLLBACK:
-		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", words, true };
+		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK, "", words, .by_itself = true, .guard_arm = arm, .guard_metric = metric_name(v.metric) };
 	case VERDICT_PROMOTE:
-		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, arm, words, true };
+		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, arm, words, .by_itself = true };
 	case VERDICT_KEEP:
-		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_STOP, arm, words, true };
+		return (struct change){ CORRAL__EXPERIMENT_ACT__ACT_STOP, arm, words, .by_itself = true };
 	default:
-		return over ? (struct change){ CORRAL__EXPERIMENT_ACT__ACT_STOP, "", arena_printf(mem, "its time is over: %s", words), true } :
-			      (struct change){ CORRAL__EXPERIMENT_ACT__ACT_NONE, "", words, true };
+		return over ? (struct change){ CORRAL__EXPERIMENT_ACT__ACT_STOP, "", arena_printf(mem, "its time is over: %s", words), .by_itself = true } :
+			      (struct change){ CORRAL__EXPERIMENT_ACT__ACT_NONE, "", words, .by_itself = true };
 	}
 }
 

@@ -10,12 +10,13 @@
 #include "services/ab-testing/sql.h"
 
 #define C struct ab_config
-struct ab_config { const char *ab_db; int64_t outcomes_every; };
+struct ab_config { const char *ab_db; int64_t outcomes_every; struct bus_config bus; };
 
 static const struct opt options[] = {
 	OPT(C, STRING, ab_db, "", "Database of experiments and what came of them, sqlite:PATH or postgresql://…; empty = as 'db' says, else experiments.db in the service's state directory."),
 	OPT(C, DURATION, outcomes_every, "1s", "How often the ledger is asked for what became of requests in experiments; then each is looked at again, guards first.", .min = 50,
 	    .max = 60000, .live = true),
+	BUS_OPTIONS(C, bus),
 	OPT_END
 };
 #undef C
@@ -196,7 +197,7 @@ static void on_change(Corral__Experiments_Service *rpc, const Corral__ChangeExpe
 	if (q->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE && !*arm)
 		arm = ahead(s, t);
 	reason = *q->reason ? arena_printf(s->ab.mem, "%s (%s)", q->reason, by) : arena_printf(s->ab.mem, "by hand (%s)", by);
-	err = trial_change(&s->ab, t, &(struct change){ q->act, q->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? arm : "", reason, false }, wall_us(), &why);
+	err = trial_change(&s->ab, t, &(struct change){ q->act, q->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? arm : "", reason, .by = by }, wall_us(), &why);
 	store_state(s, err != ERR_STORE_FAILED, &why);
 	tell(s);
 	if (err == ERR_OK)
@@ -249,6 +250,7 @@ static void tick(struct loop_timer *t)
 
 	loop_timer_set(svc_loop(s->ab.svc), t, cfg->outcomes_every * 1000, tick);
 	notes_tell(&s->ab);
+	news_send(&s->ab);
 	if (s->asking)
 		return;
 	if (list_empty(&s->ab.trials))
@@ -271,12 +273,25 @@ static void stop(struct svc *svc)
 	if (!s)
 		return;
 	loop_timer_del(&s->timer);
+	news_send(&s->ab);
+	news_close(&s->ab);
 	snapshot_pub_free(s->ab.pub);
 	trials_free(&s->ab);
 	arena_free(s->ab.mem);
 	db_close(s->ab.db);
 	free(s);
 	svc_set_state(svc, NULL);
+}
+
+static void on_bus_state(void *svc, bool ok, const char *text) { svc_want(svc, "bus", ok, text); }
+
+static void herald_set(struct ab_service *s)
+{
+	const struct ab_config *cfg = svc_config(s->ab.svc);
+
+	s->ab.herald.bus = &cfg->bus;
+	s->ab.herald.on_state = on_bus_state;
+	snprintf(s->ab.herald.dir, sizeof(s->ab.herald.dir), "%s/spool", svc_state_dir(s->ab.svc));
 }
 
 static bool store_open(struct ab_service *s, struct why *why)
@@ -316,6 +331,9 @@ static bool start(struct svc *svc, struct why *why)
 		stop(svc);
 		return false;
 	}
+	herald_set(s);
+	if (bus_is_kafka(s->ab.herald.bus))
+		svc_want(svc, "bus", false, "not heard from the brokers yet");
 	serve(s);
 	svc_need(svc, "experiments store", true, "");
 	tell(s);
@@ -326,9 +344,12 @@ static bool start(struct svc *svc, struct why *why)
 static bool reload(struct svc *svc, struct why *why)
 {
 	(void)why;
+	herald_set(svc_state(svc));       /* where the options are from now on */
 	svc_reloaded(svc);
 	return true;
 }
+
+static enum err check(const void *config, struct why *why) { return bus_check(&((const struct ab_config *)config)->bus, why); }
 
 const struct svc_def ab_testing_service = {
 	.name = "ab-testing",
@@ -341,6 +362,7 @@ const struct svc_def ab_testing_service = {
 	.n_metrics = M_COUNT,
 	.admin_port = 8114,
 	.rpc_port = 7114,
+	.check = check,
 	.start = start,
 	.reload = reload,
 	.stop = stop,

@@ -30,6 +30,11 @@ const char *const ab_sql[X_STATEMENTS] = {
 	[X_NOTE_PUT] = "INSERT INTO notes (number, body) VALUES (?1, ?2)",
 	[X_NOTE_LAST] = "SELECT COALESCE(MAX(number), 0) FROM notes",
 	[X_NOTES] = "SELECT number, body FROM notes WHERE number >= ?1 ORDER BY number LIMIT ?2",
+
+	[X_EVENT_PUT] = "INSERT INTO events (number, body) VALUES (?1, ?2)",
+	[X_EVENT_LAST] = "SELECT COALESCE(MAX(number), 0) FROM events",
+	[X_EVENTS] = "SELECT number, body FROM events WHERE number > ?1 ORDER BY number LIMIT ?2",
+	[X_EVENTS_SENT] = "DELETE FROM events WHERE number <= ?1",
 };
 
 const struct db_migration ab_migrations[] = {
@@ -47,5 +52,7 @@ const struct db_migration ab_migrations[] = {
 	     "CREATE TABLE points (experiment_id TEXT NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (experiment_id, at_us));" },
 	/* What was done by itself: packed messages of access.proto, for the audit log; number grows, about microseconds. */
 	{ 2, "CREATE TABLE notes (number BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (number));" },
+	/* Packed messages ExperimentEvent on their way to the bus (news.c). */
+	{ 3, "CREATE TABLE events (number BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (number));" },
 	{ 0 }
 };

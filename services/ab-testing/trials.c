@@ -90,7 +90,7 @@ static bool load_cursor(void *arg, const struct db_row *row)
 bool trials_load(struct ab *ab, struct why *why)
 {
 	bool ok = db_run(ab->db, X_EXPERIMENTS, NULL, 0, load_one, ab, NULL, why) && db_run(ab->db, X_CURSOR, NULL, 0, load_cursor, ab, NULL, why) &&
-		  notes_load(ab, why);
+		  notes_load(ab, why) && news_load(ab, why);
 
 	list_each(it, &ab->trials)
 		ok = ok && results_load(ab, list_entry(it, struct trial, node), why);
@@ -224,13 +224,25 @@ static bool put(struct ab *ab, struct arena *mem, const Corral__Experiment *e, s
 	return db_run(ab->db, X_EXPERIMENT_PUT, (struct db_value[]){ DB_Z(e->id), DB_I(e->created_at_us), DB_B(ab_pack(mem, &e->base)) }, 3, NULL, NULL, NULL, why);
 }
 
+static bool put_new(struct ab *ab, struct arena *mem, const Corral__Experiment *e, int64_t now_us, struct why *why)
+{
+	const struct news started = { "started", "", "", "", e->created_by };
+
+	if (!db_begin(ab->db, why))
+		return false;
+	if (put(ab, mem, e, why) && news_note(ab, e, &started, now_us, why) && db_commit(ab->db, why))
+		return true;
+	db_rollback(ab->db);
+	return false;
+}
+
 enum err trial_create(struct ab *ab, const Corral__CreateExperimentRequest *q, int64_t now_us, struct trial **ret, struct why *why)
 {
 	struct arena *mem = arena_new(2048);
 	Corral__Experiment *e = copy(mem, q->experiment);
 	enum err err = complete(ab, q, e, mem, now_us, why);
 
-	if (err == ERR_OK && !put(ab, mem, e, why))
+	if (err == ERR_OK && !put_new(ab, mem, e, now_us, why))
 		err = why->code;
 	if (err != ERR_OK) {
 		arena_free(mem);
@@ -334,6 +346,16 @@ static const char *deed(Corral__ExperimentAct act)
 	return act == CORRAL__EXPERIMENT_ACT__ACT_ROLLBACK ? "tests.rollback" : act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? "tests.promote" : "tests.stop";
 }
 
+/* A guard that broke is said first, and then what followed. */
+static bool news_of(struct ab *ab, const Corral__Experiment *e, const struct change *c, int64_t now_us, struct why *why)
+{
+	static const char *const kinds[] = { "", "paused", "resumed", "stopped", "promoted", "rolled_back" };
+	const char *by = c->by_itself ? "system" : c->by ? c->by : "no key";
+	const struct news broke = { "guard_breached", c->guard_arm, c->guard_metric, e->reason, by }, became = { kinds[c->act], e->winner, "", e->reason, by };
+
+	return (!c->guard_arm || news_note(ab, e, &broke, now_us, why)) && news_note(ab, e, &became, now_us, why);
+}
+
 static bool write_change(struct ab *ab, const struct trial *t, const Corral__Experiment *e, const struct change *c, struct arena *mem, int64_t now_us, struct why *why)
 {
 	int arm = c->act == CORRAL__EXPERIMENT_ACT__ACT_PROMOTE ? trial_arm(t, e->winner) : -1;
@@ -348,6 +370,8 @@ static bool write_change(struct ab *ab, const struct trial *t, const Corral__Exp
 		ok = dethrone(ab, e, mem, now_us, why);
 	if (ok && c->by_itself)
 		ok = note_deed(ab, e, deed(c->act), e->reason, now_us, why);
+	if (ok)
+		ok = news_of(ab, e, c, now_us, why);
 	if (ok && db_commit(ab->db, why))
 		return true;
 	db_rollback(ab->db);

@@ -27,11 +27,12 @@ static const struct flag flags[] = {
 };
 #undef O
 
-static const struct kind { const char *topic, *spool; const ProtobufCMessageDescriptor *descriptor; uint8_t type_min, type_max; } kinds[] = {
-	{ "usage.v1", "usage-", &corral__usage_event__descriptor, 1, 3 },
-	{ "decision.v1", "decisions-", &corral__decision_event__descriptor, 16, 16 },
-	{ "task-completed.v1", NULL, &corral__task_completed_event__descriptor, 0, 0 },
-	{ "feedback.v1", NULL, &corral__feedback_event__descriptor, 0, 0 },
+static const struct kind { const char *topic, *service, *spool; const ProtobufCMessageDescriptor *descriptor; uint8_t type_min, type_max; } kinds[] = {
+	{ "usage.v1", "gateway", "usage-", &corral__usage_event__descriptor, 1, 3 },
+	{ "decision.v1", "gateway", "decisions-", &corral__decision_event__descriptor, 16, 16 },
+	{ "experiments.v1", "ab-testing", "experiments-", &corral__experiment_event__descriptor, 1, 1 },
+	{ "task-completed.v1", NULL, NULL, &corral__task_completed_event__descriptor, 0, 0 },
+	{ "feedback.v1", NULL, NULL, &corral__feedback_event__descriptor, 0, 0 },
 };
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
@@ -271,9 +272,9 @@ static enum err tail_spools(struct tail *t, const char *state_dir, bool from_beg
 
 	if (!t->kind || !t->kind->spool) {
 		free(s);
-		return err_set(why, ERR_INVALID, "with bus=local: there are the topics usage.v1 and decision.v1 alone; %s needs a bus=kafka:", t->topic);
+		return err_set(why, ERR_INVALID, "with bus=local: there are the topics usage.v1, decision.v1 and experiments.v1 alone; %s needs a bus=kafka:", t->topic);
 	}
-	snprintf(root, sizeof(root), "%s/gateway/spool", state_dir);
+	snprintf(root, sizeof(root), "%s/%s/spool", state_dir, t->kind->service);
 	spools_look(t, s, root, from_beginning);
 	while (!interrupted && (!t->idle_ms || mono_us() - heard_us < t->idle_ms * 1000)) {
 		unsigned n = 0;
@@ -370,9 +371,9 @@ static int run(struct cli *c)
 const struct command cmd_events = {
 	.name = "events", .args = "tail TOPIC", .summary = "Show facts as they travel, one JSON object a line.",
 	.flags = flags, .opts_size = sizeof(struct events_opts), .max_args = 2, .run = run,
-	.text = "TOPIC is usage.v1, decision.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
-		"With bus=kafka: they are read from the brokers, by whoever may read there; nothing of it is noted anywhere. With bus=local: usage.v1 and "
-		"decision.v1 are read from the gateway's spools on this machine, as far as these go back.",
+	.text = "TOPIC is usage.v1, decision.v1, experiments.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
+		"With bus=kafka: they are read from the brokers, by whoever may read there; nothing of it is noted anywhere. With bus=local: usage.v1, "
+		"decision.v1 and experiments.v1 are read from the spools of the gateway and of ab-testing on this machine, as far as these go back.",
 	.examples = (const struct example[]){
 		{ "corral events tail usage.v1", "What is used, as it is used." },
 		{ "corral events tail usage.v1.dead --from-beginning --idle 2", "What could not be understood." },

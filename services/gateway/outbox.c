@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "common/data/log.h"
-#include "common/data/pbwire.h"
 #include "common/store/ship.h"
 #include "common/store/ship_bus.h"
 #include "services/gateway/account.h"
@@ -64,27 +63,9 @@ static void acked(void *arg, uint64_t position)
 	spool_release(l->spool, position < open ? position : open);
 }
 
-/* Of a UsageEvent: 1 is its id, 7 its tenant, 50 its trace; of a DecisionEvent: 1 is its request, which is its key too. Fields come in their order. */
-static void label(struct str payload, unsigned key_field, unsigned trace_field, struct bus_label *ret)
-{
-	struct pb_reader r = { (const uint8_t *)payload.p, (const uint8_t *)payload.p + payload.n };
-	unsigned field = 0, last = trace_field ? trace_field : key_field;
-	enum pb_wire wire;
-	const uint8_t *at;
-	uint64_t v;
-
-	while (field < last && pb_take_field(&r, &field, &wire, &v, &at)) {
-		if (field == 1 && wire == PB_BYTES)
-			ret->event_id = str_n((const char *)at, v);
-		if (field == key_field && wire == PB_BYTES)
-			ret->key = str_n((const char *)at, v);
-		if (field == trace_field && wire == PB_BYTES)
-			ret->trace = str_n((const char *)at, v);
-	}
-}
-
-static void label_usage(struct str payload, struct bus_label *ret) { label(payload, 7, 50, ret); }
-static void label_decision(struct str payload, struct bus_label *ret) { label(payload, 1, 0, ret); }
+/* Of a UsageEvent 7 is its tenant, 50 its trace; of a DecisionEvent 1 is its request, which is its key too. */
+static void label_usage(struct str payload, struct bus_label *ret) { bus_label_of(payload, 7, 50, ret); }
+static void label_decision(struct str payload, struct bus_label *ret) { bus_label_of(payload, 1, 0, ret); }
 
 static void ship_by_bus(struct outbox *o, struct line *l, const struct ship_opts *s)
 {

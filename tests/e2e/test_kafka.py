@@ -169,6 +169,22 @@ def test_facts_go_through_kafka(place, backend, broker, prefix):
         assert re.fullmatch("[0-9a-f]{48}", trace) and e["headers"]["traceparent"] == f"00-{trace[:32]}-{trace[32:]}-01", e
 
 
+def test_what_becomes_of_experiments_goes_there_too(place, backend, broker, prefix):
+    corral = place("--outcomes-every", "100ms")
+    arms = [{"name": "plain", "model": "m"}, {"name": "warm", "model": "m", "parameters": {"temperature": 0.7}}]
+    test = until(lambda: (made := corral.post("/tests", {"name": "how warm", "arms": arms, "tenant_filter": "default"}))[0] == 201 and made[2], WAIT)
+    assert corral.post(f"/tests/{test['id']}/stop", {"reason": "seen enough"})[0] == 200
+
+    def told():
+        done = corral_program("events", "tail", "experiments.v1", "--from-beginning", "--idle", "2", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    events = until(lambda: len(got := told()) >= 2 and got, WAIT)
+    assert [(e["event"]["kind"], e["event"]["experiment_id"], e["key"]) for e in events] == [(kind, test["id"], "default") for kind in ("started", "stopped")]
+    assert "seen enough" in events[1]["event"]["reason"]
+    assert all(e["headers"]["schema"] == "corral.ExperimentEvent" and e["headers"]["event-id"] == e["event"]["event_id"] for e in events)
+
+
 def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
     corral = place()
     load = Load(corral, backend)

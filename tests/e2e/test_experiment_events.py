@@ -1,0 +1,47 @@
+"""experiments.v1: what becomes of experiments is told, each once and in order, also by one that was killed in between."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+from servers import ROOT, Corral, until                          # noqa: E402
+from test_experiments import Two                                 # noqa: E402
+
+PROGRAM = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
+
+
+@pytest.fixture(scope="module")
+def backend():
+    server = Two()
+    yield server
+    server.close()
+
+
+def tail(folder):
+    done = subprocess.run([PROGRAM, "events", "tail", "experiments.v1", "--from-beginning", "--idle", "1", "--state-dir", str(folder / "state")],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line)["event"] for line in done.stdout.splitlines()]
+
+
+def test_each_is_told_once_and_in_order(backend, tmp_path):
+    corral = Corral(tmp_path, {"a": ("openai", backend.url)}, "--outcomes-every", "100ms")
+    said = {"name": "which one", "model_a": "first", "model_b": "second"}
+    test = until(lambda: (made := corral.post("/tests", said))[0] == 201 and made[2])
+    for act, said in (("pause", {}), ("resume", {}), ("promote", {"arm": "b", "reason": "it reads better"})):
+        assert corral.post(f"/tests/{test['id']}/{act}", said)[0] == 200
+    corral.kill()                                                # at whatever point their telling was
+    corral = Corral(tmp_path, {"a": ("openai", backend.url)}, "--outcomes-every", "100ms")
+    assert until(lambda: (got := corral.post(f"/tests/{test['id']}/rollback", {}))[0] == 200 and got)
+    wanted = ["started", "paused", "resumed", "promoted", "rolled_back"]
+    events = until(lambda: (seen := tail(tmp_path)) and seen[-1]["kind"] == wanted[-1] and seen)
+    once = list({e["event_id"]: e for e in events}.values())
+    assert [e["kind"] for e in once] == wanted, events
+    assert {e["experiment_id"] for e in once} == {test["id"]} and {e["name"] for e in once} == {"which one"}
+    assert (once[3]["arm"], once[3]["model"]) == ("b", "second") and "it reads better" in once[3]["reason"]
+    assert all(e["by"] for e in once)
+    assert corral.close() is None
