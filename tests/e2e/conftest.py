@@ -19,7 +19,8 @@ EVERYWHERE = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls
 
 # These pass in all of them, too, and take so long that each runs in one process and where it is named, unless E2E_EVERYWHERE=1.
 SOMEWHERE = {f"test_{name}.py": arrangements.split() for name, arrangements in {
-    "budgets": "ipc tcp", "cache": "ipc tls", "cloud": "ipc tls", "cloud_gate": "tcp remote", "experiments": "tls remote", "prices": "tcp remote", "quality": "ipc tcp",
+    "budgets": "ipc tcp", "cache": "ipc tls", "cloud": "ipc tls", "canaries": "tls remote", "cloud_clients": "tcp remote",
+    "cloud_faults": "ipc remote", "cloud_gate": "tcp remote", "cloud_queue": "tls remote", "experiments": "tls remote", "prices": "tcp remote", "quality": "ipc tcp",
     "reconcile": "tls remote", "turns": "tcp"}.items()}
 
 # And these on PostgreSQL: what is kept, and comes back after a kill.

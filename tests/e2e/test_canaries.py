@@ -78,6 +78,9 @@ def test_no_canary_is_found_anywhere(place, fake):
     secret = body["secret"]
     until(lambda: http(corral.url + "/v1/models", headers={"Authorization": f"Bearer {secret}"})[0] == 200)
     until(lambda: '"oa/m"' in http(corral.url + "/v1/models", headers={"Authorization": f"Bearer {secret}"})[2])
+    for name in KINDS:                                           # its budget is known
+        ready = {"model": f"{name}/m", "messages": [{"role": "user", "content": "do: answer 1"}], "max_tokens": 9}
+        until(lambda: http(corral.url + "/v1/chat/completions", ready, "POST", headers={"Authorization": f"Bearer {secret}"})[0] == 200)
     errors = [text for name in KINDS for text in asks(corral, name, secret)]
     errors += [http(corral.url + path, body, "POST", headers={"Authorization": "Bearer " + secret + "x"})[2] for path, body in [
         ("/v1/chat/completions", b'{"model": "oa/m", "messages": [{"role": "user", "content": "' + PROMPT.encode() + b'" }'),

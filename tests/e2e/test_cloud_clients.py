@@ -131,6 +131,7 @@ class Ollama:
         return json.loads(self.ask(model, [user("do: answer")], stream, format=Trip.model_json_schema()).message.content)
 
 
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages", "ollama": "/api/chat"}
 CLIENTS = {"openai": OpenAI, "anthropic": Anthropic, "ollama": Ollama}
 
 
@@ -150,7 +151,7 @@ def corral(fake, tmp_path_factory):
     until(lambda: all(p["state"] == "ready" for p in corral.get("/providers")[2]["providers"]))
     until(lambda: {f"{name}/m" for name in FORMS} <= {m["id"] for m in corral.get("/v1/models")[2]["data"]})
     for name in FORMS:
-        until(lambda: OpenAI(corral.url).text(f"{name}/m", False))               # its budget is known
+        until(lambda: http(corral.url + PATHS["openai"], {"model": f"{name}/m", "messages": [user("x")], "max_tokens": 9}, "POST")[0] == 200)     # its budget is known
     yield corral
     assert corral.close() is None
 
@@ -218,7 +219,6 @@ REFUSED = [
     ("ollama", "oa", {"options": {"mirostat": 1}}, "mirostat"),
     ("ollama", "ge", {"options": {"repeat_penalty": 1.1}}, "repeat_penalty"),
 ]
-PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages", "ollama": "/api/chat"}
 
 
 @pytest.mark.parametrize("dialect, form, more, named", REFUSED, ids=[f"{d}-{f}-{'-'.join(m)}" for d, f, m, _ in REFUSED])
