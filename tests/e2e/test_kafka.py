@@ -13,6 +13,8 @@ import confluent_kafka
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
+import canaries                                                  # noqa: E402
+import providers                                                 # noqa: E402
 from apart import Apart                                          # noqa: E402
 from kafka import Kafka                                          # noqa: E402
 
@@ -142,6 +144,22 @@ def publish(broker, topic, *messages):
     for key, value in messages:
         producer.produce(topic, value=value, key=key)
     assert producer.flush(30) == 0
+
+
+def everything_in(broker, prefix, enough):
+    """All messages of all topics of that prefix, keys, values and headers, once 'enough' says that they are there."""
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": broker.bootstrap, "group.id": f"{prefix}all", "auto.offset.reset": "earliest"})
+    def there():
+        return [t for t in consumer.list_topics(timeout=WAIT).topics if t.startswith(prefix)]
+    until(lambda: {f"{prefix}usage.v1", f"{prefix}decision.v1"} <= set(there()), WAIT)
+    consumer.subscribe(there())
+    said, end = b"", time.monotonic() + WAIT
+    while not enough(said) and time.monotonic() < end:
+        message = consumer.poll(0.2)
+        if message is not None and not message.error():
+            said += b"\n".join([message.topic().encode(), message.key() or b"", message.value() or b"", repr(message.headers()).encode()])
+    consumer.close()
+    return said
 
 
 # --- tests ---
@@ -340,3 +358,24 @@ def test_the_broker_of_the_compose_file(broker, tmp_path):
         assert producer.flush(WAIT) == 0 and failed == [None], (failed, made.tail())
     finally:
         made.kill()
+
+
+def test_no_canary_is_in_a_topic(broker, prefix, tmp_path):
+    """The facts of requests that ended in every way: names and figures, no key and nothing that anybody said."""
+    with providers.Fake(script=["answer 3"], keys={canaries.PROVIDER_KEY}) as fake:
+        options = canaries.options(canaries.write_config(tmp_path, fake))
+        corral = Corral(tmp_path, None, *options, "--cache=off", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix, "--bus-partitions", "1")
+        try:
+            until(lambda: all(p["state"] == "ready" for p in corral.get("/providers")[2]["providers"]))
+            secret = corral.post("/keys", {"name": "bird", "role": "developer"})[2]["secret"]
+            body, head = {"messages": [{"role": "user", "content": "do: answer 1"}], "max_tokens": 9}, {"Authorization": f"Bearer {secret}"}
+            for name in canaries.KINDS:
+                until(lambda: http(corral.url + "/v1/chat/completions", {"model": f"{name}/m", **body}, "POST", headers=head)[0] == 200)
+            for name in canaries.KINDS:
+                canaries.asks(http, corral.url, name, secret)
+            n = len(canaries.KINDS) * len(canaries.FAULTS)
+            topics = everything_in(broker, prefix, lambda said: min(said.count(b"usage.v1"), said.count(b"decision.v1")) >= n)
+        finally:
+            corral.close()
+    assert b"usage.v1" in topics and b"decision.v1" in topics and canaries.found({"topics": topics}, [canaries.PLANTED])
+    assert canaries.found({"topics": topics}, (canaries.PROVIDER_KEY, secret, canaries.PROMPT, canaries.SYSTEM)) == []
