@@ -91,10 +91,13 @@ static void look(struct loop_timer *);
 
 static void tell(struct worker *w, bool ready, const char *text)
 {
-	if (ready != w->said_ready && ready)
+	bool news = !w->said || ready != w->said_ready;
+
+	if (news && ready)
 		LOG_INFO("the gateway is ready", LOG_S("gateway", w->where), LOG_I("jobs", w->room));
-	else if (ready != w->said_ready)
+	else if (news)
 		LOG_WARN("the gateway is not ready; no job is taken", LOG_S("gateway", w->where), LOG_S("error", text));
+	w->said = true;
 	w->ready = w->said_ready = ready;
 	svc_need(w->svc, "gateway", ready, text);
 	series_set(metrics_series(svc_metrics(w->svc), M_ROOM), w->room);

@@ -33,7 +33,7 @@ struct worker {
 	struct str headers;           /* of each request there: whole lines */
 	struct http_fetch *look;      /* "are you well?", "how many slots?" */
 	struct loop_timer look_timer, drain_timer;
-	bool ready, said_ready;
+	bool ready, said, said_ready;
 
 	/* the queue */
 	struct https_out *out;

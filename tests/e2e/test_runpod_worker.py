@@ -80,6 +80,17 @@ def worker(queue, gateway, tmp_path_factory):
     assert "Sanitizer" not in worker.log.read_text() and KEY not in worker.log.read_text()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def moody(gateway, tmp_path_factory):
+    """A queue of many moods, its worker, and a job there: how that went is looked at last."""
+    with Queue(KEY, "worker-2", hold=1.0) as queue:
+        queue.take_faults.extend([204, 429, b"{", 400, 500])
+        queue.job = queue.add(chat())
+        worker = Worker(tmp_path_factory.mktemp("worker"), queue, gateway.url, "--jobs=1")
+        yield queue, worker
+        assert worker.stop() == 0 and not queue.wrong
+
+
 @pytest.fixture(autouse=True)
 def answers(model):
     model.now("answer 3")
@@ -129,7 +140,6 @@ def pieces_are_whole(queue, job):
 def test_streams_come_piece_by_piece(model, queue, worker):
     model.now("answer 20 gap=10ms")
     openai, native = queue.add(chat(stream=True)), queue.add({"prompt": "x", "stream": True})
-    queue.wait(lambda: queue.pieces[openai] and not queue.answers[openai])         # before its end
     assert said_by(pieces_are_whole(queue, openai)) == WORDS(20)
     output = pieces_are_whole(queue, native)
     assert "".join(o["response"] for o in output).strip() == WORDS(20) and [o["done"] for o in output] == [False] * (len(output) - 1) + [True]
@@ -168,6 +178,7 @@ def test_what_is_cancelled_ends_at_the_backend(model, queue, worker, stream):
     job = queue.add(chat(stream=stream))
     call = call_of(model, before, 2 if stream else 0)
     queue.wait(lambda: any(job in ids for ids in queue.pings))                     # it is told as one that is under way
+    queue.wait(lambda: said_by(queue.pieces[job]) == (WORDS(2) if stream else ""))           # pieces come before there is an end
     queue.stop("somebody-elses", job)
     until(lambda: call.closed_at)
     until(lambda: [line for line in worker.lines("job") if line["job"] == job and line["result"] == "stopped"])
@@ -201,17 +212,6 @@ def test_an_answer_is_handed_in_again_until_it_is_taken(queue, worker):
     assert "413" in queue.answer(job)["error"] and len(queue.answers[job]) == 1
 
 
-def test_what_a_queue_says_of_itself(gateway, workers):
-    with Queue(KEY, "worker-2", hold=1.0) as queue:
-        queue.take_faults.extend([204, 400, b"{", 500])
-        job = queue.add(chat())
-        worker = workers(queue, gateway.url, "--jobs=1")
-        assert queue.answer(job)["output"] and not queue.take_faults
-        assert [path for _, path, _ in queue.takes if "batch" in path] == []
-        assert worker.metric('runpod_takes_total{service="runpod-worker",result="malformed"}') == 1
-        assert not queue.wrong
-
-
 def test_sigterm_lets_jobs_end(model, gateway, workers):
     with Queue(KEY, "worker-3") as queue:
         worker = workers(queue, gateway.url, "--jobs=1")
@@ -240,6 +240,63 @@ def test_a_second_signal_hurries(model, gateway, workers):
         until(lambda: call.closed_at)
 
 
+def corral_at(folder, port, model):
+    return Corral(folder, {"a": ("llamacpp", model.url)}, f"--listen=127.0.0.1:{port}")
+
+
+def test_a_gateway_that_comes_and_goes(model, tmp_path, workers):
+    with Queue(KEY, "worker-5") as queue:
+        port = free_port()
+        worker = workers(queue, f"localhost:{port}/v1", ready="livez")
+        first = queue.add(chat())
+        until(lambda: worker.lines("the gateway is not ready; no job is taken"))
+        assert http(f"{worker.admin}/readyz")[0] == 503 and not queue.takes
+        before = corral_at(tmp_path, port, model)
+        assert queue.answer(first)["output"] and http(f"{worker.admin}/readyz")[0] == 200
+
+        model.now("stall 2")
+        said = queue.add(chat(stream=True))
+        queue.wait(lambda: said_by(queue.pieces[said]) == WORDS(2))
+        model.now("hang")
+        calls = len(model.calls)
+        silent = queue.add(chat())
+        call_of(model, calls, 0)
+        model.now("answer 3")
+        before.kill()
+        assert "gateway" in queue.answer(said)["error"] and said_by(queue.pieces[said]) == WORDS(2)
+        until(lambda: [line for line in worker.lines("a job is tried again") if line["job"] == silent])
+        after = corral_at(tmp_path, port, model)
+        assert queue.answer(silent, 60)["output"] and len(queue.answers[silent]) == 1
+        assert worker.metric("runpod_job_retries_total") >= 1 and not queue.wrong
+        worker.stop()
+        assert after.close() is None
+
+
+def test_a_gateway_that_stays_away_is_an_error(model, gateway, workers, tmp_path):
+    with Queue(KEY, "worker-6") as queue:
+        running = corral_at(tmp_path, port := free_port(), model)
+        worker = workers(queue, f"http://127.0.0.1:{port}", "--job-retry=1s")
+        model.now("hang")
+        before = len(model.calls)
+        job = queue.add(chat())
+        call_of(model, before, 0)
+        running.kill()
+        assert "the gateway cannot be reached" in queue.answer(job)["error"]
+        assert worker.handle.poll() is None
+
+
+def test_llamas_words_reach_the_queue(corral, workers):
+    with Queue(KEY, "worker-7") as queue:
+        workers(queue, corral.url)
+        asked = {"model": "corral-tiny", "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 8, "temperature": 0, "seed": 1}
+        whole, streamed = queue.add(asked), queue.add({"openai_route": "/v1/chat/completions", "openai_input": {**asked, "stream": True}})
+        text = "".join(queue.answer(streamed, 60)["output"])
+        chunks = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+        assert text.endswith("data: [DONE]\n\n") and "".join(queue.pieces[streamed]) == text
+        message = queue.answer(whole, 60)["output"]["choices"][0]["message"]["content"]
+        assert message and message.strip() == said_by(chunks) and not queue.wrong
+
+
 @pytest.mark.parametrize("name, value, sentence", [("RUNPOD_WEBHOOK_GET_JOB", "", "RUNPOD_WEBHOOK_GET_JOB is not set"),
                                                    ("RUNPOD_WEBHOOK_POST_OUTPUT", "nowhere", "RUNPOD_WEBHOOK_POST_OUTPUT is no address"),
                                                    ("RUNPOD_WEBHOOK_POST_STREAM", "https://me:secret@host/", "RUNPOD_WEBHOOK_POST_STREAM is no address"),
@@ -249,3 +306,15 @@ def test_a_wrong_environment_is_named(queue, tmp_path, name, value, sentence):
     with pytest.raises(RuntimeError) as wrong:
         Worker(tmp_path / "w", queue, **{"url": "http://127.0.0.1:1", name: value} if name != "CORRAL_URL" else {"url": value})
     assert sentence in str(wrong.value) and "secret@" not in str(wrong.value)
+
+
+def test_moods_of_a_queue(moody):
+    queue, worker = moody
+    assert queue.answer(queue.job, 60)["output"] and not queue.take_faults
+    at = [t for t, _, _ in queue.takes]
+    assert at[2] - at[1] > 4.5                                               # 429: it keeps quiet for 5 s
+    assert min(b - a for a, b in zip(at, at[1:5])) > 0.4                     # nothing makes it ask without a pause
+    assert not [path for _, path, _ in queue.takes if "batch" in path]       # one at a time
+    for result in ("limited", "malformed", "failed", "job"):
+        assert worker.metric(f'runpod_takes_total{{service="runpod-worker",result="{result}"}}') == 1, result
+    assert http(f"{worker.admin}/readyz")[0] == 200
