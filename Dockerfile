@@ -14,7 +14,8 @@ WORKDIR /src
 COPY scripts/setup scripts/lib.sh scripts/
 RUN scripts/setup build
 COPY . .
-RUN make -s -j"$(nproc)" BUILD=/build $([ "$PROGRAMS" = all ] && echo all || printf '/build/bin/%s ' $PROGRAMS) && \
+# as for production: built, tried, and built again with what the trial showed
+RUN scripts/build-release --dir /build $([ "$PROGRAMS" = all ] || echo "$PROGRAMS") && \
     mkdir -p /out && cp /build/bin/* /out/ && \
     strip /out/* && mkdir -p /state && \
     ldd /out/* | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p' | xargs -n1 realpath | sort -u | xargs dpkg-query -S 2>/dev/null | cut -d: -f1 | sort -u >/packages

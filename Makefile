@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-cloud-budget proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: release bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-cloud-budget proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -53,6 +53,7 @@ help:
 	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
 
 #: make             every program, into build/bin
+#: make release     every program, laid out by a trial run for less CPU a request, into build/release/bin (scripts/build-release)
 #: make test        build and run the unit tests
 #: make asan        the same under AddressSanitizer and UBSan
 #: make tsan        those where threads meet under ThreadSanitizer
@@ -62,7 +63,7 @@ help:
 #: make fuzz-replay run every fuzz target over its corpus once
 #: make fuzz-slice  the corpora and 20,000 seeded inputs each; make proof-fuzz: ten minutes each
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
-#: make bench ROUNDS=n SECONDS=s   corral beside nginx and haproxy, and what is promised
+#: make bench ROUNDS=n SECONDS=s   corral, as make release builds it, beside nginx and haproxy, and what is promised
 #: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
 #: make bench-events  CPU of one usage event, to a gateway's worker and to its process
 #: make bench-ledger  facts a second into the ledger, on SQLite and on PostgreSQL, with the disk waited for
@@ -270,9 +271,13 @@ docs: all
 
 ROUNDS  ?= 5
 SECONDS ?= 3
-BENCH   = ulimit -n "$$(ulimit -Hn)"; tests/bench/bench.py --build $(BUILD) --rounds $(ROUNDS) --seconds $(SECONDS)
+RELEASE ?= build/release
+BENCH   = ulimit -n "$$(ulimit -Hn)"; tests/bench/bench.py --build $(BUILD) --programs $(RELEASE)/bin --rounds $(ROUNDS) --seconds $(SECONDS)
 
-bench: all fakes
+release:
+	@scripts/build-release --dir $(RELEASE)
+
+bench: release fakes
 	@$(BENCH) --cases post-1k,post-32k,sse-100,sse-1000
 	@$(BENCH) --cases post-1k-1 --targets direct,nginx,floor,corral --base direct
 	@$(BENCH) --cases post-1k --targets nginx,hit

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """bench.py - what a request costs in a proxy, beside nginx, on the same core in the same minutes.
 
-  tests/bench/bench.py [--build build] [--rounds 5] [--seconds 3] [--targets nginx,floor] [--cases post-1k] [--json FILE]
+  tests/bench/bench.py [--build build] [--programs build/bin] [--rounds 5] [--seconds 3] [--targets nginx,floor] [--cases post-1k] [--json FILE]
 
 Load generator and backend are pinned to one core, the proxy under test to another. Every round runs each target once, in
 rotating order; ratios are taken within a round and their median is reported, so that what else the machine does cancels out.
@@ -76,7 +76,7 @@ def must_be_free(port):
 
 class World:
     def __init__(self, args):
-        self.build, self.seconds = args.build, args.seconds
+        self.build, self.programs, self.seconds = args.build, args.programs or os.path.join(args.build, "bin"), args.seconds
         self.load_core, self.proxy_core = args.cores
         self.dir = tempfile.mkdtemp(prefix="corral-bench-")
         self.next_port, self.started = args.port, []
@@ -214,7 +214,7 @@ class Corral(Target):
     def start(self, world):
         if Corral.running is None:
             self.port, admin = world.port(), world.port()
-            command = [os.path.join(world.build, "bin/corral"), "serve", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{admin}",
+            command = [os.path.join(world.programs, "corral"), "serve", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{admin}",
                        "--state-dir", os.path.join(world.dir, "state"), "--backends", f"mock=llamacpp+http://127.0.0.1:{world.mock_port}",
                        "--workers", "1", "--access-log", "off", "--max-connections", "19000", "--queue-max", "19000", *world.corral_flags]
             pid = world.start(world.proxy_core, command, self.port, self.name).pid
@@ -387,6 +387,7 @@ def verdicts(summaries, rss_idle_mb):
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--build", default="build")
+    p.add_argument("--programs", help="where corral is; of the build when not said")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=3, help="of each run")
     p.add_argument("--targets", default="nginx,haproxy,floor,corral,auto", help="of " + ",".join(TARGETS))
