@@ -20,11 +20,11 @@ FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 class Scripted:
     """A scripted backend on a loop of its own."""
 
-    def __init__(self, backend=None):
+    def __init__(self, backend=None, slots=4):
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.backend = backend or Backend("a", "llamacpp", {"m": {"ctx": 1 << 20}}, slots=4)
+        self.backend = backend or Backend("a", "llamacpp", {"m": {"ctx": 1 << 20}}, slots=slots)
         self.url = self.backend.url
         self.do(self.backend.start())
 
