@@ -102,7 +102,7 @@ void price_span(const struct price *list, size_t n, int64_t at_us, int64_t *ret_
 
 bool provider_is_local(struct str provider)
 {
-	static const char *const kinds[] = { "", "ollama", "llamacpp", "vllm", "openai" };
+	static const char *const kinds[] = { "", "ollama", "llamacpp", "vllm", "openai", "local-openai" };
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
 		if (str_eqz(provider, kinds[i]))

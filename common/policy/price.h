@@ -45,7 +45,8 @@ const struct price *price_find(const struct price *list, size_t n, enum price_ki
 /* Between these two times no price of the list begins: what was found at at_us holds in [*ret_from, *ret_until). */
 void price_span(const struct price *list, size_t n, int64_t at_us, int64_t *ret_from, int64_t *ret_until);
 
-/* Whether attempts of that provider ran on a machine of one's own: the kind of a backend, or "". Everybody else sells. */
+/* Whether attempts of that provider ran on a machine of one's own: the kind of a backend (local-openai beside a provider called openai), or "".
+ * Everybody else sells. */
 bool provider_is_local(struct str provider);
 
 bool price_same_scope(const struct price *, const struct price *);

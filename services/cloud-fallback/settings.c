@@ -89,8 +89,12 @@ static bool name_ok(struct str s)
 	return true;
 }
 
-/* Budgets and prices of a backend of one's own are those of its kind, provider:ollama. 'openai' is one too, and the usual name of a provider. */
-static bool is_kind_at_home(struct str name) { return str_eqz(name, "ollama") || str_eqz(name, "llamacpp") || str_eqz(name, "vllm"); }
+/* Budgets and prices of a backend of one's own are those of its kind, provider:ollama. 'openai' is one too, and the usual name of a provider: beside
+ * one that is called so those of the house are local-openai. */
+static bool is_kind_at_home(struct str name)
+{
+	return str_eqz(name, "ollama") || str_eqz(name, "llamacpp") || str_eqz(name, "vllm") || str_eqz(name, "local-openai");
+}
 
 static bool read_kind(struct str s, enum provider_kind *ret)
 {

@@ -7,9 +7,7 @@
 
 const char *cost_provider(const struct world *w, uint16_t replica)
 {
-	const Corral__Backend *b = w->cat.backends[w->cat.replicas[replica].backend].pb;
-
-	return b->cloud ? b->name : b->kind;
+	return w->backends[w->cat.replicas[replica].backend].charged;
 }
 
 /* Not by its name: a provider may be called as a kind of backends is. */

@@ -5,7 +5,7 @@
 #include "events.pb-c.h"
 #include "services/gateway/req.h"
 
-/* Whose prices and budgets count for a replica: a provider's name, or the kind of a backend of one's own. */
+/* Whose prices and budgets count for a replica: a provider's name, or the kind of a backend of one's own; local-KIND where a provider is called so. */
 const char *cost_provider(const struct world *, uint16_t replica);
 bool cost_is_cloud(const struct world *, uint16_t replica);
 

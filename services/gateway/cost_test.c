@@ -246,6 +246,27 @@ static void a_provider_in_the_cloud_needs_a_cap_and_a_price(void **state)
 	assert_int_equal(told(), 11000);
 }
 
+static void the_house_is_charged_apart_from_a_provider_of_its_kinds_name(void **state)
+{
+	struct price prices[] = { { .id = 1, .kind = PRICE_TOKENS, .provider = STR("openai"), .input = 1000000000, .output = 2000000000 },
+				  { .id = 2, .kind = PRICE_TOKENS, .provider = STR("local-openai"), .input = 1000000, .output = 1000000 } };
+
+	knows(prices, 2);
+	chat(CHAT("m", ""));
+	assert_string_equal(books().provider, "openai");
+	assert_int_equal(told(), 11000);
+	knows_a_provider();
+	lend("provider:openai", false, 1000, 0);
+	chat(LARGE);
+	assert_string_equal(books().provider, "openai");
+	lend("provider:openai", false, 0, 0);             /* the house spends nothing of that */
+	chat(CHAT("m", ""));
+	assert_int_equal(reply.status, 200);
+	assert_int_equal(told(), 9);
+	assert_string_equal(books().provider, "local-openai");
+	assert_int_equal(books().cost, 9);
+}
+
 int main(void)
 {
 #define PURSES(f) cmocka_unit_test_setup_teardown(f, open_with_purses, close_with_purses)
@@ -253,7 +274,7 @@ int main(void)
 		HOUSE(an_answer_says_what_it_costs), HOUSE(a_stream_says_it_where_it_says_its_use), HOUSE(a_native_answer_has_it_among_its_figures),
 		HOUSE(the_time_of_a_machine_ends_when_its_cost_is_told), HOUSE(a_request_costs_what_its_attempts_cost), HOUSE(a_price_is_that_of_its_beginning),
 		PURSES(the_most_that_it_may_cost_is_held_before_it_is_sent), PURSES(what_is_left_bounds_the_answer_if_the_client_allows),
-		PURSES(a_provider_in_the_cloud_needs_a_cap_and_a_price),
+		PURSES(a_provider_in_the_cloud_needs_a_cap_and_a_price), PURSES(the_house_is_charged_apart_from_a_provider_of_its_kinds_name),
 	};
 
 	log_threshold = LOG_LEVEL_ERROR + 1;

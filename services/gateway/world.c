@@ -41,6 +41,17 @@ static void take_arms(struct gateway *g, struct world *w)
 		w->pol.arms = &w->arms;
 }
 
+/* A provider may be called as a kind of backends is, and 'openai' mostly is: then those of the house are charged as local-KIND. */
+static const char *charged_as(const struct world *w, const Corral__Backend *pb)
+{
+	if (pb->cloud)
+		return pb->name;
+	for (uint16_t b = 0; b < w->cat.n_backends; b++)
+		if (w->cat.backends[b].pb->cloud && strcmp(w->cat.backends[b].pb->name, pb->kind) == 0)
+			return arena_printf(w->mem, "local-%s", pb->kind);
+	return pb->kind;
+}
+
 static void resolve_backends(struct gateway *g, struct world *w)
 {
 	w->backends = arena_array(w->mem, struct world_backend, w->cat.n_backends + 1u);
@@ -48,6 +59,7 @@ static void resolve_backends(struct gateway *g, struct world *w)
 		const Corral__Backend *pb = w->cat.backends[b].pb;
 		struct why why = { 0 };
 
+		w->backends[b].charged = charged_as(w, pb);
 		w->backends[b].usable = llm_backend_parse(pb->kind, &w->backends[b].kind) &&
 					http_url_parse(&w->backends[b].url, str_of(pb->url), &why) && can_speak(g, &w->backends[b].url, &why);
 		if (!w->backends[b].usable) {

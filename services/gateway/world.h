@@ -11,6 +11,7 @@
 #include "services/gateway/replicas.h"
 
 struct world_backend {
+	const char *charged;          /* whose prices and budgets count: a provider's name, or the kind of a backend of one's own */
 	enum llm_backend kind;
 	struct http_url url;
 	bool usable;                  /* its URL can be parsed */
