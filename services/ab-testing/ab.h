@@ -14,6 +14,7 @@
 #include "common/svc/svc.h"
 #include "experiments.pb-c.h"
 #include "facts.pb-c.h"
+#include "models.pb-c.h"
 #include "usage.pb-c.h"
 
 /* What is added up for an arm; all in its own units but the tallies. Rows of the database begin with what was there first: add at the end. */
@@ -62,6 +63,7 @@ struct ab {
 	struct list trials;
 	struct arena *mem;            /* of the ask in hand */
 	uint64_t cursor;
+	int64_t looked_us, first_look_us;     /* wall: for challengers; 0 = never */
 	struct notes notes;
 	struct herald herald;
 };
@@ -74,6 +76,9 @@ int trial_arm(const struct trial *, const char *arm);         /* -1 = it has non
 bool trial_is_over(const Corral__Experiment *);
 /* A new one: what is not said gets its default, it gets a place in its namespace and runs. */
 enum err trial_create(struct ab *, const Corral__CreateExperimentRequest *, int64_t now_us, struct trial **ret, struct why *);
+/* The same, with what else is to be in that transaction ('also' may be NULL). */
+struct trial_also { bool (*write)(struct ab *, const Corral__Experiment *, void *arg, int64_t now_us, struct why *); void *arg; };
+enum err trial_begin(struct ab *, const Corral__CreateExperimentRequest *, const struct trial_also *also, int64_t now_us, struct trial **ret, struct why *);
 /* Brings it into another state, with champions, in one transaction, and tells the gateways. 'arm' is for a promotion; by_itself: nobody asked for it, so
  * it is noted for the audit log in that transaction. */
 struct change {
@@ -106,6 +111,14 @@ bool news_load(struct ab *, struct why *);
 bool news_note(struct ab *, const Corral__Experiment *, const struct news *, int64_t now_us, struct why *);
 void news_send(struct ab *);          /* now and then: what the bus may lack */
 void news_close(struct ab *);
+
+/* --- challengers.c: new models and changed ones, tried by themselves --- */
+struct challenger_rules { double traffic_percent, days; bool shadow; const char *against; };         /* against "" = the one that is used most */
+struct sight { const Corral__ModelSnapshot *models; const Corral__UsageReport *used; };          /* used: by model; NULL = not known */
+bool challengers_load(struct ab *, struct why *);
+bool challengers_due(const struct ab *, int64_t every_us, int64_t now_us);
+/* Looks, and begins one experiment at most. False with *why when the store failed; then it is to be done again. */
+bool challengers_look(struct ab *, const struct challenger_rules *, const struct sight *, int64_t now_us, struct why *);
 
 /* --- results.c: outcomes into sums --- */
 bool results_load(struct ab *, struct trial *, struct why *);

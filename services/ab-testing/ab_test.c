@@ -199,6 +199,30 @@ static void a_champion_is_followed_and_comes_back(void **state)
 	assert_int_equal(champions(f, &model), 0);
 }
 
+struct read_notes { struct fixture *f; Corral__AuditEntry *last; size_t n; };
+
+static bool read_note(void *arg, const struct db_row *row)
+{
+	struct read_notes *r = arg;
+	Corral__AccessFact *fact = ab_unpack(r->f->mem, &corral__access_fact__descriptor, db_str(row, 1));
+
+	assert_non_null(fact);
+	r->last = fact->entry;
+	r->n++;
+	return true;
+}
+
+/* How many deeds are noted for the audit log; the last one. */
+static size_t notes(struct fixture *f, Corral__AuditEntry **ret)
+{
+	struct read_notes r = { .f = f };
+	struct why why;
+
+	assert_true(db_run(f->ab.db, X_NOTES, (struct db_value[]){ DB_I(0), DB_I(50) }, 2, read_note, &r, NULL, &why));
+	*ret = r.last;
+	return r.n;
+}
+
 /* --- events --- */
 
 /* "started started paused": the kinds in the spool, in order. */
@@ -273,6 +297,161 @@ static void what_becomes_of_experiments_is_told(void **state)
 	news_close(&f->ab);
 	tell_all(f);
 	assert_string_equal(told(f), "started paused resumed promoted:b/two guard_breached:b/two rolled_back started stopped");
+}
+
+/* --- challengers, in virtual time --- */
+
+#define DAY (86400 * INT64_C(1000000))
+
+static Corral__Model *add_model(struct fixture *f, Corral__ModelSnapshot *s, const char *name, const char *digest, int64_t seen_us)
+{
+	static char *chats[] = { (char *)"completion" };
+	Corral__Model *m = s->models[s->n_models++] = arena_new_of(f->mem, Corral__Model);
+	Corral__Replica *r = s->replicas[s->n_replicas++] = arena_new_of(f->mem, Corral__Replica);
+
+	corral__model__init(m);
+	corral__replica__init(r);
+	m->name = r->model = (char *)name;
+	m->digest = (char *)digest;
+	m->capabilities = chats, m->n_capabilities = 1;
+	m->first_seen_us = seen_us;
+	r->backend = (char *)"gpu";
+	return m;
+}
+
+static Corral__ModelSnapshot *catalogue(struct fixture *f)
+{
+	Corral__ModelSnapshot *s = arena_new_of(f->mem, Corral__ModelSnapshot);
+
+	corral__model_snapshot__init(s);
+	s->models = arena_array(f->mem, Corral__Model *, 8);
+	s->replicas = arena_array(f->mem, Corral__Replica *, 8);
+	s->backends = arena_array(f->mem, Corral__Backend *, 1);
+	s->backends[s->n_backends++] = arena_new_of(f->mem, Corral__Backend);
+	corral__backend__init(s->backends[0]);
+	s->backends[0]->name = (char *)"gpu";
+	s->backends[0]->state = CORRAL__BACKEND_STATE__BACKEND_UP;
+	return s;
+}
+
+static Corral__UsageReport *used(struct fixture *f, const char *most)
+{
+	const char *names[] = { "small", most, "gone" };
+	Corral__UsageReport *u = arena_new_of(f->mem, Corral__UsageReport);
+
+	corral__usage_report__init(u);
+	u->rows = arena_array(f->mem, Corral__UsageRow *, 3);
+	for (; u->n_rows < 3; u->n_rows++) {
+		Corral__UsageRow *row = u->rows[u->n_rows] = arena_new_of(f->mem, Corral__UsageRow);
+
+		corral__usage_row__init(row);
+		row->groups = arena_array(f->mem, char *, 1);
+		row->groups[row->n_groups++] = (char *)names[u->n_rows];
+		row->requests = 10 * (u->n_rows + 1);
+	}
+	return u;
+}
+
+static size_t trials(const struct fixture *f)
+{
+	size_t n = 0;
+
+	list_each(it, &f->ab.trials)
+		n++;
+	return n;
+}
+
+static struct trial *newest(const struct fixture *f) { return list_entry(f->ab.trials.prev, struct trial, node); }
+
+/* Looks, when it is time to; how many experiments there are then. */
+static size_t look(struct fixture *f, const Corral__ModelSnapshot *s, int64_t now_us)
+{
+	const struct challenger_rules rules = { 2, 7, false, "" };
+	struct sight sight = { s, used(f, "large") };
+	struct why why = { 0 };
+
+	if (challengers_due(&f->ab, 7 * DAY, now_us) && !challengers_look(&f->ab, &rules, &sight, now_us, &why))
+		fail_msg("%s", why.text);
+	return trials(f);
+}
+
+static void is_tried(const struct trial *t, const char *name, const char *against)
+{
+	assert_string_equal(t->e->name, name);
+	assert_string_equal(t->e->arms[0]->model, against);
+	assert_string_equal(t->e->namespace_, "challengers");
+	assert_string_equal(t->e->created_by, "system");
+	assert_true(t->e->n_guards == 2 && !t->e->auto_promote && t->e->traffic_percent == 2 && t->e->end_slot - t->e->first_slot == 200);
+}
+
+static void a_new_model_is_tried_and_a_changed_one(void **state)
+{
+	struct fixture *f = *state;
+	Corral__ModelSnapshot *s = catalogue(f);
+	Corral__AuditEntry *line;
+	struct trial *t;
+
+	assert_int_equal(look(f, s, T0), 0);      /* nothing is here yet: no look */
+	add_model(f, s, "large", "sha256:1", T0 - DAY);
+	add_model(f, s, "small", "", T0 - DAY);
+	assert_int_equal(look(f, s, T0), 0);
+	add_model(f, s, "second", "sha256:3", T0 + 2 * DAY);
+	add_model(f, s, "first", "sha256:2", T0 + DAY);
+	add_model(f, s, "was away", "sha256:4", T0 - DAY);
+	assert_int_equal(look(f, s, T0 + 3 * DAY), 0);    /* once a week */
+	assert_int_equal(look(f, s, T0 + 7 * DAY), 1);
+	t = newest(f);
+	is_tried(t, "challenger: first (new)", "large");
+	assert_int_equal(t->e->ends_at_us, T0 + 14 * DAY);
+	assert_int_equal(notes(f, &line), 1);
+	assert_string_equal(line->action, "tests.create");
+	assert_string_equal(line->actor, "system");
+	close_it(f);
+	open_it(f);
+	assert_int_equal(look(f, s, T0 + 13 * DAY), 1);
+	assert_int_equal(look(f, s, T0 + 14 * DAY - 1), 1);
+	assert_int_equal(change(f, newest(f), CORRAL__EXPERIMENT_ACT__ACT_PAUSE, "", T0 + 14 * DAY), ERR_OK);
+	assert_int_equal(look(f, s, T0 + 14 * DAY), 1);   /* one is under way, if paused */
+	assert_int_equal(change(f, newest(f), CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0 + 15 * DAY), ERR_OK);
+	assert_int_equal(look(f, s, T0 + 21 * DAY), 2);
+	is_tried(newest(f), "challenger: second (new)", "large");
+	assert_int_equal(change(f, newest(f), CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0 + 22 * DAY), ERR_OK);
+	assert_int_equal(look(f, s, T0 + 28 * DAY), 2);   /* all are known */
+	s->models[0]->digest = (char *)"sha256:9";        /* the one that is used most was pulled again */
+	assert_int_equal(look(f, s, T0 + 35 * DAY), 3);
+	is_tried(newest(f), "challenger: large (updated)", "small");
+	assert_int_equal(change(f, newest(f), CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0 + 36 * DAY), ERR_OK);
+	assert_int_equal(look(f, s, T0 + 42 * DAY), 3);
+}
+
+static void who_can_be_no_challenger_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+	static char *embeds[] = { (char *)"embedding" };
+	Corral__ModelSnapshot *s = catalogue(f);
+	const struct challenger_rules rules = { 2, 7, true, "small" };
+	struct sight sight = { s, NULL };
+	struct why why = { 0 };
+
+	add_model(f, s, "large", "sha256:1", T0 - DAY);
+	assert_int_equal(look(f, s, T0), 0);
+	add_model(f, s, "vectors", "sha256:2", T0 + DAY)->capabilities = embeds;
+	assert_int_equal(look(f, s, T0 + 7 * DAY), 0);
+	add_model(f, s, "new", "sha256:3", T0 + 8 * DAY);
+	assert_true(challengers_look(&f->ab, &rules, &sight, T0 + 14 * DAY, &why));       /* what it is to be compared with is not there */
+	assert_int_equal(trials(f), 0);
+	s->backends[0]->state = CORRAL__BACKEND_STATE__BACKEND_DOWN;
+	assert_int_equal(look(f, s, T0 + 21 * DAY), 0);
+	s->backends[0]->state = CORRAL__BACKEND_STATE__BACKEND_UP;
+	add_model(f, s, "small", "", T0 - DAY);
+	assert_true(challengers_look(&f->ab, &rules, &sight, T0 + 21 * DAY, &why));
+	assert_int_equal(trials(f), 1);
+	is_tried(newest(f), "challenger: new (new)", "small");
+	assert_true(newest(f)->e->shadow);
+	assert_int_equal(change(f, newest(f), CORRAL__EXPERIMENT_ACT__ACT_PROMOTE, "b", T0 + 22 * DAY), ERR_OK);
+	add_model(f, s, "next", "sha256:4", T0 + 23 * DAY);
+	assert_int_equal(look(f, s, T0 + 28 * DAY), 2);
+	is_tried(newest(f), "challenger: next (new)", "new");     /* the champion of all */
 }
 
 /* --- outcomes --- */
@@ -383,30 +562,6 @@ static Corral__ExperimentState judged(struct fixture *f, struct trial *t, int64_
 	if (!judge_all(&f->ab, now_us, &why))
 		fail_msg("%s", why.text);
 	return t->e->state;
-}
-
-struct read_notes { struct fixture *f; Corral__AuditEntry *last; size_t n; };
-
-static bool read_note(void *arg, const struct db_row *row)
-{
-	struct read_notes *r = arg;
-	Corral__AccessFact *fact = ab_unpack(r->f->mem, &corral__access_fact__descriptor, db_str(row, 1));
-
-	assert_non_null(fact);
-	r->last = fact->entry;
-	r->n++;
-	return true;
-}
-
-/* How many deeds are noted for the audit log; the last one. */
-static size_t notes(struct fixture *f, Corral__AuditEntry **ret)
-{
-	struct read_notes r = { .f = f };
-	struct why why;
-
-	assert_true(db_run(f->ab.db, X_NOTES, (struct db_value[]){ DB_I(0), DB_I(50) }, 2, read_note, &r, NULL, &why));
-	*ret = r.last;
-	return r.n;
 }
 
 static void a_broken_guard_rolls_back(void **state)
@@ -574,7 +729,8 @@ int main(void)
 		T(an_arm_that_turns_bad_after_long_rolls_back), T(words_that_come_late_are_news),
 		T(a_winner_is_promoted_when_its_guards_are_clear),
 		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(a_shadow_counts_by_its_answers_alone),
-		T(what_becomes_of_experiments_is_told), T(units_out_of_proportion_promote_nobody),
+		T(what_becomes_of_experiments_is_told), T(a_new_model_is_tried_and_a_changed_one),
+		T(who_can_be_no_challenger_is_left_alone), T(units_out_of_proportion_promote_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

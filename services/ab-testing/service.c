@@ -10,23 +10,37 @@
 #include "services/ab-testing/sql.h"
 
 #define C struct ab_config
-struct ab_config { const char *ab_db; int64_t outcomes_every; struct bus_config bus; };
+struct ab_config {
+	const char *ab_db;
+	int64_t outcomes_every, challenger_every;
+	const char *challengers, *challenger_against;
+	double challenger_traffic, challenger_days;
+	struct bus_config bus;
+};
 
 static const struct opt options[] = {
 	OPT(C, STRING, ab_db, "", "Database of experiments and what came of them, sqlite:PATH or postgresql://…; empty = as 'db' says, else experiments.db in the service's state directory."),
 	OPT(C, DURATION, outcomes_every, "1s", "How often the ledger is asked for what became of requests in experiments; then each is looked at again, guards first.", .min = 50,
 	    .max = 60000, .live = true),
+	OPT(C, ENUM, challengers, "off", "Whether models that are new here, or whose digest has changed, are tried against the one that is used most, one at a time: answer (they answer "
+	    "their part of the requests for auto), shadow (they are asked the same and answer nobody).", .words = "off answer shadow", .live = true),
+	OPT(C, DURATION, challenger_every, "7d", "How often it is looked for such models. The first look only notes what there is.", .min = 1000, .max = 366 * 86400000LL, .live = true),
+	OPT(C, NUMBER, challenger_traffic, "1", "Percent of users whose requests a challenger's experiment takes; half of them get the challenger.", .max = 100, .live = true),
+	OPT(C, NUMBER, challenger_days, "7", "Days after which a challenger's experiment ends at the latest.", .max = 3660, .live = true),
+	OPT(C, STRING, challenger_against, "", "The model that challengers are compared with; empty = the champion of all requests, else the one with most requests of the last 30 days.",
+	    .live = true),
 	BUS_OPTIONS(C, bus),
 	OPT_END
 };
 #undef C
 
-enum { M_RUNNING, M_OUTCOMES, M_ENDED, M_COUNT };
+enum { M_RUNNING, M_OUTCOMES, M_ENDED, M_LOOKS, M_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_RUNNING] = { METRIC_GAUGE, "experiments_running", "Experiments that take requests.", "" },
 	[M_OUTCOMES] = { METRIC_COUNTER, "experiment_outcomes_total", "Outcomes of requests taken from the ledger; one that changes later counts again.", "" },
 	[M_ENDED] = { METRIC_GAUGE, "experiments_ended", "Experiments that have ended, by how: stopped, promoted, rolled_back.", "state" },
+	[M_LOOKS] = { METRIC_COUNTER, "experiment_looks_total", "Looks for models that are new or were changed, to be tried as challengers.", "" },
 };
 
 struct ab_service {
@@ -34,6 +48,11 @@ struct ab_service {
 	struct rpc_client *ledger;
 	struct loop_timer timer;
 	bool asking, failing, more;
+	struct {                      /* a look for challengers that is under way */
+		struct snapshot_sub *sub;     /* NULL: none is */
+		struct buf models;            /* packed */
+		bool heard, over;             /* the ledger is asked; the next tick ends it */
+	} look;
 	Corral__Experiments_Service rpc;
 };
 
@@ -242,6 +261,67 @@ static void on_outcomes(const Corral__OutcomesReply *reply, void *arg)
 		loop_timer_set(svc_loop(s->ab.svc), &s->timer, 0, tick);
 }
 
+/* --- challengers --- */
+
+#define USED_OF_US (30 * 86400 * INT64_C(1000000))
+
+static void look_end(struct ab_service *s)
+{
+	snapshot_sub_free(s->look.sub);
+	buf_free(&s->look.models);
+	s->look.sub = NULL;
+	s->look.heard = s->look.over = false;
+}
+
+static void on_used(const Corral__UsageReport *used, void *arg)
+{
+	struct ab_service *s = arg;
+	const struct ab_config *cfg = svc_config(s->ab.svc);
+	const struct challenger_rules rules = { cfg->challenger_traffic, cfg->challenger_days, strcmp(cfg->challengers, "shadow") == 0, cfg->challenger_against };
+	struct sight sight = { .used = used };
+	struct why why;
+
+	s->look.over = true;
+	if (!used)
+		return;                   /* away: looked again with the next ticks */
+	sight.models = ab_unpack(s->ab.mem, &corral__model_snapshot__descriptor, buf_as_str(&s->look.models));
+	if (sight.models) {
+		store_state(s, challengers_look(&s->ab, &rules, &sight, wall_us(), &why), &why);
+		series_inc(metrics_series(svc_metrics(s->ab.svc), M_LOOKS));
+	}
+	arena_reset(s->ab.mem);
+	tell(s);
+}
+
+static void on_models(void *arg, struct snapshot_id id, struct str bytes, bool stale)
+{
+	struct ab_service *s = arg;
+	Corral__UsageQuery q = CORRAL__USAGE_QUERY__INIT;
+	char *by[] = { (char *)"model" };
+
+	(void)id, (void)stale;
+	if (s->look.heard)
+		return;
+	s->look.heard = true;
+	buf_str(&s->look.models, bytes);
+	q.group_by = by;
+	q.n_group_by = 1;
+	q.from_us = wall_us() - USED_OF_US;
+	corral__usage_tracker__query(rpc_stub(s->ledger, &corral__usage_tracker__descriptor), &q, on_used, s);
+}
+
+/* The registry's list is heard for as long as a look takes. */
+static void challengers_tick(struct ab_service *s)
+{
+	const struct ab_config *cfg = svc_config(s->ab.svc);
+
+	if (s->look.over)
+		look_end(s);
+	if (s->look.sub || s->failing || *cfg->challengers == 'o' || !challengers_due(&s->ab, cfg->challenger_every * 1000, wall_us()))
+		return;
+	s->look.sub = snapshot_sub_new(svc_loop(s->ab.svc), svc_peer(s->ab.svc, "model-registry"), svc_pub_url(s->ab.svc, "model-registry"), "models", NULL, on_models, s);
+}
+
 static void tick(struct loop_timer *t)
 {
 	struct ab_service *s = (struct ab_service *)(void *)((char *)t - offsetof(struct ab_service, timer));
@@ -251,6 +331,7 @@ static void tick(struct loop_timer *t)
 	loop_timer_set(svc_loop(s->ab.svc), t, cfg->outcomes_every * 1000, tick);
 	notes_tell(&s->ab);
 	news_send(&s->ab);
+	challengers_tick(s);
 	if (s->asking)
 		return;
 	if (list_empty(&s->ab.trials))
@@ -273,6 +354,7 @@ static void stop(struct svc *svc)
 	if (!s)
 		return;
 	loop_timer_del(&s->timer);
+	look_end(s);
 	news_send(&s->ab);
 	news_close(&s->ab);
 	snapshot_pub_free(s->ab.pub);

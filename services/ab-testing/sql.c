@@ -35,6 +35,12 @@ const char *const ab_sql[X_STATEMENTS] = {
 	[X_EVENT_LAST] = "SELECT COALESCE(MAX(number), 0) FROM events",
 	[X_EVENTS] = "SELECT number, body FROM events WHERE number > ?1 ORDER BY number LIMIT ?2",
 	[X_EVENTS_SENT] = "DELETE FROM events WHERE number <= ?1",
+
+	[X_KNOWN] = "SELECT digest FROM known_models WHERE name = ?1",
+	[X_KNOWN_PUT] = "INSERT INTO known_models (name, digest, since_us) VALUES (?1, ?2, ?3) "
+			"ON CONFLICT (name) DO UPDATE SET digest = excluded.digest, since_us = excluded.since_us",
+	[X_LOOK] = "SELECT at_us, first_us FROM looks WHERE one = 1",
+	[X_LOOK_PUT] = "UPDATE looks SET at_us = ?1, first_us = CASE WHEN first_us = 0 THEN ?1 ELSE first_us END WHERE one = 1",
 };
 
 const struct db_migration ab_migrations[] = {
@@ -54,5 +60,9 @@ const struct db_migration ab_migrations[] = {
 	{ 2, "CREATE TABLE notes (number BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (number));" },
 	/* Packed messages ExperimentEvent on their way to the bus (news.c). */
 	{ 3, "CREATE TABLE events (number BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (number));" },
+	/* Models as they were when they were tried, or at the first look (challengers.c). */
+	{ 4, "CREATE TABLE known_models (name TEXT NOT NULL, digest TEXT NOT NULL, since_us BIGINT NOT NULL, PRIMARY KEY (name));"
+	     "CREATE TABLE looks (one INTEGER NOT NULL, at_us BIGINT NOT NULL, first_us BIGINT NOT NULL, PRIMARY KEY (one));"
+	     "INSERT INTO looks (one, at_us, first_us) VALUES (1, 0, 0);" },
 	{ 0 }
 };

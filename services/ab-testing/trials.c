@@ -90,7 +90,7 @@ static bool load_cursor(void *arg, const struct db_row *row)
 bool trials_load(struct ab *ab, struct why *why)
 {
 	bool ok = db_run(ab->db, X_EXPERIMENTS, NULL, 0, load_one, ab, NULL, why) && db_run(ab->db, X_CURSOR, NULL, 0, load_cursor, ab, NULL, why) &&
-		  notes_load(ab, why) && news_load(ab, why);
+		  notes_load(ab, why) && news_load(ab, why) && challengers_load(ab, why);
 
 	list_each(it, &ab->trials)
 		ok = ok && results_load(ab, list_entry(it, struct trial, node), why);
@@ -224,13 +224,13 @@ static bool put(struct ab *ab, struct arena *mem, const Corral__Experiment *e, s
 	return db_run(ab->db, X_EXPERIMENT_PUT, (struct db_value[]){ DB_Z(e->id), DB_I(e->created_at_us), DB_B(ab_pack(mem, &e->base)) }, 3, NULL, NULL, NULL, why);
 }
 
-static bool put_new(struct ab *ab, struct arena *mem, const Corral__Experiment *e, int64_t now_us, struct why *why)
+static bool put_new(struct ab *ab, struct arena *mem, const Corral__Experiment *e, const struct trial_also *also, int64_t now_us, struct why *why)
 {
 	const struct news started = { "started", "", "", "", e->created_by };
 
 	if (!db_begin(ab->db, why))
 		return false;
-	if (put(ab, mem, e, why) && news_note(ab, e, &started, now_us, why) && db_commit(ab->db, why))
+	if (put(ab, mem, e, why) && news_note(ab, e, &started, now_us, why) && (!also || also->write(ab, e, also->arg, now_us, why)) && db_commit(ab->db, why))
 		return true;
 	db_rollback(ab->db);
 	return false;
@@ -238,11 +238,16 @@ static bool put_new(struct ab *ab, struct arena *mem, const Corral__Experiment *
 
 enum err trial_create(struct ab *ab, const Corral__CreateExperimentRequest *q, int64_t now_us, struct trial **ret, struct why *why)
 {
+	return trial_begin(ab, q, NULL, now_us, ret, why);
+}
+
+enum err trial_begin(struct ab *ab, const Corral__CreateExperimentRequest *q, const struct trial_also *also, int64_t now_us, struct trial **ret, struct why *why)
+{
 	struct arena *mem = arena_new(2048);
 	Corral__Experiment *e = copy(mem, q->experiment);
 	enum err err = complete(ab, q, e, mem, now_us, why);
 
-	if (err == ERR_OK && !put_new(ab, mem, e, now_us, why))
+	if (err == ERR_OK && !put_new(ab, mem, e, also, now_us, why))
 		err = why->code;
 	if (err != ERR_OK) {
 		arena_free(mem);

@@ -1,6 +1,7 @@
 """experiments.v1: what becomes of experiments is told, each once and in order, also by one that was killed in between."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,29 @@ def test_each_is_told_once_and_in_order(backend, tmp_path):
     assert (once[3]["arm"], once[3]["model"]) == ("b", "second") and "it reads better" in once[3]["reason"]
     assert all(e["by"] for e in once)
     assert corral.close() is None
+
+
+def looks(corral):
+    found = re.search(r"^corral_experiment_looks_total (\d+)", corral.metrics(), re.M)
+    return int(found[1]) if found else 0
+
+
+def test_a_new_model_is_tried_when_that_is_switched_on(tmp_path):
+    server = Two()
+    del server.backend.models["second"]
+    corral = Corral(tmp_path, {"a": ("openai", server.url)}, "--outcomes-every", "100ms", "--challengers", "answer", "--challenger-every", "1s",
+                    "--challenger-traffic", "100", "--challenger-against", "first")
+    until(lambda: any(model["id"] == "first" for model in corral.get("/v1/models")[2]["data"]))
+    before = looks(corral)
+    until(lambda: looks(corral) >= before + 2)                   # one that began after that, and so has noted it
+    assert corral.get("/tests")[2]["tests"] == []
+    server.backend.models["second"] = {"ctx": 1 << 16}
+    assert corral.post("/models/sync", {})[0] == 200
+    test = until(lambda: (tests := corral.get("/tests")[2]["tests"]) and tests[0])
+    assert (test["name"], test["model_a"], test["model_b"], test["namespace"]) == ("challenger: second (new)", "first", "second", "challengers")
+    assert test["created_by"] == "system" and test["auto_promote"] is False and {g["metric"] for g in test["guards"]} == {"success", "error"}
+    line = until(lambda: corral.get("/audit?action=tests.create")[2]["entries"])[0]
+    assert (line["actor"], line["object"]) == ("system", test["id"]) and "tried against first" in json.dumps(line["detail"])
+    assert len(corral.get("/tests")[2]["tests"]) == 1
+    assert corral.close() is None
+    server.close()
