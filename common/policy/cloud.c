@@ -246,7 +246,7 @@ static double measured_quality(const struct catalogue *c, const struct policy *p
 	return -1;
 }
 
-static bool prefers(const struct policy *p, const Corral__DecisionFeatures *f)
+bool cloud_preferred(const struct policy *p, const Corral__DecisionFeatures *f)
 {
 	const char *from = p->pb && p->pb->cloud && *p->pb->cloud->prefer ? p->pb->cloud->prefer : "medium";
 
@@ -260,7 +260,7 @@ enum cloud_wish cloud_wish(const struct catalogue *c, const struct policy *p, co
 {
 	double least = p->pb && p->pb->cloud ? p->pb->cloud->quality_least : quality_least, measured = measured_quality(c, p, f, best_local);
 
-	if (prefers(p, f))
+	if (cloud_preferred(p, f))
 		return CLOUD_BY_POLICY;
 	return measured >= 0 && measured < least ? CLOUD_BY_QUALITY : CLOUD_SPARE;
 }

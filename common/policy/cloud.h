@@ -31,6 +31,7 @@ bool cloud_estimate(const struct catalogue *, uint16_t replica, const Corral__De
 /* The provider has enough left for it, as far as is known. *need, *have (thousandths of a dollar, or tokens) where not. */
 bool cloud_affords(const struct catalogue *, uint16_t replica, const Corral__DecisionFeatures *, struct rejected *);
 /* The cloud is preferred to what the house has: what was asked is so hard, or the house is measured to be bad at it. 'best_local' is a model's index. */
+bool cloud_preferred(const struct policy *, const Corral__DecisionFeatures *);       /* for the first of the two */
 enum cloud_wish { CLOUD_SPARE, CLOUD_BY_POLICY, CLOUD_BY_QUALITY };
 enum cloud_wish cloud_wish(const struct catalogue *, const struct policy *, const Corral__DecisionFeatures *, uint16_t best_local);
 /* MEDIUM requests only while more than a set amount is left. */

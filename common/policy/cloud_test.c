@@ -244,6 +244,27 @@ static void when_the_house_is_down_the_cloud_answers(void **state)
 	expect(x, NULL, "zeta/small", "fallback");
 }
 
+/* A gateway that was cut off before the registry had asked anybody would spend money on everything. */
+static void what_the_house_has_is_to_be_known_first(void **state)
+{
+	struct fix *x = *state;
+
+	x->gpu.state = CORRAL__BACKEND_STATE__BACKEND_UNKNOWN;
+	expect(x, NULL, "coder", "rules");              /* known from before */
+	x->models.n_models = x->models.n_replicas = 0;
+	x->load[0] = x->load[1];
+	assert_string_equal(words(x, NULL, ERR_UNAVAILABLE), "what backend 'gpu' has is not known yet, and the cloud answers what no local model can; try again");
+	x->zeta.n_models = 0;
+	assert_int_equal(decided(x, NULL).err, ERR_UNAVAILABLE);
+	expect(x, "acme/large", "acme/large", "asked");
+	ask(x, "COMPLEX");
+	x->rules.prefer = (char *)"medium";
+	expect(x, NULL, "acme/large", "fallback");      /* policy sends it there, whatever the house has */
+	ask(x, "SIMPLE");
+	x->gpu.state = CORRAL__BACKEND_STATE__BACKEND_DOWN;
+	expect(x, NULL, "acme/large", "fallback");
+}
+
 static void what_does_not_fit_at_home_fits_there(void **state)
 {
 	struct fix *x = *state;
@@ -367,7 +388,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(without_providers_nothing_changes), T(the_same_two_make_the_same_bytes_and_no_secret), T(auto_stays_at_home_and_has_spares),
-		T(when_the_house_is_down_the_cloud_answers), T(what_does_not_fit_at_home_fits_there), T(after_two_failures_at_home_it_is_the_clouds_turn),
+		T(when_the_house_is_down_the_cloud_answers), T(what_the_house_has_is_to_be_known_first),
+		T(what_does_not_fit_at_home_fits_there), T(after_two_failures_at_home_it_is_the_clouds_turn),
 		T(complexity_asks_for_it), T(measured_quality_sends_it_there), T(who_names_it_gets_it),
 		T(a_local_model_that_was_named_does_not_leave_unless_allowed), T(a_refused_fallback_says_which_condition_failed), T(the_log_alone_tells_it_again),
 	};

@@ -18,7 +18,7 @@ static const double assumed_load_s = 6.0, assumed_tokens_per_s_b = 120.0;      /
 const char *rule_name(enum rule r)
 {
 	static const char *const names[RULE_COUNT] = { "none", "not_asked", "backend_down", "breaker_open", "capability", "context",
-						       "already_tried", "not_a_chat_model", "score", "local_only", "budget" };
+						       "already_tried", "not_a_chat_model", "score", "local_only", "budget", "home_unknown" };
 
 	return r < RULE_COUNT ? names[r] : "none";
 }
@@ -312,6 +312,43 @@ static void first_model(struct decision *d, const Corral__DecisionFeatures *f, i
 		(void)crown(d, f, c, p->arms, true);
 }
 
+/* A backend of the house that was never asked, and of which nothing is known from before; NULL: there is none. */
+static const Corral__Backend *unknown_backend(const struct catalogue *c)
+{
+	for (uint16_t b = 0; b < c->n_backends; b++) {
+		uint16_t r = 0;
+
+		if (c->backends[b].pb->cloud || c->backends[b].pb->state != CORRAL__BACKEND_STATE__BACKEND_UNKNOWN)
+			continue;
+		while (r < c->n_replicas && c->replicas[r].backend != b)
+			r++;
+		if (r == c->n_replicas)
+			return c->backends[b].pb;
+	}
+	return NULL;
+}
+
+/* Where nobody of the house can answer and some of it is not known yet, that is no reason to spend money: only what policy sends to the cloud goes there. */
+static void hold_spares(struct decision *d, const Corral__DecisionFeatures *f, const struct catalogue *c, const struct policy *p)
+{
+	uint16_t n = 0;
+
+	for (uint16_t i = 0; i < d->n_ranked; i++)
+		if (!cloud_of(c, d->ranked[i].replica))
+			return;
+	if (!d->n_ranked || !unknown_backend(c))
+		return;
+	for (uint16_t i = 0; i < d->n_ranked; i++) {
+		struct ranked r = d->ranked[i];
+
+		if (cloud_preferred(p, f) && cloud_has_plenty(cloud_of(c, r.replica), p, f))
+			d->ranked[n++] = r;
+		else
+			d->rejected[d->n_rejected++] = (struct rejected){ .replica = r.replica, .rule = RULE_HOME_UNKNOWN };
+	}
+	d->n_ranked = n;
+}
+
 static enum err verdict(const struct decision *d, int model, const struct catalogue *c)
 {
 	bool waits = false, context = false, here = model >= 0 && c->models[model].n && cloud_of(c, c->models[model].first);
@@ -322,7 +359,7 @@ static enum err verdict(const struct decision *d, int model, const struct catalo
 	for (uint16_t i = 0; i < d->n_rejected; i++) {
 		enum rule r = d->rejected[i].rule;
 
-		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED || (r == RULE_BUDGET && !here);
+		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED || r == RULE_HOME_UNKNOWN || (r == RULE_BUDGET && !here);
 		context |= r == RULE_CONTEXT;
 		n -= r == RULE_LOCAL_ONLY && !here;
 		if (here && (r == RULE_LOCAL_ONLY || r == RULE_BUDGET))        /* asked for by name, and one provider has it */
@@ -456,6 +493,8 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 		else
 			look_at(d, i, f, model, c, p, &load[i - first], tried && tried[i]);
 	}
+	if (model < 0)
+		hold_spares(d, f, c, p);
 	d->err = hidden && hidden == n ? ERR_MODEL_NOT_FOUND : verdict(d, model, c);
 	place_cloud(d, f, model, c, p, tried);
 	first_model(d, f, model, c, p);
@@ -634,6 +673,8 @@ static const char *rejected_text(const struct rejected *r, const struct catalogu
 		return "it was tried for this request and failed";
 	case RULE_NOT_CHAT:
 		return "it does not generate text";
+	case RULE_HOME_UNKNOWN:
+		return "it is the spare of what no local model can answer, and that is not known yet";
 	default:
 		return rule_name((enum rule)r->rule);
 	}
@@ -708,11 +749,22 @@ static const char *cloud_text(const struct decision *d, const struct catalogue *
 	return text.p;
 }
 
+static bool home_unknown(const struct decision *d)
+{
+	for (uint16_t i = 0; i < d->n_rejected; i++)
+		if (d->rejected[i].rule == RULE_HOME_UNKNOWN)
+			return true;
+	return false;
+}
+
 static void unavailable_text(const struct decision *d, const struct catalogue *c, struct arena *a, struct why *why)
 {
 	const char *cloud = cloud_text(d, c, a);
+	const Corral__Backend *unknown = home_unknown(d) ? unknown_backend(c) : NULL;
 
-	if (!d->n_rejected)
+	if (unknown)
+		err_set(why, d->err, "what backend '%s' has is not known yet, and the cloud answers what no local model can; try again", unknown->name);
+	else if (!d->n_rejected)
 		err_set(why, d->err, "no backend has a model yet; configure one with CORRAL_BACKENDS, or see GET /backends");
 	else if (d->n_rejected == 1)
 		err_set(why, d->err, "model '%s' cannot be served now: %s", c->replicas[d->rejected[0].replica].pb->model,
