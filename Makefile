@@ -180,6 +180,9 @@ $(BUILD)/fuzz/run_input: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 $(BUILD)/fuzz/recall_entry: $(BUILD)/obj-fuzz/services/gateway/recall_entry.o
 $(BUILD)/fuzz/recall_entry: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 
+$(BUILD)/fuzz/runpod_message: $(BUILD)/obj-fuzz/services/runpod-worker/message.o
+$(BUILD)/fuzz/runpod_message: LIBS := $(BUILD)/libfuzz.a $(LIBS)
+
 $(BUILD)/fuzz/tar: $(BUILD)/obj-fuzz/services/corral/tar.o
 $(BUILD)/fuzz/tar: LIBS := $(BUILD)/libfuzz.a $(LIBS)
 
