@@ -95,7 +95,7 @@ void queue_wake(struct worker *w)
 	struct buf url = { 0 };
 	struct str text;
 
-	if (w->draining || !w->ready || w->take || w->take_timer.heap_index || w->n_jobs >= w->room)
+	if (w->waits || w->draining || !w->ready || w->take || w->take_timer.heap_index || w->n_jobs >= w->room)
 		return;
 	url_take(&url, w->take_url, w->room - w->n_jobs, w->n_jobs > 0);
 	text = str_of(buf_z(&url));
@@ -234,11 +234,17 @@ bool queue_open(struct worker *w, struct why *why)
 	find_stop(w);
 	LOG_INFO("works for a queue", LOG_STR("queue", url_host(w->take_url)), LOG_S("worker", id), LOG_S("gateway", w->where), LOG_B("streams", w->stream_url.n > 0),
 		 LOG_B("pings", w->ping_url.n > 0), LOG_B("key", *c->runpod_api_key != '\0'));
+	return true;
+}
+
+void queue_begin(struct worker *w)
+{
+	w->waits = false;
 	if (w->stop_url.n)
 		loop_timer_set(w->loop, &w->stop_timer, 0, ask_stops);
 	if (w->ping_url.n)
 		loop_timer_set(w->loop, &w->ping_timer, 0, ping);
-	return true;
+	queue_wake(w);
 }
 
 void queue_close(struct worker *w)

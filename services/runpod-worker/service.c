@@ -244,6 +244,7 @@ static bool start(struct svc *svc, struct why *why)
 	w->cfg = cfg;
 	w->mem = arena_new(0);
 	w->room = cfg->jobs ? (unsigned)cfg->jobs : 1;
+	w->waits = svc_is_heir(svc);
 	list_init(&w->jobs);
 	url = gateway_url(w->mem, cfg->url);
 	w->where = url.p;
@@ -257,8 +258,13 @@ static bool start(struct svc *svc, struct why *why)
 	svc_set_state(svc, w);
 	svc_need(svc, "gateway", false, "it was not asked yet");
 	loop_timer_set(w->loop, &w->look_timer, 0, look);
+	if (!w->waits)
+		queue_begin(w);
 	return true;
 }
+
+/* It is the successor of one that takes no job any more, and finishes those that it has. */
+static void take_over(struct svc *svc) { queue_begin(svc_state(svc)); }
 
 const struct svc_def runpod_worker_service = {
 	.name = "runpod-worker",
@@ -270,6 +276,7 @@ const struct svc_def runpod_worker_service = {
 	.admin_port = 8119,
 	.check = check,
 	.start = start,
+	.open = take_over,
 	.drain = drain,
 	.stop = stop,
 };

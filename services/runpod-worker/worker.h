@@ -45,11 +45,13 @@ struct worker {
 
 	struct list jobs;
 	unsigned n_jobs, room;        /* room: how many at once */
+	bool waits;                   /* until the one before has let go: a successor */
 	bool draining, drained;
 };
 
 /* --- queue.c --- */
 bool queue_open(struct worker *, struct why *);
+void queue_begin(struct worker *);            /* from now on jobs are taken, and it is told that this worker lives */
 void queue_close(struct worker *);            /* no callback follows */
 void queue_wake(struct worker *);             /* asks for jobs, if there is room and nothing against it */
 void queue_no_more(struct worker *);          /* takes no job from now on */

@@ -85,7 +85,7 @@ def moody(gateway, tmp_path_factory):
     """A queue of many moods, its worker, and a job there: how that went is looked at last."""
     with Queue(KEY, "worker-2", hold=1.0) as queue:
         queue.take_faults.extend([204, 429, b"{", 400, 500])
-        queue.job = queue.add(chat())
+        queue.job = queue.add({"messages": [{"role": "user", "content": "do: answer 3"}], "model": "m"})       # whatever the others have the backend do
         worker = Worker(tmp_path_factory.mktemp("worker"), queue, gateway.url, "--jobs=1")
         yield queue, worker
         assert worker.stop() == 0 and not queue.wrong
@@ -101,9 +101,9 @@ def chat(**more):
     return {"messages": [{"role": "user", "content": f"say {next(numbers)}"}], "model": "m", **more}
 
 
-def call_of(model, before, tokens):
-    """The one that the backend got since, once it has said so many tokens."""
-    return until(lambda: len(model.calls) > before and model.calls[-1].sent_tokens >= tokens and model.calls[-1])
+def call_of(model, said, tokens):
+    """The one that the backend got for it, once it has said so many tokens of its answer."""
+    return until(lambda: next((c for c in model.calls if c.prompt() == said["messages"][0]["content"] and c.sent_tokens >= tokens), None))
 
 
 def said_by(chunks):
@@ -111,7 +111,7 @@ def said_by(chunks):
 
 
 def test_jobs_are_done(queue, worker):
-    plain, prompt, worker_form = queue.add(chat()), queue.add({"prompt": "x"}), queue.add({"prompt": "x", "sampling_params": {"max_tokens": 9}})
+    plain, prompt, worker_form = queue.add(chat()), queue.add({"prompt": f"say {next(numbers)}"}), queue.add({"prompt": f"say {next(numbers)}", "sampling_params": {"max_tokens": 9}})
     assert queue.answer(plain)["output"]["choices"][0]["message"]["content"].strip() == WORDS(3)
     assert queue.answer(prompt)["output"]["response"].strip() == WORDS(3)
     assert queue.answer(worker_form)["output"]["choices"][0]["text"].strip() == WORDS(3)
@@ -139,7 +139,7 @@ def pieces_are_whole(queue, job):
 
 def test_streams_come_piece_by_piece(model, queue, worker):
     model.now("answer 20 gap=10ms")
-    openai, native = queue.add(chat(stream=True)), queue.add({"prompt": "x", "stream": True})
+    openai, native = queue.add(chat(stream=True)), queue.add({"prompt": f"say {next(numbers)}", "stream": True})
     assert said_by(pieces_are_whole(queue, openai)) == WORDS(20)
     output = pieces_are_whole(queue, native)
     assert "".join(o["response"] for o in output).strip() == WORDS(20) and [o["done"] for o in output] == [False] * (len(output) - 1) + [True]
@@ -147,7 +147,7 @@ def test_streams_come_piece_by_piece(model, queue, worker):
 
 def test_openais_streams_are_text(model, queue, worker):
     model.now("answer 20 gap=10ms")
-    queue.post_faults["stream"].extend([500, 500])
+    queue.post_faults["stream"].extend([500])
     job = queue.add({"openai_route": "/v1/chat/completions", "openai_input": chat(stream=True)})
     text = "".join(pieces_are_whole(queue, job))
     events = [line[6:] for line in text.split("\n\n") if line]
@@ -174,9 +174,8 @@ def test_a_piece_that_is_refused_makes_the_job_an_error(model, queue, worker):
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_cancelled_ends_at_the_backend(model, queue, worker, stream):
     model.now("stall 2" if stream else "hang")
-    before = len(model.calls)
-    job = queue.add(chat(stream=stream))
-    call = call_of(model, before, 2 if stream else 0)
+    job = queue.add(said := chat(stream=stream))
+    call = call_of(model, said, 2 if stream else 0)
     queue.wait(lambda: any(job in ids for ids in queue.pings))                     # it is told as one that is under way
     queue.wait(lambda: said_by(queue.pieces[job]) == (WORDS(2) if stream else ""))           # pieces come before there is an end
     queue.stop("somebody-elses", job)
@@ -216,9 +215,8 @@ def test_sigterm_lets_jobs_end(model, gateway, workers):
     with Queue(KEY, "worker-3") as queue:
         worker = workers(queue, gateway.url, "--jobs=1")
         model.now("answer 30 gap=20ms")
-        before = len(model.calls)
-        job = queue.add(chat(stream=True))
-        call_of(model, before, 3)
+        job = queue.add(said := chat(stream=True))
+        call_of(model, said, 3)
         worker.handle.send_signal(signal.SIGTERM)
         until(lambda: worker.lines("no job is taken any more"))
         later = queue.add(chat())
@@ -230,14 +228,38 @@ def test_a_second_signal_hurries(model, gateway, workers):
     with Queue(KEY, "worker-4") as queue:
         worker = workers(queue, gateway.url)
         model.now("hang")
-        before = len(model.calls)
-        job = queue.add(chat())
-        call = call_of(model, before, 0)
+        job = queue.add(said := chat())
+        call = call_of(model, said, 0)
         for _ in range(2):
             worker.handle.send_signal(signal.SIGTERM)
             until(lambda: worker.lines("no job is taken any more"))
         assert "shut down" in queue.answer(job)["error"] and worker.handle.wait(20) == 0
         until(lambda: call.closed_at)
+
+
+def answers_at(admin):
+    try:
+        return http(f"{admin}/livez")[0] == 200
+    except OSError:
+        return False
+
+
+def test_a_successor_takes_jobs_while_the_one_before_ends_its_own(model, gateway, workers):
+    with Queue(KEY, "worker-8") as queue:
+        worker = workers(queue, gateway.url)
+        model.now("answer 30 gap=30ms")
+        job = queue.add(chat(stream=True))
+        queue.wait(lambda: queue.pieces[job])
+        worker.handle.send_signal(signal.SIGUSR2)
+        until(lambda: worker.lines("took over"))
+        model.now("answer 3")
+        later = queue.add(chat())
+        assert queue.answer(later)["output"] and said_by(pieces_are_whole(queue, job)) == WORDS(30)
+        assert worker.handle.wait(20) == 0 and not queue.wrong
+        successor = int((worker.log.parent / "state/runpod-worker/lock").read_text())
+        assert successor != worker.handle.pid
+        os.kill(successor, signal.SIGTERM)
+        until(lambda: not answers_at(worker.admin))
 
 
 def corral_at(folder, port, model):
@@ -258,9 +280,8 @@ def test_a_gateway_that_comes_and_goes(model, tmp_path, workers):
         said = queue.add(chat(stream=True))
         queue.wait(lambda: said_by(queue.pieces[said]) == WORDS(2))
         model.now("hang")
-        calls = len(model.calls)
-        silent = queue.add(chat())
-        call_of(model, calls, 0)
+        silent = queue.add(asked := chat())
+        call_of(model, asked, 0)
         model.now("answer 3")
         before.kill()
         assert "gateway" in queue.answer(said)["error"] and said_by(queue.pieces[said]) == WORDS(2)
@@ -277,9 +298,8 @@ def test_a_gateway_that_stays_away_is_an_error(model, gateway, workers, tmp_path
         running = corral_at(tmp_path, port := free_port(), model)
         worker = workers(queue, f"http://127.0.0.1:{port}", "--job-retry=1s")
         model.now("hang")
-        before = len(model.calls)
-        job = queue.add(chat())
-        call_of(model, before, 0)
+        job = queue.add(said := chat())
+        call_of(model, said, 0)
         running.kill()
         assert "the gateway cannot be reached" in queue.answer(job)["error"]
         assert worker.handle.poll() is None
