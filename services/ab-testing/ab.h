@@ -35,6 +35,7 @@ struct trial {
 	struct lately lately[METRIC_COUNT];
 	int64_t judged_us;            /* wall: when it was looked at last */
 	bool changed;                 /* outcomes came since */
+	bool pruned;                  /* none of its outcomes is left */
 };
 
 /* Deeds on their way to the audit log. */
@@ -91,6 +92,8 @@ struct change {
 enum err trial_change(struct ab *, struct trial *, const struct change *, int64_t now_us, struct why *);
 /* Once: that its units do not come in the proportion of the weights. */
 bool trial_split(struct ab *, struct trial *, const char *words, int64_t now_us, struct why *);
+/* What comes of it from now on changes nothing. */
+bool trial_close(struct ab *, struct trial *, int64_t now_us, struct why *);
 bool trials_publish(struct ab *, struct why *);
 /* Those in force, in the arena. */
 bool trials_champions(struct ab *, struct arena *, Corral__Champion ***ret, size_t *ret_n, struct why *);
@@ -126,6 +129,10 @@ bool results_load(struct ab *, struct trial *, struct why *);
 void results_begin(struct trial *);
 /* Rows in the order of their seq, the first one after the cursor: cursor, outcomes and sums move in one transaction. */
 bool results_take(struct ab *, const Corral__OutcomesReply *, struct why *);
+
+/* --- prune.c: outcomes and units of experiments that ended long ago --- */
+/* Some rows of one experiment; *ret_removed 0 = there is nothing (more) of it to remove. Now and then. */
+bool prune(struct ab *, int64_t keep_us, int64_t now_us, int64_t *ret_removed, struct why *);
 
 /* --- judge.c: what they say, and what follows --- */
 void judge_analyse(struct ab *, const struct trial *, int64_t now_us, struct arena *, Corral__ExperimentAnalysis *ret);

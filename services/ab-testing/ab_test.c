@@ -675,6 +675,60 @@ static void when_no_arm_is_better_it_stops(void **state)
 }
 
 /* Who is in an arm is not as it was drawn: what the arms say cannot be trusted. */
+static int rows_of(struct fixture *f, const char *table, const char *id)
+{
+	static const char *const sql[] = { "SELECT 1 FROM outcomes WHERE experiment_id = ?1", "SELECT 1 FROM units WHERE experiment_id = ?1" };
+	struct why why = { 0 };
+	struct db *db = db_open(f->url, sql, 2, ab_migrations, &why);
+	int n = 0;
+
+	if (!db || !db_run(db, *table == 'u', (struct db_value[]){ DB_Z(id) }, 1, count_it, &n, NULL, &why))
+		fail_msg("%s", why.text);
+	db_close(db);
+	return n;
+}
+
+/* Until nothing is removed any more; how many rows it was. */
+static int64_t pruned(struct fixture *f, int64_t now_us)
+{
+	struct why why = { 0 };
+	int64_t sum = 0, removed;
+
+	do {
+		if (!prune(&f->ab, 90 * DAY, now_us, &removed, &why))
+			fail_msg("%s", why.text);
+		sum += removed;
+	} while (removed);
+	return sum;
+}
+
+static void what_ended_long_ago_is_removed_but_for_its_figures(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "old", "two", 50)), *runs = make(f, said(f, "runs", "two", 50));
+	char id[40];
+
+	snprintf(id, sizeof(id), "%s", t->e->id);
+	many(f, t, 300, 2, 0);
+	take_one(f, runs, (struct of_request){ 7, "b", true, 0, 0, 100 });
+	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0), ERR_OK);
+	assert_int_equal(pruned(f, T0 + 90 * DAY - 1), 0);
+	assert_true(rows_of(f, "outcomes", id) == 600 && rows_of(f, "units", id) == 600 && t->e->closed_at_us == 0);
+	assert_int_equal(pruned(f, T0 + 90 * DAY), 1200);
+	assert_true(rows_of(f, "outcomes", id) == 0 && rows_of(f, "units", id) == 0);
+	assert_true(rows_of(f, "outcomes", runs->e->id) == 1 && rows_of(f, "units", runs->e->id) == 1);
+	for (int again = 0; again < 2; again++) {
+		take_one(f, t, (struct of_request){ 1000, "a", true, 1, 5, 100 });        /* somebody says something all the same */
+		assert_true(analysis(f, t).arms[0]->requests == 300 && analysis(f, t).arms[0]->success_rate == .5 && analysis(f, t).arms[0]->ratings == 0);
+		assert_int_equal(rows_of(f, "outcomes", id), 0);
+		close_it(f);
+		open_it(f);
+		t = trial_find(&f->ab, id);
+		assert_true(t && t->e->closed_at_us == T0 + 90 * DAY);
+		assert_int_equal(pruned(f, T0 + 91 * DAY), 0);
+	}
+}
+
 /* Of a shadow nobody has said anything, and it runs where there is room: neither words nor proportions count. */
 static void a_shadow_counts_by_its_answers_alone(void **state)
 {
@@ -730,7 +784,8 @@ int main(void)
 		T(a_winner_is_promoted_when_its_guards_are_clear),
 		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(a_shadow_counts_by_its_answers_alone),
 		T(what_becomes_of_experiments_is_told), T(a_new_model_is_tried_and_a_changed_one),
-		T(who_can_be_no_challenger_is_left_alone), T(units_out_of_proportion_promote_nobody),
+		T(who_can_be_no_challenger_is_left_alone), T(what_ended_long_ago_is_removed_but_for_its_figures),
+		 T(units_out_of_proportion_promote_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -257,8 +257,8 @@ static bool take(struct ab *ab, const Corral__Outcome *o, struct why *why)
 	struct cell before = { &was, sizeof(was), WORTH_OF_OLD, false, t, arm }, unit = { &u, sizeof(u), UNIT_OF_OLD, false, t, arm };
 	bool again;
 
-	if (arm < 0 || o->request_id.len != 16)
-		return true;              /* of an experiment that this installation does not know */
+	if (arm < 0 || o->request_id.len != 16 || t->e->closed_at_us)
+		return true;              /* of an experiment that this installation does not know, or whose outcomes were removed */
 	if (!db_run(ab->db, X_OUTCOME, (struct db_value[]){ DB_B(str_n((const char *)o->request_id.data, 16)) }, 1, take_outcome, &before, NULL, why) ||
 	    !db_run(ab->db, X_UNIT, (struct db_value[]){ DB_Z(t->e->id), DB_Z(o->unit), DB_Z(o->arm) }, 3, take_unit, &unit, NULL, why))
 		return false;

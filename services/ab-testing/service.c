@@ -12,7 +12,7 @@
 #define C struct ab_config
 struct ab_config {
 	const char *ab_db;
-	int64_t outcomes_every, challenger_every;
+	int64_t outcomes_every, outcomes_keep, challenger_every;
 	const char *challengers, *challenger_against;
 	double challenger_traffic, challenger_days;
 	struct bus_config bus;
@@ -22,6 +22,8 @@ static const struct opt options[] = {
 	OPT(C, STRING, ab_db, "", "Database of experiments and what came of them, sqlite:PATH or postgresql://…; empty = as 'db' says, else experiments.db in the service's state directory."),
 	OPT(C, DURATION, outcomes_every, "1s", "How often the ledger is asked for what became of requests in experiments; then each is looked at again, guards first.", .min = 50,
 	    .max = 60000, .live = true),
+	OPT(C, DURATION, outcomes_keep, "90d", "How long outcomes and units of an experiment are kept after its end; then they are removed, and what is said of its requests later "
+	    "changes nothing. Its figures stay.", .min = 1000, .max = 3660LL * 86400000, .live = true),
 	OPT(C, ENUM, challengers, "off", "Whether models that are new here, or whose digest has changed, are tried against the one that is used most, one at a time: answer (they answer "
 	    "their part of the requests for auto), shadow (they are asked the same and answer nobody).", .words = "off answer shadow", .live = true),
 	OPT(C, DURATION, challenger_every, "7d", "How often it is looked for such models. The first look only notes what there is.", .min = 1000, .max = 366 * 86400000LL, .live = true),
@@ -34,12 +36,13 @@ static const struct opt options[] = {
 };
 #undef C
 
-enum { M_RUNNING, M_OUTCOMES, M_ENDED, M_LOOKS, M_COUNT };
+enum { M_RUNNING, M_OUTCOMES, M_ENDED, M_LOOKS, M_PRUNED, M_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_RUNNING] = { METRIC_GAUGE, "experiments_running", "Experiments that take requests.", "" },
 	[M_OUTCOMES] = { METRIC_COUNTER, "experiment_outcomes_total", "Outcomes of requests taken from the ledger; one that changes later counts again.", "" },
 	[M_ENDED] = { METRIC_GAUGE, "experiments_ended", "Experiments that have ended, by how: stopped, promoted, rolled_back.", "state" },
+	[M_PRUNED] = { METRIC_COUNTER, "experiment_rows_pruned_total", "Outcomes and units of experiments that ended long ago, removed.", "" },
 	[M_LOOKS] = { METRIC_COUNTER, "experiment_looks_total", "Looks for models that are new or were changed, to be tried as challengers.", "" },
 };
 
@@ -261,6 +264,19 @@ static void on_outcomes(const Corral__OutcomesReply *reply, void *arg)
 		loop_timer_set(svc_loop(s->ab.svc), &s->timer, 0, tick);
 }
 
+static void prune_tick(struct ab_service *s)
+{
+	const struct ab_config *cfg = svc_config(s->ab.svc);
+	int64_t removed;
+	struct why why;
+
+	if (s->failing)
+		return;
+	store_state(s, prune(&s->ab, cfg->outcomes_keep * 1000, wall_us(), &removed, &why), &why);
+	if (!s->failing && removed)
+		series_add(metrics_series(svc_metrics(s->ab.svc), M_PRUNED), (double)removed);
+}
+
 /* --- challengers --- */
 
 #define USED_OF_US (30 * 86400 * INT64_C(1000000))
@@ -332,6 +348,7 @@ static void tick(struct loop_timer *t)
 	notes_tell(&s->ab);
 	news_send(&s->ab);
 	challengers_tick(s);
+	prune_tick(s);
 	if (s->asking)
 		return;
 	if (list_empty(&s->ab.trials))

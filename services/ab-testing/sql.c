@@ -24,6 +24,9 @@ const char *const ab_sql[X_STATEMENTS] = {
 	[X_TALLY_PUT] = "INSERT INTO tallies (experiment_id, arm, body) VALUES (?1, ?2, ?3) ON CONFLICT (experiment_id, arm) DO UPDATE SET body = excluded.body",
 	[X_TALLIES] = "SELECT arm, body FROM tallies WHERE experiment_id = ?1",
 
+	[X_OUTCOMES_PRUNE] = "DELETE FROM outcomes WHERE request_id IN (SELECT request_id FROM outcomes WHERE experiment_id = ?1 LIMIT ?2)",
+	[X_UNITS_PRUNE] = "DELETE FROM units WHERE experiment_id = ?1 AND unit IN (SELECT unit FROM units WHERE experiment_id = ?1 ORDER BY unit LIMIT ?2)",
+
 	[X_POINT_PUT] = "INSERT INTO points (experiment_id, at_us, body) VALUES (?1, ?2, ?3) ON CONFLICT (experiment_id, at_us) DO NOTHING",
 	[X_POINTS] = "SELECT body FROM (SELECT at_us, body FROM points WHERE experiment_id = ?1 ORDER BY at_us DESC LIMIT 500) AS newest ORDER BY at_us",
 
@@ -64,5 +67,6 @@ const struct db_migration ab_migrations[] = {
 	{ 4, "CREATE TABLE known_models (name TEXT NOT NULL, digest TEXT NOT NULL, since_us BIGINT NOT NULL, PRIMARY KEY (name));"
 	     "CREATE TABLE looks (one INTEGER NOT NULL, at_us BIGINT NOT NULL, first_us BIGINT NOT NULL, PRIMARY KEY (one));"
 	     "INSERT INTO looks (one, at_us, first_us) VALUES (1, 0, 0);" },
+	{ 5, "CREATE INDEX outcomes_by_experiment ON outcomes (experiment_id);" },
 	{ 0 }
 };

@@ -418,22 +418,41 @@ enum err trial_change(struct ab *ab, struct trial *t, const struct change *c, in
 	return trials_publish(ab, why) ? ERR_OK : why->code;
 }
 
+/* The changed one, and what is said of it, in one transaction; action NULL: nothing is. Takes the arena. */
+static bool rewrite(struct ab *ab, struct trial *t, struct arena *mem, Corral__Experiment *e, const char *action, const char *words, int64_t now_us, struct why *why)
+{
+	bool begun = db_begin(ab->db, why);
+
+	if (begun && put(ab, mem, e, why) && (!action || note_deed(ab, e, action, words, now_us, why)) && db_commit(ab->db, why)) {
+		turn_into(t, mem, e);
+		return true;
+	}
+	if (begun)
+		db_rollback(ab->db);
+	arena_free(mem);
+	return false;
+}
+
 bool trial_split(struct ab *ab, struct trial *t, const char *words, int64_t now_us, struct why *why)
 {
 	struct arena *mem = arena_new(2048);
 	Corral__Experiment *e = copy(mem, t->e);
 
 	e->split_at_us = now_us;
-	if (!db_begin(ab->db, why)) {
-		arena_free(mem);
+	if (!rewrite(ab, t, mem, e, "tests.split", words, now_us, why))
 		return false;
-	}
-	if (!put(ab, mem, e, why) || !note_deed(ab, e, "tests.split", words, now_us, why) || !db_commit(ab->db, why)) {
-		db_rollback(ab->db);
-		arena_free(mem);
-		return false;
-	}
-	turn_into(t, mem, e);
 	LOG_WARN("experiment", LOG_S("id", e->id), LOG_S("name", e->name), LOG_S("alarm", words));
+	return true;
+}
+
+bool trial_close(struct ab *ab, struct trial *t, int64_t now_us, struct why *why)
+{
+	struct arena *mem = arena_new(2048);
+	Corral__Experiment *e = copy(mem, t->e);
+
+	e->closed_at_us = now_us;
+	if (!rewrite(ab, t, mem, e, NULL, "", now_us, why))
+		return false;
+	LOG_INFO("the outcomes of an experiment are removed; its figures stay", LOG_S("id", e->id), LOG_S("name", e->name));
 	return true;
 }
