@@ -65,6 +65,7 @@ help:
 #: make framing     our HTTP parser, nginx's and Node's over one table of messages
 #: make bench ROUNDS=n SECONDS=s   corral, as make release builds it, beside nginx and haproxy, and what is promised
 #: make bench-scale  discovery of 100 backends with 10,000 replicas, and deciding among 200
+#: make bench-cloud  what Corral adds to a provider's own time once the circuit at home is open
 #: make bench-events  CPU of one usage event, to a gateway's worker and to its process
 #: make bench-ledger  facts a second into the ledger, on SQLite and on PostgreSQL, with the disk waited for
 #: make proof-kill ROUNDS=n SEED=n   kill -9 in mixed traffic, 100 rounds; then the ledger against the backends' own books
