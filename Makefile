@@ -45,7 +45,7 @@ PROGRAMS := $(patsubst services/%/main.c,$(BUILD)/bin/%,$(wildcard services/*/ma
 TESTS    := $(patsubst %.c,$(BUILD)/test/%,$(TEST_C))
 FAKES    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(FAKE_C))
 
-.PHONY: release bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-cloud-budget proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
+.PHONY: release bench-ledger bench-events proof-ledger proof-experiments proof-apart bench-cloud bench-scale proof-helm proof-revoke proof-timing proof-kill proof-leave proof-slots proof-budgets proof-cloud-budget proof-upgrade proof-fuzz fuzz-slice tsan tsan-run all help lib test-bins test asan fuzz fuzz-replay framing check docs bench clean fakes
 .SECONDARY:
 all: $(PROGRAMS)
 
@@ -292,6 +292,9 @@ bench-events: $(BUILD)/tests/bench/event_bench
 
 bench-ledger: $(BUILD)/tests/bench/ledger_bench
 	@tests/bench/ledger $<
+
+bench-cloud: all fakes
+	@tests/bench/cloud.py --build $(BUILD)
 
 bench-scale: all fakes
 	@ulimit -n "$$(ulimit -Hn)"; tests/bench/scale.py --build $(BUILD)
