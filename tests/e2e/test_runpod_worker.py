@@ -13,6 +13,7 @@ from runpod_queue import Queue                                   # noqa: E402
 
 from servers import ROOT, Corral, Program, free_port, http, until          # noqa: E402
 from test_runs import Scripted                                   # noqa: E402
+from test_tls import make_identity                               # noqa: E402
 
 KEY = "canary-runpod-key-77"
 numbers = itertools.count()
@@ -303,6 +304,20 @@ def test_a_gateway_that_stays_away_is_an_error(model, gateway, workers, tmp_path
         running.kill()
         assert "the gateway cannot be reached" in queue.answer(job)["error"]
         assert worker.handle.poll() is None
+
+
+def test_the_queue_is_to_be_trusted_and_the_worker_too(gateway, workers, tmp_path):
+    make_identity(tmp_path, "queue")
+    trust = f"--runpod-ca-file={tmp_path}/ca.pem"
+    with Queue(KEY, "worker-9", tls=(tmp_path / "queue.pem", tmp_path / "queue.key")) as queue:
+        misled, stranger = workers(queue, gateway.url), workers(queue, gateway.url, trust, RUNPOD_AI_API_KEY="another")
+        refused = "the queue does not answer as it should; it is asked again"
+        said = until(lambda: [line for line in misled.lines(refused) if line["what"] == "taking jobs"])[0]
+        assert said["status"] == 0 and "certificate" in said["error"], said
+        said = until(lambda: [line for line in stranger.lines(refused) if line["what"] == "taking jobs"])[0]
+        assert said["status"] == 401 and "RUNPOD_AI_API_KEY" in said["hint"] and not queue.takes, said
+        workers(queue, gateway.url, trust)
+        assert queue.answer(queue.add(chat()))["output"] and not queue.wrong
 
 
 def test_llamas_words_reach_the_queue(corral, workers):

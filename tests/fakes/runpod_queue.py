@@ -12,6 +12,7 @@ import json
 import re
 import select
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -20,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Queue:
-    def __init__(self, key, worker="worker-1", hold=2.0):
+    def __init__(self, key, worker="worker-1", hold=2.0, tls=None):          # tls: the files of a certificate and its key
         self.key, self.worker, self.hold = key, worker, hold
         self.lock = threading.Condition()
         self.jobs, self.stops, self.take_faults = deque(), deque(), deque()
@@ -31,7 +32,11 @@ class Queue:
         handler = type("Handler", (Handler,), {"queue": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def env(self):
@@ -92,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
     def left(self):
         """The worker has closed the connection."""
         readable = select.select([self.connection], [], [], 0)[0]
-        return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
+        return bool(readable) and (isinstance(self.connection, ssl.SSLSocket) or self.connection.recv(1, socket.MSG_PEEK) == b"")
 
     def parts(self):
         url = urllib.parse.urlsplit(self.path)
