@@ -33,6 +33,8 @@ struct snapshot_sub *snapshot_sub_new(struct loop *, struct rpc_client *source, 
 /* Takes deltas too: called for version + 1 of what was last given. False: it does not apply, the whole is fetched. Without this, a
  * delta is a gap, and the whole is fetched. Set right after snapshot_sub_new(). Deltas are kept on disk behind the whole they apply to. */
 void snapshot_sub_on_delta(struct snapshot_sub *, bool (*on_delta)(void *arg, struct snapshot_id, struct str delta));
+/* What the file has, now and not in the loop's first turn: for who serves from that turn on. The owner is called before this returns. */
+void snapshot_sub_load(struct snapshot_sub *);
 bool snapshot_sub_live(const struct snapshot_sub *);     /* heard from a publisher within 1 s */
 void snapshot_sub_free(struct snapshot_sub *);
 #endif

@@ -91,6 +91,12 @@ void snapshot_sub_on_delta(struct snapshot_sub *sub, bool (*on_delta)(void *arg,
 	sub->on_delta = on_delta;
 }
 
+void snapshot_sub_load(struct snapshot_sub *sub)
+{
+	if (!sub->loaded)
+		(void)cache_load(sub);
+}
+
 bool snapshot_sub_live(const struct snapshot_sub *sub)
 {
 	return sub->heard_at_us && mono_us() - sub->heard_at_us < LIVE_US;

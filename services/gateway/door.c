@@ -142,6 +142,8 @@ void door_open(struct door *d)
 	snapshot_sub_on_delta(d->sub, on_delta);
 }
 
+void door_load(struct door *d) { snapshot_sub_load(d->sub); }
+
 static void nothing(struct scope *s, void *arg) { (void)s, (void)arg; }
 
 void door_sweep(struct door *d, int64_t now_us)

@@ -22,6 +22,7 @@ struct door {
 
 struct door *door_new(struct gateway *);
 void door_open(struct door *);        /* hears the access service from now on; the workers are made, and do not run yet */
+void door_load(struct door *);        /* the keys that were heard before the last end are in force; after door_open() */
 void door_sweep(struct door *, int64_t now_us);       /* once a second */
 void door_close(struct door *);       /* hears nothing any more */
 void door_free(struct door *);        /* after the workers; NULL is fine */

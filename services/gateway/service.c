@@ -264,6 +264,15 @@ static void subscribe(struct gateway *g)
 	g->experiments_sub = snapshot_sub_new(g->loop, g->experiments, svc_pub_url(g->svc, "ab-testing"), "experiments", path, on_experiments, g);
 }
 
+/* In force before the first client is let in, and the keys before the jobs that a list of models sets going. */
+static void load_what_was_heard(struct gateway *g)
+{
+	door_load(g->door);
+	snapshot_sub_load(g->policy_sub);
+	snapshot_sub_load(g->experiments_sub);
+	snapshot_sub_load(g->models_sub);
+}
+
 /* --- once a second --- */
 
 static void sweep(struct loop_timer *t)
@@ -436,6 +445,7 @@ static bool start(struct svc *s, struct why *why)
 		budget_share_open(g->budget_share);
 		g->lease = lease_new(g);
 		subscribe(g);
+		load_what_was_heard(g);
 		loop_timer_set(g->loop, &g->sweep, 1000000, sweep);
 	}
 	for (unsigned i = 0; ok && i < g->n_workers; i++)

@@ -67,6 +67,23 @@ def test_any_order_and_nobody_waits(apart):
     assert ask(place)[0] == 200, others
 
 
+def test_the_first_client_after_a_restart_is_served_from_disk(apart):
+    place = apart()
+    place.start()
+    assert ask(place)[0] == 200
+    for name in SERVICES:
+        place[name].kill()
+
+    def first():
+        with contextlib.suppress(OSError):           # it does not listen yet
+            return ask(place)
+    for _ in range(3):
+        place["gateway"].start(place.env)
+        status, _, body = eventually(first)
+        assert status == 200, body
+        place["gateway"].kill()
+
+
 @pytest.mark.parametrize("gone", [name for name in SERVICES if name not in ("gateway", "hardware-probe", "cloud-fallback")])
 def test_what_is_missing_is_named_and_found_again(apart, gone):
     place = apart()
