@@ -134,8 +134,10 @@ static bool take_last(void *arg, const struct db_row *row)
 
 bool news_load(struct ab *ab, struct why *why)
 {
-	ab->herald.due = true;
-	return db_run(ab->db, X_EVENT_LAST, NULL, 0, take_last, &ab->herald.last, NULL, why);
+	if (!db_run(ab->db, X_EVENT_LAST, NULL, 0, take_last, &ab->herald.last, NULL, why))
+		return false;
+	ab->herald.due = ab->herald.last > 0;
+	return true;
 }
 
 /* Without Kafka nobody says how far he has read: the newest stay. */
@@ -150,7 +152,9 @@ void news_send(struct ab *ab)
 	struct herald *h = &ab->herald;
 	struct why why = { 0 };
 
-	if (!open_spool(ab) || !h->due)
+	if (!h->due && !(h->bus && bus_is_kafka(h->bus)))
+		return;
+	if (!open_spool(ab) || !h->due)   /* with Kafka: what the spool still holds goes there */
 		return;
 	if (!db_run(ab->db, X_EVENTS, (struct db_value[]){ DB_I(h->spooled), DB_I(EVENTS_AT_ONCE) }, 2, take_event, h, NULL, &why))
 		return;                           /* the store's state is told elsewhere; tried again with the next tick */

@@ -21,7 +21,7 @@ EVERYWHERE = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls
 SOMEWHERE = {f"test_{name}.py": arrangements.split() for name, arrangements in {
     "budgets": "ipc tcp", "cache": "ipc tls", "cloud": "ipc tls", "canaries": "tls remote", "cloud_clients": "tcp remote",
     "cloud_faults": "ipc remote", "cloud_gate": "tcp remote", "cloud_queue": "tls remote", "experiments": "tls remote", "prices": "tcp remote", "quality": "ipc tcp",
-    "reconcile": "tls remote", "turns": "tcp"}.items()}
+    "reconcile": "tls remote", "shadow": "remote", "turns": "tcp"}.items()}
 
 # And these on PostgreSQL: what is kept, and comes back after a kill.
 ON_POSTGRES = {f"test_{name}.py" for name in ("access", "cli", "native", "runs")}
