@@ -1,4 +1,5 @@
 """corral runpod-worker: a queue of RunPod, served by a gateway; cancelled, refused, cut off, drained."""
+import http.client as http_client
 import itertools
 import json
 import os
@@ -318,6 +319,45 @@ def test_the_queue_is_to_be_trusted_and_the_worker_too(gateway, workers, tmp_pat
         assert said["status"] == 401 and "RUNPOD_AI_API_KEY" in said["hint"] and not queue.takes, said
         workers(queue, gateway.url, trust)
         assert queue.answer(queue.add(chat()))["output"] and not queue.wrong
+
+
+@pytest.fixture(scope="module")
+def both_ways(gateway, tmp_path_factory):
+    """A Corral whose only provider is a queue that is served by a worker with another Corral."""
+    with Queue(KEY, "worker-10") as queue:
+        folder = tmp_path_factory.mktemp("both")
+        (folder / "corral.yaml").write_text(f'providers:\n  - {{name: rp, kind: runpod, api: queue, url: "{queue.url}/v2/ep", models: m, key_env: QUEUE_KEY, '
+                                            "monthly_tokens: unlimited}\n")
+        worker = Worker(tmp_path_factory.mktemp("worker"), queue, gateway.url)
+        corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), f"--cloud-listen=127.0.0.1:{free_port()}",
+                        env={"QUEUE_KEY": KEY})
+        corral.queue = queue
+        until(lambda: [m for m in corral.get("/v1/models")[2]["data"] if m["id"] == "rp/m"])
+        yield corral
+        assert corral.close() is None and worker.stop() == 0 and not queue.wrong
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_corral_asks_another_by_a_queue(model, both_ways, stream):
+    asked = {**chat(), "model": "rp/m", "stream": stream}
+    status, _, text = http(f"{both_ways.url}/v1/chat/completions", asked, "POST", timeout=60)
+    assert status == 200, text
+    if stream:
+        assert said_by(json.loads(e[6:]) for e in text.split("\n\n") if e.startswith("data: {")) == WORDS(3) and text.endswith("data: [DONE]\n\n")
+    else:
+        assert json.loads(text)["choices"][0]["message"]["content"].strip() == WORDS(3)
+    assert call_of(model, asked, 3)
+
+
+def test_who_leaves_there_frees_the_backend_here(model, both_ways):
+    model.now("stall 2")
+    asked = {**chat(), "model": "rp/m", "stream": True}
+    client = http_client.HTTPConnection(both_ways.url[7:], timeout=60)
+    client.request("POST", "/v1/chat/completions", json.dumps(asked), {"Content-Type": "application/json"})
+    call = call_of(model, asked, 2)
+    client.close()
+    until(lambda: call.closed_at)
+    both_ways.queue.wait(lambda: both_ways.queue.cancelled)
 
 
 def test_llamas_words_reach_the_queue(corral, workers):

@@ -7,6 +7,8 @@
 A question for jobs, or for what was cancelled, is held open for `hold` seconds. What a worker does against the protocol is noted in `wrong`.
 take_faults: what the next questions for jobs get, statuses or bytes in place of a job; post_faults["output"|"stream"]: what the next posts get, a
 status, or "drop": it is taken, and the connection ends without an answer. Nothing that was refused counts as handed in.
+
+Those who fill the queue speak to it too, at {url}/v2/ep with the key as bearer token: /run, /runsync, /status/ID, /stream/ID, /cancel/ID, /health.
 """
 import json
 import re
@@ -28,6 +30,7 @@ class Queue:
         self.post_faults = {"output": deque(), "stream": deque()}
         self.takes, self.pings, self.posts, self.wrong = [], [], [], []      # takes: (time, path, query); posts: (what, job, query, body, status)
         self.answers, self.pieces, self.taken = defaultdict(list), defaultdict(list), set()
+        self.told, self.cancelled = defaultdict(int), set()                  # of clients: pieces that were handed out; jobs that they cancelled
         self.count = 0
         handler = type("Handler", (Handler,), {"queue": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -52,6 +55,17 @@ class Queue:
             self.jobs.append({"id": job, "input": said, **more})
             self.lock.notify_all()
             return job
+
+    def state(self, job):
+        """What a client is told, with the lock held."""
+        said = self.answers[job][0]["body"] if self.answers[job] else {}
+        state = "CANCELLED" if job in self.cancelled else "COMPLETED" if "output" in said else "FAILED" if said else "IN_PROGRESS" if job in self.taken else "IN_QUEUE"
+        return {"id": job, "status": state, **said}
+
+    def new_pieces(self, job):
+        new = self.pieces[job][self.told[job]:]
+        self.told[job] += len(new)
+        return {**self.state(job), "stream": [{"output": piece} for piece in new]}
 
     def stop(self, *jobs):
         with self.lock:
@@ -107,6 +121,25 @@ class Handler(BaseHTTPRequestHandler):
         if not right:
             self.queue.wrong.append(f"{self.command} {self.path}: {what}")
 
+    def client(self, path, body=b""):
+        """A request of those who fill the queue; False: it is none."""
+        q, words = self.queue, path.removeprefix("/v2/ep/").split("/")
+        if self.headers.get("Authorization") != f"Bearer {q.key}":
+            return False
+        if words[0] in ("run", "runsync"):
+            words.append(q.add(json.loads(body)["input"]))
+        with q.lock:
+            if words[0] == "runsync":
+                q.lock.wait_for(lambda: q.answers[words[1]] or words[1] in q.cancelled, 60)
+            if words[0] == "cancel":
+                q.cancelled.add(words[1])
+                q.stops.append(words[1])
+                q.lock.notify_all()
+            workers = {"jobs": {"inQueue": len(q.jobs)}, "workers": {"idle": 1, "running": 0, "ready": 1}}
+            answer = workers if words[0] == "health" else q.new_pieces(words[1]) if words[0] == "stream" else q.state(words[1])
+        self.reply(200, json.dumps(answer).encode())
+        return True
+
     def knows_key(self):
         if self.headers.get("Authorization") == self.queue.key:
             return True
@@ -115,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path, query = self.parts()
-        if not self.knows_key():
+        if self.client(path) or not self.knows_key():
             return
         try:
             if path.startswith(("/v2/ep/job-take/", "/v2/ep/job-take-batch/")):
@@ -180,9 +213,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         q = self.queue
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, query = self.parts()
-        if not self.knows_key():
+        if self.client(path, body) or not self.knows_key():
             return
         found = re.fullmatch(rf"/v2/ep/job-(done|stream)/{q.worker}/([^/]+)", path)
         if not found:
