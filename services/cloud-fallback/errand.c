@@ -144,7 +144,7 @@ static bool another_key(const struct errand *e)
 	if (!may_begin_again(e) || e->n_tried == KEY_TRIES)
 		return false;
 	for (size_t i = 0; i < e->provider->keys.n; i++)
-		if (key_usable(&e->provider->keys.keys[i], mono_us()) && !key_is_among(e->tried, e->n_tried, e->provider->keys.keys[i].id))
+		if (key_usable(&e->provider->keys.keys[i], e->model, mono_us()) && !key_is_among(e->tried, e->n_tried, e->provider->keys.keys[i].id))
 			return true;
 	return false;
 }
@@ -407,9 +407,17 @@ static void send_with(struct errand *e, const struct provider_key *k, int64_t le
 static void send_it(struct errand *e)
 {
 	int64_t left_ms = (e->until_us - loop_now_us(e->cloud->loop)) / 1000;
-	struct provider_key *k = left_ms > 0 ? keyring_pick(&e->provider->keys, mono_us(), e->tried, e->n_tried) : NULL;
+	struct provider_key *k = left_ms > 0 ? keyring_pick(&e->provider->keys, e->model, mono_us(), e->tried, e->n_tried) : NULL;
+	int64_t back_us = keyring_model_back_us(&e->provider->keys, e->model, mono_us());
 	struct why why;
 
+	if (!k && left_ms > 0 && back_us) {
+		give_probe_back(e);
+		e->retry_ms = (back_us - mono_us()) / 1000;
+		err_set(&why, ERR_RATE_LIMITED, "%s allows no more requests of %s today", e->provider->set->name, e->model);
+		fail(e, &why);
+		return;
+	}
 	if (!k) {
 		give_probe_back(e);
 		err_set(&why, left_ms > 0 ? ERR_UNAVAILABLE : ERR_DEADLINE, "%s was not asked: %s", e->provider->set->name,

@@ -3,7 +3,8 @@
  *
  *   it says                                  then
  *   the key is not taken, no credit          the key rests for cloud_recheck; another one is tried
- *   too many now, or today                   the key rests as long as it was told; another one is tried
+ *   too many now                             the key rests as long as it was told; another one is tried
+ *   too many of this model today (Gemini)    the key rests for that model until its day ends; another one is tried
  *   overloaded                               counted by the breaker; with a time to wait nothing is sent until then
  *   broken, nothing, no answer               counted by the breaker
  *   too long, no such model, refused         the request's own fault: nothing is held against anybody */
@@ -67,6 +68,13 @@ static void rest_key(struct errand *e, const struct provider_error *pe)
 	struct provider_key *k = errand_key(e);
 	int64_t now_us = mono_us(), wait_us = pe->wait_ms > 0 ? pe->wait_ms * 1000 : 0;
 
+	if (k && pe->until_tomorrow && pe->wait_ms > 0) {
+		key_rest_for(k, e->model, now_us + wait_us);
+		e->retry_ms = pe->wait_ms;
+		LOG_WARN("a model of a provider rests until the limit of its day begins anew", LOG_S("provider", e->provider->set->name), LOG_S("model", e->model),
+			 LOG_S("key", k->id), LOG_I("retry_after_ms", e->retry_ms));
+		return;
+	}
 	if (k && pe->fault == FAULT_RATE_LIMITED)
 		key_rest(k, KEY_RESTS, now_us, wait_us);
 	else if (k)

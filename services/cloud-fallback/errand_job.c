@@ -61,7 +61,7 @@ static void ask(struct loop_timer *t)
 	const char *url;
 
 	if (!k)                               /* taken away: another one of the same account asks on */
-		k = keyring_pick(&e->provider->keys, mono_us(), NULL, 0);
+		k = keyring_pick(&e->provider->keys, NULL, mono_us(), NULL, 0);
 	if (is_silent_too_long(e))
 		return;
 	if (!k || http_reply_full(e->x)) {
@@ -153,7 +153,7 @@ static void on_cancelled(void *arg, int status, struct str body, const char *err
 static void send_cancel(struct loop_timer *t)
 {
 	struct ending *g = list_entry(t, struct ending, begin);
-	struct provider_key *k = keyring_pick(&g->provider->keys, mono_us(), NULL, 0);
+	struct provider_key *k = keyring_pick(&g->provider->keys, NULL, mono_us(), NULL, 0);
 	struct buf head = { 0 };
 	struct str header;
 

@@ -60,7 +60,7 @@ void workers_look(struct provider *p)
 	int64_t now_us = loop_now_us(p->cloud->loop), every_us = p->workers.starting_us ? STARTING_EVERY_US : EVERY_US;
 
 	if (p->set->kind != KIND_RUNPOD || p->workers.asking || (p->workers.asked_us && now_us - p->workers.asked_us < every_us) ||
-	    !(k = keyring_pick(&p->keys, now_us, NULL, 0)))
+	    !(k = keyring_pick(&p->keys, NULL, now_us, NULL, 0)))
 		return;
 	p->workers.asked_us = now_us;
 	buf_printf(&url, "%s/health", p->set->url);

@@ -170,6 +170,7 @@ static void keep_learned(struct keyring *r, const struct keyring *was)
 				r->keys[i].state = was->keys[j].state;
 				r->keys[i].until_us = was->keys[j].until_us;
 				r->keys[i].wait_us = was->keys[j].wait_us;
+				memcpy(r->keys[i].models, was->keys[j].models, sizeof(r->keys[i].models));
 			}
 }
 
@@ -203,7 +204,31 @@ void keyring_free(struct keyring *r)
 
 /* --- which one --- */
 
-bool key_usable(const struct provider_key *k, int64_t now_us) { return k->state == KEY_GOOD || now_us >= k->until_us; }
+static int64_t resting_until(const struct provider_key *k, const char *model)
+{
+	for (size_t i = 0; model && i < KEY_MODELS; i++)
+		if (!strncmp(k->models[i].model, model, sizeof(k->models[i].model) - 1))
+			return k->models[i].until_us;
+	return 0;
+}
+
+bool key_usable(const struct provider_key *k, const char *model, int64_t now_us)
+{
+	return (k->state == KEY_GOOD || now_us >= k->until_us) && now_us >= resting_until(k, model);
+}
+
+int64_t keyring_model_back_us(const struct keyring *r, const char *model, int64_t now_us)
+{
+	int64_t first = 0;
+
+	for (size_t i = 0; i < r->n; i++) {
+		int64_t until_us = resting_until(&r->keys[i], model);
+
+		if (key_usable(&r->keys[i], NULL, now_us) && until_us > now_us && (!first || until_us < first))
+			first = until_us;
+	}
+	return first;
+}
 
 bool key_is_among(const char (*ids)[KEY_ID], unsigned n, const char *id)
 {
@@ -214,7 +239,7 @@ bool key_is_among(const char (*ids)[KEY_ID], unsigned n, const char *id)
 }
 
 /* By weight, evenly spread: who is owed most is next. */
-struct provider_key *keyring_pick(struct keyring *r, int64_t now_us, const char (*not)[KEY_ID], unsigned n_not)
+struct provider_key *keyring_pick(struct keyring *r, const char *model, int64_t now_us, const char (*not)[KEY_ID], unsigned n_not)
 {
 	struct provider_key *best = NULL;
 	int64_t all = 0;
@@ -222,7 +247,7 @@ struct provider_key *keyring_pick(struct keyring *r, int64_t now_us, const char 
 	for (size_t i = 0; i < r->n; i++) {
 		struct provider_key *k = &r->keys[i];
 
-		if (!key_usable(k, now_us) || key_is_among(not, n_not, k->id))
+		if (!key_usable(k, model, now_us) || key_is_among(not, n_not, k->id))
 			continue;
 		k->turn += k->weight;
 		all += k->weight;
@@ -252,7 +277,7 @@ size_t keyring_good(const struct keyring *r, int64_t now_us)
 	size_t n = 0;
 
 	for (size_t i = 0; i < r->n; i++)
-		n += key_usable(&r->keys[i], now_us);
+		n += key_usable(&r->keys[i], NULL, now_us);
 	return n;
 }
 
@@ -278,6 +303,23 @@ void key_rest(struct provider_key *k, enum key_state state, int64_t now_us, int6
 		return;
 	k->state = state;
 	k->until_us = now_us + wait_us;
+}
+
+/* In the place of that model's last rest, else of the one that ends first: mostly that of nobody. */
+void key_rest_for(struct provider_key *k, const char *model, int64_t until_us)
+{
+	struct model_rest *to = &k->models[0];
+
+	for (size_t i = 0; i < KEY_MODELS; i++) {
+		if (!strncmp(k->models[i].model, model, sizeof(k->models[i].model) - 1)) {
+			to = &k->models[i];
+			break;
+		}
+		if (k->models[i].until_us < to->until_us)
+			to = &k->models[i];
+	}
+	snprintf(to->model, sizeof(to->model), "%s", model);
+	to->until_us = until_us;
 }
 
 void key_is_good(struct provider_key *k)

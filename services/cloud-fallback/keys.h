@@ -15,9 +15,15 @@
 #include "common/base/str.h"
 #include "services/cloud-fallback/settings.h"
 
-enum { KEY_ID = 9, KEYS_MOST = 64, KEY_TRIES = 3 };
+enum { KEY_ID = 9, KEYS_MOST = 64, KEY_TRIES = 3, KEY_MODELS = 16 };
 
 enum key_state { KEY_GOOD, KEY_REFUSED, KEY_NO_CREDIT, KEY_RESTS };
+
+/* A model that a key may not ask for until then. */
+struct model_rest {
+	char model[100];
+	int64_t until_us;
+};
 
 struct provider_key {
 	char id[KEY_ID];
@@ -28,6 +34,7 @@ struct provider_key {
 	enum key_state state;
 	int64_t until_us;             /* not KEY_GOOD: when it may be tried again */
 	int64_t wait_us;              /* the last rest that nobody said the length of */
+	struct model_rest models[KEY_MODELS];         /* those whose limit of the day is reached */
 };
 
 struct keyring {
@@ -42,9 +49,11 @@ struct keyring {
 bool keyring_load(struct keyring *, const struct provider_setting *, struct arena *);
 void keyring_free(struct keyring *);
 
-/* The next one that is good now, and none of 'not' (ids that were tried); NULL = none. */
-struct provider_key *keyring_pick(struct keyring *, int64_t now_us, const char (*not)[KEY_ID], unsigned n_not);
-bool key_usable(const struct provider_key *, int64_t now_us);
+/* The next one that is good now for that model (NULL = for any), and none of 'not' (ids that were tried); NULL = none. */
+struct provider_key *keyring_pick(struct keyring *, const char *model, int64_t now_us, const char (*not)[KEY_ID], unsigned n_not);
+bool key_usable(const struct provider_key *, const char *model, int64_t now_us);
+/* When one of those that are good now, but not for that model, is good for it too; 0 = there is none such. */
+int64_t keyring_model_back_us(const struct keyring *, const char *model, int64_t now_us);
 bool key_is_among(const char (*ids)[KEY_ID], unsigned n, const char *id);
 struct provider_key *keyring_find(struct keyring *, const char *id);
 /* How many may be used now; and of none, the one that is good again first (NULL = there is no key). */
@@ -52,6 +61,7 @@ size_t keyring_good(const struct keyring *, int64_t now_us);
 const struct provider_key *keyring_first_back(const struct keyring *);
 
 void key_rest(struct provider_key *, enum key_state, int64_t now_us, int64_t wait_us);    /* wait 0: not said; longer each time */
+void key_rest_for(struct provider_key *, const char *model, int64_t until_us);    /* the others' requests go on with it */
 void key_is_good(struct provider_key *);
 
 /* What people write where a key should be. */

@@ -124,6 +124,32 @@ static void write_keys(const char *path, const char *text)
 	fclose(f);
 }
 
+static void a_key_rests_for_one_model(void **state)
+{
+	struct keyring r = { .n = 2, .keys = { { .id = "a", .weight = 1 }, { .id = "b", .weight = 1 } } };
+	struct provider_key *a = &r.keys[0];
+	int64_t now = 1000000;
+	char name[16];
+
+	key_rest_for(a, "m1", now + 5000);
+	for (int i = 0; i < 4; i++)
+		assert_ptr_equal(keyring_pick(&r, "m1", now, NULL, 0), &r.keys[1]);
+	assert_true(key_usable(a, "m2", now) && key_usable(a, NULL, now) && !key_usable(a, "m1", now) && key_usable(a, "m1", now + 5000));
+	assert_int_equal(keyring_good(&r, now), 2);
+	key_rest_for(&r.keys[1], "m1", now + 9000);
+	assert_null(keyring_pick(&r, "m1", now, NULL, 0));
+	assert_int_equal(keyring_model_back_us(&r, "m1", now), now + 5000);
+	assert_int_equal(keyring_model_back_us(&r, "m2", now), 0);
+	assert_int_equal(keyring_model_back_us(&r, "m1", now + 9000), 0);
+	for (int i = 0; i < KEY_MODELS; i++) {          /* more than it remembers: what ends first gives its place */
+		snprintf(name, sizeof(name), "x%d", i);
+		key_rest_for(a, name, now + 6000 + i);
+	}
+	assert_true(key_usable(a, "m1", now) && !key_usable(a, "x0", now) && !key_usable(a, "x15", now));
+	key_rest_for(a, "x15", now + 1);
+	assert_true(key_usable(a, "x15", now + 1) && !key_usable(a, "x14", now + 1));
+}
+
 static void keys_take_turns_by_weight_and_rest(void **state)
 {
 	char path[] = "/tmp/corral-keys-test.XXXXXX", tried[KEY_TRIES][KEY_ID];
@@ -139,18 +165,18 @@ static void keys_take_turns_by_weight_and_rest(void **state)
 	assert_false(keyring_load(&r, &p, mem));
 	assert_int_equal(r.n, 2);
 	for (int i = 0; i < 8; i++)
-		first += keyring_pick(&r, now, NULL, 0) == &r.keys[0];
+		first += keyring_pick(&r, NULL, now, NULL, 0) == &r.keys[0];
 	assert_int_equal(first, 6);
 	key_rest(&r.keys[0], KEY_REFUSED, now, 5000000);
 	assert_int_equal(keyring_good(&r, now), 1);
 	for (int i = 0; i < 4; i++)
-		assert_ptr_equal(keyring_pick(&r, now, NULL, 0), &r.keys[1]);
+		assert_ptr_equal(keyring_pick(&r, NULL, now, NULL, 0), &r.keys[1]);
 	memcpy(tried[0], r.keys[1].id, KEY_ID);
-	assert_null(keyring_pick(&r, now, (const char (*)[KEY_ID])tried, 1));
+	assert_null(keyring_pick(&r, NULL, now, (const char (*)[KEY_ID])tried, 1));
 	now += 5000000;
-	k = keyring_pick(&r, now, (const char (*)[KEY_ID])tried, 1);  /* one tries it again */
+	k = keyring_pick(&r, NULL, now, (const char (*)[KEY_ID])tried, 1);  /* one tries it again */
 	assert_ptr_equal(k, &r.keys[0]);
-	assert_null(keyring_pick(&r, now, (const char (*)[KEY_ID])tried, 1));
+	assert_null(keyring_pick(&r, NULL, now, (const char (*)[KEY_ID])tried, 1));
 	key_is_good(k);
 	assert_int_equal(keyring_good(&r, now), 2);
 	key_rest(&r.keys[1], KEY_RESTS, now, 0);
@@ -212,7 +238,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_provider_is_a_line, begin, end), cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, begin, end),
 		cmocka_unit_test_setup_teardown(the_environment_goes_before_the_item, begin, end), cmocka_unit_test_setup_teardown(a_wide_door_needs_a_token, begin, end),
-		cmocka_unit_test(placeholders_are_no_keys), cmocka_unit_test_setup_teardown(keys_take_turns_by_weight_and_rest, begin, end),
+		cmocka_unit_test(placeholders_are_no_keys), cmocka_unit_test(a_key_rests_for_one_model),
+		cmocka_unit_test_setup_teardown(keys_take_turns_by_weight_and_rest, begin, end),
 		cmocka_unit_test_setup_teardown(the_built_in_table_is_sound, begin, end), cmocka_unit_test_setup_teardown(a_file_goes_before_it, begin, end),
 	};
 

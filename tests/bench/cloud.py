@@ -81,9 +81,9 @@ def percent(sorted_list, p):
 def report(what, took):
     straight = statistics.median(took["straight"])
     added = [t - straight for t in took["corral"]]
-    worst = percent(took["straight"], 99) - straight
+    worst, beside = percent(took["straight"], 99) - straight, percent(took["corral"], 99) - percent(took["straight"], 99)
     print(f"{'met   ' if percent(added, 99) < PROMISED_MS else 'MISSED'} {what}: added {statistics.median(added):.2f} ms in the median, {percent(added, 99):.2f} ms at p99, promised below "
-          f"{PROMISED_MS}; straight {straight:.2f} ms, its own p99 {worst:.2f} ms more; {len(added)} each")
+          f"{PROMISED_MS}; straight {straight:.2f} ms, its own p99 {worst:.2f} ms more; p99 against p99 {beside:+.2f} ms; {len(added)} each")
 
 
 def wait(what, test, seconds=60):

@@ -41,7 +41,7 @@ providers:
   - {{name: off, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, enabled: no, monthly_tokens: unlimited}}
   - {{name: uncapped, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY}}
   - {{name: an, kind: anthropic, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
-  - {{name: ge, kind: gemini, url: "{fake.url}/v1beta", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
+  - {{name: ge, kind: gemini, url: "{fake.url}/v1beta", models: m1|m2, key_env: GOOD_KEY, monthly_tokens: unlimited}}
   - {{name: go, kind: gemini, url: "{fake.url}/v1beta/openai", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
   - {{name: or, kind: openrouter, url: "{fake.url}/api/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited}}
   - {{name: few, kind: compatible, url: "{fake.url}/v1", models: m1, key_env: GOOD_KEY, monthly_tokens: unlimited, per_day: 3}}
@@ -264,3 +264,15 @@ def test_a_key_that_is_told_to_wait_waits(cloud, fake):
     fake.now(["status 402", "answer 2"])
     assert ask(cloud)[0] == 200                                  # by the other one
     assert state(cloud, "oa")["keys"] == 1
+
+
+def test_a_limit_of_the_day_is_one_models(cloud, fake):
+    """Gemini's limits of the day are of a project and a model: another model goes on with the same key."""
+    fake.now(["status 429 word=daily"])
+    status, headers, _ = error(ask(cloud, "ge/m1"))
+    assert status == 429 and int(headers["Retry-After"]) > 0
+    fake.now(["answer 1"])
+    calls = len(fake.calls)
+    status, headers, said = error(ask(cloud, "ge/m1"))
+    assert status == 429 and "no more requests of m1 today" in said["message"] and int(headers["Retry-After"]) > 0 and len(fake.calls) == calls, said
+    assert ask(cloud, "ge/m2")[0] == 200 and state(cloud, "ge")["state"] == "ready"
