@@ -219,7 +219,7 @@ enum err plan_read(struct plan *ret, struct str input, struct arena *mem, struct
 {
 	struct str job = arena_fmt(mem, "{\"input\":" STR_FMT "}", STR_ARG(input.n ? input : STR("null")));
 	bool as_worker = false;
-	struct job_input in;
+	struct job_input in = { 0 };
 	struct json j;
 
 	if (input.n && wants_models(input, &as_worker, mem)) {

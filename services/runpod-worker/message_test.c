@@ -66,8 +66,8 @@ static void what_is_no_address_is_named(void **state)
 
 static void jobs_are_read(void **state)
 {
-	struct taken *t;
-	unsigned n;
+	struct taken *t = NULL;
+	unsigned n = 0;
 
 	assert_int_equal(taken_read(STR("{\"id\":\"j1\",\"input\":{\"prompt\":\"x\"},\"webhook\":null}"), mem, &t, &n, &why), ERR_OK);
 	assert_int_equal(n, 1);
@@ -101,7 +101,7 @@ static enum err planned(const char *input, struct plan *p) { return plan_read(p,
 
 static void an_input_becomes_a_request(void **state)
 {
-	struct plan p;
+	struct plan p = { 0 };
 
 	assert_int_equal(planned("{\"prompt\":\"x\"}", &p), ERR_OK);
 	assert_true(str_eqz(p.path, "/inference") && !p.as_worker && strcmp(p.method, "POST") == 0);
@@ -119,7 +119,7 @@ static void what_asks_no_model_is_refused(void **state)
 {
 	static const char *const routes[] = { "/keys", "/run", "/v1/models", "/v1/chat/completions/", "/v1/chat/completions?x=1", "/v1/inference", "//inference", "/openai/v1",
 					      "/v1/../keys", "/api/pull", "/cancel/1", "http://other/v1/completions" };
-	struct plan p;
+	struct plan p = { 0 };
 
 	for (size_t i = 0; i < sizeof(routes) / sizeof(*routes); i++)
 		assert_int_equal(planned(arena_printf(mem, "{\"route\":\"%s\",\"request\":{}}", routes[i]), &p), ERR_INVALID);
