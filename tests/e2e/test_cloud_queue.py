@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from servers import ROOT, Corral, free_port, http as fetch, until
+from servers import ARRANGEMENT, ROOT, Corral, free_port, http as fetch, until
 
 sys.path.insert(0, str(ROOT / "tests/fakes"))
 import providers                                                 # noqa: E402
@@ -148,3 +148,50 @@ def test_a_cold_start_is_learned_and_what_cannot_wait_for_one_is_not_sent(cloud,
     before = len(sleepy.calls)
     status, _, text = ask(cloud, headers={"X-Corral-Deadline-Ms": "700"}, model="cold/m1")
     assert status == 503 and "as was learned" in text and len(sleepy.calls) == before, text
+
+
+def row_of(corral, request):
+    status, _, body = corral.get(f"/requests/{request}")
+    return status == 200 and all(not a["open"] for a in body["attempts"]) and body["attempts"][-1]
+
+
+def test_a_job_that_is_cancelled_in_the_queue_stays_in_doubt(cloud, fake):
+    """It may have begun when it was told to end, and nobody says: the most that it may have cost is booked, and stays."""
+    until(lambda: cloud.post("/v1/chat/completions", {**body(text="do: answer 1"), "max_tokens": 5})[0] == 200)
+    c, before = http.client.HTTPConnection(cloud.url[7:], timeout=30), len(fake.calls)
+    c.request("POST", "/v1/chat/completions", json.dumps({**body(text="do: hang"), "max_tokens": 5}), {"Content-Type": "application/json", "X-Request-Id": "cancelled-in-the-queue"})
+    until(lambda: len(fake.calls) > before)
+    call = fake.calls[-1]
+    c.close()
+    cancelled(fake, call)
+    row = until(lambda: row_of(cloud, call.request_id))
+    assert (row["tokens_source"], row["completion_tokens"]) == ("in_doubt", 5) and row["prompt_tokens"] > 0, row
+
+
+@pytest.mark.skipif(ARRANGEMENT != "one", reason="kills one process and starts it again")
+def test_a_gateway_that_is_killed_books_what_it_had_noted(fake, tmp_path):
+    """Of a stream from a provider: its last checkpoint, as unknown, and not more than the provider sent. That is less than may be charged, as docs/cloud.md says."""
+    (tmp_path / "corral.yaml").write_text(f'providers:\n  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1, key_env: QUEUE_KEY, monthly_tokens: unlimited}}\n')
+
+    def start():
+        corral = Corral(tmp_path, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(tmp_path / "corral.yaml"), "--cloud-listen=127.0.0.1:0",
+                        "--cache=off", "--checkpoint=50ms", env={"QUEUE_KEY": KEY, "CORRAL_CLOUD_TOKEN": TOKEN})
+        until(lambda: state(corral, "oa")["state"] == "ready")
+        return corral
+    corral = start()
+    until(lambda: corral.post("/v1/chat/completions", {**body(text="do: answer 1", model="oa/m1"), "max_tokens": 5})[0] == 200)
+    c = http.client.HTTPConnection(corral.url[7:], timeout=30)
+    c.request("POST", "/v1/chat/completions", json.dumps({**body(True, "do: answer 4000 gap=10ms", "oa/m1"), "max_tokens": 5000}), {"Content-Type": "application/json"})
+    answer = c.getresponse()
+    request = answer.headers["X-Request-Id"]
+    for _ in range(200):
+        answer.readline()
+    corral.kill()
+    c.close()
+    sent = until(lambda: [line for line in fake.lines if line["request_id"] == request])[0]["tokens"]
+    corral = start()
+    try:
+        row = until(lambda: row_of(corral, request))
+        assert row["provider"] == "oa" and row["tokens_source"] != "reported" and 0 < row["completion_tokens"] <= sent, (row, sent)
+    finally:
+        assert corral.close() is None
