@@ -467,8 +467,10 @@ struct booked {
 	char story[64];               /* each FINAL's attempt, status and backend: "1error@a 2ok@b " */
 };
 
-static inline void book(struct booked *b, uint8_t type, const Corral__UsageEvent *e)
+static inline void book(void *arg, uint8_t type, const Corral__UsageEvent *e)
 {
+	struct booked *b = arg;
+
 	b->begun += type == REC_BEGUN;
 	b->started += type == REC_START;
 	b->checkpoints += type == REC_CHECKPOINT;
@@ -517,10 +519,9 @@ static inline void disk_free(void)
 	usleep(120000);               /* a full spool asks for room every 100 ms */
 }
 
-/* What the worker's usage spool holds; of the FINALs the last one's words. */
-static inline struct booked books(void)
+/* Each event in the worker's usage spool, in order. */
+static inline void each_usage(void (*each)(void *arg, uint8_t type, const Corral__UsageEvent *), void *arg)
 {
-	struct booked b = { 0 };
 	struct why why;
 	struct spool_reader *r = spool_reader_open(h.w->usage_dir, 0, &why);
 	struct str payload;
@@ -534,10 +535,18 @@ static inline struct booked books(void)
 		if (type == FILLING)
 			continue;
 		assert_non_null(e);
-		book(&b, type, e);
+		each(arg, type, e);
 		corral__usage_event__free_unpacked(e, NULL);
 	}
 	spool_reader_close(r);
+}
+
+/* What the worker's usage spool holds; of the FINALs the last one's words. */
+static inline struct booked books(void)
+{
+	struct booked b = { 0 };
+
+	each_usage(book, &b);
 	return b;
 }
 

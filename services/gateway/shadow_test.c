@@ -65,8 +65,12 @@ static double counted(const char *result) { return series_get(metrics_series(h.g
 
 struct apart { unsigned clients, shadows; uint64_t run_finals; char status[16], model[16], arm[8], unit[40], tenant[16]; uint64_t tokens; bool linked; };
 
-static void look(struct apart *x, const Corral__UsageEvent *e)
+static void look(void *arg, uint8_t type, const Corral__UsageEvent *e)
 {
+	struct apart *x = arg;
+
+	if (type != REC_FINAL)
+		return;
 	x->run_finals += e->run != 0;
 	if (!e->shadow_of.len) {
 		x->clients++;
@@ -85,22 +89,8 @@ static void look(struct apart *x, const Corral__UsageEvent *e)
 static struct apart apart(void)
 {
 	struct apart x = { 0 };
-	struct why why;
-	struct spool_reader *r = spool_reader_open(h.w->usage_dir, 0, &why);
-	struct str payload;
-	uint64_t position, next;
-	uint8_t type;
 
-	assert_non_null(r);
-	while (spool_read(r, &type, &payload, &position, &next, &why) > 0) {
-		Corral__UsageEvent *e = corral__usage_event__unpack(NULL, payload.n, (const uint8_t *)payload.p);
-
-		assert_non_null(e);
-		if (type == REC_FINAL)
-			look(&x, e);
-		corral__usage_event__free_unpacked(e, NULL);
-	}
-	spool_reader_close(r);
+	each_usage(look, &x);
 	assert_int_equal(books().begun, books().closed);
 	assert_true(list_empty(&h.w->open));
 	assert_int_equal(atomic_load(&h.gw.n_shadows), 0);
