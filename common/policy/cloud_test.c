@@ -265,6 +265,65 @@ static void what_the_house_has_is_to_be_known_first(void **state)
 	expect(x, NULL, "acme/large", "fallback");
 }
 
+/* The models, by name, whose queues are full, out of what was decided. */
+static struct decision passed(struct fix *x, const char *asked, const char *a, const char *b)
+{
+	struct decision d = decided(x, asked);
+	uint16_t full[2] = { (uint16_t)catalogue_model(&x->cat, str_of(a)), 0 };
+
+	if (b)
+		full[1] = (uint16_t)catalogue_model(&x->cat, str_of(b));
+	decision_pass(&d, &x->cat, full, b ? 2 : 1);
+	return d;
+}
+
+static enum rule rule_of(struct fix *x, const struct decision *d, const char *model)
+{
+	for (uint16_t i = 0; i < d->n_rejected; i++)
+		if (strcmp(x->cat.replicas[d->rejected[i].replica].pb->model, model) == 0)
+			return (enum rule)d->rejected[i].rule;
+	return RULE_NONE;
+}
+
+static void a_full_queue_in_the_cloud_is_passed_by(void **state)
+{
+	struct fix *x = *state;
+	struct decision d;
+
+	x->rules.prefer = (char *)"medium";
+	ask(x, "COMPLEX");
+	expect(x, NULL, "zeta/small", "rules");
+	d = passed(x, NULL, "zeta/small", "acme/large");
+	assert_string_equal(first(x, &d), "coder");
+	assert_string_equal(d.reason, "fallback");
+	assert_int_equal(d.err, ERR_OK);
+	assert_int_equal(rule_of(x, &d, "zeta/small"), RULE_QUEUE_FULL);
+	assert_int_equal(rule_of(x, &d, "acme/large"), RULE_QUEUE_FULL);
+	assert_int_equal(rule_of(x, &d, "coder"), RULE_NONE);
+	d = passed(x, NULL, "acme/large", NULL);
+	assert_string_equal(first(x, &d), "zeta/small");
+	assert_string_equal(d.reason, "rules");         /* it was not the one that was given */
+}
+
+static void a_full_queue_at_home_is_no_reason_to_spend(void **state)
+{
+	struct fix *x = *state;
+	struct decision d = passed(x, NULL, "coder", NULL);
+	struct why why = { 0 };
+
+	assert_int_equal(d.n_ranked, 0);
+	assert_int_equal(d.err, ERR_QUEUE_FULL);
+	assert_int_equal(rule_of(x, &d, "coder"), RULE_QUEUE_FULL);
+	assert_int_equal(rule_of(x, &d, "zeta/small"), RULE_HOME_BUSY);
+	decision_why(&d, &x->f, &x->cat, &why);
+	assert_non_null(strstr(why.text, "the queues are full"));
+	x->rules.prefer = (char *)"medium";
+	ask(x, "COMPLEX");                      /* policy sends it there anyway */
+	d = passed(x, NULL, "coder", NULL);
+	assert_string_equal(first(x, &d), "zeta/small");
+	assert_string_equal(d.reason, "rules");
+}
+
 static void what_does_not_fit_at_home_fits_there(void **state)
 {
 	struct fix *x = *state;
@@ -388,6 +447,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(without_providers_nothing_changes), T(the_same_two_make_the_same_bytes_and_no_secret), T(auto_stays_at_home_and_has_spares),
+		T(a_full_queue_in_the_cloud_is_passed_by),
+		T(a_full_queue_at_home_is_no_reason_to_spend),
 		T(when_the_house_is_down_the_cloud_answers), T(what_the_house_has_is_to_be_known_first),
 		T(what_does_not_fit_at_home_fits_there), T(after_two_failures_at_home_it_is_the_clouds_turn),
 		T(complexity_asks_for_it), T(measured_quality_sends_it_there), T(who_names_it_gets_it),

@@ -18,7 +18,8 @@ static const double assumed_load_s = 6.0, assumed_tokens_per_s_b = 120.0;      /
 const char *rule_name(enum rule r)
 {
 	static const char *const names[RULE_COUNT] = { "none", "not_asked", "backend_down", "breaker_open", "capability", "context",
-						       "already_tried", "not_a_chat_model", "score", "local_only", "budget", "home_unknown" };
+						       "already_tried", "not_a_chat_model", "score", "local_only", "budget", "home_unknown",
+						       "queue_full", "home_busy" };
 
 	return r < RULE_COUNT ? names[r] : "none";
 }
@@ -501,6 +502,36 @@ void decide(struct decision *d, struct arena *a, const Corral__DecisionFeatures 
 	d->confidence = confidence_of(d, c);
 }
 
+static bool is_among(const uint16_t *models, size_t n, uint16_t model)
+{
+	while (n && models[n - 1] != model)
+		n--;
+	return n > 0;
+}
+
+void decision_pass(struct decision *d, const struct catalogue *c, const uint16_t *full, size_t n)
+{
+	bool busy = false, led = d->n_ranked && is_among(full, n, c->replicas[d->ranked[0].replica].model);
+	uint16_t kept = 0;
+
+	for (uint16_t i = 0; i < d->n_ranked; i++) {
+		struct ranked r = d->ranked[i];
+		bool cloud = cloud_of(c, r.replica), no_place = is_among(full, n, c->replicas[r.replica].model);
+
+		busy |= no_place && !cloud;
+		if (no_place || (cloud && busy))
+			d->rejected[d->n_rejected++] = (struct rejected){ .replica = r.replica, .rule = no_place ? RULE_QUEUE_FULL : RULE_HOME_BUSY };
+		else
+			d->ranked[kept++] = r;
+	}
+	if (kept == d->n_ranked)
+		return;
+	d->n_ranked = kept;
+	d->err = kept ? ERR_OK : ERR_QUEUE_FULL;
+	d->reason = led && kept ? "fallback" : d->reason;
+	d->confidence = confidence_of(d, c);
+}
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the decision log is written in host order");
 
 /* err, reason with its end, confidence, how many were left out; how many are ranked, rejected. Of an arm: whether it is a champion's, experiment, arm. */
@@ -621,7 +652,7 @@ bool decision_unpack(struct decision *d, struct arena *a, struct str from, uint1
 	ok = ok && take(&from, &d->n_rejected, 2) && d->n_rejected <= DECIDE_MAX;
 	if (!ok)
 		return false;
-	d->rejected = arena_array(a, struct rejected, d->n_rejected + 1u);
+	d->rejected = arena_array(a, struct rejected, (size_t)d->n_rejected + d->n_ranked + 1u);      /* decision_pass() may move those there */
 	for (uint16_t i = 0; ok && i < d->n_rejected; i++)
 		ok = take_rejected(&from, &d->rejected[i], n_replicas);
 	return ok && take_arm(&from, a, d) && from.n == 0 && makes_sense(d);
@@ -673,6 +704,10 @@ static const char *rejected_text(const struct rejected *r, const struct catalogu
 		return "it was tried for this request and failed";
 	case RULE_NOT_CHAT:
 		return "it does not generate text";
+	case RULE_QUEUE_FULL:
+		return "all its slots are taken and its queue is full";
+	case RULE_HOME_BUSY:
+		return "it is the spare of what no local model can answer, and one that can is only busy";
 	case RULE_HOME_UNKNOWN:
 		return "it is the spare of what no local model can answer, and that is not known yet";
 	default:
@@ -791,6 +826,8 @@ void decision_why(const struct decision *d, const Corral__DecisionFeatures *f, c
 		err_field(why, d->err, "model", "model '%s' cannot be used: %s", c->replicas[d->rejected[0].replica].pb->model, rejected_text(&d->rejected[0], c, a));
 	else if (d->err == ERR_UNAVAILABLE)
 		unavailable_text(d, c, a, why);
+	else if (d->err == ERR_QUEUE_FULL)
+		err_set(why, d->err, "all slots are taken and the queues are full, of every model that could answer this; try again");
 	else
 		no_model_text(d, f, a, c, why);
 	arena_free(a);

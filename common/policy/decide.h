@@ -33,7 +33,7 @@ enum err policy_build(struct policy *, struct arena *, const struct catalogue *,
 struct load { uint32_t in_use, slots, queued; bool breaker_open; };
 
 enum rule { RULE_NONE, RULE_NOT_ASKED, RULE_BACKEND_DOWN, RULE_BREAKER_OPEN, RULE_CAPABILITY, RULE_CONTEXT, RULE_TRIED, RULE_NOT_CHAT, RULE_SCORE, RULE_LOCAL_ONLY,
-	RULE_BUDGET, RULE_HOME_UNKNOWN, RULE_COUNT };
+	RULE_BUDGET, RULE_HOME_UNKNOWN, RULE_QUEUE_FULL, RULE_HOME_BUSY, RULE_COUNT };
 const char *rule_name(enum rule);     /* "context" */
 
 struct ranked {
@@ -48,9 +48,9 @@ struct decision {
 	struct ranked *ranked;        /* best first; arrays are the caller's or the arena's, DECIDE_MAX long at most */
 	struct rejected *rejected;
 	uint16_t n_ranked, n_rejected, n_left_out;
-	enum err err;                 /* ERR_OK, ERR_MODEL_NOT_FOUND, ERR_CONTEXT_TOO_LONG, ERR_NO_MODEL_FITS, ERR_UNAVAILABLE */
+	enum err err;                 /* ERR_OK, ERR_MODEL_NOT_FOUND, ERR_CONTEXT_TOO_LONG, ERR_NO_MODEL_FITS, ERR_UNAVAILABLE, ERR_QUEUE_FULL */
 	/* "asked", "alias", "rules", "sticky", "experiment", "champion", "fallback": to the cloud, because the house cannot, or not well enough; or from an
-	 * arm whose model cannot serve now */
+	 * arm whose model cannot serve now, or from a model whose queue is full */
 	const char *reason;
 	double confidence;            /* margin of the first over the second model, 0..1 */
 	const char *experiment, *arm; /* ids; NULL = no arm. Of the snapshot, or of the arena */
@@ -66,6 +66,10 @@ struct reach decide_reach(const Corral__DecisionFeatures *, int model, const str
  * NULL) marks replicas not to use again, by their index. */
 void decide(struct decision *ret, struct arena *, const Corral__DecisionFeatures *, int model, bool alias, const struct catalogue *,
 	    const struct policy *, const struct load *load, const bool *tried);
+
+/* Takes those models (by index) out of what was decided, because there is no place in their queues. Those of the cloud that stand behind one of the house
+ * go with it: that the house is busy is no reason to spend. */
+void decision_pass(struct decision *, const struct catalogue *, const uint16_t *full, size_t n);
 
 /* Every number of the decision in a fixed order, little-endian: what is logged and what a replay must reproduce bit for bit. */
 void decision_pack(const struct decision *, struct buf *out);

@@ -373,6 +373,7 @@ void account_decision(struct req *r)
 	e.policy_version = r->policy_id.version;
 	e.experiments_epoch = r->experiments_id.epoch;
 	e.experiments_version = r->experiments_id.version;
+	e.queue_full = (ProtobufCBinaryData){ r->n_full * sizeof(*r->full), (uint8_t *)r->full };
 	e.decided_by = r->not_asked && !*r->not_asked ? (char *)"selector" : (char *)"";
 	e.not_asked = r->not_asked ? (char *)r->not_asked : (char *)"";
 	attach_snapshots(r, &e);

@@ -116,6 +116,8 @@ struct req {
 	bool alias;
 	bool active;                  /* auto, and somebody has said what that is */
 	bool *tried;                  /* by replica; NULL until a retry */
+	uint16_t *full;               /* models whose queues refused it, and that are passed by; 0 of them = none */
+	uint16_t n_full;
 	bool fresh_link;              /* a kept connection broke: only a new one is taken from now on */
 	struct decision pick;         /* set by decide */
 	const char *not_asked;        /* decide=remote: why the gateway decided itself; "" = it did not. NULL under decide=local */

@@ -105,6 +105,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_TOKENS] = { METRIC_COUNTER, "tokens_total", "Tokens by direction, as reported or counted.", "model,backend,type" },
 	[M_QUEUE_SECONDS] = { METRIC_HISTOGRAM, "queue_seconds", "Time spent waiting for a slot.", "" },
 	[M_QUEUED] = { METRIC_GAUGE, "queued_requests", "Requests waiting for a slot.", "model" },
+	[M_QUEUE_PASSED] = { METRIC_COUNTER, "queue_passed_total", "Requests that named no model and went on to another, because the queue of this one had no place.", "model" },
 	[M_CUT] = { METRIC_COUNTER, "prompts_cut_total", "Answers whose backend read so much less than was sent that it must have cut the prompt.", "model,backend" },
 	[M_REFUSED] = { METRIC_COUNTER, "refused_total", "Inference requests that reached no backend, by error code.", "reason" },
 	[M_SLOTS] = { METRIC_GAUGE, "slots", "Slots that this gateway may use at present.", "model,backend" },

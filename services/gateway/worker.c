@@ -17,6 +17,7 @@
 #include "services/gateway/certificate.h"
 #include "services/gateway/recall.h"
 #include "services/gateway/shadow.h"
+#include "services/gateway/stages/stages.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/upload.h"
 
@@ -122,10 +123,7 @@ static void queue_tick(struct req *r, int64_t now)
 {
 	if (!r->waiting || now < r->queue_deadline_us)
 		return;
-	r->retry_after_s = 1 + (now - r->queue_since_us) / 2000000;
-	req_fail(r, ERR_QUEUE_FULL, "no slot for model '%s' became free within %lld ms; try again in %lld s",
-		 r->world->cat.replicas[r->pick.ranked[0].replica].pb->model, (long long)((now - r->queue_since_us) / 1000), (long long)r->retry_after_s);
-	req_resume(r, STEP_FAIL);
+	req_resume(r, queue_overdue(r, now));
 }
 
 /* Once its answer flows nothing is waited for but the moment at which the ledger is told of it. */

@@ -68,40 +68,36 @@ void block_free(struct block *b)
 	buf_free(&b->events);
 }
 
-struct search { const uint8_t *id; struct arena *mem; struct str event; };
+struct search { const uint8_t *id; struct arena *mem; struct str event; int64_t row; };
 
-/* Where the event lies among all of its block; false when it is not there. */
+/* Where the event lies among all of its block, the last that has the id; false when it is not there. */
 static bool place(struct str ids, const uint8_t id[ID], size_t *ret_from, size_t *ret_to)
 {
 	uint32_t from = 0, to;
+	bool found = false;
 
 	for (; ids.n >= ENTRY; ids = str_from(ids, ENTRY), from = to) {
 		memcpy(&to, ids.p + ID, 4);
 		if (memcmp(ids.p, id, ID) == 0) {
 			*ret_from = from;
 			*ret_to = to;
-			return from <= to;
+			found = from <= to;
 		}
 	}
-	return false;
+	return found;
 }
 
 static bool look_into(void *arg, const struct db_row *row)
 {
 	struct search *s = arg;
-	struct str ids = db_str(row, 0), events;
-	size_t from, to;
+	struct str ids = db_str(row, 0), events = db_str(row, 1);
+	size_t from = 0, to = events.n;           /* of one event the bounds of the row are its id */
 
-	if (ids.n == 0) {                 /* one event: the bounds of the row are its id */
-		s->event = arena_str(s->mem, db_str(row, 1));
-		return false;
-	}
-	if (!place(ids, s->id, &from, &to))
+	if (db_int(row, 2) < s->row || (ids.n && !place(ids, s->id, &from, &to)) || to > events.n)
 		return true;
-	events = db_str(row, 1);
-	if (to <= events.n)
-		s->event = arena_str(s->mem, str_n(events.p + from, to - from));
-	return false;
+	s->row = db_int(row, 2);
+	s->event = arena_str(s->mem, str_n(events.p + from, to - from));
+	return true;                      /* a later row may have a later one of the same request */
 }
 
 bool block_find(struct db *db, const uint8_t id[ID], struct arena *mem, struct str *ret_event, struct why *why)

@@ -174,6 +174,7 @@ struct noted {
 	struct str request_id, models_snapshot, policy_snapshot, experiments_snapshot;
 	uint64_t models_epoch, models_version, policy_epoch, policy_version, experiments_epoch, experiments_version;
 	struct str event;             /* without the snapshots that came with it: they are rows of their own */
+	bool later;                   /* it takes the place of one that was kept before: queue_full */
 };
 
 static bool note_number(struct noted *e, unsigned field, uint64_t v)
@@ -240,6 +241,7 @@ static bool note_any(struct noted *e, struct arena *mem, struct str bytes)
 		.models_epoch = m->models_epoch, .models_version = m->models_version, .policy_epoch = m->policy_epoch, .policy_version = m->policy_version,
 		.experiments_epoch = m->experiments_epoch, .experiments_version = m->experiments_version,
 	};
+	e->later = m->queue_full.len > 0;
 	m->models_snapshot = m->policy_snapshot = m->experiments_snapshot = (ProtobufCBinaryData){ 0 };
 	packed = arena_alloc(mem, corral__decision_event__get_packed_size(m));
 	e->event = str_n((char *)packed, corral__decision_event__pack(m, packed));
@@ -344,7 +346,7 @@ static const char *keep_message(void *arg, const struct bus_in *in, struct why *
 		/* what is in hand is looked for too */
 		if (!block_write(&k->block, k->s->db, why) || !block_find(k->s->db, (const uint8_t *)e.request_id.p, k->mem, &known, why))
 			return NULL;
-		if (known.p)
+		if (known.p && (!e.later || str_eq(known, e.event)))
 			return "";
 	}
 	return keep_noted(k->s, &k->block, &e, why) ? "" : NULL;
@@ -426,6 +428,11 @@ static const struct load *logged_load(const struct replay *r, const Corral__Deci
 	return e->load.len == sizeof(*load) * r->cat.n_replicas ? load + reach.first : NULL;
 }
 
+static const uint16_t *full_models(const struct replay *r, const Corral__DecisionEvent *e)
+{
+	return (const uint16_t *)(const void *)arena_dup(r->mem, e->queue_full.data, e->queue_full.len);
+}
+
 /* "" when the decision came out the same, else why it cannot be said or how it differs. */
 static const char *compute_again(struct selector *s, struct replay *r, const Corral__DecisionEvent *e)
 {
@@ -449,6 +456,8 @@ static const char *compute_again(struct selector *s, struct replay *r, const Cor
 	if (e->model >= r->cat.n_models || !(load = logged_load(r, e)))
 		return "the load vector does not belong to that snapshot";
 	decide(&r->d, r->mem, r->features, e->model, e->alias, &r->cat, &r->pol, load, NULL);
+	if (e->queue_full.len)
+		decision_pass(&r->d, &r->cat, full_models(r, e), e->queue_full.len / sizeof(uint16_t));
 	decision_explain(&r->d, r->features, &r->cat, r->mem, &r->outcome);
 	decision_pack(&r->d, &again);
 	same = again.n == e->outcome.len && memcmp(again.p, e->outcome.data, again.n) == 0;

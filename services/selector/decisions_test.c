@@ -367,6 +367,66 @@ static void decisions_are_computed_again(void **state)
 	arena_free(mem);
 }
 
+/* An event as the gateway logs it: auto between "m" and "n", where 'full' refused it before. */
+static ProtobufCBinaryData auto_event(struct arena *mem, const uint8_t id[16], const uint16_t *full, size_t n_full)
+{
+	static const struct load load[2] = { { .slots = 2 }, { .slots = 2, .in_use = 2 } };
+	Corral__DecisionFeatures f = CORRAL__DECISION_FEATURES__INIT;
+	Corral__DecisionEvent e = CORRAL__DECISION_EVENT__INIT;
+	struct str models = two_models(mem);
+	struct buf outcome = { 0 };
+	ProtobufCBinaryData record;
+	struct catalogue cat;
+	struct decision d;
+	struct policy pol;
+	struct why why;
+
+	f.is_auto = true;
+	f.requested_model = (char *)"auto", f.policy = (char *)"balanced";
+	e.features.data = arena_alloc(mem, corral__decision_features__get_packed_size(&f));
+	e.features.len = corral__decision_features__pack(&f, e.features.data);
+	assert_int_equal(catalogue_build(&cat, mem, 1, 1, models, &why), ERR_OK);
+	assert_int_equal(policy_build(&pol, mem, &cat, 0, 0, STR(""), &why), ERR_OK);
+	decide(&d, mem, &f, -1, false, &cat, &pol, load, NULL);
+	decision_pass(&d, &cat, full, n_full);
+	assert_int_equal(d.n_ranked, n_full ? 1 : 2);
+	decision_pack(&d, &outcome);
+	e.request_id = (ProtobufCBinaryData){ 16, (uint8_t *)id };
+	e.occurred_at_us = n_full ? 2 : 1;
+	e.model = -1;
+	e.models_epoch = e.models_version = 1;
+	e.load = (ProtobufCBinaryData){ sizeof(load), (uint8_t *)load };
+	e.models_snapshot = (ProtobufCBinaryData){ models.n, (uint8_t *)models.p };
+	e.outcome = (ProtobufCBinaryData){ outcome.n, (uint8_t *)outcome.p };
+	e.queue_full = (ProtobufCBinaryData){ n_full * sizeof(*full), (uint8_t *)full };
+	record = packed(&e);
+	buf_free(&outcome);
+	return record;
+}
+
+/* The second of a request takes the place of the first, in the same batch, or in another; both are computed again. */
+static void what_a_queue_refused_is_known_and_computed_again(void **state)
+{
+	static const uint16_t full[] = { 0 };
+	struct arena *mem = arena_new(0);
+	uint8_t together[16], one_by_one[16];
+	ProtobufCBinaryData records[4];
+
+	id_of(together, 0, 1);
+	id_of(one_by_one, 0, 2);
+	for (int i = 0; i < 4; i++)
+		records[i] = auto_event(mem, i < 2 ? together : one_by_one, full, i % 2u);
+	assert_true(send(0, records, 3));
+	assert_true(explain(together, 2) && replayed);
+	assert_true(explain(one_by_one, 1) && replayed);
+	assert_true(send(10, &records[3], 1));
+	assert_true(explain(one_by_one, 2) && replayed);
+	assert_true(explain(together, 2) && replayed);
+	for (int i = 0; i < 4; i++)
+		free(records[i].data);
+	arena_free(mem);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -374,6 +434,7 @@ int main(void)
 		T(a_version_of_a_batch_that_failed_is_written_with_the_next), T(a_version_lives_as_long_as_decisions_refer_to_it),
 		T(a_batch_is_kept_once), T(each_of_many_is_found), T(fields_may_come_in_any_order), T(what_is_no_decision_is_buried),
 		T(decisions_of_the_old_table_are_found), T(decisions_are_computed_again),
+		T(what_a_queue_refused_is_known_and_computed_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,7 @@
 """The gateway's side of the cloud: when it is asked, what does not leave, and the active model changed under open streams."""
+import http.client as http_client
 import json
+import socket
 import sys
 import threading
 
@@ -9,6 +11,7 @@ from servers import ROOT, Corral, http, until
 
 sys.path.insert(0, str(ROOT / "tests/fakes"))
 import providers                                                 # noqa: E402
+from test_runs import Scripted                                   # noqa: E402
 
 KEY, CANARY = "canary-key-gate-1234", "BLUE-HERON-77"
 
@@ -145,3 +148,32 @@ def test_the_active_model_changes_under_open_streams(corral, fake):
     assert fake.calls[-1].json["model"] == "m2" and [m["content"] for m in fake.calls[-1].json["messages"]] == ["one", "two", "three"]
     assert set_to("no/such")[0] == 404
     assert set_to(None)[2]["model"] is None
+
+
+def test_a_full_queue_in_the_cloud_sends_auto_home(fake, tmp_path):
+    """The provider has one slot, and nobody may wait for it: who named its model is refused, who left it open is answered at home, and the log says why."""
+    home = Scripted()
+    home.now("answer 2")
+    (tmp_path / "corral.yaml").write_text(f'providers:\n  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1, key_env: GATE_KEY, monthly_tokens: unlimited, slots: 1}}\n')
+    corral = Corral(tmp_path, None, f"--backends=a=llamacpp+{home.url}", "--config", str(tmp_path / "corral.yaml"), "--cloud-listen=127.0.0.1:0", "--cache=off",
+                    "--queue-max=0", env={"GATE_KEY": KEY})
+    stays = http_client.HTTPConnection(corral.url[7:], timeout=60)
+    try:
+        hard = {"complexity": "COMPLEX"}
+        until(lambda: (got := corral.post("/inference", {"prompt": "do: answer 1", **hard}))[0] == 200 and got[1]["X-Corral-Backend"] == "oa")
+        before = len(fake.calls)
+        stays.request("POST", "/v1/chat/completions", json.dumps({"model": "oa/m1", "messages": [{"role": "user", "content": "do: hang"}]}), {"Content-Type": "application/json"})
+        until(lambda: len(fake.calls) > before)
+        status, headers, body = chat(corral, "x", "oa/m1")
+        assert status == 429 and headers["Retry-After"], body
+        status, headers, body = corral.post("/inference", {"prompt": "do: answer 1", **hard})
+        assert status == 200 and (headers["X-Corral-Backend"], headers["X-Corral-Reason"]) == ("a", "fallback"), body
+        explained = until(lambda: (got := corral.get("/explain/" + headers["X-Request-Id"]))[0] == 200 and got[2])
+        assert explained["replayed"] is True and explained["chosen"]["backend"] == "a", explained
+        assert [(r["model"], r["rule"]) for r in explained["rejected"]] == [("oa/m1", "queue_full")], explained
+        assert 'corral_queue_passed_total{model="oa/m1"} 1' in corral.metrics()
+    finally:
+        stays.close()
+        wrong = corral.close()
+        home.close()
+    assert wrong is None

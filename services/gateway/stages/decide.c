@@ -180,12 +180,14 @@ static enum step decided(struct req *r, bool by_selector)
 		r->policy_id = (struct snapshot_id){ r->world->pol.epoch, r->world->pol.version };
 		decide(&r->pick, r->mem, &r->features, r->model, r->alias, &r->world->cat, &r->world->pol, r->pick_load, r->tried);
 	}
+	if (r->n_full)
+		decision_pass(&r->pick, &r->world->cat, r->full, r->n_full);
 	if (r->active && r->pick.err != ERR_OK) {
 		drop_active(r);
 		look(r);
 		return decided(r, false);
 	}
-	if (!r->tried)
+	if (!r->tried && !r->n_full)
 		take_part(r);
 	remember(r, !r->tried);
 	if (r->pick.err != ERR_OK)
@@ -195,7 +197,7 @@ static enum step decided(struct req *r, bool by_selector)
 
 static enum step enter(struct req *r)
 {
-	bool first = !r->tried;
+	bool first = !r->tried && !r->n_full;
 
 	if (!r->world)
 		return req_fail(r, ERR_UNAVAILABLE, "no model list yet: the registry has not answered since the start");

@@ -10,6 +10,7 @@ extern const struct stage stage_load_only;    /* Ollama's empty request for a ba
 extern const struct stage stage_decide;       /* which model, which backends */
 extern const struct stage stage_cache;        /* an answer that is kept; or the same question is under way (recall.c) */
 extern const struct stage stage_queue;        /* a slot, or a place in the queue, or a refusal */
+enum step queue_overdue(struct req *, int64_t now_us);        /* it has waited there as long as it may */
 extern const struct stage stage_reserve;      /* what it can use at most, of every budget that covers it, or a refusal */
 extern const struct stage stage_budgets, stage_budget_put, stage_budget_delete;
 extern const struct stage stage_dispatch;     /* START, send, relay */

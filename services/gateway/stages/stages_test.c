@@ -209,6 +209,27 @@ static void queue_refuses_when_it_is_full_or_the_wait_too_long(void **state)
 	reply_free(&third);
 }
 
+/* "only" has one slot and no place to wait; "m" has two. Who named neither gets the other, until that is full too. */
+static void queue_passes_by_a_full_one_for_who_named_none(void **state)
+{
+	static const char *const named = "X-Corral-Conversation: c1\r\n";
+
+	h.cfg.queue_max = 0;
+	sticky_put(h.gw.sticky, STR("default"), STR("c1"), "only", mono_us());        /* so that "only" is the first choice */
+	assert_string_equal(req_model_name(stays(PATH_CHAT, named, CHAT("auto", ""))), "only");
+	sticky_put(h.gw.sticky, STR("default"), STR("c1"), "only", mono_us());
+	send_as(&second, "POST", PATH_CHAT, named, CHAT("auto", ""));
+	while (h.calls + h.calls_b < 2)
+		turn();
+	assert_string_equal(req_model_name(newest()), "m");
+	assert_string_equal(newest()->picked_reason, "fallback");
+	send_as(&third, "POST", PATH_CHAT, "", CHAT("only", ""));
+	run_until(third_replied);
+	assert_int_equal(third.status, 429);      /* it was asked for by name */
+	reply_free(&third);
+	reply_free(&second);
+}
+
 static void queue_takes_any_backend_that_has_the_model(void **state)
 {
 	stays(PATH_CHAT, "", CHAT("m", ""));
@@ -324,7 +345,8 @@ int main(void)
 		HOUSE(parse_takes_json_by_any_name_that_clients_give_it), HOUSE(parse_reads_what_headers_say_and_the_body_wins),
 		HOUSE(decide_stays_with_the_model_of_a_conversation), HOUSE(decide_cuts_long_labels_between_characters), HOUSE(decide_names_what_is_missing),
 		HOUSE(queue_gives_a_slot_that_comes_free_to_who_waits_longest), HOUSE(queue_lets_go_who_leaves),
-		HOUSE(queue_refuses_when_it_is_full_or_the_wait_too_long), HOUSE(queue_takes_any_backend_that_has_the_model),
+		HOUSE(queue_refuses_when_it_is_full_or_the_wait_too_long), HOUSE(queue_passes_by_a_full_one_for_who_named_none),
+		HOUSE(queue_takes_any_backend_that_has_the_model),
 		HOUSE(explain_decides_and_sends_nothing), HOUSE(load_is_answered_here_where_there_is_nothing_to_load),
 		HOUSE(tokens_are_estimated_where_no_backend_counts), HOUSE(who_leaves_while_tokens_are_counted_costs_nothing),
 		HOUSE(a_name_may_hold_what_paths_hold_and_an_alias_is_a_model), HOUSE(lists_show_backends_and_what_is_loaded),
