@@ -135,6 +135,7 @@ struct llm_job {
 	char state[24];               /* IN_QUEUE, IN_PROGRESS, COMPLETED, … "" = not yet told */
 	bool final;                   /* nothing is to be cancelled any more */
 	int64_t delay_ms, execution_ms;      /* in the queue and running, when it is told; else 0 */
+	bool has_worker;              /* the reply names one */
 };
 
 /* One attempt's answer. In the request's arena; big buffers of its own are freed with it (arena_defer). */
@@ -175,6 +176,11 @@ const char *llm_relay_content_type(const struct llm_relay *);   /* for the clien
 int llm_relay_refused_status(const struct llm_relay *); /* backend's own 4xx, 0 = none; not 401, 403: the key it refused is ours */
 struct str llm_relay_upstream_body(const struct llm_relay *);   /* an error body, or the error inside a 200 or a stream, as the backend wrote it; "" = none */
 const struct llm_job *llm_relay_job(const struct llm_relay *);  /* NULL = the backend is not RunPod */
+
+/* What a reply to /status/ID says of a job whose answer nobody wants any more. usage.reported: it says what was used, which only the output of a job
+ * that is completed does. Of what is no reply about a job: all zero. */
+struct llm_job_end { struct llm_job job; struct llm_usage usage; };
+void llm_job_read_end(struct llm_job_end *, struct str body);
 
 /* An error before anything was sent, in the client's dialect: complete body; returns its content type. */
 const char *llm_error_body(enum llm_dialect, const struct why *, struct str request_id, int64_t wall_us, struct buf *out);

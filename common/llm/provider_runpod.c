@@ -189,6 +189,7 @@ static void note_job(const struct reply_doc *d)
 	             strcmp(job->state, "TIMED_OUT") == 0;
 	(void)json_i64(&d->doc, json_get(&d->doc, 0, "delayTime"), &job->delay_ms);
 	(void)json_i64(&d->doc, json_get(&d->doc, 0, "executionTime"), &job->execution_ms);
+	job->has_worker = json_is_string(&d->doc, json_get(&d->doc, 0, "workerId"));
 }
 
 static enum verdict no_success(struct reply_doc *d, const char *state)
@@ -273,6 +274,24 @@ enum verdict runpod_whole(struct llm_relay *r, const struct llm_extra *extra, st
 	chunk_clear(&c);
 	c.text = arena_join(r->mem, (struct str[]){ STR("\""), buf_as_str(&r->runpod->text), STR("\"") }, 3);
 	return r->writer->whole(r, &c, extra, out) ? END : FAIL;
+}
+
+void llm_job_read_end(struct llm_job_end *ret, struct str body)
+{
+	const struct llm_in in = { .dialect = LLM_OPENAI, .op = LLM_CHAT, .model = STR("") };
+	const struct llm_plan plan = { .path = "/runsync" };
+	const struct llm_target target = { .kind = LLM_BACKEND_RUNPOD, .remote_model = STR(""), .shown_model = STR(""), .request_id = STR("") };
+	struct arena *mem = arena_new(8192);
+	struct llm_relay *r = llm_relay_new(mem, &in, &plan, &target);
+	struct buf out = { 0 };
+
+	(void)llm_relay_head(r, &(struct http_head){ .status = 200 }, NULL);
+	if (llm_relay_data(r, body, &out, NULL) == LLM_DONE)
+		(void)llm_relay_end(r, &(struct llm_extra){ 0 }, &out, NULL);
+	ret->job = *llm_relay_job(r);
+	ret->usage = *llm_relay_usage(r);
+	buf_free(&out);
+	arena_free(mem);
 }
 
 void runpod_free(struct runpod *rp)

@@ -392,6 +392,40 @@ static void words_are_for_people(void **state)
 	assert_false(provider_fault_counts(FAULT_BAD_REQUEST));
 }
 
+/* What a job did that nobody waits for any more: only its own words count. */
+static void a_job_says_how_it_ended(void **state)
+{
+	static const struct { const char *body, *state; bool final, worker, reported; int64_t ran_ms; uint64_t prompt, completion; } all[] = {
+		{ "{\"id\":\"j\",\"status\":\"CANCELLED\",\"delayTime\":12}", "CANCELLED", true, false, false, 0, 0, 0 },
+		{ "{\"id\":\"j\",\"status\":\"CANCELLED\",\"executionTime\":45,\"workerId\":\"w\"}", "CANCELLED", true, true, false, 45, 0, 0 },
+		{ "{\"id\":\"j\",\"status\":\"CANCELLED\",\"executionTime\":null,\"workerId\":null}", "CANCELLED", true, false, false, 0, 0, 0 },
+		{ "{\"id\":\"j\",\"status\":\"IN_QUEUE\"}", "IN_QUEUE", false, false, false, 0, 0, 0 },
+		{ "{\"id\":\"j\",\"status\":\"IN_PROGRESS\",\"workerId\":\"w\"}", "IN_PROGRESS", false, true, false, 0, 0, 0 },
+		{ "{\"id\":\"j\",\"status\":\"FAILED\",\"error\":\"out of memory\"}", "FAILED", true, false, false, 0, 0, 0 },
+		{ "{\"id\":\"j\",\"status\":\"COMPLETED\",\"executionTime\":9,\"output\":[{\"choices\":[{\"message\":{\"role\":\"assistant\",\"content\":\"a\"},"
+		  "\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}]}", "COMPLETED", true, false, true, 9, 7, 3 },
+		{ "{\"id\":\"j\",\"status\":\"COMPLETED\",\"output\":[\"data: {\\\"choices\\\":[{\\\"delta\\\":{\\\"content\\\":\\\"a\\\"},\\\"finish_reason\\\":\\\"stop\\\"}],"
+		  "\\\"usage\\\":{\\\"prompt_tokens\\\":5,\\\"completion_tokens\\\":1}}\\n\\ndata: [DONE]\\n\\n\"]}", "COMPLETED", true, false, true, 0, 5, 1 },
+		{ "{\"id\":\"j\",\"status\":\"COMPLETED\",\"output\":[{\"text\":[\"a\"]}]}", "COMPLETED", true, false, false, 0, 0, 0 },
+		{ "{\"error\":\"job not found\"}", "", false, false, false, 0, 0, 0 },
+		{ "<html>no</html>", "", false, false, false, 0, 0, 0 },
+		{ "{\"status\":\"CANC", "", false, false, false, 0, 0, 0 },
+		{ "", "", false, false, false, 0, 0, 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		struct llm_job_end end = { 0 };
+
+		llm_job_read_end(&end, str_of(all[i].body));
+		if (strcmp(end.job.state, all[i].state) != 0 || end.job.final != all[i].final || end.job.has_worker != all[i].worker ||
+		    end.job.execution_ms != all[i].ran_ms || end.usage.reported != all[i].reported)
+			fail_msg("%zu: '%s', final %d, worker %d, %lld ms, reported %d", i, end.job.state, end.job.final, end.job.has_worker, (long long)end.job.execution_ms,
+				 end.usage.reported);
+		if (all[i].reported)
+			assert_true(end.usage.prompt_tokens == all[i].prompt && end.usage.completion_tokens == all[i].completion);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -402,6 +436,7 @@ int main(void)
 		cmocka_unit_test(what_is_nearly_of_openai_is_made_so),
 		cmocka_unit_test(a_reply_that_was_cut_fails),
 		cmocka_unit_test(jobs_have_limits),
+		cmocka_unit_test(a_job_says_how_it_ended),
 		cmocka_unit_test(thoughts_fit_into_the_answer),
 		cmocka_unit_test(refuses_what_a_provider_cannot_do),
 		cmocka_unit_test(only_chats_of_openai_go_there),

@@ -18,7 +18,7 @@
 
 enum { TOKEN_BYTES = 24, WORDS = 400 };
 
-enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_REDACTED, M_FAULTS, M_CANCELS, M_COUNT };
+enum cloud_metric { M_REQUESTS, M_ACTIVE, M_READY, M_KEYS, M_FIRST_BYTE, M_TOKENS, M_RETRIES, M_COLD_START, M_REDACTED, M_FAULTS, M_CANCELS, M_DOUBTS, M_COUNT };
 
 struct cloud;
 
@@ -105,9 +105,14 @@ void front_close(struct cloud *);
 /* errand.c: answers x, now or later. */
 void errand_begin(struct cloud *, struct http_xchg *x);
 void errands_drop(struct cloud *);
-void endings_drop(struct cloud *);            /* errand_job.c */
 /* status 0: that of the code. in_doubt: a provider had the request, and may charge for it. */
 void front_refuse(struct http_xchg *, const struct why *, int status, int64_t retry_ms, bool in_doubt);
+
+/* ending.c: a job that nobody waits for any more. ran: it was seen to run. attempt: of that request; 0 = nobody said. */
+struct llm_job;
+void ending_begin(struct provider *, const struct llm_job *, bool ran, struct str request_id, uint32_t attempt);
+void endings_hurry(struct cloud *);           /* those that would have to try again give up */
+void endings_drop(struct cloud *);
 
 /* redaction.c: what must not leave. The body as it may go; or ERR_INVALID and others for what may not, without a word of what was found. */
 enum err redaction_apply(struct cloud *, struct str body, struct str request_id, struct arena *, struct str *ret, struct why *);

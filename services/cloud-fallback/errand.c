@@ -556,11 +556,13 @@ static enum err may_go(struct errand *e, struct why *why)
 
 static void read_heads(struct errand *e)
 {
-	const struct http_header *h = http_find(&e->x->head, "X-Corral-Deadline-Ms");
-	int64_t ms = e->cloud->cfg->cloud_time, said;
+	const struct http_header *h = http_find(&e->x->head, "X-Corral-Deadline-Ms"), *attempt = http_find(&e->x->head, "X-Corral-Attempt");
+	int64_t number, ms = e->cloud->cfg->cloud_time, said;
 
 	if (h && str_i64(h->value, &said) && said < ms)
 		ms = said;
+	if (attempt && str_i64(attempt->value, &number) && number > 0 && number <= UINT32_MAX)
+		e->attempt = (uint32_t)number;
 	e->until_us = loop_now_us(e->cloud->loop) + ms * 1000;
 	e->request_id = arena_str(e->mem, head_value(e->x, "X-Request-Id"));
 	e->trace = arena_str(e->mem, head_value(e->x, "traceparent"));

@@ -42,6 +42,7 @@ struct errand {
 	bool over;                    /* the gateway has its whole answer; the rest of the provider's is awaited, so that the connection can be used again */
 	struct loop_timer again;
 	struct str request_id, trace;
+	uint32_t attempt;             /* of the gateway's request; 0 = it was not said */
 };
 
 /* errand.c: sends with that key, body and all for a POST; the answer goes to the relay. */

@@ -4,17 +4,14 @@
  *                                         └── the gateway leaves, the time is over, it broke ──▶ POST /cancel/ID
  *
  * A job that nobody cancels goes on and costs. So a submission that is under way when the gateway leaves is let finish, for the id that it tells.
- * What the replies say is read by common/llm/provider_runpod.c. See errand.h. */
+ * What the replies say is read by common/llm/provider_runpod.c; how a job is ended is in ending.c. See errand.h. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/clock.h"
-#include "common/data/log.h"
-#include "common/data/secret.h"
 #include "services/cloud-fallback/errand.h"
 
-enum { FIRST_ASK_US = 100000, LONGEST_ASK_US = 1000000, BUSY_ASK_US = 1000000, SKIPS_MOST = 5, CANCEL_MS = 10000, CANCEL_ANSWER_MAX = 65536 };
+enum { FIRST_ASK_US = 100000, LONGEST_ASK_US = 1000000, BUSY_ASK_US = 1000000, SKIPS_MOST = 5 };
 
 bool errand_is_job(const struct errand *e) { return e->target.kind == LLM_BACKEND_RUNPOD; }
 
@@ -119,79 +116,11 @@ bool errand_job_goes_on(struct errand *e)
 
 /* --- cancelling --- */
 
-struct ending {
-	struct list link;
-	struct cloud *cloud;
-	struct provider *provider;
-	struct https_fetch *fetch;
-	struct loop_timer begin;
-	char url[600];
-};
-
-static void over(struct ending *g)
-{
-	struct cloud *c = g->cloud;
-
-	list_del(&g->link);
-	loop_timer_del(&g->begin);
-	free(g);
-	if (list_empty(&c->endings) && c->endings_over)
-		c->endings_over(c);
-}
-
-static void on_cancelled(void *arg, int status, struct str body, const char *error)
-{
-	struct ending *g = arg;
-
-	series_inc(metrics_series(svc_metrics(g->cloud->svc), M_CANCELS, g->provider->set->name, status == 200 ? "ok" : "failed"));
-	if (status != 200)
-		LOG_WARN("a job could not be cancelled, and may go on and cost", LOG_S("provider", g->provider->set->name), LOG_S("job", strrchr(g->url, '/') + 1),
-			 LOG_I("status", status), LOG_S("error", error ? error : ""));
-	over(g);
-}
-
-static void send_cancel(struct loop_timer *t)
-{
-	struct ending *g = list_entry(t, struct ending, begin);
-	struct provider_key *k = keyring_pick(&g->provider->keys, NULL, mono_us(), NULL, 0);
-	struct buf head = { 0 };
-	struct str header;
-
-	if (!k) {
-		on_cancelled(g, 0, STR(""), "none of its keys can be used now");
-		return;
-	}
-	buf_printf(&head, "Authorization: Bearer %s", k->text);
-	header = buf_as_str(&head);
-	g->fetch = https_fetch(g->cloud->out, &(struct https_request){ .method = "POST", .url = g->url, .headers = &header, .n_headers = 1, .total_ms = CANCEL_MS },
-			       CANCEL_ANSWER_MAX, on_cancelled, g);
-	secret_wipe(head.p, head.n);
-	buf_free(&head);
-}
-
 void errand_cancel_job(struct errand *e)
 {
 	const struct llm_job *job = job_of(e);
-	struct ending *g;
+	bool ran = e->job_began_us || (job && strcmp(job->state, "IN_QUEUE") != 0);
 
-	if (!errand_has_job(e) || job->final)
-		return;
-	g = x_calloc(1, sizeof(*g));
-	g->cloud = e->cloud;
-	g->provider = e->provider;
-	snprintf(g->url, sizeof(g->url), "%s/cancel/%s", e->provider->set->url, job->id);
-	list_push(&e->cloud->endings, &g->link);
-	loop_timer_set(e->cloud->loop, &g->begin, 0, send_cancel);    /* libcurl may be what called */
-}
-
-void endings_drop(struct cloud *c)
-{
-	c->endings_over = NULL;
-	list_each_safe(l, &c->endings) {
-		struct ending *g = list_entry(l, struct ending, link);
-
-		if (g->fetch)
-			https_fetch_cancel(g->fetch);
-		over(g);
-	}
+	if (errand_has_job(e) && (!job->final || (e->orphan && e->attempt)))
+		ending_begin(e->provider, job, ran, e->request_id, e->attempt);
 }

@@ -26,6 +26,8 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_FAULTS] = { METRIC_COUNTER, "provider_faults_total", "Attempts at a provider that failed, by what it was: auth, no_credit, rate_limited, overloaded, no_model, bad_request, "
 		       "too_long, refused, broken, silent (nothing came in time), unreachable.", "provider,fault" },
 	[M_CANCELS] = { METRIC_COUNTER, "provider_job_cancels_total", "Jobs in a provider's queue that were cancelled because nobody waited for them any more, by outcome: ok, failed.", "provider,outcome" },
+	[M_DOUBTS] = { METRIC_COUNTER, "provider_doubts_total", "Jobs that were cancelled while their cost was in doubt, by what came of the doubt: nothing (it was cancelled before it ran), "
+			"counted (it told what it used), stays (nobody says, and the most that it may have cost stays booked).", "provider,outcome" },
 	[M_COLD_START] = { METRIC_GAUGE, "provider_cold_start_seconds", "What a request waits while no worker is up, as measured.", "provider" },
 };
 
@@ -365,6 +367,7 @@ static void on_idle(void *arg)
 {
 	struct cloud *c = svc_state(arg);
 
+	endings_hurry(c);
 	if (list_empty(&c->endings))
 		leave(c);
 	else

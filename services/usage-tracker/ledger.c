@@ -655,13 +655,28 @@ static void note_change(struct work *w, const struct ledger_row *old, const stru
 	}
 }
 
-struct waiting { struct ledger_row *row; int64_t n; };
+struct waiting { struct work *w; struct ledger_row *row; int64_t n; };
+
+/* The row's event says where its tokens come from: from here on, as the correction does. */
+static void row_take_source(struct work *w, struct ledger_row *r, struct str correction)
+{
+	const Corral__UsageEvent *by = event_read(w->l->mem, correction);
+	Corral__UsageEvent *e = by && by->tokens_source ? row_event(w, r) : NULL;
+
+	if (!e)
+		return;
+	e->tokens_source = by->tokens_source;
+	e->prompt_tokens_source = by->prompt_tokens_source;
+	e->cached_prompt_tokens = by->cached_prompt_tokens;
+	r->event = event_pack(w->l->mem, e, 0);
+}
 
 static bool waiting_take(void *arg, const struct db_row *d)
 {
 	struct waiting *x = arg;
 
 	row_correct(x->row, db_int(d, 1), db_int(d, 2), db_int(d, 3), db_int(d, 4), db_int(d, 5));
+	row_take_source(x->w, x->row, db_str(d, 6));
 	x->n++;
 	return true;
 }
@@ -670,7 +685,7 @@ static bool waiting_take(void *arg, const struct db_row *d)
 static bool row_take_waiting(struct work *w, struct ledger_row *r)
 {
 	struct db_value p[] = { DB_B(str_n((const char *)r->request_id, 16)), DB_I(r->attempt) };
-	struct waiting x = { r, 0 };
+	struct waiting x = { w, r, 0 };
 	struct ledger_row old = *r;
 
 	if (w->corrections_waiting == 0)

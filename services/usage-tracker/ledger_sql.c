@@ -41,7 +41,7 @@ const char *const ledger_sql[L_STATEMENTS] = {
 
 	[L_CORRECTION_ADD] = "INSERT INTO corrections (request_id, attempt, seq, applied, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj, event) "
 			     "VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (request_id, attempt, seq) DO NOTHING",
-	[L_CORRECTIONS_WAITING] = "SELECT seq, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj FROM corrections "
+	[L_CORRECTIONS_WAITING] = "SELECT seq, prompt_tokens, completion_tokens, cost_microusd, gpu_us, energy_mj, event FROM corrections "
 				  "WHERE request_id = ?1 AND attempt = ?2 AND applied = 0",
 	[L_CORRECTION_APPLIED] = "UPDATE corrections SET applied = 1 WHERE request_id = ?1 AND attempt = ?2 AND applied = 0",
 	[L_CORRECTIONS_COUNT] = "SELECT count(*) FROM corrections WHERE applied = 0",

@@ -14,6 +14,7 @@
 #include "services/usage-tracker/ledger_sql.h"
 #include "services/usage-tracker/query.h"
 #include "services/usage-tracker/savings.h"
+#include "services/usage-tracker/settle.h"
 
 /* --- the prices --- */
 
@@ -483,12 +484,67 @@ static void traffic_before_the_first_price_is_said(void **state)
 	assert_int_equal(r.n_prices, 1);
 }
 
+static enum err settle(struct fixture *f, size_t row, uint32_t attempt, uint64_t prompt, uint64_t cached, uint64_t completion, bool *ret_changed)
+{
+	Corral__SettleRequest q = CORRAL__SETTLE_REQUEST__INIT;
+	Corral__SettleReply reply;
+	struct why why = { 0 };
+	uint8_t id[16];
+
+	id_of(&rows[row], id);
+	q.request_id = (ProtobufCBinaryData){ 16, id };
+	q.attempt = attempt;
+	q.prompt_tokens = prompt;
+	q.cached_prompt_tokens = cached;
+	q.completion_tokens = completion;
+	if (!ledger_settle(f->l, f->prices, &q, f->mem, &reply, &why))
+		return why.code;
+	*ret_changed = reply.changed;
+	return ERR_OK;
+}
+
+/* A guess gives way to a provider's word, once: row, sums, and what it costs by the price of its time. */
+static void a_guess_is_settled_once(void **state)
+{
+	struct fixture *f = *state;
+	Corral__AttemptsRequest q = CORRAL__ATTEMPTS_REQUEST__INIT;
+	Corral__AttemptsReply r;
+	Corral__UsageReport sums;
+	struct why why = { 0 };
+	bool changed;
+	uint8_t id[16];
+
+	set_prices(f);
+	fill(f, 0);
+	assert_int_equal(settle(f, 6, 1, 0, 0, 0, &changed), ERR_OK);                   /* cancelled before it ran: 1,200 and 17 tokens, 3,170 */
+	assert_true(changed);
+	assert_int_equal(settle(f, 8, 1, 500, 100, 20, &changed), ERR_OK);             /* 400 and 12, 1,120: 400 x 2.5 + 100 x .25 + 20 x 10 */
+	assert_true(changed);
+	assert_int_equal(settle(f, 6, 1, 9, 9, 9, &changed), ERR_OK);                   /* said again, it changes nothing */
+	assert_false(changed);
+	assert_int_equal(settle(f, 6, 2, 0, 0, 0, &changed), ERR_NOT_FOUND);
+	assert_int_equal(settle(f, 6, 0, 0, 0, 0, &changed), ERR_INVALID);
+	sums = usage(f, "", "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z", "");
+	assert_int_equal(sums.totals->cost_microusd, TOTAL - 3170 - 1120 + 1225);
+	assert_int_equal(sums.totals->prompt_tokens, 20996 - 1200 + 100);
+	assert_int_equal(sums.totals->completion_tokens, 1585 - 17 + 8);
+	assert_int_equal(reprice(f, false).changed, 0);
+	id_of(&rows[8], id);
+	q.request_id = (ProtobufCBinaryData){ 16, id };
+	assert_true(usage_attempts(f->l, &q, f->mem, &r, &why));
+	assert_int_equal(r.attempts[0]->event->prompt_tokens, 500);
+	assert_int_equal(r.attempts[0]->event->cached_prompt_tokens, 100);
+	assert_int_equal(r.attempts[0]->event->tokens_source, CORRAL__TOKENS_SOURCE__TOKENS_REPORTED);
+	assert_int_equal(r.attempts[0]->event->cost_microusd, 1225);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(twenty_rows_in_every_order, setup, teardown), cmocka_unit_test_setup_teardown(prices_that_come_late, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_price_is_never_changed, setup, teardown),
 		cmocka_unit_test_setup_teardown(traffic_before_the_first_price_is_said, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_guess_is_settled_once, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,6 +15,7 @@
 #include "services/usage-tracker/query.h"
 #include "services/usage-tracker/reconcile.h"
 #include "services/usage-tracker/savings.h"
+#include "services/usage-tracker/settle.h"
 #include "services/usage-tracker/speeds.h"
 
 struct usage_config { const char *ledger_db, *budget_time_zone; int64_t budget_in_doubt, reconcile_every; struct bus_config bus; };
@@ -327,6 +328,19 @@ static void on_outcomes(Corral__UsageTracker_Service *rpc, const Corral__Outcome
 	arena_reset(u->mem);
 }
 
+static void on_settle(Corral__UsageTracker_Service *rpc, const Corral__SettleRequest *q, Corral__SettleReply_Closure closure, void *data)
+{
+	struct usage_tracker *u = OF(rpc, rpc);
+	Corral__SettleReply reply;
+	struct why why = { 0 };
+
+	if (ledger_settle(u->ledger, u->prices, q, u->mem, &reply, &why))
+		closure(&reply, data);
+	else
+		rpc_fail(data, why.code, why.text);
+	arena_reset(u->mem);
+}
+
 /* --- reconciliation: in the background, a little at a time --- */
 
 enum { RECONCILE_STEP_US = 5000, RECONCILE_REST_US = 50000 };
@@ -461,6 +475,7 @@ static void serve(struct usage_tracker *u)
 	u->rpc.savings = on_savings;
 	u->rpc.quality = on_quality;
 	u->rpc.outcomes = on_outcomes;
+	u->rpc.settle = on_settle;
 	rpc_server_add(svc_rpc_server(u->svc), &u->facts.base);
 	rpc_server_add(svc_rpc_server(u->svc), &u->rpc.base);
 }

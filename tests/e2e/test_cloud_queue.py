@@ -1,6 +1,7 @@
 """cloud-fallback and RunPod's own queue: jobs submitted, asked for, streamed, and cancelled when nobody waits for them any more."""
 import http.client
 import json
+import re
 import sys
 
 import pytest
@@ -155,17 +156,57 @@ def row_of(corral, request):
     return status == 200 and all(not a["open"] for a in body["attempts"]) and body["attempts"][-1]
 
 
-def test_a_job_that_is_cancelled_in_the_queue_stays_in_doubt(cloud, fake):
-    """It may have begun when it was told to end, and nobody says: the most that it may have cost is booked, and stays."""
-    until(lambda: cloud.post("/v1/chat/completions", {**body(text="do: answer 1"), "max_tokens": 5})[0] == 200)
-    c, before = http.client.HTTPConnection(cloud.url[7:], timeout=30), len(fake.calls)
-    c.request("POST", "/v1/chat/completions", json.dumps({**body(text="do: hang"), "max_tokens": 5}), {"Content-Type": "application/json", "X-Request-Id": "cancelled-in-the-queue"})
+def leave(cloud, fake, how):
+    """A client asks for a whole answer and leaves while its job is in the queue; the call, and how many doubts had ended before."""
+    until(lambda: cloud.post("/v1/chat/completions", {**body(text="do: answer 1"), "max_tokens": 50})[0] == 200)
+    c, before, ended = http.client.HTTPConnection(cloud.url[7:], timeout=30), len(fake.calls), doubts(cloud)
+    c.request("POST", "/v1/chat/completions", json.dumps({**body(text=f"do: {how}"), "max_tokens": 50}), {"Content-Type": "application/json"})
     until(lambda: len(fake.calls) > before)
-    call = fake.calls[-1]
     c.close()
+    return fake.calls[-1], ended
+
+
+def doubts(cloud):
+    found = re.findall(r'^corral_provider_doubts_total\{provider="rp",outcome="(\w+)"\} (\d+)', cloud.metrics(), re.M)
+    return {outcome: int(n) for outcome, n in found}
+
+
+def test_a_job_that_is_cancelled_in_the_queue_costs_nothing(cloud, fake):
+    """The most that it may have cost is booked until the platform says that it never ran."""
+    call, ended = leave(cloud, fake, "hang")
     cancelled(fake, call)
+    until(lambda: doubts(cloud).get("nothing", 0) == ended.get("nothing", 0) + 1)
     row = until(lambda: row_of(cloud, call.request_id))
-    assert (row["tokens_source"], row["completion_tokens"]) == ("in_doubt", 5) and row["prompt_tokens"] > 0, row
+    assert (row["tokens_source"], row["prompt_tokens"], row["completion_tokens"], row["cost_microusd"]) == ("reported", 0, 0, 0), row
+
+
+def test_a_job_that_ran_to_its_end_all_the_same_costs_what_it_says(cloud, fake):
+    call, ended = leave(cloud, fake, "answer 7 wait=1500ms cancel=ignored")
+    until(lambda: doubts(cloud).get("counted", 0) == ended.get("counted", 0) + 1)
+    row = until(lambda: row_of(cloud, call.request_id))
+    assert (row["tokens_source"], row["prompt_tokens"], row["completion_tokens"]) == ("reported", 7, 7), row
+
+
+def test_a_job_that_ended_before_it_could_be_cancelled_costs_what_it_says(cloud, fake):
+    call, _ = leave(cloud, fake, "answer 6 wait=700ms")
+    row = until(lambda: (r := row_of(cloud, call.request_id)) and r["tokens_source"] == "reported" and r)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (7, 6), row
+
+
+def test_a_job_of_which_nobody_knows_any_more_stays_in_doubt(cloud, fake):
+    call, ended = leave(cloud, fake, "hang cancel=forgotten")
+    until(lambda: doubts(cloud).get("stays", 0) == ended.get("stays", 0) + 1)
+    row = until(lambda: row_of(cloud, call.request_id))
+    assert (row["tokens_source"], row["completion_tokens"]) == ("in_doubt", 50) and row["prompt_tokens"] > 0, row
+
+
+def test_a_job_that_ran_when_it_was_cancelled_stays_in_doubt(cloud, fake):
+    """What it used nobody says; that it used nothing is not made up."""
+    call, ended = leave(cloud, fake, "stall 2")
+    cancelled(fake, call)
+    until(lambda: doubts(cloud).get("stays", 0) == ended.get("stays", 0) + 1)
+    row = until(lambda: row_of(cloud, call.request_id))
+    assert (row["tokens_source"], row["completion_tokens"]) == ("in_doubt", 50), row
 
 
 @pytest.mark.skipif(ARRANGEMENT != "one", reason="kills one process and starts it again")

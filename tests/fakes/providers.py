@@ -26,6 +26,7 @@ with these words behind it besides:
     finish=length         the answer was cut at its length
     state=TIMED_OUT       how a job of RunPod ends
     busy=N                the first N questions about a job of RunPod's get 429
+    cancel=ignored        a job of RunPod's goes on to its end all the same; cancel=forgotten: nobody knows it afterwards
 
 `status 429 retry=3` says it as the provider does: Retry-After, and RetryInfo in the body of Gemini. A burst is a script: ["status 500"] * 3 +
 ["answer 3"]. Where an answer has to be of a schema, `answer` makes one of it. The behaviour of a request is, the first that there is:
@@ -70,7 +71,7 @@ class Behaviour(scripted.Behaviour):
     WORDS = {**scripted.Behaviour.WORDS, "torn": "tokens", "call": "tokens", "block": None}
 
     def __init__(self, text):
-        self.word = self.finish = self.state = None
+        self.word = self.finish = self.state = self.cancel = None
         self.think = self.cached = self.busy = 0
         self.sentence = None
         super().__init__(text)
@@ -79,7 +80,7 @@ class Behaviour(scripted.Behaviour):
 
     def _option(self, word):
         key, _, value = word.partition("=")
-        if key in ("word", "finish", "state"):
+        if key in ("word", "finish", "state", "cancel"):
             setattr(self, key, value)
         elif key in ("think", "cached", "busy"):
             setattr(self, key, int(value))
@@ -431,7 +432,7 @@ class Job:
     def __init__(self, call, behaviour, cold):
         self.id, self.call, self.b = f"{uuid.uuid4()}-u1", call, behaviour
         self.begins = time.monotonic() + cold + behaviour.wait
-        self.cancelled, self.given = False, 0
+        self.cancelled, self.ran, self.given = False, False, 0
         call.job = self.id
         if "openai_input" not in json.loads(call.raw).get("input", {}):
             self.pieces = [{"choices": [{"tokens": [w]}], "usage": {"input": PROMPT_TOKENS, "output": i + 1}} for i, w in enumerate(scripted.words(behaviour))]
@@ -469,12 +470,16 @@ class Job:
 
     def report(self):
         state = self.state()
-        report = {"id": self.id, "status": state, "workerId": "w1"}
+        report = {"id": self.id, "status": state}
+        if state != "IN_QUEUE" and (state != "CANCELLED" or self.ran):
+            report["workerId"] = "w1"
         if state == "COMPLETED":
             report.update(delayTime=12, executionTime=345)
             report["output"] = [{"error": "the worker broke"}] if self.b.do == "event-error" else self.pieces
         elif state in ("FAILED", "TIMED_OUT"):
             report["error"] = "the worker broke"
+        elif state == "CANCELLED":
+            report.update(delayTime=12, **({"executionTime": 45} if self.ran else {}))
         return report
 
     def fresh(self):
@@ -709,10 +714,12 @@ class Provider(Backend):
             await conn.send(plain(404, '{"error":"job not found"}'))
             return
         if what == "cancel":
-            job.call.cancelled = not job.over()
-            tokens = job.tokens()
-            job.cancelled = job.call.cancelled
-            self._write(job.call, tokens)
+            if job.b.cancel != "ignored":
+                job.call.cancelled, job.ran, tokens = not job.over(), job.state() != "IN_QUEUE", job.tokens()
+                job.cancelled = job.call.cancelled
+                self._write(job.call, tokens)
+            if job.b.cancel == "forgotten":
+                del self.jobs[job.id]
             await conn.send(plain(200, json.dumps({"id": job.id, "status": job.state()})))
             return
         if job.b.busy:
