@@ -14,6 +14,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/id.h"
 #include "common/store/db_driver.h"
 #include "common/store/db_sql.h"
 #include "common/store/db_writer.h"
@@ -233,7 +234,7 @@ static bool connect_failed(struct db_postgres *d, struct str text, struct why *w
 	hang_up(d);
 	d->lost = false;
 	d->rest_ms = db_rest_ms(d->rest_ms, (mono_us() - d->connect_us) / 1000);
-	d->retry_us = mono_us() + d->rest_ms * 1000;
+	d->retry_us = mono_us() + (int64_t)((double)d->rest_ms * 1000 * (1 + rand_unit() / 4));     /* not all that lost it in the same moment */
 	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s", d->where, d->trouble) == ERR_OK;
 }
 

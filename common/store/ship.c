@@ -15,7 +15,7 @@
 #include "common/store/spool_file.h"
 #include "facts.pb-c.h"
 
-enum { EVERY_MS = 50, BATCH_RECORDS = 4000, BATCH_BYTES = 1 << 20, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 5000 };
+enum { EVERY_MS = 50, BATCH_RECORDS = 4000, BATCH_BYTES = 1 << 20, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 2000 };
 enum { BUSY_RECORDS = 200 };              /* when a batch had as many, the next one waits twice as long: half as many commits for the receiver */
 enum { SKIP_BYTES = 4 << 20 };            /* of other types: then the cursor is moved for them alone */
 

@@ -2,7 +2,7 @@
  *
  * One shipper per (spool directory, topic). It asks the receiver for its cursor, reads records of the given type from there, sends them in
  * batches by RPC (service Facts of facts.proto, one batch under way at a time), and reports the acknowledged position. A receiver that is
- * away is asked again after a while (50 ms to 5 s). Runs on the loop of the service that owns it. */
+ * away is asked again after a while (50 ms to 2 s). Runs on the loop of the service that owns it. */
 #ifndef CORRAL_STORE_SHIP_H
 #define CORRAL_STORE_SHIP_H
 #include <stdint.h>

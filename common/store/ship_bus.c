@@ -19,7 +19,7 @@
 #include "common/store/spool.h"
 #include "common/store/spool_file.h"
 
-enum { EVERY_MS = 50, WINDOW = 8192, RECORDS_A_TURN = 2000, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 5000, NOTE_US = 1000000 };
+enum { EVERY_MS = 50, WINDOW = 8192, RECORDS_A_TURN = 2000, BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 2000, NOTE_US = 1000000 };
 
 struct slot {
 	struct bus_ticket ticket;     /* first: reports give it back */

@@ -349,12 +349,12 @@ static void tick(struct loop_timer *t)
 	news_send(&s->ab);
 	challengers_tick(s);
 	prune_tick(s);
+	if (s->failing && db_is_back(s->ab.db))
+		store_state(s, true, NULL);
 	if (s->asking)
 		return;
 	if (list_empty(&s->ab.trials))
 		return;
-	if (s->failing && db_is_back(s->ab.db))
-		store_state(s, true, NULL);
 	judge(s);                         /* time passes without outcomes too */
 	s->asking = true;
 	q.after = s->ab.cursor;

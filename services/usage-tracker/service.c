@@ -77,7 +77,7 @@ struct usage_tracker {
 
 /* --- facts --- */
 
-enum { BACK_US = 1000000 };
+enum { BACK_US = 200000 };        /* how often a server that is away is thought of; how often it is asked says db_postgres.c */
 
 static void on_back(struct loop_timer *);
 

@@ -299,7 +299,7 @@ class Proof:
         await asyncio.wait_for(asyncio.gather(*clients), 60)
         return traffic
 
-    async def flowing(self, lines=20):
+    async def flowing(self, lines=10):
         """Until the backends got that many more requests: a kill is to meet traffic."""
         end, enough = time.monotonic() + 60, self.book.lines + lines
         while self.book.lines < enough:
@@ -309,7 +309,7 @@ class Proof:
 
     async def round(self, victim):
         await self.flowing()
-        await asyncio.sleep(self.dice.uniform(0, 0.7))
+        await asyncio.sleep(self.dice.uniform(0, 0.4))
         began = time.monotonic()
         await asyncio.to_thread(self.place.kill, victim)
         self.count[f"kills of {victim}"] += 1
