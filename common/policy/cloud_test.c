@@ -426,6 +426,38 @@ static void a_refused_fallback_says_which_condition_failed(void **state)
 	assert_non_null(strstr(words(x, NULL, ERR_UNAVAILABLE), "zeta has a budget of money, and what this model costs is not known"));
 }
 
+/* The limit of its day is reached: nobody but who names it gets it, and a snapshot without it has it back. */
+static void a_model_that_rests_is_left_out(void **state)
+{
+	struct fix *x = *state;
+	struct decision d;
+	uint64_t a = 7, b = 7;
+	struct str with, without = merged(x, &a);
+
+	x->load[0].breaker_open = true;
+	expect(x, NULL, "zeta/small", "fallback");
+	x->small.rests_until_ms = 1795420800000;
+	x->small.rests_why = (char *)"zeta allows no more requests of small until 2026-11-23T08:00:00Z";
+	with = merged(x, &b);
+	assert_true(a != b && !str_eq(with, without));
+	d = decided(x, NULL);
+	assert_string_equal(first(x, &d), "acme/large");
+	assert_int_equal(rule_of(x, &d, "zeta/small"), RULE_MODEL_RESTS);
+	assert_string_equal(rule_name(RULE_MODEL_RESTS), "model_rests");
+	x->acme.state = CORRAL__PROVIDER_STATE__PROVIDER_NO_BUDGET;
+	x->acme.why = (char *)"acme has no tokens left until 1 December";
+	assert_string_equal(words(x, NULL, ERR_UNAVAILABLE), "local models are down and acme has no tokens left until 1 December; zeta allows no more requests of small until "
+			    "2026-11-23T08:00:00Z");
+	x->load[0].breaker_open = false;
+	expect(x, "zeta/small", "zeta/small", "asked");
+	x->f.is_auto = true;                            /* the active model is what auto is */
+	decide(&d, x->mem, &x->f, catalogue_model(&x->cat, STR("zeta/small")), true, &x->cat, &x->pol, x->load, x->tried);
+	assert_int_equal(d.err, ERR_UNAVAILABLE);
+	x->load[0].breaker_open = true;
+	x->small.rests_until_ms = 0;
+	expect(x, NULL, "zeta/small", "fallback");
+}
+
 static void the_log_alone_tells_it_again(void **state)
 {
 	struct fix *x = *state;
@@ -449,7 +481,7 @@ int main(void)
 		T(without_providers_nothing_changes), T(the_same_two_make_the_same_bytes_and_no_secret), T(auto_stays_at_home_and_has_spares),
 		T(a_full_queue_in_the_cloud_is_passed_by),
 		T(a_full_queue_at_home_is_no_reason_to_spend),
-		T(when_the_house_is_down_the_cloud_answers), T(what_the_house_has_is_to_be_known_first),
+		T(a_model_that_rests_is_left_out), T(when_the_house_is_down_the_cloud_answers), T(what_the_house_has_is_to_be_known_first),
 		T(what_does_not_fit_at_home_fits_there), T(after_two_failures_at_home_it_is_the_clouds_turn),
 		T(complexity_asks_for_it), T(measured_quality_sends_it_there), T(who_names_it_gets_it),
 		T(a_local_model_that_was_named_does_not_leave_unless_allowed), T(a_refused_fallback_says_which_condition_failed), T(the_log_alone_tells_it_again),

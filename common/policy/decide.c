@@ -19,7 +19,7 @@ const char *rule_name(enum rule r)
 {
 	static const char *const names[RULE_COUNT] = { "none", "not_asked", "backend_down", "breaker_open", "capability", "context",
 						       "already_tried", "not_a_chat_model", "score", "local_only", "budget", "home_unknown",
-						       "queue_full", "home_busy" };
+						       "queue_full", "home_busy", "model_rests" };
 
 	return r < RULE_COUNT ? names[r] : "none";
 }
@@ -143,6 +143,8 @@ static enum rule refuses(const Corral__DecisionFeatures *f, const struct catalog
 		return RULE_BUDGET;
 	if (!c->backends[r->backend].up)
 		return RULE_BACKEND_DOWN;
+	if (cloud && (ours || f->is_auto) && r->pb->cloud->rests_until_ms)     /* who names it is told by the provider when it is back */
+		return RULE_MODEL_RESTS;
 	if (tried)
 		return RULE_TRIED;
 	if (l->breaker_open)
@@ -360,7 +362,8 @@ static enum err verdict(const struct decision *d, int model, const struct catalo
 	for (uint16_t i = 0; i < d->n_rejected; i++) {
 		enum rule r = d->rejected[i].rule;
 
-		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED || r == RULE_HOME_UNKNOWN || (r == RULE_BUDGET && !here);
+		waits |= r == RULE_BACKEND_DOWN || r == RULE_BREAKER_OPEN || r == RULE_TRIED || r == RULE_HOME_UNKNOWN || r == RULE_MODEL_RESTS ||
+			 (r == RULE_BUDGET && !here);
 		context |= r == RULE_CONTEXT;
 		n -= r == RULE_LOCAL_ONLY && !here;
 		if (here && (r == RULE_LOCAL_ONLY || r == RULE_BUDGET))        /* asked for by name, and one provider has it */
@@ -694,6 +697,8 @@ static const char *rejected_text(const struct rejected *r, const struct catalogu
 		if (b->pb->cloud)
 			return arena_printf(a, "provider '%s' is not ready: %s", b->pb->name, *b->pb->reason ? b->pb->reason : "it does not say why");
 		return arena_printf(a, "backend '%s' is down: %s", b->pb->name, *b->pb->reason ? b->pb->reason : "it does not answer");
+	case RULE_MODEL_RESTS:
+		return c->replicas[r->replica].pb->cloud->rests_why;
 	case RULE_BREAKER_OPEN:
 		return "it failed repeatedly and rests";
 	case RULE_CAPABILITY:
@@ -772,14 +777,14 @@ static const char *cloud_text(const struct decision *d, const struct catalogue *
 	for (uint16_t i = 0; i < d->n_rejected; i++) {
 		const struct rejected *r = &d->rejected[i];
 		const char *name;
+		bool named = r->rule == RULE_BUDGET || r->rule == RULE_BACKEND_DOWN || r->rule == RULE_MODEL_RESTS;
 
 		if (!cloud_of(c, r->replica) || said_before(d, c, i))
 			continue;
 		if (r->rule == RULE_LOCAL_ONLY)
 			return " and the request, its key or its tenant is to stay local";
 		name = c->backends[c->replicas[r->replica].backend].pb->name;
-		text = arena_fmt(a, STR_FMT "%s%s%s%s", STR_ARG(text), text.n ? "; " : " and ", r->rule == RULE_BUDGET || r->rule == RULE_BACKEND_DOWN ? "" : name,
-				 r->rule == RULE_BUDGET || r->rule == RULE_BACKEND_DOWN ? "" : ": ", rejected_text(r, c, a));
+		text = arena_fmt(a, STR_FMT "%s%s%s%s", STR_ARG(text), text.n ? "; " : " and ", named ? "" : name, named ? "" : ": ", rejected_text(r, c, a));
 	}
 	return text.p;
 }

@@ -33,7 +33,7 @@ enum err policy_build(struct policy *, struct arena *, const struct catalogue *,
 struct load { uint32_t in_use, slots, queued; bool breaker_open; };
 
 enum rule { RULE_NONE, RULE_NOT_ASKED, RULE_BACKEND_DOWN, RULE_BREAKER_OPEN, RULE_CAPABILITY, RULE_CONTEXT, RULE_TRIED, RULE_NOT_CHAT, RULE_SCORE, RULE_LOCAL_ONLY,
-	RULE_BUDGET, RULE_HOME_UNKNOWN, RULE_QUEUE_FULL, RULE_HOME_BUSY, RULE_COUNT };
+	RULE_BUDGET, RULE_HOME_UNKNOWN, RULE_QUEUE_FULL, RULE_HOME_BUSY, RULE_MODEL_RESTS, RULE_COUNT };
 const char *rule_name(enum rule);     /* "context" */
 
 struct ranked {

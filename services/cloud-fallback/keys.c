@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/base/buf.h"
+#include "common/base/clock.h"
 #include "common/data/secret.h"
 #include "common/io/http1.h"
 
@@ -204,13 +205,17 @@ void keyring_free(struct keyring *r)
 
 /* --- which one --- */
 
-static int64_t resting_until(const struct provider_key *k, const char *model)
+static const struct model_rest *rest_of(const struct provider_key *k, const char *model)
 {
+	static const struct model_rest none;
+
 	for (size_t i = 0; model && i < KEY_MODELS; i++)
 		if (!strncmp(k->models[i].model, model, sizeof(k->models[i].model) - 1))
-			return k->models[i].until_us;
-	return 0;
+			return &k->models[i];
+	return &none;
 }
+
+static int64_t resting_until(const struct provider_key *k, const char *model) { return rest_of(k, model)->until_us; }
 
 bool key_usable(const struct provider_key *k, const char *model, int64_t now_us)
 {
@@ -226,6 +231,23 @@ int64_t keyring_model_back_us(const struct keyring *r, const char *model, int64_
 
 		if (key_usable(&r->keys[i], NULL, now_us) && until_us > now_us && (!first || until_us < first))
 			first = until_us;
+	}
+	return first;
+}
+
+int64_t keyring_model_rests_wall_us(const struct keyring *r, const char *model, int64_t now_us)
+{
+	int64_t first = 0;
+
+	for (size_t i = 0; i < r->n; i++) {
+		const struct model_rest *rest = rest_of(&r->keys[i], model);
+
+		if (!key_usable(&r->keys[i], NULL, now_us))
+			continue;
+		if (rest->until_us <= now_us)
+			return 0;
+		if (!first || rest->until_wall_us < first)
+			first = rest->until_wall_us;
 	}
 	return first;
 }
@@ -320,6 +342,7 @@ void key_rest_for(struct provider_key *k, const char *model, int64_t until_us)
 	}
 	snprintf(to->model, sizeof(to->model), "%s", model);
 	to->until_us = until_us;
+	to->until_wall_us = wall_us() + until_us - mono_us();
 }
 
 void key_is_good(struct provider_key *k)

@@ -22,7 +22,7 @@ enum key_state { KEY_GOOD, KEY_REFUSED, KEY_NO_CREDIT, KEY_RESTS };
 /* A model that a key may not ask for until then. */
 struct model_rest {
 	char model[100];
-	int64_t until_us;
+	int64_t until_us, until_wall_us;
 };
 
 struct provider_key {
@@ -54,6 +54,8 @@ struct provider_key *keyring_pick(struct keyring *, const char *model, int64_t n
 bool key_usable(const struct provider_key *, const char *model, int64_t now_us);
 /* When one of those that are good now, but not for that model, is good for it too; 0 = there is none such. */
 int64_t keyring_model_back_us(const struct keyring *, const char *model, int64_t now_us);
+/* When by the wall clock it is good for that model again, where all that are good now rest for it; 0 = one does not, or none is good at all. */
+int64_t keyring_model_rests_wall_us(const struct keyring *, const char *model, int64_t now_us);
 bool key_is_among(const char (*ids)[KEY_ID], unsigned n, const char *id);
 struct provider_key *keyring_find(struct keyring *, const char *id);
 /* How many may be used now; and of none, the one that is good again first (NULL = there is no key). */

@@ -151,6 +151,18 @@ static void fill_capabilities(const struct catalogue_row *r, struct arena *mem, 
 			m->capabilities[m->n_capabilities++] = arena_dup(mem, word.p, word.n);
 }
 
+static void fill_rest(const struct provider *p, const char *model, struct arena *mem, Corral__ProviderModel *m)
+{
+	int64_t until_us = keyring_model_rests_wall_us(&p->keys, model, mono_us());
+	char time[40];
+
+	if (!until_us)
+		return;
+	clock_rfc3339(until_us, 0, time, sizeof(time));
+	m->rests_until_ms = until_us / 1000;
+	m->rests_why = arena_printf(mem, "%s allows no more requests of %s until %s", p->set->name, model, time);
+}
+
 static Corral__ProviderModel *fill_model(const struct provider *p, const char *model, struct arena *mem)
 {
 	const struct catalogue_row *r = cloud_catalogue_find(p->cloud->catalogue, str_of(provider_kind_name(p->set->kind)), str_of(p->set->name), str_of(model));
@@ -165,6 +177,7 @@ static Corral__ProviderModel *fill_model(const struct provider *p, const char *m
 	}
 	fill_capabilities(r, mem, m);
 	fill_price(p, r, mem, m);
+	fill_rest(p, model, mem, m);
 	return m;
 }
 

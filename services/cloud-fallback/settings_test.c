@@ -140,6 +140,8 @@ static void a_key_rests_for_one_model(void **state)
 	assert_null(keyring_pick(&r, "m1", now, NULL, 0));
 	assert_int_equal(keyring_model_back_us(&r, "m1", now), now + 5000);
 	assert_int_equal(keyring_model_back_us(&r, "m2", now), 0);
+	assert_true(keyring_model_rests_wall_us(&r, "m1", now) == a->models[0].until_wall_us && keyring_model_rests_wall_us(&r, "m2", now) == 0);
+	assert_true(keyring_model_rests_wall_us(&r, "m1", now + 5000) == 0);          /* one of the two is enough */
 	assert_int_equal(keyring_model_back_us(&r, "m1", now + 9000), 0);
 	for (int i = 0; i < KEY_MODELS; i++) {          /* more than it remembers: what ends first gives its place */
 		snprintf(name, sizeof(name), "x%d", i);

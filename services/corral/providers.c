@@ -41,6 +41,17 @@ static void money_cell(struct cli *c, struct table *t, const struct json *j, uin
 	table_cell(t, TONE_PLAIN, is_given(j, at, key) ? str_of(money(c->mem, get_int(j, at, key))) : STR("-"));
 }
 
+/* Of a provider that is ready: those of its models that rest. */
+static struct str resting(struct cli *c, const struct json *j, uint32_t list)
+{
+	struct str text = STR("");
+
+	for (uint32_t m = list ? json_first(j, list) : 0; m; m = json_next(j, list, m))
+		if (is_given(j, m, "rests_until"))
+			text = arena_fmt(c->mem, STR_FMT "%s" STR_FMT, STR_ARG(text), text.n ? "; " : "", STR_ARG(get_str(c, j, m, "reason")));
+	return text.n ? text : STR("-");
+}
+
 static void add_provider(struct cli *c, struct table *t, const struct json *j, uint32_t p)
 {
 	struct str state = get_str(c, j, p, "state"), reason = get_str(c, j, p, "reason");
@@ -52,7 +63,7 @@ static void add_provider(struct cli *c, struct table *t, const struct json *j, u
 	table_fmt(t, TONE_PLAIN, "%u", json_count(j, json_get(j, p, "models")));
 	number_cell(t, j, p, "left_tokens");
 	money_cell(c, t, j, p, "left_microusd");
-	table_cell(t, TONE_FAINT, reason.n ? reason : STR("-"));
+	table_cell(t, TONE_FAINT, reason.n ? reason : resting(c, j, json_get(j, p, "models")));
 }
 
 static void add_models(struct cli *c, struct table *t, const struct json *j, uint32_t p)
@@ -67,6 +78,7 @@ static void add_models(struct cli *c, struct table *t, const struct json *j, uin
 		money_cell(c, t, j, m, "cached_input_microusd");
 		money_cell(c, t, j, m, "output_microusd");
 		table_cell(t, TONE_PLAIN, get_list(c, j, m, "capabilities"));
+		table_cell(t, is_given(j, m, "rests_until") ? TONE_WARN : TONE_FAINT, is_given(j, m, "rests_until") ? get_str(c, j, m, "rests_until") : STR("-"));
 	}
 }
 
@@ -157,7 +169,7 @@ static int run(struct cli *c)
 		fputs("There is no provider; the option 'providers' of cloud-fallback names them.\n", c->out);
 		return EXIT_OK;
 	}
-	table_init(&t, c->mem, o->models ? "~MODEL|>CONTEXT|>MOST OUTPUT|>INPUT/M|>CACHED/M|>OUTPUT/M|~CAN" : "PROVIDER|KIND|STATE|>KEYS|>MODELS|>TOKENS LEFT|>MONEY LEFT|~WHY");
+	table_init(&t, c->mem, o->models ? "~MODEL|>CONTEXT|>MOST OUTPUT|>INPUT/M|>CACHED/M|>OUTPUT/M|~CAN|RESTS UNTIL" : "PROVIDER|KIND|STATE|>KEYS|>MODELS|>TOKENS LEFT|>MONEY LEFT|~WHY");
 	for (uint32_t i = json_first(&a.doc, all); i; i = json_next(&a.doc, all, i)) {
 		if (o->models)
 			add_models(c, &t, &a.doc, i);
@@ -173,7 +185,8 @@ static int run(struct cli *c)
 const struct command cmd_providers = {
 	.name = "providers", .args = "[seal NAME]", .summary = "Show the providers in the cloud, and why one cannot be used; seal their keys.",
 	.flags = flags, .opts_size = sizeof(struct providers_opts), .max_args = 2, .run = run,
-	.text = "STATE is ready, not configured, no budget or cooling; WHY says which condition failed. What a '-' stands for is not limited, or not known.\n"
+	.text = "STATE is ready, not configured, no budget or cooling; WHY says which condition failed, and of a provider that is ready which of its models have reached\n"
+		"a limit of the day: auto leaves these out until it is over. What a '-' stands for is not limited, or not known.\n"
 		"seal reads a key of the provider NAME from standard input and prints it sealed: a line for its key file, of no use without the master key.",
 	.examples = (const struct example[]){
 		{ "corral providers", "Which can be used." },

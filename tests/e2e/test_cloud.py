@@ -276,3 +276,14 @@ def test_a_limit_of_the_day_is_one_models(cloud, fake):
     status, headers, said = error(ask(cloud, "ge/m1"))
     assert status == 429 and "no more requests of m1 today" in said["message"] and int(headers["Retry-After"]) > 0 and len(fake.calls) == calls, said
     assert ask(cloud, "ge/m2")[0] == 200 and state(cloud, "ge")["state"] == "ready"
+    rests, other = until(lambda: (m := state(cloud, "ge")["models"]) and m[0]["rests_until"] and m)
+    assert rests["reason"] == f"ge allows no more requests of m1 until {rests['rests_until'][:19]}Z" and (other["rests_until"], other["reason"]) == (None, None), (rests, other)
+    table = subprocess.run([PROGRAM, "providers", "--url", cloud.url], capture_output=True, text=True, timeout=30).stdout
+    assert rests["reason"] in " ".join(table.split()), table
+
+    def explained():
+        status, headers, _ = cloud.post("/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5})
+        status, _, told = cloud.get("/explain/" + headers["X-Request-Id"])
+        return status == 200 and rests["reason"] in json.dumps(told) and told
+    told = until(explained)
+    assert '"model_rests"' in json.dumps(told) and told.get("reproduced") is not False, told

@@ -36,6 +36,8 @@ static void model(struct json_out *jo, const Corral__ProviderModel *m)
 	amount(jo, "input_microusd", priced, priced ? m->price->input : 0);
 	amount(jo, "cached_input_microusd", priced, priced ? m->price->cached_input : 0);
 	amount(jo, "output_microusd", priced, priced ? m->price->output : 0);
+	time_json(jo, "rests_until", m->rests_until_ms * 1000);
+	jw_kv_strz(jo, "reason", *m->rests_why ? m->rests_why : NULL);
 	jw_end(jo);
 }
 
