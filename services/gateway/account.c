@@ -365,6 +365,7 @@ void account_decision(struct req *r)
 	e.outcome = (ProtobufCBinaryData){ outcome.n, (uint8_t *)outcome.p };
 	e.request_id = bytes_of(&r->id);
 	e.occurred_at_us = r->start_wall_us;
+	e.trace = (ProtobufCBinaryData){ sizeof(r->trace), r->trace };
 	e.model = r->model;
 	e.alias = r->alias;
 	e.models_epoch = world->cat.epoch;

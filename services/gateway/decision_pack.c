@@ -58,9 +58,9 @@ size_t features_pack(const Corral__DecisionFeatures *f, uint8_t *out)
 
 size_t decision_event_room(const Corral__DecisionEvent *e)
 {
-	return 19 * FIELD_MAX + strlen(e->decided_by) + strlen(e->not_asked) +
+	return 20 * FIELD_MAX + strlen(e->decided_by) + strlen(e->not_asked) +
 	       e->request_id.len + e->features.len + e->load.len + e->outcome.len + e->models_snapshot.len + e->policy_snapshot.len +
-	       e->experiments_snapshot.len + e->queue_full.len;
+	       e->experiments_snapshot.len + e->queue_full.len + e->trace.len;
 }
 
 static uint8_t *put_data(uint8_t *p, unsigned field, const ProtobufCBinaryData *d) { return pb_put_bytes(p, field, d->data, d->len); }
@@ -88,5 +88,6 @@ size_t decision_event_pack(const Corral__DecisionEvent *e, uint8_t *out)
 	p = pb_put_number(p, 17, e->experiments_version);
 	p = put_data(p, 18, &e->experiments_snapshot);
 	p = put_data(p, 19, &e->queue_full);
+	p = put_data(p, 20, &e->trace);
 	return (size_t)(p - out);
 }

@@ -63,9 +63,9 @@ static void acked(void *arg, uint64_t position)
 	spool_release(l->spool, position < open ? position : open);
 }
 
-/* Of a UsageEvent 7 is its tenant, 50 its trace; of a DecisionEvent 1 is its request, which is its key too. */
+/* Of a UsageEvent 7 is its tenant, 50 its trace; of a DecisionEvent 1 is its request, which is its key too, 20 its trace. */
 static void label_usage(struct str payload, struct bus_label *ret) { bus_label_of(payload, 7, 50, ret); }
-static void label_decision(struct str payload, struct bus_label *ret) { bus_label_of(payload, 1, 0, ret); }
+static void label_decision(struct str payload, struct bus_label *ret) { bus_label_of(payload, 1, 20, ret); }
 
 static void ship_by_bus(struct outbox *o, struct line *l, const struct ship_opts *s)
 {

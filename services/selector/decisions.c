@@ -195,6 +195,7 @@ static bool note_bytes(struct noted *e, unsigned field, struct str bytes)
 	case 1: e->request_id = bytes; break;
 	case 12: e->models_snapshot = bytes; break;
 	case 13: e->policy_snapshot = bytes; break;
+	case 20: return !e->models_snapshot.p && !e->policy_snapshot.p;        /* the trace, with no snapshot to be cut off before it */
 	default: return field <= 13;
 	}
 	return true;
@@ -215,7 +216,7 @@ static bool note_ordered(struct noted *e, struct str bytes)
 			return false;
 		if (!(wire == PB_VARINT ? note_number(e, field, v) : note_bytes(e, field, str_n((const char *)at, v))))
 			return false;
-		if (last < 12 && field >= 12)
+		if (last < 12 && (field == 12 || field == 13))
 			e->event.n = (size_t)(began - (const uint8_t *)bytes.p);
 	}
 	return true;

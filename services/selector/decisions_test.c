@@ -167,6 +167,7 @@ static void a_batch_is_kept_once(void **state)
 
 static Corral__DecisionEvent *explained;
 static bool replayed;
+static size_t trace_bytes;        /* of the one explained last */
 
 static void on_explained(const Corral__ExplainReply *reply, void *data)
 {
@@ -191,6 +192,7 @@ static bool explain(uint8_t id[16], int64_t want_us)
 	s.rpc.explain(&s.rpc, &q, on_explained, x_calloc(1, 256));
 	if (!explained)
 		return false;
+	trace_bytes = explained->trace.len;
 	right = explained->occurred_at_us == want_us && memcmp(explained->request_id.data, id, 16) == 0 && explained->models_snapshot.len == 0;
 	corral__decision_event__free_unpacked(explained, NULL);
 	return right;
@@ -213,6 +215,7 @@ static void each_of_many_is_found(void **state)
 		e.request_id = (ProtobufCBinaryData){ 16, id[i] };
 		e.occurred_at_us = i + 1;
 		e.models_epoch = 1, e.models_version = 5;
+		e.trace = (ProtobufCBinaryData){ i % 3 ? 24 : 0, (uint8_t *)"the trace id and a span." };
 		if (i == 50)
 			e.models_snapshot = (ProtobufCBinaryData){ 4, (uint8_t *)"snap" };
 		records[i] = packed(&e);
@@ -220,6 +223,7 @@ static void each_of_many_is_found(void **state)
 	assert_true(send(0, records, MANY));
 	for (int i = 0; i < MANY; i++) {
 		assert_true(explain(id[i], i + 1));
+		assert_int_equal(trace_bytes, i % 3 ? 24 : 0);
 		free(records[i].data);
 	}
 	id_of(other, 0, 200);

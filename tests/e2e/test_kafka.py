@@ -162,6 +162,12 @@ def everything_in(broker, prefix, enough):
     return said
 
 
+def traced(event):
+    trace = event["event"]["trace"]
+    assert re.fullmatch("[0-9a-f]{48}", trace) and event["headers"]["traceparent"] == f"00-{trace[:32]}-{trace[32:]}-01", event
+    return trace
+
+
 # --- tests ---
 
 def test_facts_go_through_kafka(place, backend, broker, prefix):
@@ -182,9 +188,12 @@ def test_facts_go_through_kafka(place, backend, broker, prefix):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {e["event"]["request_id"] for e in events} == set(ids)
     assert len(events) >= 20 and all(e["headers"]["schema"] == "corral.UsageEvent" and e["headers"]["event-id"] == e["event"]["event_id"] for e in events)
-    for e in events:            # the request's trace and the gateway's span, as OpenTelemetry passes them on
-        trace = e["event"]["trace"]
-        assert re.fullmatch("[0-9a-f]{48}", trace) and e["headers"]["traceparent"] == f"00-{trace[:32]}-{trace[32:]}-01", e
+    # the request's trace and the gateway's span, as OpenTelemetry passes them on; a decision is of the same span as the usage
+    traces = {e["event"]["request_id"]: traced(e) for e in events}
+    done = corral_program("events", "tail", "decision.v1", "--from-beginning", "--idle", "3", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix)
+    assert done.returncode == 0, done.stderr
+    decisions = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {e["event"]["request_id"]: traced(e) for e in decisions} == traces
 
 
 def test_what_becomes_of_experiments_goes_there_too(place, backend, broker, prefix):
