@@ -226,6 +226,26 @@ static void list_ended(struct backend *backend, struct visit *visit)
 	backend->lists_ended++;
 }
 
+/* One failure of a backend that was well says little: a connection was cut, an answer came late. It is asked once more, at once, and the second counts;
+ * where nobody listens any more that is the same moment. */
+static bool ask_again(struct backend *backend, struct visit *visit)
+{
+	enum visit_task task = visit->task;
+
+	if (visit->end != VISIT_FAILED || backend->state != CORRAL__BACKEND_STATE__BACKEND_UP || backend->doubted) {
+		backend->doubted = false;
+		return false;
+	}
+	backend->doubted = true;
+	series_inc(metrics_series(backend->registry->metrics, M_SYNC_FAILURES, backend->name, visit->reason));
+	LOG_INFO("a backend that was up did not answer well; it is asked again", LOG_S("backend", backend->name), LOG_S("reason", visit->text));
+	listing_free(visit->found);
+	visit->found = NULL;
+	backend->lists_begun -= task == VISIT_LIST;       /* it is the same listing */
+	visit_backend(backend, task);
+	return true;
+}
+
 static void note_residency(struct backend *backend, const struct visit *visit)
 {
 	if (visit->end != VISIT_FAILED && !visit->untold) {
@@ -242,6 +262,8 @@ static void on_visit_end(struct visit *visit, void *arg)
 	enum visit_task task = visit->task;
 
 	backend->visiting = false;
+	if (ask_again(backend, visit))
+		return;
 	/* Something else may answer at that address now. */
 	backend->kind = visit->end == VISIT_FAILED && strcmp(visit->reason, "unreachable") != 0 ? backend->configured : visit->kind;
 	if (task == VISIT_LIST)

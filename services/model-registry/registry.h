@@ -26,6 +26,7 @@ struct backend {
 	char down_reason[200];        /* what the last visit said; "" = it answered */
 	char sick[200];               /* it answers, and cannot generate: why; "" = it can, as far as is known */
 	bool visited;                 /* it was listed since the start */
+	bool doubted;                 /* the last visit failed, and it is asked again before that counts */
 	int64_t looked_us;            /* mono: when a visit ended last */
 	int64_t resident_us;          /* mono: when the visit began that was told last what is in memory */
 	int64_t untold_us;            /* mono: when the first of the visits since began that were not told; 0 = there was none */

@@ -160,6 +160,7 @@ def test_a_full_queue_in_the_cloud_sends_auto_home(fake, tmp_path):
     stays = http_client.HTTPConnection(corral.url[7:], timeout=60)
     try:
         hard = {"complexity": "COMPLEX"}
+        until(lambda: chat(corral, "x", "m")[0] == 200)          # the slots at home are lent
         until(lambda: (got := corral.post("/inference", {"prompt": "do: answer 1", **hard}))[0] == 200 and got[1]["X-Corral-Backend"] == "oa")
         before = len(fake.calls)
         stays.request("POST", "/v1/chat/completions", json.dumps({"model": "oa/m1", "messages": [{"role": "user", "content": "do: hang"}]}), {"Content-Type": "application/json"})

@@ -208,7 +208,7 @@ class Backend:
         assert kind in ("llamacpp", "ollama", "openai"), kind
         self.name, self.kind, self.models, self.slots = name, kind, models, slots
         self.loaded = set(models) if loaded else set()
-        self.listing = "answer"              # or "hang": the listing endpoints accept and are silent
+        self.listing = "answer"              # "hang": the listing endpoints accept and are silent; "hang-once": the next one is
         self.calls, self.listed = [], 0
         self.running = self.most_running = 0
         self.memory_of_one, self.in_memory = False, 0           # one model at a time; requests for it that run
@@ -431,7 +431,8 @@ class Backend:
 
     async def _list(self, conn, path, body):
         self.listed += 1
-        if self.listing == "hang":
+        if self.listing.startswith("hang"):
+            self.listing = "hang" if self.listing == "hang" else "answer"
             await conn.sleep(3600)
         if path == "/v1/embeddings":
             embeds = any("embedding" in m.get("caps", ()) for m in self.models.values())

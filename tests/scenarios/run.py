@@ -22,7 +22,7 @@ The language, a line each (words in quotes may hold blanks; # begins a comment):
     wait NAME [N bytes]                               to its end, or until that much of its body has come
     leave NAME [reset]      read NAME                 closes the connection; reads on
     now BACKEND : BEHAVIOUR | ...                     tests/fakes/scripted.py has the behaviours
-    listing BACKEND hang|answer                       of its questions other than inference
+    listing BACKEND hang|hang-once|answer             of its questions other than inference
     forget BACKEND MODEL ...  learn BACKEND MODEL ... it has them no more; it has them, like its first one
     advance 30s             pause 100ms               of virtual time; of real time
     signal TERM   kill   restart   stop
