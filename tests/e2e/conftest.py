@@ -13,15 +13,12 @@ import pytest
 
 from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
 
-# These run in every arrangement; a file that is added runs in one process until it is named here or below.
-EVERYWHERE = {f"test_{name}.py" for name in ("access", "anthropic", "backend_tls", "bad_requests", "cli", "config", "dialects", "embeddings", "feedback", "gateways",
-              "hardware", "health", "keys", "limits", "models", "models_init", "native", "ollama", "openai", "probe", "reload", "runs", "start", "tls", "trail")}
-
-# These pass in all of them, too, and take so long that each runs in one process and where it is named, unless E2E_EVERYWHERE=1.
-SOMEWHERE = {f"test_{name}.py": arrangements.split() for name, arrangements in {
-    "budgets": "ipc tcp", "cache": "ipc tls", "cloud": "ipc tls", "canaries": "tls remote", "cloud_clients": "tcp remote",
-    "cloud_faults": "ipc remote", "cloud_gate": "tcp remote", "cloud_queue": "tls remote", "experiments": "tls remote", "prices": "tcp remote", "quality": "ipc tcp",
-    "reconcile": "tls remote", "shadow": "remote", "turns": "tcp"}.items()}
+# These run in every arrangement; a file that is added runs in one process until it is named here or below, and a run says so.
+EVERYWHERE = {f"test_{name}.py" for name in (
+    "access", "anthropic", "backend_tls", "bad_requests", "budgets", "cache", "canaries", "cli", "cloud", "cloud_clients", "cloud_faults", "cloud_gate",
+    "cloud_queue", "config", "dialects", "embeddings", "experiment_events", "experiment_kill", "experiments", "feedback", "gateways", "hardware", "health",
+    "keys", "limits", "models", "models_init", "native", "ollama", "openai", "prices", "probe", "quality", "reconcile", "reload", "runpod_worker", "runs",
+    "shadow", "start", "tls", "trail", "turns")}
 
 # And these on PostgreSQL: what is kept, and comes back after a kill.
 ON_POSTGRES = {f"test_{name}.py" for name in ("access", "cli", "native", "runs")}
@@ -41,13 +38,7 @@ ONE_PROCESS_ONLY = {
 }
 
 
-def selected():
-    if ARRANGEMENT == "postgres":
-        return ON_POSTGRES
-    return EVERYWHERE | {name for name, where in SOMEWHERE.items() if ARRANGEMENT in where or os.environ.get("E2E_EVERYWHERE")}
-
-
-SELECTED = selected()
+SELECTED = ON_POSTGRES if ARRANGEMENT == "postgres" else EVERYWHERE
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -60,8 +51,7 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"arrangement {ARRANGEMENT}; left out:")
         for path in sorted(Path(__file__).parent.glob("test_*.py")):
             if path.name not in SELECTED:
-                where = f"runs in {', '.join(SOMEWHERE[path.name])}" if path.name in SOMEWHERE else None
-                terminalreporter.write_line(f"    {path.name} {where or ONE_PROCESS_ONLY.get(path.name, 'is new, and runs in one process until conftest.py names it')}")
+                terminalreporter.write_line(f"    {path.name} {ONE_PROCESS_ONLY.get(path.name, 'is new, and runs in one process until conftest.py names it')}")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from servers import Program, http as ask, until
+from servers import Corral, Program, http as ask, until
 from test_access import BINARY, Engine, as_key, make_key
 
 BODY = {"model": "alpha-1", "messages": [{"role": "user", "content": "hello"}]}
@@ -21,8 +21,11 @@ def engine():
 
 
 @pytest.fixture
-def corral(corral_with, engine):
-    return corral_with({"e": ("openai", engine.url)}, "--slots=e=64", "--workers=2")
+def corral(engine, tmp_path):
+    """One for each test, gone with it: budgets of all of them would be a pile of processes."""
+    corral = Corral(tmp_path, {"e": ("openai", engine.url)}, "--slots=e=64", "--workers=2")
+    yield corral
+    assert corral.close() is None
 
 
 def chat(corral, headers=None, path="/v1/chat/completions", **more):
@@ -184,8 +187,7 @@ def test_the_command(corral):
     assert corral_cli("budgets", "set", "tenant:default").returncode == 2
 
 
-def test_a_killed_gateway_leaves_doubt_until_it_is_back(corral_with, engine, tmp_path):
-    corral = corral_with({"e": ("openai", engine.url)}, "--slots=e=64", "--workers=2")
+def test_a_killed_gateway_leaves_doubt_until_it_is_back(corral, engine, tmp_path):
     put(corral, "tenant:default", tokens=5000)
     engine.hold.clear()
     with ThreadPoolExecutor(4) as pool:

@@ -332,7 +332,7 @@ def both_ways(gateway, tmp_path_factory):
         corral = Corral(folder, None, "--backends=none=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), f"--cloud-listen=127.0.0.1:{free_port()}",
                         env={"QUEUE_KEY": KEY})
         corral.queue = queue
-        until(lambda: [m for m in corral.get("/v1/models")[2]["data"] if m["id"] == "rp/m"])
+        until(lambda: corral.post("/v1/chat/completions", {**chat(), "model": "rp/m"})[0] == 200)       # the provider is ready once its budget was heard of
         yield corral
         assert corral.close() is None and worker.stop() == 0 and not queue.wrong
 
