@@ -34,7 +34,9 @@
 	X(BACKEND_REFUSED,      502, "The backend refused the request with an error of its own.") \
 	X(UNAVAILABLE,          503, "Nothing can serve this now: backends down, breakers open, or shutting down.") \
 	X(STORE_FAILED,         503, "The local spool or database cannot be written; no new work is admitted.") \
-	X(DEADLINE,             504, "The time allowed for the request ran out.")
+	X(DEADLINE,             504, "The time allowed for the request ran out.") \
+	X(URI_TOO_LONG,         414, "The first line of the request is longer than allowed.") \
+	X(EXPECTATION_FAILED,   417, "What Expect asks for is not done here.")
 
 enum err {
 #define X(name, status, text) ERR_##name,

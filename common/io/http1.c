@@ -79,8 +79,10 @@ static enum http_parse bad(struct cursor *c, enum err code, const char *text)
 /* The window ran out before the line did. */
 static enum http_parse ran_out(struct cursor *c)
 {
+	if (c->line_cut && !c->in_headers)
+		return bad(c, ERR_URI_TOO_LONG, "the first line is longer than allowed");
 	if (c->line_cut)
-		return bad(c, ERR_HEADERS_TOO_LARGE, c->in_headers ? "a header line is longer than allowed" : "the first line is longer than allowed");
+		return bad(c, ERR_HEADERS_TOO_LARGE, "a header line is longer than allowed");
 	if (c->head_cut)
 		return bad(c, ERR_HEADERS_TOO_LARGE, "the head is longer than allowed");
 	return HTTP_MORE;
@@ -474,7 +476,7 @@ static enum http_parse note_connection(struct cursor *c, struct str value)
 static enum http_parse note_expect(struct cursor *c, struct str value)
 {
 	if (!str_ieq(value, STR("100-continue")))
-		return bad(c, ERR_INVALID, "the only expectation that can be met is 100-continue");
+		return bad(c, ERR_EXPECTATION_FAILED, "the only expectation that can be met is 100-continue");
 	c->h->expect_continue = c->h->minor == 1;
 	return HTTP_DONE;
 }

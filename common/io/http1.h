@@ -52,8 +52,8 @@ enum http_parse { HTTP_DONE, HTTP_MORE, HTTP_BAD };
  * After HTTP_MORE nothing in *head is valid. After HTTP_BAD what was read before the fault is (method and target, path once
  * the whole first line was fine, the header lines before the faulty one), the rest is zero: enough to word a refusal, not to
  * act upon.
- * On HTTP_BAD *why has the code and a sentence: MALFORMED (400), HEADERS_TOO_LARGE (431), NOT_IMPLEMENTED (501: unknown
- * transfer codings), METHOD_NOT_ALLOWED (405: CONNECT), INVALID (an Expect other than 100-continue). The connection cannot
+ * On HTTP_BAD *why has the code and a sentence: MALFORMED (400), URI_TOO_LONG (414: the first line), HEADERS_TOO_LARGE (431), NOT_IMPLEMENTED (501:
+ * unknown transfer codings), METHOD_NOT_ALLOWED (405: CONNECT), EXPECTATION_FAILED (417: an Expect other than 100-continue). The connection cannot
  * be used any further. Leading empty lines: at most one CRLF is tolerated before a request line. */
 enum http_parse http_parse_request(struct http_head *, struct str in, size_t seen, const struct http_limits *, struct why *);
 

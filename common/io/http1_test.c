@@ -112,7 +112,7 @@ static void keeps_limits_to_the_byte(void **state)
 
 	assert_int_equal(request(filled(&b, "GET /", 8192 - strlen(line), " HTTP/1.1\r\nHost: a\r\n\r\n")), HTTP_DONE);
 	assert_int_equal(request(filled(&b, "GET /", 8193 - strlen(line), " HTTP/1.1\r\nHost: a\r\n\r\n")), HTTP_BAD);
-	assert_int_equal(why.code, ERR_HEADERS_TOO_LARGE);
+	assert_int_equal(why.code, ERR_URI_TOO_LONG);
 	assert_int_equal(request(filled(&b, "GET / HTTP/1.1\r\nX: ", 8192 - 3, "\r\nHost: a\r\n\r\n")), HTTP_DONE);
 	assert_int_equal(request(filled(&b, "GET / HTTP/1.1\r\nX: ", 8192 - 2, "\r\nHost: a\r\n\r\n")), HTTP_BAD);
 	assert_int_equal(why.code, ERR_HEADERS_TOO_LARGE);

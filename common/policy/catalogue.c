@@ -115,8 +115,8 @@ enum err catalogue_not_found(const struct catalogue *c, struct str name, catalog
 			near_add(best, c->models[m].name, farness(bare_name(name), bare_name(c->models[m].name)));
 	for (unsigned i = 0; i < NEAR && best[i].far && best[i].name.n < 64; i++)
 		at += snprintf(meant + at, sizeof(meant) - (size_t)at, "%s'" STR_FMT "'", i ? " or " : "; did you mean ", STR_ARG(best[i].name));
-	return err_field(why, ERR_MODEL_NOT_FOUND, "model", "model '%.*s' is not on any backend%s; GET /v1/models lists what is there",
-			 (int)(name.n < 96 ? name.n : 96), name.p, *meant ? meant : "");
+	return err_field(why, ERR_MODEL_NOT_FOUND, "model", "model '%.*s' is not on any backend%s%s GET /v1/models lists what is there",
+			 (int)(name.n < 96 ? name.n : 96), name.p, meant, *meant ? "?" : ";");
 }
 
 static void free_snapshot(void *p) { corral__model_snapshot__free_unpacked(p, NULL); }

@@ -14,7 +14,7 @@ struct gateway;
 
 /* Why somebody was turned away: label of corral_auth_refused_total. */
 enum refusal { REFUSED_NOT, REFUSED_NO_KEY, REFUSED_MALFORMED, REFUSED_UNKNOWN, REFUSED_EXPIRED, REFUSED_TENANT, REFUSED_NETWORK, REFUSED_ACTION,
-	       REFUSED_QUERY, REFUSED_NOT_READY, REFUSED_COUNT };
+	       REFUSED_QUERY, REFUSED_NOT_READY, REFUSED_ORIGIN, REFUSED_COUNT };
 const char *refusal_name(enum refusal);
 
 struct admission {

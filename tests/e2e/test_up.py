@@ -63,6 +63,8 @@ def test_again_is_fast_and_says_so(place):
     again = up(port, env, "--detach")
     assert again.returncode == 0 and "already running" in again.stdout and f":{port}/" in again.stdout
     assert time.monotonic() - began < 1
+    other = up(port + 1, env, "--detach")
+    assert other.returncode == 1 and "already running here" in other.stderr and f":{port};" in other.stderr, other.stderr
     down = subprocess.run([ROOT / "scripts/down"], env=env, capture_output=True, text=True)
     assert "stopped corral" in down.stdout
     began = time.monotonic()
@@ -176,6 +178,14 @@ def test_with_no_model_server_it_brings_its_own(place, engine, model_file):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "found" in done.stdout or "starting llama.cpp" in done.stdout
     assert "nothing that serves models answers at 127.0.0.1:1" in done.stdout
+    if "starting llama.cpp" in done.stdout:
+        with open(f"{env['CORRAL_STATE_DIR']}/run/llama.pid", encoding="ascii") as f:
+            pid = int(f.read())
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not os.path.exists(f"/proc/{pid}/exe"))
+        again = up(port, env, "--detach")
+        assert again.returncode == 0 and "has ended; starting anew" in again.stdout, again.stdout + again.stderr
+        assert chats(port)
 
 
 def test_a_taken_port_is_named(place, llama):

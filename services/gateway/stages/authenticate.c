@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/policy/apikey.h"
 #include "services/gateway/admission.h"
+#include "services/gateway/cors.h"
 #include "services/gateway/door.h"
 #include "services/gateway/routes.h"
 #include "services/gateway/stages/stages.h"
@@ -17,7 +18,7 @@
 
 const char *refusal_name(enum refusal r)
 {
-	static const char *const names[REFUSED_COUNT] = { "", "no_key", "malformed", "unknown", "expired", "tenant", "network", "action", "query", "not_ready" };
+	static const char *const names[REFUSED_COUNT] = { "", "no_key", "malformed", "unknown", "expired", "tenant", "network", "action", "query", "not_ready", "origin" };
 
 	return names[r];
 }
@@ -114,13 +115,56 @@ static Corral__Role keyless_role(const struct door *d, const struct http_xchg *x
 	return in_networks(d->anonymous, d->n_anonymous, x->peer) ? CORRAL__ROLE__ROLE_USER : CORRAL__ROLE__ROLE_NONE;
 }
 
+/* --- pages in browsers --- */
+
+static bool begins(struct str s, struct str with) { return s.n >= with.n && str_ieq(str_n(s.p, with.n), with); }
+
+/* What stands between "https://" and the path, which an origin has not; "" for what is no page of the web: an editor's or an app's own scheme. */
+static struct str host_of_page(struct str origin)
+{
+	return begins(origin, STR("http://")) ? str_from(origin, 7) : begins(origin, STR("https://")) ? str_from(origin, 8) : STR("");
+}
+
+static bool on_this_machine(struct str host)
+{
+	struct str name = host;
+	uint8_t ip[16];
+
+	if (host.n && host.p[0] == '[')
+		return begins(host, STR("[::1]"));
+	(void)str_split(&host, ':', &name);
+	return str_ieq(name, STR("localhost")) || (ip_parse(name, ip) && ip[12] == 127);
+}
+
+/* A page may send to a program of its reader's machine whatever needs no preflight, and where no key is asked for nothing says that the reader
+ * meant it. Such a page cannot read answers, so what only reads is let be. */
+static bool sent_by_foreign_page(const struct worker *w, const struct http_xchg *x, struct str *ret)
+{
+	const struct http_header *origin;
+	struct str host;
+
+	if (str_eq(x->head.method, STR("GET")) || str_eq(x->head.method, STR("HEAD")) || str_eq(x->head.method, STR("OPTIONS")) ||
+	    !(origin = http_find(&x->head, "origin")))
+		return false;
+	*ret = origin->value;
+	host = host_of_page(origin->value);
+	return (host.n || str_eqz(origin->value, "null")) && !(host.n && (str_ieq(host, x->head.host) || on_this_machine(host))) &&
+	       !cors_allows(&w->gw->cfg->cors_origins, origin->value);
+}
+
 static void without_key(struct worker *w, struct admission *a, bool something)
 {
+	struct str page;
+
 	a->role = keyless_role(w->gw->door, a->x);
 	if (w->ring)
 		a->home = keyring_tenant(w->ring, STR("default"));
-	if (a->role != CORRAL__ROLE__ROLE_NONE)
+	if (a->role != CORRAL__ROLE__ROLE_NONE) {
+		if (sent_by_foreign_page(w, a->x, &page))
+			refuse(a, REFUSED_ORIGIN, ERR_FORBIDDEN, "pages of '%.*s' may not send this without a key; add that origin to CORRAL_CORS_ORIGINS if they may",
+			       (int)(page.n < 200 ? page.n : 200), page.p);
 		return;
+	}
 	if (something)
 		refuse(a, REFUSED_MALFORMED, ERR_UNAUTHENTICATED, "what was sent is no key of this Corral, or was mistyped: its keys begin with corral_sk_ and end in a checksum; "
 		       "`corral keys create` on the gateway's machine makes one");

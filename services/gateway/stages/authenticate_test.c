@@ -198,6 +198,38 @@ static void loopback_needs_no_key_but_one_that_is_shown_has_to_be_right(void **s
 	assert_int_equal(come("127.0.0.1:1", "GET", "/models", "x-api-key", other.text)->refused, REFUSED_UNKNOWN);
 }
 
+/* A page that somebody reads on this machine may send to it what needs no preflight. */
+static void a_page_of_another_origin_changes_nothing_without_a_key(void **state)
+{
+	static const char *allowed[] = { "https://chat.example.org" };
+	static struct gateway_config cfg = { .cors_origins = { allowed, 1 } };
+	struct made *m = make(CORRAL__ROLE__ROLE_OWNER, home);
+	const struct admission *a;
+	struct { const char *method, *origin; bool ok; } pages[] = {
+		{ "POST", "https://evil.example", false }, { "POST", "http://evil.example:8100", false }, { "DELETE", "HTTPS://evil.example", false },
+		{ "POST", "null", false }, { "POST", "http://127.0.0.1.evil.example", false }, { "POST", "http://localhost.evil.example", false },
+		{ "POST", "http://[2001:db8::1]", false }, { "POST", "http://10.0.0.1", false },
+		{ "GET", "https://evil.example", true }, { "HEAD", "https://evil.example", true }, { "OPTIONS", "https://evil.example", true },
+		{ "POST", "http://localhost:3000", true }, { "POST", "http://127.0.0.1:8100", true }, { "POST", "http://[::1]:8100", true },
+		{ "POST", "https://chat.example.org", true }, { "POST", "vscode-webview://0c1e", true }, { "POST", "app://obsidian.md", true },
+	};
+
+	gw.cfg = &cfg;
+	publish();
+	door.keyless_owner[0] = true;
+	for (size_t i = 0; i < sizeof(pages) / sizeof(*pages); i++) {
+		a = come("127.0.0.1:1", pages[i].method, "/v1/chat/completions", "Origin", pages[i].origin);
+		if ((a->refused == REFUSED_NOT) != pages[i].ok)
+			fail_msg("%s from %s: %s", pages[i].method, pages[i].origin, refusal_name(a->refused));
+		if (!pages[i].ok)
+			refused(a, REFUSED_ORIGIN, ERR_FORBIDDEN, pages[i].origin);
+	}
+	door.keyless_owner[0] = false;      /* with a key it is the page's own doing */
+	assert_int_equal(come("192.0.2.9:1", "POST", "/v1/chat/completions", "Origin", "https://evil.example")->refused, REFUSED_NO_KEY);
+	assert_int_equal(with(m->text)->refused, REFUSED_NOT);
+	gw.cfg = NULL;
+}
+
 static void named_networks_are_users(void **state)
 {
 	struct cidr nets[2];
@@ -413,6 +445,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_key_comes_in_three_ways), TEST(what_is_no_good_is_refused_with_the_reason), TEST(unknown_and_wrong_are_told_alike),
 		TEST(a_key_in_the_url_is_refused), TEST(loopback_needs_no_key_but_one_that_is_shown_has_to_be_right), TEST(named_networks_are_users),
+		TEST(a_page_of_another_origin_changes_nothing_without_a_key),
 		TEST(before_keys_are_known_nobody_passes_with_one), TEST(what_is_kept_of_a_head_is_used_once_and_for_it_alone),
 		TEST(every_route_times_every_role), TEST(a_key_of_few_actions_has_only_those), TEST(an_unknown_id_takes_as_long_as_a_wrong_secret),
 		TEST(the_method_sees_a_missing_hash),

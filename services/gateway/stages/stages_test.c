@@ -64,6 +64,23 @@ static void parse_reads_what_headers_say_and_the_body_wins(void **state)
 	assert_string_equal(stays(PATH_CHAT, "", CHAT("m", ""))->user_hash, "");
 }
 
+static void parse_refuses_what_it_would_have_to_guess(void **state)
+{
+	static const struct { const char *path, *header, *body; int status; const char *words; } ways[] = {
+		{ "/inference", "", "{\"prompt\":\"x\",\"policy\":\"luxury\"}", 422, "\"field\":\"policy\"" },
+		{ "/inference", "", "{\"prompt\":\"x\",\"policy\":\"cheap\"}", 200, "" },
+		{ "/inference", "", "{\"prompt\":\"x\",\"cache_ttl_s\":-1}", 422, "\"field\":\"cache_ttl_s\"" },
+		{ "/inference", "", "{\"prompt\":\"x\",\"cache_ttl_s\":0}", 200, "" },
+		{ PATH_CHAT, "X-Corral-Policy: Fast\r\n", CHAT("auto", ""), 422, "not 'Fast'" },
+	};
+
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
+		post(ways[i].path, ways[i].header, ways[i].body);
+		if (reply.status != ways[i].status || !has_body(ways[i].words))
+			fail_msg("%s%s got %d", ways[i].header, ways[i].body, reply.status);
+	}
+}
+
 /* --- decide --- */
 
 static void decide_stays_with_the_model_of_a_conversation(void **state)
@@ -343,6 +360,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		HOUSE(parse_takes_json_by_any_name_that_clients_give_it), HOUSE(parse_reads_what_headers_say_and_the_body_wins),
+		HOUSE(parse_refuses_what_it_would_have_to_guess),
 		HOUSE(decide_stays_with_the_model_of_a_conversation), HOUSE(decide_cuts_long_labels_between_characters), HOUSE(decide_names_what_is_missing),
 		HOUSE(queue_gives_a_slot_that_comes_free_to_who_waits_longest), HOUSE(queue_lets_go_who_leaves),
 		HOUSE(queue_refuses_when_it_is_full_or_the_wait_too_long), HOUSE(queue_passes_by_a_full_one_for_who_named_none),
