@@ -103,7 +103,7 @@ static void on_change(void *arg)
 
 static bool changed(const struct replica_state *s, uint32_t held, uint32_t wanted)
 {
-	return !s->claimed || s->claimed_held != held || s->claimed_wanted != wanted;
+	return !s->claimed || s->claimed_held != held || s->claimed_wanted != wanted || s->claimed_total != s->total;
 }
 
 /* in_use is read after the lease was applied, so that 'held' cannot be exceeded before the next one (replicas.c, still_ours()). */
@@ -113,17 +113,19 @@ static void claim(struct lease *l, struct arena *mem, struct replica_state *s, C
 	uint32_t wanted = in_use + atomic_load(&s->queue->n);
 	Corral__SlotClaim *claim;
 
-	if (s->own || (!l->whole && !changed(s, held, wanted)))
+	if (!l->whole && !changed(s, held, wanted))
 		return;
 	s->claimed = true;
 	s->claimed_held = held;
 	s->claimed_wanted = wanted;
+	s->claimed_total = s->total;
 	claim = arena_new_of(mem, Corral__SlotClaim);
 	corral__slot_claim__init(claim);
 	claim->backend = s->backend;
 	claim->model = s->model;
 	claim->held = held;
 	claim->wanted = wanted;
+	claim->total = s->cloud ? s->total : 0;
 	r->claims[r->n_claims++] = claim;
 }
 
@@ -170,8 +172,6 @@ static void put_demands(struct lease *l, struct arena *mem, Corral__LeaseRequest
 		struct demand d = { mem, arena_new_of(mem, Corral__ModelDemand), 0 };
 		uint64_t changes;
 
-		if (q->own)
-			continue;
 		corral__model_demand__init(d.model);
 		d.model->model = q->model;
 		changes = queue_demand(q, put_tenant, &d);
@@ -195,7 +195,7 @@ static void put_active(struct lease *l, struct arena *mem, Corral__LeaseRequest 
 		uint32_t in_use = atomic_load(&s->in_use);
 		Corral__SlotActivity *a;
 
-		if (s->own || (!in_use && last <= l->called_us))
+		if (s->cloud || (!in_use && last <= l->called_us))
 			continue;
 		a = arena_new_of(mem, Corral__SlotActivity);
 		corral__slot_activity__init(a);
@@ -285,8 +285,7 @@ static void go_on(struct lease *l)
 	for (struct replica_state *s = replica_table_first(l->gw->replicas); s; s = s->next) {
 		uint32_t slots = atomic_load(&s->slots), mine = l->epoch ? slots : s->total / l->gateways;
 
-		if (!s->own)
-			replica_lease_set(s, mine ? mine : 1);
+		replica_lease_set(s, mine ? mine : 1);
 	}
 }
 

@@ -54,7 +54,7 @@ static void house_is_down(void)
 	uint32_t probe;
 
 	for (struct replica_state *s = replica_table_first(h.gw.replicas); s; s = s->next)
-		if (!s->own && breaker_allow(&s->breaker, &o, mono_us(), &probe))
+		if (!s->cloud && breaker_allow(&s->breaker, &o, mono_us(), &probe))
 			(void)breaker_failure(&s->breaker, &o, mono_us(), false, "test", probe);
 }
 
@@ -214,11 +214,20 @@ static void it_is_listed_with_what_is_known_of_it(void **state)
 	assert_true(has_body("\"name\":\"acme\"") && has_body("it rests"));
 }
 
-static void its_slots_are_no_part_of_leases(void **state)
+/* Nothing is sent there until something is lent, as to a backend of the house. */
+static void its_slots_are_lent_like_others(void **state)
 {
-	replica_table_share(h.gw.replicas);       /* and nothing is lent */
+	struct replica_state *s = NULL;
+
+	replica_table_share(h.gw.replicas);
 	told(CORRAL__PROVIDER_STATE__PROVIDER_READY, "", "");
 	house_is_down();
+	for (struct replica_state *it = replica_table_first(h.gw.replicas); it; it = it->next)
+		s = it->cloud ? it : s;
+	assert_non_null(s);
+	replica_table_valid(h.gw.replicas, mono_us() + 60000000);
+	assert_false(slot_take(s));
+	replica_lease(h.gw.replicas, "acme", "acme/large", 1);
 	chat(CHAT("acme/large", ""));
 	assert_int_equal(reply.status, 200);
 }
@@ -229,7 +238,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(nothing_is_different_without_providers), T(the_house_comes_first), T(when_the_circuit_is_open_it_is_the_clouds),
 		T(an_attempt_that_fails_at_home_goes_on_there), T(what_was_named_stays_unless_it_may_leave), T(who_says_local_only_is_kept_at_home),
-		T(a_refused_fallback_says_why_in_the_words_of_who_asked), T(it_is_listed_with_what_is_known_of_it), T(its_slots_are_no_part_of_leases),
+		T(a_refused_fallback_says_why_in_the_words_of_who_asked), T(it_is_listed_with_what_is_known_of_it), T(its_slots_are_lent_like_others),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

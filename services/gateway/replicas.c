@@ -101,7 +101,7 @@ static struct replica_state *find(struct replica_table *t, struct str backend, s
 	return s;
 }
 
-static struct replica_state *get(struct replica_table *t, struct str backend, struct str model, uint32_t slots, bool own)
+static struct replica_state *get(struct replica_table *t, struct str backend, struct str model, uint32_t slots, bool cloud)
 {
 	struct replica_state *s = find(t, backend, model), **bucket = bucket_of(t, backend, model);
 
@@ -111,8 +111,7 @@ static struct replica_state *get(struct replica_table *t, struct str backend, st
 		str_copy(s->backend, sizeof(s->backend), backend);
 		breaker_init(&s->breaker);
 		s->queue = queue_get(t, model);
-		s->own = own;
-		s->queue->own |= own;
+		s->cloud = cloud;
 		s->table = t;
 		s->row = t->bank ? slot_bank_row(t->bank, backend, model) : NULL;
 		make_series(t, s);
@@ -122,7 +121,7 @@ static struct replica_state *get(struct replica_table *t, struct str backend, st
 		t->states = s;
 	}
 	s->total = slots;
-	if (s->own || !atomic_load(&t->shared))
+	if (!atomic_load(&t->shared))
 		replica_lease_set(s, slots);
 	return s;
 }
@@ -132,7 +131,7 @@ struct replica_state *replica_state_get(struct replica_table *t, struct str back
 	return get(t, backend, model, slots, false);
 }
 
-struct replica_state *replica_state_get_own(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
+struct replica_state *replica_state_get_cloud(struct replica_table *t, struct str backend, struct str model, uint32_t slots)
 {
 	return get(t, backend, model, slots, true);
 }
@@ -242,7 +241,7 @@ static bool still_ours(struct replica_state *s)
 bool slot_take(struct replica_state *s)
 {
 	uint32_t now = atomic_load_explicit(&s->in_use, memory_order_relaxed);
-	bool shared = !s->own && atomic_load_explicit(&s->table->shared, memory_order_relaxed);
+	bool shared = atomic_load_explicit(&s->table->shared, memory_order_relaxed);
 
 	if (atomic_load_explicit(&s->held, memory_order_relaxed))
 		return false;

@@ -29,7 +29,6 @@ struct model_queue {
 	uint64_t changes, claimed_changes;    /* of who wants how much; the second: control thread, as lease.c said last */
 	int64_t clock_us;             /* of the tenant that was served last */
 	uint64_t seq;
-	bool own;                     /* of a model whose replicas are */
 	struct replica_table *table;
 	struct series *m_queued;
 };
@@ -39,13 +38,13 @@ struct replica_state {
 	char model[256], backend[128];
 	_Atomic uint32_t in_use, slots;       /* in_use may be above slots for as long as the requests last that were there before */
 	struct slot_row *row;         /* the same, counted together with the program before this one or after it; NULL: there is none */
-	uint32_t total, claimed_held, claimed_wanted;         /* control thread: slots of the backend; what lease.c said last */
+	uint32_t total, claimed_held, claimed_wanted, claimed_total;  /* control thread: slots of the backend; what lease.c said last */
 	bool claimed;
 	_Atomic bool held;            /* another model of the backend has its turn (turns.h of the model-registry): nothing new goes there */
 	bool resident, loads;         /* control thread: it is in memory; its backend loads models by itself */
 	_Atomic uint32_t unanswered;  /* requests sent there of which no byte has come */
 	_Atomic int64_t unanswered_us;        /* loop clock: since when; since the last answer began, if that is later */
-	bool own;                     /* never leased; set before it is used */
+	bool cloud;                   /* the registry lends its slots, and knows nothing else of it; set before it is used */
 	_Atomic int64_t heard_us, busy_since_us;      /* loop clock: the last byte from there; when the first of those in use was sent */
 	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
 	struct breaker breaker;
@@ -64,8 +63,8 @@ void replica_table_bank(struct replica_table *, struct slot_bank *);
 void replica_table_look(struct replica_table *);
 /* Finds or makes; sets the slots, and gives new ones to those who wait. Control thread only. */
 struct replica_state *replica_state_get(struct replica_table *, struct str backend, struct str model, uint32_t slots);
-/* The same of a replica that is no part of leases: all its slots are this gateway's. Who has it limits what all gateways do there. */
-struct replica_state *replica_state_get_own(struct replica_table *, struct str backend, struct str model, uint32_t slots);
+/* The same of a replica in the cloud. */
+struct replica_state *replica_state_get_cloud(struct replica_table *, struct str backend, struct str model, uint32_t slots);
 /* Refreshes the gauges of all; control thread. */
 void replica_table_sweep(struct replica_table *, int64_t now_us);
 

@@ -88,8 +88,8 @@ static struct replica_state *state_of(struct gateway *g, const struct world *w, 
 {
 	const struct cat_replica *cr = &w->cat.replicas[r];
 
-	return (cloud_of(&w->cat, r) ? replica_state_get_own : replica_state_get)(g->replicas, w->cat.backends[cr->backend].name,
-										  w->cat.models[cr->model].name, cr->slots);
+	return (cloud_of(&w->cat, r) ? replica_state_get_cloud : replica_state_get)(g->replicas, w->cat.backends[cr->backend].name,
+										    w->cat.models[cr->model].name, cr->slots);
 }
 
 struct world *world_new(struct gateway *g, struct why *why)

@@ -14,6 +14,7 @@ struct key {                          /* a replica; never removed, for holders m
 	struct key *next;             /* of the same bucket */
 	char *backend, *model;
 	uint32_t total;
+	bool told;                    /* the total is what holders say */
 	size_t index;
 	int64_t counted_us;           /* share.ahead is right for this moment */
 	bool contended;               /* more is wanted than there is */
@@ -176,9 +177,14 @@ static struct key *key_get(struct slots *s, const char *backend, const char *mod
 void slots_set_totals(struct slots *s, const Corral__ModelSnapshot *snapshot)
 {
 	for (size_t i = 0; i < s->n_keys; i++)
-		s->keys[i]->total = 0;
-	for (size_t i = 0; i < snapshot->n_replicas; i++)
-		key_get(s, snapshot->replicas[i]->backend, snapshot->replicas[i]->model)->total = snapshot->replicas[i]->slots;
+		if (!s->keys[i]->told)
+			s->keys[i]->total = 0;
+	for (size_t i = 0; i < snapshot->n_replicas; i++) {
+		struct key *k = key_get(s, snapshot->replicas[i]->backend, snapshot->replicas[i]->model);
+
+		k->told = false;
+		k->total = snapshot->replicas[i]->slots;
+	}
 }
 
 /* --- shares --- */
@@ -423,8 +429,13 @@ static void take_claims(struct slots *s, struct holder *h, const Corral__LeaseRe
 	}
 	for (size_t i = 0; i < r->n_claims; i++) {
 		const Corral__SlotClaim *claim = r->claims[i];
-		struct share *share = share_get(s, h, key_get(s, claim->backend, claim->model));
+		struct key *k = key_get(s, claim->backend, claim->model);
+		struct share *share = share_get(s, h, k);
 
+		if (claim->total && (k->told || !k->total)) {
+			k->told = true;
+			k->total = claim->total;
+		}
 		share->held = claim->held;
 		share->wanted = claim->wanted;
 	}

@@ -30,7 +30,7 @@ void slots_expect(struct slots *, struct str ids, int64_t now_us);
  * False when it cannot be said: right after a start that knew of nobody. */
 bool slots_known(const struct slots *, int64_t now_us, struct buf *);
 void slots_free(struct slots *);      /* NULL is fine */
-/* How many slots there are; those of replicas not named are none. */
+/* How many slots there are; those of replicas not named are none, but for those of which holders say it themselves. */
 void slots_set_totals(struct slots *, const Corral__ModelSnapshot *);
 /* Fills 'reply' (initialised by the caller; lists in the arena). INVALID for a request that makes no sense or comes too late. */
 enum err slots_lease(struct slots *, const Corral__LeaseRequest *, int64_t now_us, struct arena *, Corral__LeaseReply *reply, struct why *);

@@ -29,6 +29,7 @@ static struct slots *s;
 static struct gate g[G];
 static int64_t now;
 static uint32_t total;
+static uint32_t said;                 /* what gateways say that there are; 0 = nothing */
 
 static void set_total(uint32_t n)
 {
@@ -50,6 +51,7 @@ static int set_up(void **state)
 	memset(g, 0, sizeof(g));
 	for (int i = 0; i < G; i++)
 		g[i].id[0] = (uint8_t)(i + 1);
+	said = 0;
 	set_total(2);
 	return 0;
 }
@@ -112,7 +114,7 @@ static void report(struct gate *gate, bool lost)
 	r.whole = gate->whole && !gate->alone;
 	r.leaving = gate->leaving;
 	if (!gate->alone && (gate->epoch || r.whole) && (r.whole || !gate->claimed || gate->claimed_held != h || gate->claimed_wanted != w)) {
-		claim.backend = (char *)"b", claim.model = (char *)"m", claim.held = h, claim.wanted = w;
+		claim.backend = (char *)"b", claim.model = (char *)"m", claim.held = h, claim.wanted = w, claim.total = said;
 		r.claims = claims, r.n_claims = 1;
 		gate->claimed = true, gate->claimed_held = h, gate->claimed_wanted = w;
 	}
@@ -160,6 +162,33 @@ static void a_second_gets_what_the_first_does_not_use(void **state)
 	rounds(4, 2);
 	assert_int_equal(g[0].slots, 1);
 	assert_int_equal(g[1].slots, 1);
+}
+
+/* A provider in the cloud: the registry knows of it by the gateways alone, and forgets nothing when its own backends change. */
+static void what_gateways_say_is_divided_too(void **state)
+{
+	Corral__ModelSnapshot none = CORRAL__MODEL_SNAPSHOT__INIT;
+
+	slots_set_totals(s, &none);
+	total = said = 4;
+	rounds(5, 2);
+	assert_int_equal(g[0].slots + g[1].slots, 4);
+	assert_int_equal(slots_lent(s, "b", "m"), 4);
+	slots_set_totals(s, &none);
+	rounds(2, 2);
+	assert_int_equal(g[0].slots + g[1].slots, 4);
+	g[0].waiting = 4;
+	rounds(5, 2);
+	assert_int_equal(g[0].slots, 4);
+	g[0].waiting = 0;
+	said = 2;
+	g[0].claimed = g[1].claimed = false;
+	rounds(5, 2);
+	assert_int_equal(g[0].slots + g[1].slots, 2);
+	set_total(3);                             /* of what is in the catalogue the registry knows better */
+	g[0].claimed = g[1].claimed = false;
+	rounds(5, 2);
+	assert_int_equal(g[0].slots + g[1].slots, 3);
 }
 
 static void idle_slots_go_to_who_waits(void **state)
@@ -433,7 +462,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		T(the_first_has_everything_at_once), T(a_second_gets_what_the_first_does_not_use), T(idle_slots_go_to_who_waits),
+		T(the_first_has_everything_at_once), T(a_second_gets_what_the_first_does_not_use), T(what_gateways_say_is_divided_too), T(idle_slots_go_to_who_waits),
 		T(a_slot_in_use_is_not_lent_again_until_it_is_free), T(one_slot_goes_round), T(tenants_get_the_same_wherever_their_clients_are),
 		T(who_wants_less_leaves_the_rest_to_the_other), T(a_small_part_is_not_waited_for_long), T(the_dead_give_back_within_two_seconds),
 		T(who_leaves_keeps_only_what_it_uses), T(after_a_restart_claims_come_before_lending),
