@@ -178,3 +178,31 @@ def test_a_full_queue_in_the_cloud_sends_auto_home(fake, tmp_path):
         wrong = corral.close()
         home.close()
     assert wrong is None
+
+
+def test_what_nobody_asked_at_home_yet_is_no_reason_to_spend(fake, tmp_path):
+    """A backend that is added takes connections, says nothing and was never heard of: auto is refused with the reason, who names the cloud gets it. Before
+    that, and once it is known to be gone, the cloud stands in for the house."""
+    def configure(*backends):
+        (tmp_path / "corral.yaml").write_text(f"backends: [{', '.join(backends)}]\nlist_timeout: 2m\nresidency_every: 500ms\nproviders:\n"
+                                              f'  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1, key_env: GATE_KEY, monthly_tokens: unlimited}}\n')
+
+    def in_the_cloud():
+        answered = until(lambda: (got := chat(corral, "do: answer 1"))[0] == 200 and got)
+        assert (answered[1]["X-Corral-Backend"], answered[1]["X-Corral-Reason"]) == ("oa", "fallback")
+    gone = "gone=openai+http://127.0.0.1:1"
+    configure(gone)
+    corral = Corral(tmp_path, None, "--config", str(tmp_path / "corral.yaml"), "--cloud-listen=127.0.0.1:0", "--cache=off", env={"GATE_KEY": KEY})
+    in_the_cloud()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        configure(gone, f"a=openai+http://127.0.0.1:{silent.getsockname()[1]}")
+        corral.reload()
+        status, headers, body = until(lambda: (got := chat(corral, "do: answer 1"))[0] == 503 and got)
+        assert headers["Retry-After"] and "what backend 'a' has is not known yet" in body["error"]["message"], body
+        explained = until(lambda: (got := corral.get("/explain/" + headers["X-Request-Id"]))[0] == 200 and got[2])
+        assert explained["replayed"] is True and [(r["model"], r["rule"]) for r in explained["rejected"]] == [("oa/m1", "home_unknown")], explained
+        before = len(fake.calls)
+        assert chat(corral, "do: answer 1")[0] == 503 and len(fake.calls) == before
+        assert chat(corral, "do: answer 1", "oa/m1")[0] == 200
+    in_the_cloud()
+    assert corral.close() is None
