@@ -1,6 +1,7 @@
 /* health.c - see health.h. */
 #include "services/model-registry/health.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -96,6 +97,48 @@ static struct ward *ward_new(struct health *h, const char *name)
 	return w;
 }
 
+static const struct registry_config *config_of(const struct ward *w) { return w->health->registry->config; }
+
+static bool has_command(const struct opt_list *commands, const struct ward *w)
+{
+	struct arena *mem = arena_new(0);
+	bool yes = settings_command(commands, w->name, mem) != NULL;
+
+	arena_free(mem);
+	return yes;
+}
+
+/* A file is there from the start of a standby until the backend is well: it outlives us. */
+static void mark_standby(const struct ward *w, bool on)
+{
+	struct arena *mem = arena_new(0);
+	const char *path = arena_printf(mem, "%s/standby-%s.needed", w->health->dir, w->name);
+	int fd = on ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	else if (on)
+		LOG_WARN("that a standby is needed cannot be noted; after a restart it comes later", LOG_S("backend", w->name), LOG_S("file", path));
+	else
+		(void)unlink(path);
+	arena_free(mem);
+}
+
+/* It had a standby when the one before us ended, which took that along: it has one again at once, until a check passes. */
+static void go_on(struct ward *w)
+{
+	struct arena *mem = arena_new(0);
+	bool needed = access(arena_printf(mem, "%s/standby-%s.needed", w->health->dir, w->name), F_OK) == 0;
+
+	arena_free(mem);
+	if (!needed || !config_of(w)->check_every || !has_command(&config_of(w)->standby, w))
+		return;
+	w->sick = true;
+	w->failures = (unsigned)config_of(w)->check_failures;
+	w->restarts = (unsigned)config_of(w)->standby_after;
+	(void)str_copy(w->why, sizeof(w->why), STR("it could not generate when this service ended, and is checked again"));
+}
+
 void health_set_registry(struct health *h, struct registry *registry)
 {
 	for (struct ward *w = h->wards; w; w = w->next) {
@@ -108,8 +151,10 @@ void health_set_registry(struct health *h, struct registry *registry)
 		struct backend *b = &registry->backends[i];
 		struct ward *w = ward_of(h, b->name);
 
-		if (!w)
+		if (!w) {
 			w = ward_new(h, b->name);
+			go_on(w);
+		}
 		w->backend = b;
 		if (w->sick)
 			registry_set_sick(b, w->why);
@@ -223,8 +268,6 @@ void health_hear(struct health *h, const Corral__LeaseRequest *r)
 	}
 }
 
-static const struct registry_config *config_of(const struct ward *w) { return w->health->registry->config; }
-
 static int64_t recheck_us(const struct ward *w)
 {
 	int64_t ms = config_of(w)->check_timeout;
@@ -242,6 +285,7 @@ static void passed(struct ward *w)
 	if (!w->sick)
 		return;
 	w->sick = false;
+	mark_standby(w, false);
 	w->well_us = mono_us();
 	LOG_INFO("a backend generates again", LOG_S("backend", w->name), LOG_I("restarts", w->restarts));
 	registry_set_sick(w->backend, NULL);
@@ -423,7 +467,7 @@ static void look_after(struct ward *w, int64_t now)
 		look_whether_down(w, now);
 	else if (w->backend->visited && is_due(w, now) && is_known(w, now))
 		check(w);
-	if (w->failures && !w->backend->down_reason[0] && kind != &kind_ollama && kind != &kind_llamacpp)
+	if (w->failures && w->backend->visited && !w->backend->down_reason[0] && kind != &kind_ollama && kind != &kind_llamacpp)
 		passed(w);                /* it can be reached again, and that is all that is asked of it */
 }
 
@@ -443,15 +487,6 @@ static pid_t start(struct ward *w, const struct opt_list *commands, const char *
 			 LOG_S("why", w->why));
 	arena_free(mem);
 	return pid;
-}
-
-static bool has_command(const struct opt_list *commands, const struct ward *w)
-{
-	struct arena *mem = arena_new(0);
-	bool yes = settings_command(commands, w->name, mem) != NULL;
-
-	arena_free(mem);
-	return yes;
 }
 
 static void count_restart(struct ward *w, const char *outcome)
@@ -548,6 +583,7 @@ static void start_standby(struct ward *w, int64_t now)
 	if (pid < 0)
 		return;
 	w->standby = pid;
+	mark_standby(w, true);
 	series_set(w->standby_up, 1);
 }
 
@@ -561,6 +597,7 @@ static void act(struct ward *w, int64_t now)
 		end_standby(w, now);
 		if (w->backend && w->sick) {      /* checks were switched off: what they said last is no verdict for ever */
 			w->sick = false;
+			mark_standby(w, false);
 			w->failures = 0;
 			registry_set_sick(w->backend, NULL);
 		}

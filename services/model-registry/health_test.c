@@ -505,6 +505,35 @@ static void what_was_started_ends_with_us(void **state)
 	until(w, kill(pid, 0) != 0);
 }
 
+static void a_standby_that_was_needed_is_there_again_at_once(void **state)
+{
+	struct world *w = *state;
+	pid_t pid;
+
+	script(w, w->standby, sizeof(w->standby), "standby", "echo $$ > pid; exec sleep 1000", "");
+	w->standbys[0] = w->standby;
+	w->config.standby = (struct opt_list){ w->standbys, 1 };
+	w->hangs = true;
+	up(state);
+	until(w, pid_in(w, "pid"));
+	pid = pid_in(w, "pid");
+	health_free(w->health);
+	until(w, kill(pid, 0) != 0);
+	w->config.check_failures = 1000;          /* nothing that is heard now would be reason enough */
+	w->health = health_new(w->registry, w->dir);
+	until(w, pid_in(w, "pid") && pid_in(w, "pid") != pid);
+	pid = pid_in(w, "pid");
+	assert_true(is_down(w));
+	w->hangs = false;
+	until(w, is_up(w));
+	until(w, kill(pid, 0) != 0);
+	health_free(w->health);           /* it is well: the next one starts none */
+	w->health = health_new(w->registry, w->dir);
+	turn_ms(w, 300);
+	assert_int_equal(pid_in(w, "pid"), pid);
+	assert_true(is_up(w));
+}
+
 static void commands_are_checked(void **state)
 {
 	static const struct { const char *restart, *standby; bool good; } cases[] = {
@@ -560,6 +589,7 @@ int main(void)
 		T(every_gateway_is_heard_before_a_check), T(what_fails_comes_back_with_its_context), T(while_answers_flow_nobody_asks),
 		T(one_that_hangs_is_down_restarted_and_up_again),
 		T(an_engine_that_answers_500_is_down), T(pauses_between_restarts_grow), T(one_that_cannot_be_reached_gets_a_standby_until_it_is_back),
+		T(a_standby_that_was_needed_is_there_again_at_once),
 		T(what_was_started_ends_with_us), T(commands_are_checked), T(a_program_that_is_not_there),
 	};
 
