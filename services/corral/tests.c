@@ -72,6 +72,7 @@ static void add_test(struct cli *c, struct table *t, const struct json *j, uint3
 	table_cell(t, TONE_PLAIN, get_str(c, j, test, "id"));
 	table_cell(t, TONE_PLAIN, get_str(c, j, test, "name"));
 	table_cell(t, tone_of_test(state), state);
+	table_cell(t, TONE_PLAIN, get_bool(j, test, "shadow") ? STR("shadow") : STR("answers"));
 	table_cell(t, TONE_PLAIN, get_str(c, j, test, "model_a"));
 	table_cell(t, TONE_PLAIN, get_str(c, j, test, "model_b"));
 	table_cell(t, TONE_PLAIN, task.n ? task : STR("all"));
@@ -94,7 +95,7 @@ static int list(struct cli *c, const struct tests_opts *o)
 		return cli_answer_failed(c, &a);
 	if (c->json)
 		return cli_print_raw(c, &a);
-	table_init(&t, c->mem, "TEST|~NAME|STATE|~A|~B|TASK|>TRAFFIC|~REASON");
+	table_init(&t, c->mem, "TEST|~NAME|STATE|KIND|~A|~B|TASK|>TRAFFIC|~REASON");
 	for (uint32_t i = json_first(&a.doc, all); i; i = json_next(&a.doc, all, i))
 		add_test(c, &t, &a.doc, i);
 	if (t.rows)
@@ -199,6 +200,23 @@ static void picture(struct cli *c, const struct json *j, struct buf *b)
 	plot_bounds(b, &look, points, n);
 }
 
+/* What its figures mean, for nobody sees the answers of the other arms. */
+static void say_shadow(struct cli *c, const struct json *j, struct buf *b)
+{
+	uint32_t arms = json_get(j, 0, "arms"), first = json_first(j, arms);
+	struct str a = get_str(c, j, first, "arm");
+	int64_t clients = get_int(j, first, "total_requests"), shadows = -clients;
+
+	for (uint32_t i = first; i; i = json_next(j, arms, i))
+		shadows += get_int(j, i, "total_requests");
+	buf_addz(b, "A shadow: clients are answered by '");
+	add_shown(b, a, false);
+	buf_printf(b, "' alone. Of their %lld requests %lld were asked of another arm too, where a slot was free, and that answer was thrown away.\n"
+		      "So success means that it was answered, the latency of the others has no time in a queue, which that of '", (long long)clients, (long long)shadows);
+	add_shown(b, a, false);
+	buf_addz(b, "' has, and nothing is promoted by itself.\n\n");
+}
+
 static int show(struct cli *c, const char *id)
 {
 	struct buf path = { 0 }, b = { 0 };
@@ -220,6 +238,8 @@ static int show(struct cli *c, const char *id)
 	buf_addz(&b, ": ");
 	add_shown(&b, get_str(c, &a.doc, 0, "verdict"), false);
 	buf_addz(&b, "\n\n");
+	if (get_bool(&a.doc, 0, "shadow"))
+		say_shadow(c, &a.doc, &b);
 	arms_table(c, &a.doc, &b);
 	buf_char(&b, '\n');
 	comparisons_table(c, &a.doc, &b);
@@ -409,9 +429,10 @@ const struct command cmd_tests = {
 	.summary = "Compare models, parameters and prompts on part of the traffic.",
 	.flags = flags, .opts_size = sizeof(struct tests_opts), .max_args = 2, .run = run,
 	.text = "A user, session or conversation keeps its arm while the experiment runs. What show says holds however often one looks: the bounds on a difference are "
-		"right at every look, but for one experiment in twenty. A winner that keeps all guards becomes the champion by itself, and an arm that breaks one is rolled back.",
+		"right at every look, but for one experiment in twenty. KIND is answers, or shadow: then clients get the first model's answers, and the other's are thrown away. A winner that keeps all guards becomes the champion by itself, and an arm that breaks one is rolled back.",
 	.examples = (const struct example[]){
 		{ "corral tests create bigger --model-a small:7b --model-b big:70b --task-type BUG_FIX --traffic 20", "Is the bigger model better at bugs?" },
+		{ "corral tests create unseen --model-a small:7b --model-b big:70b --shadow", "How it would do, before anybody gets its answers." },
 		{ "corral tests create cool --arms '[{\"model\":\"m\"},{\"model\":\"m\",\"parameters\":{\"temperature\":0.2}}]'", "One model, two temperatures." },
 		{ "corral tests show 01a1fe18-fa46-72f6-9f48-0e06e8418bbd", "Every figure, and how the bounds closed in." },
 		{ "corral tests stop 01a1fe18-fa46-72f6-9f48-0e06e8418bbd --reason enough", "Without a winner." },

@@ -53,8 +53,6 @@ static int64_t append_final(struct worker *w, Corral__UsageEvent *e, struct why 
 	uint64_t tokens = w->run_tokens + e->prompt_tokens + e->completion_tokens;
 	int64_t at;
 
-	if (e->shadow_of.len)
-		return append_usage(w, REC_FINAL, e, why);
 	e->run = w->run;
 	e->run_finals = w->run_finals + 1;
 	e->run_tokens = tokens;
@@ -470,11 +468,9 @@ static bool close_one(struct spool *s, struct open_start *o, uint64_t run[3], st
 		e.prompt_tokens_source = o->checkpoint->prompt_tokens_source;
 		e.response_bytes = o->checkpoint->response_bytes;
 	}
-	if (!e.shadow_of.len) {
-		e.run = run[0];
-		e.run_finals = ++run[1];
-		e.run_tokens = run[2] += e.prompt_tokens + e.completion_tokens;
-	}
+	e.run = run[0];
+	e.run_finals = ++run[1];
+	e.run_tokens = run[2] += e.prompt_tokens + e.completion_tokens;
 	n = corral__usage_event__get_packed_size(&e);
 	packed = x_malloc(n);
 	corral__usage_event__pack(&e, packed);

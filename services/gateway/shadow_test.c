@@ -111,7 +111,7 @@ static void it_is_asked_the_same_and_booked_apart(void **state)
 	assert_non_null(strstr(h.last_body, "hello"));
 	assert_non_null(strstr(h.last_body, "\"temperature\":0.5"));
 	x = apart();
-	assert_true(x.clients == 1 && x.shadows == 1 && x.linked && x.run_finals == 1);
+	assert_true(x.clients == 1 && x.shadows == 1 && x.linked && x.run_finals == 2);
 	assert_string_equal(x.status, "ok");
 	assert_string_equal(x.model, "m");
 	assert_string_equal(x.arm, "b");

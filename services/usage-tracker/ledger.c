@@ -428,6 +428,9 @@ static bool shadow_put(struct work *w, const struct fact *f)
 	if (!shadow_enter(w->l->db, f->event, f->bytes, &new, w->why))
 		return false;
 	w->counts.shadows += new;
+	for (size_t i = 0; new && i < w->l->n_watches; i++)
+		if (w->l->watches[i].on_shadow && !w->l->watches[i].on_shadow(w->l->watches[i].arg, f->event, w->why))
+			return false;
 	return true;
 }
 

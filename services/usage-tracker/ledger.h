@@ -100,6 +100,7 @@ struct ledger_booking {
 struct ledger_watch {
 	bool (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *, struct arena *, struct why *);
 	bool (*on_booked)(void *, const struct ledger_booking *, struct arena *, struct why *);
+	bool (*on_shadow)(void *, const Corral__UsageEvent *, struct why *);   /* of who has on_finished: with each shadow's FINAL that is new */
 	void (*undone)(void *);
 	void *arg;
 };

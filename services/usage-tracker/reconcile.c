@@ -61,13 +61,11 @@ static struct run *run_of(struct reconcile *r, int64_t run, struct why *why)
 	return &r->runs[i];
 }
 
-static bool finished(void *arg, const struct dim *d, const Corral__UsageEvent *e, struct arena *mem, struct why *why)
+static bool entered(void *arg, const Corral__UsageEvent *e, struct why *why)
 {
 	struct reconcile *r = arg;
 	struct run *x;
 
-	if (!d)
-		return runs_write(r, why);
 	if (!e->run)
 		return true;
 	x = run_of(r, (int64_t)e->run, why);
@@ -83,6 +81,11 @@ static bool finished(void *arg, const struct dim *d, const Corral__UsageEvent *e
 	return true;
 }
 
+static bool finished(void *arg, const struct dim *d, const Corral__UsageEvent *e, struct arena *mem, struct why *why)
+{
+	return d ? entered(arg, e, why) : runs_write(arg, why);
+}
+
 static void undone(void *arg) { ((struct reconcile *)arg)->n_runs = 0; }
 
 struct reconcile *reconcile_new(struct ledger *l)
@@ -92,7 +95,7 @@ struct reconcile *reconcile_new(struct ledger *l)
 	r->l = l;
 	r->db = ledger_db(l);
 	r->hour = -1;
-	ledger_watch(l, (struct ledger_watch){ .on_finished = finished, .undone = undone, .arg = r });
+	ledger_watch(l, (struct ledger_watch){ .on_finished = finished, .on_shadow = entered, .undone = undone, .arg = r });
 	return r;
 }
 

@@ -1,7 +1,7 @@
 /* reconcile.h - does the ledger have what the gateways wrote down? Two comparisons, whose sum of differences is 0 in balance:
  *
  *   spools against facts: each FINAL says which run of which spool wrote it, how many FINALs that run had written with it, and their tokens
- *     (events.proto, 41-43). What the ledger entered of each run is counted in the transaction that enters it (table spool_runs).
+ *     (events.proto, 42-44), a shadow as any other. What the ledger entered of each run is counted in the transaction that enters it (table spool_runs).
  *   sums against rows: attempts, tokens and cost of each hour as they were added up, and as the rows of that hour say now. This goes through
  *     the whole ledger in the background, newest hour first, a few milliseconds at a time.
  *

@@ -66,6 +66,8 @@ static int teardown(void **state)
 	return 0;
 }
 
+static bool of_shadows;               /* the FINALs that are made are those of shadows */
+
 /* Request i: one every five minutes, so that there are hours. */
 static struct str final_of(struct fixture *f, unsigned i, uint64_t run)
 {
@@ -81,6 +83,8 @@ static struct str final_of(struct fixture *f, unsigned i, uint64_t run)
 	e.kind = CORRAL__USAGE_KIND__USAGE_FINAL;
 	e.request_id = (ProtobufCBinaryData){ 16, id };
 	e.attempt = 1;
+	if (of_shadows)
+		e.shadow_of = e.request_id;
 	e.occurred_at_us = ms * 1000;
 	e.status = (char *)"ok";
 	e.prompt_tokens = 10 + i;
@@ -198,6 +202,23 @@ static void a_final_that_never_came_is_missed(void **state)
 	assert_int_equal(u.row_attempts, 0);
 }
 
+static void a_shadow_is_missed_like_any_other(void **state)
+{
+	struct fixture *f = *state;
+	struct unreconciled u;
+
+	fill(f, 0, 3);
+	of_shadows = true;
+	fill(f, 3, 5);
+	in_balance(f, 1000000);
+	final_of(f, 5, 77);                       /* lost */
+	fill(f, 6, 7);
+	of_shadows = false;
+	fill(f, 7, 8);
+	u = look(f, 1000000);
+	assert_true(u.spool_attempts == 1 && u.spool_tokens == 18 && u.row_attempts == 0 && u.row_tokens == 0);
+}
+
 static void what_is_on_its_way_is_not_missed(void **state)
 {
 	struct fixture *f = *state;
@@ -226,6 +247,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(nothing_is_in_balance, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_shadow_is_missed_like_any_other, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_came_is_in_balance_however_small_the_steps, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_row_taken_out_by_hand_is_missed, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_row_changed_by_hand_is_seen, setup, teardown),

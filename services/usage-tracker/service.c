@@ -48,7 +48,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_BUDGET_MICROUSD] = { METRIC_GAUGE, "budget_microusd", "The same in micro-dollars.", "scope,period,account" },
 	[M_BUDGET_OVERDRAWN] = { METRIC_GAUGE, "budget_overdrawn", "Times that facts passed a budget's limit: answers were longer than what was reserved for them.", "scope,period" },
 	[M_BUDGET_ASKS] = { METRIC_COUNTER, "budget_asks_total", "Asks of gateways for leases, by outcome.", "outcome" },
-	[M_UNRECONCILED] = { METRIC_GAUGE, "ledger_unreconciled", "What does not agree, 0 in balance. Attempts and tokens that gateways wrote and that are not here (spool_attempts, "
+	[M_UNRECONCILED] = { METRIC_GAUGE, "ledger_unreconciled", "What does not agree, 0 in balance. Attempts, shadows too, and tokens that gateways wrote and that are not here (spool_attempts, "
 			     "spool_tokens); that were added up and are not in the rows (row_attempts, row_tokens, row_microusd).", "kind" },
 	[M_RECONCILED] = { METRIC_GAUGE, "ledger_reconciled_timestamp_seconds", "When the last look through the whole ledger ended.", "" },
 	[M_COMMIT] = { METRIC_HISTOGRAM, "ledger_commit_seconds", "Time to apply and commit one batch.", "" },

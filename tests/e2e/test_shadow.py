@@ -1,6 +1,8 @@
 """Shadow runs: another model is asked the same, and nobody but its experiment notices."""
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 from scripted import Backend                                     # noqa: E402
 from servers import Corral, http, until                          # noqa: E402
 from test_runs import Scripted                                   # noqa: E402
+
+PROGRAM = os.environ.get("CORRAL_BIN", str(Path(__file__).resolve().parents[2] / "build/bin/corral"))
 
 
 class One(Scripted):
@@ -77,8 +81,17 @@ def test_the_client_has_its_answer_and_the_shadow_its_own_book(house):
     got = until(lambda: (a := corral.get(f"/tests/{test['id']}/analysis")[2])["metrics_b"]["total_requests"] and a)
     assert got["metrics_b"]["avg_tokens"] == 7 + 7 and got["metrics_b"]["success_rate"] == 1 and got["metrics_b"]["avg_latency_ms"] > 0, got
     assert got["metrics_a"]["avg_tokens"] == 7 + 3 and not got["sample_ratio_alarm"], got
+    assert got["shadow"] is True
+    shown, listed = (" ".join(command("tests", *words, "--url", corral.url).split()) for words in (("show", test["id"]), ("list",)))
+    assert "A shadow: clients are answered by 'a' alone. Of their" in shown and "no time in a queue" in shown and "running shadow first second" in listed, (shown, listed)
     used = corral.get("/usage?group_by=model")[2]["rows"]        # the client's own, and nothing else
     assert [r["model"] for r in used] == ["first"] and used[0]["requests"] == len(answers.calls), used
+
+
+def command(*words):
+    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def book(corral, headers):

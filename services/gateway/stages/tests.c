@@ -493,6 +493,7 @@ static void analysed(const Corral__ExperimentAnalysis *x, void *arg)
 	jw_kv_strz(&jo, "name", x->experiment->name);
 	jw_kv_strz(&jo, "state", state_name(x->experiment->state));
 	jw_kv_strz(&jo, "metric", x->experiment->metric);
+	jw_kv_bool(&jo, "shadow", x->experiment->shadow);
 	jw_kv_strz(&jo, "model_a", x->n_arms ? x->arms[0]->model : NULL);
 	jw_kv_strz(&jo, "model_b", x->n_arms > 1 ? x->arms[1]->model : NULL);
 	metrics_json(&jo, "metrics_a", x, 0);
