@@ -544,7 +544,8 @@ static bool begin_one(struct runs *rs)
 	struct why why;
 
 	if (!run_claim(rs->store, wall_us(), weight, rs, mem, &r, &why)) {
-		(void)stored(rs, why.code == ERR_OK, &why);
+		if (why.code != ERR_OK)
+			(void)stored(rs, false, &why);
 		arena_free(mem);
 		return false;
 	}
@@ -718,7 +719,8 @@ static void tick(struct loop_timer *t)
 	pay(rs);
 	if (rs->ticks++ % ALIVE_TICKS == 0)
 		(void)stored(rs, run_alive(rs->store, now, &why), &why);
-	(void)stored(rs, run_expire(rs->store, now, rs->gw->cfg->runs_keep * 1000, &why), &why);
+	if (!run_expire(rs->store, now, rs->gw->cfg->runs_keep * 1000, &why))       /* that nothing had to go says nothing of the store */
+		(void)stored(rs, false, &why);
 	if (rs->n_running)
 		(void)run_cancelled(rs->store, now - 10 * (int64_t)TICK_US, cancelled_elsewhere, rs, &why);
 	measure(rs);

@@ -95,9 +95,15 @@ static size_t on_head(struct http_xchg *x, void *arg)
 static void on_request(struct http_xchg *x, void *arg) { req_start(arg, x); }
 static void on_refused(struct http_xchg *x, const struct why *why, void *arg)
 {
-	upload_free(upload_take(x));
+	struct upload *u = upload_take(x);
+	struct why told = *why;
+	size_t n = strlen(told.text);
+
+	if (why->code == ERR_TOO_LARGE)
+		snprintf(told.text + n, sizeof(told.text) - n, "; %s allows more", u ? "CORRAL_MAX_BLOB" : "CORRAL_MAX_BODY");
+	upload_free(u);
 	x->on_gone = NULL;
-	plain_error(arg, x, why);
+	plain_error(arg, x, &told);
 }
 
 /* --- calls to backends --- */

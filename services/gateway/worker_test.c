@@ -42,7 +42,7 @@ static void a_body_that_is_too_large_is_refused_in_the_askers_dialect(void **sta
 	h.cfg.max_body = 1000;
 	ask_for("POST", "/v1/chat/completions", body);
 	assert_int_equal(reply.status, 413);
-	assert_true(has_body("{\"error\":{\"message\":"));
+	assert_true(has_body("{\"error\":{\"message\":") && has_body("CORRAL_MAX_BODY allows more"));
 	ask_for("POST", "/v1/messages", body);
 	assert_int_equal(reply.status, 413);
 	assert_true(has_body("\"type\":\"error\""));

@@ -355,7 +355,7 @@ static bool may_try_again(struct job *j) { return !j->n_said && mono_us() - j->s
 
 static void try_again(struct job *j, const char *why)
 {
-	int64_t wait_ms = j->retry_after_s > 0 ? j->retry_after_s * 1000 : AGAIN_MS;
+	int64_t wait_ms = j->retry_after_s > AGAIN_MAX_MS / 1000 ? AGAIN_MAX_MS : j->retry_after_s > 0 ? j->retry_after_s * 1000 : AGAIN_MS;
 
 	LOG_INFO("a job is tried again", LOG_STR("job", j->id), LOG_S("error", why), LOG_I("tries", j->tries));
 	series_inc(metrics_series(svc_metrics(j->w->svc), M_TRIES));
@@ -365,7 +365,7 @@ static void try_again(struct job *j, const char *why)
 	sse_free(&j->events);
 	ndjson_free(&j->lines);
 	buf_clear(&j->whole);
-	loop_timer_set(j->w->loop, &j->again, (wait_ms < AGAIN_MAX_MS ? wait_ms : AGAIN_MAX_MS) * 1000, try_it);
+	loop_timer_set(j->w->loop, &j->again, wait_ms * 1000, try_it);
 }
 
 static const char *sentence(struct job *j)

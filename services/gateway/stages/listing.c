@@ -629,7 +629,16 @@ static void superset(struct json_out *jo, struct req *r, const void *arg)
 	both_lists(jo, r, &f, false);
 }
 
-static enum step models(struct req *r) { return answer(r, 200, superset, NULL); }
+static enum step models(struct req *r)
+{
+	struct str a = read_filter(r).available;
+	struct why why;
+
+	if (!a.n || str_eqz(a, "true") || str_eqz(a, "1") || str_eqz(a, "false") || str_eqz(a, "0"))
+		return answer(r, 200, superset, NULL);
+	err_field(&why, ERR_INVALID, "available", "available is true or false, not '%.*s'", (int)(a.n < 40 ? a.n : 40), a.p);
+	return req_fail_why(r, &why);
+}
 
 static void native_one(struct json_out *jo, struct req *r, const void *arg)
 {
