@@ -9,7 +9,8 @@
 enum {
 	PING_EVERY_US = 300 * 1000, PING_MS = 350, MISSED = 2,
 	DEAF = 20,                    /* missed in a row, about 13 s: perhaps it is the line, and a new connection helps */
-	ALONE = 3                     /* the same without a connection, 2 s: seen, rarely, that nng makes none to a service that was killed and started again */
+	ALONE = 8                     /* the same without a connection, 5 s: seen, rarely, that nng makes none to a service that was killed and started again.
+				       * Not sooner: one that is starting is not to be left in the middle of its greeting */
 };
 
 static void ping_ping(Corral__Peer_Service *service, const Corral__PingRequest *request, Corral__PingReply_Closure closure, void *closure_data)
@@ -40,7 +41,7 @@ static void on_pong(const Corral__PingReply *reply, void *arg)
 		svc_want(p->svc, p->need, true, "");
 	else if (p->missed >= MISSED)
 		svc_want(p->svc, p->need, false, rpc_error(p->client)->text);
-	if (!reply && p->missed % (rpc_connected(p->client) ? DEAF : ALONE) == 0)
+	if (!reply && p->missed % DEAF == (rpc_connected(p->client) ? 0 : ALONE))
 		rpc_reconnect(p->client);
 	loop_timer_set(p->svc->loop, &p->timer, reply || p->missed >= MISSED ? PING_EVERY_US : 0, ping);
 }
