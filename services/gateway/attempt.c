@@ -13,7 +13,8 @@
 #include "services/gateway/cost.h"
 #include "services/gateway/recall.h"
 
-enum { HEARD_STEP_US = 50000, HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000 };
+enum { HEARD_STEP_US = 50000, HOLD_FREE = 64 << 10, HOLD_STEP = 256 << 10, RETRY_AFTER_MAX_US = 600 * 1000000,
+       CLOUD_PAUSE_US = 1000000 };      /* how a provider is says the snapshot of cloud-fallback, which is newer than any answer */
 
 /* --- settling: exactly once per attempt --- */
 
@@ -39,7 +40,7 @@ static void report(struct req *r, enum verdict v, const char *cause)
 		break;
 	}
 	if (t->retry_after_us)
-		breaker_pause(b, req_now(r) + t->retry_after_us);
+		breaker_pause(b, req_now(r) + (t->slot->cloud && t->retry_after_us > CLOUD_PAUSE_US ? CLOUD_PAUSE_US : t->retry_after_us));
 	if (changed && v != V_OK) {
 		series_inc(metrics_series(r->worker->gw->metrics, M_BREAKER_OPENED, t->slot->model, t->slot->backend));
 		LOG_WARN("breaker opened", LOG_S("model", t->slot->model), LOG_S("backend", t->slot->backend), LOG_S("cause", cause),

@@ -40,7 +40,7 @@ struct str cors_lines(const struct opt_list *origins, const struct http_head *h,
 	if (!cors_allows(origins, origin) || !http_value_ok(origin))
 		return STR("Vary: Origin\r\n");
 	return arena_fmt(mem, "Vary: Origin\r\nAccess-Control-Allow-Origin: " STR_FMT "\r\nAccess-Control-Expose-Headers: X-Request-Id, Retry-After, "
-			 "X-Corral-Model, X-Corral-Backend, X-Corral-Reason, X-Corral-Attempts, X-Corral-Ignored, "
+			 "X-Corral-Model, X-Corral-Backend, X-Corral-Reason, X-Corral-Attempts, X-Corral-Ignored, X-Corral-Cost-Microusd, X-Corral-Estimated-Cost-Microusd, "
 			 "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
 			 "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens\r\n", STR_ARG(origin));
 }

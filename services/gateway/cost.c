@@ -2,6 +2,7 @@
 #include "services/gateway/cost.h"
 
 #include "common/base/clock.h"
+#include "common/policy/cloud.h"
 #include "common/policy/price_list.h"
 #include "services/gateway/worker.h"
 
@@ -63,6 +64,13 @@ void cost_book(struct req *r, Corral__UsageEvent *e)
 	e->cost_microusd = price_cost(p.tokens, p.machine, &use);
 	e->cost_source = CORRAL__COST_SOURCE__COST_PRICED;
 	r->cost_microusd += e->cost_microusd;
+}
+
+bool cost_expected(const struct req *r, int64_t *ret_microusd)
+{
+	int64_t tokens;
+
+	return r->try.number && cost_is_cloud(r->world, r->try.replica) && cloud_estimate(&r->world->cat, r->try.replica, &r->features, ret_microusd, &tokens);
 }
 
 int64_t cost_most(const struct req *r, uint16_t replica, uint64_t prompt_tokens, uint64_t answer_tokens)

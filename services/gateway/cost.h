@@ -15,6 +15,10 @@ int64_t cost_of_answer(void *req, const struct llm_usage *);
 /* Fills gpu_us, cost_microusd and cost_source of an attempt's FINAL, whose tokens are there already, and adds it to the request's. */
 void cost_book(struct req *, Corral__UsageEvent *);
 
+/* What an attempt at a provider was expected to cost before it was sent, as decisions reckon it: the prompt, and max_tokens or 1,024 tokens for the answer.
+ * False: it is none, or there is no price. */
+bool cost_expected(const struct req *, int64_t *ret_microusd);
+
 /* The most that so many tokens may cost on a replica until the request's deadline; -1 = nobody knows: a model in the cloud without a price. */
 int64_t cost_most(const struct req *, uint16_t replica, uint64_t prompt_tokens, uint64_t answer_tokens);
 #endif

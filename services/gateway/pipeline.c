@@ -11,6 +11,7 @@
 #include "services/gateway/attempt.h"
 #include "services/gateway/budget.h"
 #include "services/gateway/cors.h"
+#include "services/gateway/cost.h"
 #include "services/gateway/passage.h"
 #include "services/gateway/recall.h"
 #include "services/gateway/limits.h"
@@ -164,6 +165,7 @@ struct str req_headers(struct req *r, const char *content_type)
 	/* Model and backend are at most 384 bytes together, the rest is short: it never grows out of the arena. */
 	struct buf b = { .p = arena_alloc(r->mem, 1024), .cap = 1024 };
 	struct str lines;
+	int64_t expected;
 
 	buf_addz(&b, "X-Request-Id: ");
 	buf_add(&b, r->id_text, 36);
@@ -192,6 +194,10 @@ struct str req_headers(struct req *r, const char *content_type)
 		buf_addz(&b, recall_word(r));
 		buf_addz(&b, "\r\nX-Corral-Attempts: ");
 		buf_u64(&b, r->try.number);
+		if (cost_expected(r, &expected)) {
+			buf_addz(&b, "\r\nX-Corral-Estimated-Cost-Microusd: ");
+			buf_u64(&b, (uint64_t)expected);
+		}
 		if (!r->in.stream) {
 			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: ");
 			buf_u64(&b, (uint64_t)r->cost_microusd);

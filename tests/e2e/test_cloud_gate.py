@@ -206,3 +206,46 @@ def test_what_nobody_asked_at_home_yet_is_no_reason_to_spend(fake, tmp_path):
         assert chat(corral, "do: answer 1", "oa/m1")[0] == 200
     in_the_cloud()
     assert corral.close() is None
+
+
+@pytest.fixture(scope="module")
+def paid(fake, tmp_path_factory):
+    """A Corral whose provider's key is in a file, with a price."""
+    folder = tmp_path_factory.mktemp("paid")
+    (folder / "keys").write_text(KEY + "\n")
+    (folder / "prices.tsv").write_text("oa\tm1\t-\t-\t-\t2000000\t-\t6000000\t2026-11-20\ta price list\n")
+    (folder / "corral.yaml").write_text(f"""
+providers:
+  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1|m2, key_file: "{folder}/keys", monthly_microusd: 5000000}}
+""")
+    corral = Corral(folder, None, "--backends=gone=openai+http://127.0.0.1:1", "--config", str(folder / "corral.yaml"), "--cloud-listen=127.0.0.1:0",
+                    "--cloud-catalogue", str(folder / "prices.tsv"), "--cache=off")
+    corral.keys = folder / "keys"
+    until(lambda: chat(corral, "ready?", "oa/m1", max_tokens=50)[0] == 200)
+    yield corral
+    assert corral.close() is None
+
+
+def test_what_it_may_cost_is_told_before_what_it_did_cost(paid, fake):
+    status, headers, body = chat(paid, "do: answer 3", "oa/m1", max_tokens=50)
+    assert status == 200 and int(headers["X-Corral-Cost-Microusd"]) == 2 * 7 + 6 * 3, headers
+    expected = int(headers["X-Corral-Estimated-Cost-Microusd"])
+    assert 6 * 50 < expected < 6 * 50 + 2 * 100, headers
+    request = {"model": "oa/m1", "max_tokens": 50, "stream": True, "messages": [{"role": "user", "content": "do: answer 3"}]}
+    status, headers, text = http(paid.url + "/v1/chat/completions", request, "POST")
+    assert status == 200 and int(headers["X-Corral-Estimated-Cost-Microusd"]) == expected and "X-Corral-Cost-Microusd" not in headers, headers
+
+
+def test_a_key_that_is_changed_counts_at_once(paid, fake):
+    """Its provider had refused the one before, and told to come back in ten minutes."""
+    paid.keys.write_text("another-key-that-is-refused\n")
+    until(lambda: chat(paid, "x", "oa/m1", max_tokens=5)[0] == 503)
+    until(lambda: paid.get("/providers")[2]["providers"][0]["reason"] == "oa refuses its key")
+    paid.keys.write_text(KEY + "\n")
+    until(lambda: chat(paid, "x", "oa/m1", max_tokens=5)[0] == 200)
+
+
+def test_a_shadow_in_the_cloud_is_refused(paid):
+    status, _, said = paid.post("/tests", {"name": "unseen", "model_a": "oa/m1", "model_b": "oa/m2", "shadow": True})
+    assert status == 422 or status == 400, said
+    assert "a shadow is never asked of a provider in the cloud, where 'oa/m2' of arm 'b' is" in json.dumps(said), said

@@ -1,5 +1,6 @@
 /* tests.c - /tests: experiments, asked of ab-testing, which owns them and checks the rights again. docs/experiments.md. */
 #include "common/data/json_write.h"
+#include "common/policy/cloud.h"
 #include "experiments.pb-c.h"
 #include "services/gateway/explain_json.h"
 #include "services/gateway/stages/asked.h"
@@ -317,6 +318,19 @@ static bool read_duration(const struct json *doc, double *ret, struct why *why)
 	return !said || (*ret > 0 && *ret <= 3660) || err_field(why, ERR_INVALID, "duration_days", "duration_days is a number above 0, 3660 at most, or null") == ERR_OK;
 }
 
+/* It would wait for ever for what is never asked. */
+static bool shadows_stay(struct req *r, const Corral__Experiment *e, struct why *why)
+{
+	for (size_t i = 1; e->shadow && i < e->n_arms; i++) {
+		int m = catalogue_model(&r->world->cat, str_of(e->arms[i]->model));
+
+		if (m >= 0 && r->world->cat.models[m].n && cloud_of(&r->world->cat, r->world->cat.models[m].first))
+			return err_field(why, ERR_INVALID, "shadow", "a shadow is never asked of a provider in the cloud, where '%.80s' of arm '%s' is", e->arms[i]->model,
+					 e->arms[i]->name) == ERR_OK;
+	}
+	return true;
+}
+
 static bool read_experiment(struct req *r, struct ask *a, const struct json *doc, struct tests_ask *q, struct why *why)
 {
 	Corral__Experiment *e = &q->experiment;
@@ -333,7 +347,7 @@ static bool read_experiment(struct req *r, struct ask *a, const struct json *doc
 		return false;
 	e->auto_promote = promote;
 	e->shadow = shadow;
-	return arms_check(e, why) == ERR_OK;
+	return shadows_stay(r, e, why) && arms_check(e, why) == ERR_OK;
 }
 
 static void create_call(struct ask *a) { corral__experiments__create(experiments_of(a), &of(a)->create, created, a); }
