@@ -276,6 +276,8 @@ static enum err tail_spools(struct tail *t, const char *state_dir, bool from_beg
 	}
 	snprintf(root, sizeof(root), "%s/%s/spool", state_dir, t->kind->service);
 	spools_look(t, s, root, from_beginning);
+	if (!s->n)
+		fprintf(t->cli->err, "Nothing of %s is in %s yet; waiting for it. Where 'corral serve' keeps its state elsewhere, name that by --state-dir.\n", t->topic, root);
 	while (!interrupted && (!t->idle_ms || mono_us() - heard_us < t->idle_ms * 1000)) {
 		unsigned n = 0;
 

@@ -79,6 +79,11 @@ def test_an_unknown_model(cli):
     assert "'nope' is not on any backend" in done.stderr and done.stdout == ""
 
 
+def test_events_of_a_place_without_any_say_so(cli, tmp_path):
+    done = cli("events", "tail", "usage.v1", "--state-dir", str(tmp_path), "--idle", "1")
+    assert done.stdout == "" and f"Nothing of usage.v1 is in {tmp_path}/gateway/spool yet" in done.stderr and "--state-dir" in done.stderr
+
+
 def test_ctrl_c_ends_one_question(corral):
     chat = subprocess.Popen([BINARY, "chat", "forever"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
                             env={**CLEAN, "CORRAL_URL": corral.url})
