@@ -173,6 +173,13 @@ void db_wait_tell(const char *server, int64_t waited_ms)
 }
 
 bool db_is_back(struct db *db) { return db->driver->is_back && db->driver->is_back(db); }
+
+void db_patience(struct db *db, int64_t ms)
+{
+	if (db->driver->patience)
+		db->driver->patience(db, ms);
+}
+
 bool db_begin(struct db *db, struct why *why) { return db->driver->begin(db, false, why); }
 bool db_commit(struct db *db, struct why *why) { return db->driver->commit(db, why); }
 void db_rollback(struct db *db) { db->driver->rollback(db); }

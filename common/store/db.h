@@ -32,6 +32,10 @@ bool db_migrates_at_open(const char *url);
 /* Whether a server that was lost answers again; asks it. False for a file, where only the next write tells. */
 bool db_is_back(struct db *);
 
+/* From now on no call waits longer than so for a server that is silent; a statement that needs longer fails. For whose thread has other things to do
+ * in time. At first it is statement_timeout_ms and 2 s. Nothing for a file. */
+void db_patience(struct db *, int64_t ms);
+
 /* While a call on this thread has waited for a server longer than DB_LONG_MS: called four times a second with the server's name, and with waited_ms = 0
  * once the wait is over. For who has to say so while its loop stands still. */
 enum { DB_LONG_MS = 2000 };

@@ -27,6 +27,7 @@ struct db_driver {
 	 * Whether there is a schema_version. begin(exclusive) makes what that needs. */
 	bool (*is_made)(struct db *, bool *ret, struct why *);
 	bool (*is_back)(struct db *);                                     /* with is_made */
+	void (*patience)(struct db *, int64_t ms);                        /* with is_made */
 	const char *(*name)(struct db *);                                 /* for sentences; with is_made */
 };
 

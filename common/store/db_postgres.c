@@ -4,9 +4,10 @@
  * schema S (default: corral), which is all of the search path. The connection belongs to this process for long: a pooler between has to
  * pool sessions, not transactions.
  *
- * No call waits for a server that does not answer: connecting has CONNECT_MS (the first time OPEN_MS), a statement its statement_timeout (the server ends it) and
- * a little more (then the connection is given up). A lost connection fails the call in hand and its transaction; a later call connects
- * again, at most once every rest_ms. Values go and come in binary; a statement is prepared when it first runs, with the types of what it
+ * No call waits for long for a server that does not answer: a statement has its statement_timeout (the server ends it) and a little more (then the
+ * connection is given up). A lost connection fails the call in hand and its transaction; later calls connect again: an attempt has CONNECT_MS, of which a
+ * call waits DIAL_MS at most, and between two attempts, or two calls that wait, is a rest in which calls fail at once. Only the first has OPEN_MS in one go.
+ * Values go and come in binary; a statement is prepared when it first runs, with the types of what it
  * is given, so that SQL needs no casts. Answers are read whole before the first row is handed on, so that on_row may ask further. */
 #include <libpq-fe.h>
 #include <endian.h>
@@ -19,7 +20,8 @@
 #include "common/store/db_sql.h"
 #include "common/store/db_writer.h"
 
-enum { OPEN_MS = 5000, CONNECT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000, TELL_MS = 250, MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000,
+enum { OPEN_MS = 5000, CONNECT_MS = 5000, DIAL_MS = 250, SILENT_MS = 1000, STATEMENT_MS = 5000, LOCK_MS = 2000, SPARE_MS = 2000,
+       TELL_MS = 250, MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000,
        LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations */ };
 
 /* Types by the numbers that pg_type has for them since ever. */
@@ -36,6 +38,8 @@ struct stmt {
 struct db_postgres {
 	struct db base;
 	PGconn *conn;                 /* NULL = not connected */
+	PGconn *dialled;              /* being connected */
+	PostgresPollingStatusType dial;       /* what it waits for */
 	PQconninfoOption *info;
 	const char **keys, **values;  /* what to connect with, into info and constants; ended by NULL */
 	char schema[64], where[300];  /* where: for sentences; without a password */
@@ -45,7 +49,7 @@ struct db_postgres {
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
 	bool opened, migrating;
 	bool down;                    /* it was lost, and nobody has asked since whether it is back */
-	int64_t statement_ms, rest_ms, connect_us, retry_us;
+	int64_t statement_ms, spare_ms, rest_ms, connect_us, retry_us;
 	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
 	struct arena *mem;            /* of the parameters in hand */
 	char trouble[300];            /* why it could not connect last */
@@ -73,7 +77,8 @@ static enum err code_of(const char *state)
 static void hang_up(struct db_postgres *d)
 {
 	PQfinish(d->conn);
-	d->conn = NULL;
+	PQfinish(d->dialled);
+	d->conn = d->dialled = NULL;
 	d->down = true;
 	d->lost = d->in_tx;
 	for (unsigned i = 0; i < d->n; i++)
@@ -128,16 +133,24 @@ static int poll_telling(struct db_postgres *d, struct pollfd *p, int64_t until_u
 	return n;
 }
 
-static bool wait_for(struct db_postgres *d, short events, int64_t until_us)
+static bool wait_for(struct db_postgres *d, const PGconn *conn, short events, int64_t until_us)
 {
-	struct pollfd p = { .fd = PQsocket(d->conn), .events = events };
+	struct pollfd p = { .fd = PQsocket(conn), .events = events };
 
 	return p.fd >= 0 && mono_us() < until_us && poll_telling(d, &p, until_us) >= 0;
 }
 
 static int64_t call_until(const struct db_postgres *d)
 {
-	return mono_us() + 1000 * ((d->migrating ? MIGRATE_MS : d->statement_ms) + SPARE_MS);
+	return mono_us() + 1000 * ((d->migrating ? MIGRATE_MS : d->statement_ms) + d->spare_ms);
+}
+
+/* Whoever asks next hears so, and waits no second time. */
+static bool silent(struct db_postgres *d, struct why *why)
+{
+	d->retry_us = mono_us() + SILENT_MS * 1000;
+	(void)str_copy(d->trouble, sizeof(d->trouble), STR("no answer within the time for a statement"));
+	return gone(d, "no answer within the time for a statement, the connection is given up", why);
 }
 
 /* The next result of what was sent; NULL with *ret_ok = true when there is none more. */
@@ -149,8 +162,8 @@ static PGresult *next_result(struct db_postgres *d, int64_t until_us, bool *ret_
 	while ((unsent = PQflush(d->conn)) >= 0) {
 		if (!PQisBusy(d->conn))
 			return PQgetResult(d->conn);
-		if (!wait_for(d, (short)(POLLIN | (unsent ? POLLOUT : 0)), until_us)) {
-			*ret_ok = gone(d, "no answer within the time for a statement, the connection is given up", why);
+		if (!wait_for(d, d->conn, (short)(POLLIN | (unsent ? POLLOUT : 0)), until_us)) {
+			*ret_ok = silent(d, why);
 			return NULL;
 		}
 		if (!PQconsumeInput(d->conn))
@@ -203,18 +216,19 @@ static bool command(struct db_postgres *d, const char *sql, struct why *why)
 
 static void ignore_notice(void *arg, const PGresult *r) { (void)arg, (void)r; }
 
-/* NULL = connected, else why not. */
-static const char *connect_wait(struct db_postgres *d)
+/* NULL = connected, else why not; *ret_later: not yet. */
+static const char *connect_wait(struct db_postgres *d, bool *ret_later)
 {
-	int64_t until_us = mono_us() + (d->opened ? CONNECT_MS : OPEN_MS) * 1000;
-	PostgresPollingStatusType next = PGRES_POLLING_WRITING;
+	int64_t end_us = d->connect_us + (d->opened ? CONNECT_MS : OPEN_MS) * 1000, until_us = d->opened ? mono_us() + DIAL_MS * 1000 : end_us;
 
-	while (next != PGRES_POLLING_OK && next != PGRES_POLLING_FAILED && PQstatus(d->conn) != CONNECTION_BAD) {
-		if (!wait_for(d, next == PGRES_POLLING_READING ? POLLIN : POLLOUT, until_us))
+	while (d->dial != PGRES_POLLING_OK && d->dial != PGRES_POLLING_FAILED && PQstatus(d->dialled) != CONNECTION_BAD) {
+		if (!wait_for(d, d->dialled, d->dial == PGRES_POLLING_READING ? POLLIN : POLLOUT, until_us)) {
+			*ret_later = mono_us() < end_us;
 			return "no answer in time";
-		next = PQconnectPoll(d->conn);
+		}
+		d->dial = PQconnectPoll(d->dialled);
 	}
-	return PQstatus(d->conn) == CONNECTION_OK ? NULL : PQerrorMessage(d->conn);
+	return PQstatus(d->dialled) == CONNECTION_OK ? NULL : PQerrorMessage(d->dialled);
 }
 
 /* A session whose client is gone is ended by the server soon, so that its locks do not outlive it. */
@@ -228,32 +242,54 @@ static bool session_begin(struct db_postgres *d, struct why *why)
 	return command(d, sql, why);
 }
 
-static bool connect_failed(struct db_postgres *d, struct str text, struct why *why)
+/* At a random moment of its last quarter: not all that lost it try again together. */
+static void rest(struct db_postgres *d, int64_t ms)
+{
+	d->retry_us = mono_us() + (int64_t)((double)ms * 1000 * (1 + rand_unit() / 4));
+}
+
+static bool connect_failed(struct db_postgres *d, struct str text, int64_t took_ms, struct why *why)
 {
 	(void)str_copy(d->trouble, sizeof(d->trouble), text);
 	hang_up(d);
 	d->lost = false;
-	d->rest_ms = db_rest_ms(d->rest_ms, (mono_us() - d->connect_us) / 1000);
-	d->retry_us = mono_us() + (int64_t)((double)d->rest_ms * 1000 * (1 + rand_unit() / 4));     /* not all that lost it in the same moment */
+	d->rest_ms = db_rest_ms(d->rest_ms, took_ms);
+	rest(d, d->rest_ms);
 	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached: %s", d->where, d->trouble) == ERR_OK;
+}
+
+/* The attempt stays under way. */
+static bool connect_later(struct db_postgres *d, const char *flaw, struct why *why)
+{
+	(void)str_copy(d->trouble, sizeof(d->trouble), str_of(flaw));
+	rest(d, 4 * DIAL_MS);
+	return err_set(why, ERR_STORE_FAILED, "%s cannot be reached yet: %s", d->where, d->trouble) == ERR_OK;
 }
 
 static bool connect_now(struct db_postgres *d, struct why *why)
 {
+	int64_t began_us = mono_us();
 	struct why said = { 0 };
-	const char *flaw;
+	const char *flaw = "out of memory";
+	bool later = false;
 
-	d->connect_us = mono_us();
-	d->conn = PQconnectStartParams(d->keys, d->values, 0);
-	if (!d->conn)
-		return connect_failed(d, STR("out of memory"), why);
-	PQsetNoticeReceiver(d->conn, ignore_notice, NULL);
-	flaw = connect_wait(d);
+	if (!d->dialled) {
+		d->connect_us = began_us;
+		d->dialled = PQconnectStartParams(d->keys, d->values, 0);
+		d->dial = PGRES_POLLING_WRITING;
+	}
+	if (d->dialled)
+		flaw = connect_wait(d, &later);
+	if (later)
+		return connect_later(d, flaw, why);
 	if (flaw)
-		return connect_failed(d, first_line(flaw), why);
+		return connect_failed(d, first_line(flaw), (mono_us() - began_us) / 1000, why);
+	d->conn = d->dialled;
+	d->dialled = NULL;
+	PQsetNoticeReceiver(d->conn, ignore_notice, NULL);
 	PQsetnonblocking(d->conn, 1);
 	if (!session_begin(d, &said))
-		return connect_failed(d, str_of(said.text), why);
+		return connect_failed(d, str_of(said.text), (mono_us() - began_us) / 1000, why);
 	d->rest_ms = 0;
 	d->opened = true;
 	return true;
@@ -385,6 +421,7 @@ static void pg_close(struct db *db)
 	struct db_postgres *d = of(db);
 
 	PQfinish(d->conn);
+	PQfinish(d->dialled);
 	for (unsigned i = 0; i < d->n; i++) {
 		free(d->stmts[i].sql);
 		free(d->stmts[i].types);
@@ -401,7 +438,8 @@ static struct db *pg_open(const char *rest, const char *const *statements, unsig
 {
 	struct db_postgres *d = x_calloc(1, sizeof(*d));
 
-	*d = (struct db_postgres){ .base.driver = &db_postgres, .sql = statements, .n = n, .schema = "corral", .statement_ms = STATEMENT_MS };
+	*d = (struct db_postgres){ .base.driver = &db_postgres, .sql = statements, .n = n, .schema = "corral", .statement_ms = STATEMENT_MS,
+				   .spare_ms = SPARE_MS };
 	d->stmts = x_calloc(n ? n : 1, sizeof(*d->stmts));
 	d->mem = arena_new(0);
 	d->epoch = db_writer_epoch_of(rest);
@@ -897,6 +935,21 @@ static bool pg_is_back(struct db *db)
 	return back;
 }
 
+static void pg_patience(struct db *db, int64_t ms)
+{
+	struct db_postgres *d = of(db);
+	char sql[80];
+
+	if (d->statement_ms + d->spare_ms <= ms)
+		return;
+	d->spare_ms = ms / 4;
+	if (d->statement_ms > ms - d->spare_ms)
+		d->statement_ms = ms - d->spare_ms;
+	snprintf(sql, sizeof(sql), "SET statement_timeout TO %lld", (long long)d->statement_ms);
+	if (d->conn)
+		(void)command(d, sql, NULL);      /* else with the next session */
+}
+
 static const char *pg_name(struct db *db) { return of(db)->where; }
 
 const struct db_driver db_postgres = {
@@ -905,5 +958,5 @@ const struct db_driver db_postgres = {
 	.begin = pg_begin, .commit = pg_commit, .rollback = pg_rollback,
 	.run = pg_run, .batch = pg_batch, .query = pg_query,
 	.col = pg_col, .cols = pg_cols, .col_name = pg_col_name,
-	.is_made = pg_is_made, .is_back = pg_is_back, .name = pg_name,
+	.is_made = pg_is_made, .is_back = pg_is_back, .patience = pg_patience, .name = pg_name,
 };

@@ -97,6 +97,7 @@ struct req {
 	struct str budget_stamp;      /* what its facts say of that */
 	struct list budget_node;      /* among the worker's that wait for a budget */
 	int64_t budget_until_us;      /* until when it waits; 0 = it does not */
+	uint64_t budget_answers;      /* how many the usage-tracker had given when it began to */
 	struct purse_amounts budget_need;     /* at most */
 	uint64_t reserved_prompt, reserved_answer;    /* tokens, of the attempt; 0 = nothing is reserved */
 	struct str limit_headers;     /* for the answer */

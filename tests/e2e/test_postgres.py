@@ -1,6 +1,7 @@
 """Corral on a PostgreSQL server: nothing before its schema is there, what is kept where, and what goes on while the server is away."""
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -126,6 +127,22 @@ def test_a_server_that_stands_still_is_named_at_once(server, corral):
     until(lambda: [n for n in needs(corral) if n["required"] and not n["ok"]] == [], 60)
     until(lambda: attempts(corral) == 3, 60)
     assert server.sql("SELECT count(*) FROM usage_tracker.attempts") == "3"
+
+
+def test_what_needs_a_lease_is_told_why_while_the_server_stands_still(server, corral):
+    """That the usage-tracker is away, and not that the budget is spent or held; who needs none is served."""
+    status, _, said = corral.get("/budgets", body={"scope": "user:carl", "period": "day", "tokens": 1000000}, method="PUT")
+    assert status == 200, said
+    until(lambda: re.search(r"^corral_budgets 1$", corral.metrics(), re.M))
+    server.signal(signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            status, headers, text = http(corral.url + "/v1/chat/completions", {**ASK, "max_tokens": 30000}, headers={"X-Corral-User": "carl"}, timeout=60)
+            assert status == 503 and "the usage-tracker is away" in text and headers["Retry-After"], text
+            ask(corral)
+    finally:
+        server.signal(signal.SIGCONT)
+    until(lambda: http(corral.url + "/v1/chat/completions", {**ASK, "max_tokens": 30000}, headers={"X-Corral-User": "carl"})[0] == 200, 60)
 
 
 def test_a_gateway_starts_and_serves_without_the_server(server, model, tmp_path):        # noqa: F811

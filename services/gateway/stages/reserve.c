@@ -207,6 +207,14 @@ static enum purse_answer take_affordable(struct req *r, struct most *m, struct p
 	return purse_take(r->worker->gw->purses, r->budget, *need, need->n[PURSE_TOKENS], wall_us(), mono_us(), tokens, shadow, why);
 }
 
+/* The usage-tracker did not answer what was asked for this; the first answer may be to what was asked before. */
+static bool is_unheard(const struct req *r)
+{
+	const struct budget_share *s = r->worker->gw->budget_share;
+
+	return budget_share_away_us(s) || (r->budget_until_us && budget_share_answers(s) < r->budget_answers + 2);
+}
+
 /* 'last': it has waited long enough, and takes what there is. STEP_WAIT: more is to be lent first. */
 static enum step try_now(struct req *r, bool last)
 {
@@ -232,7 +240,7 @@ static enum step try_now(struct req *r, bool last)
 	}
 	if (answer == PURSE_SPENT)
 		return refuse_spent(r, &why);
-	if (last && budget_share_away_us(r->worker->gw->budget_share))
+	if (last && is_unheard(r))
 		return refuse_away(r, &why);
 	if (last)
 		return refuse_spent(r, &why);
@@ -307,6 +315,7 @@ static enum step enter(struct req *r)
 		return step;
 	series_inc(metrics_series(g->metrics, M_BUDGET_WAITS));
 	r->budget_until_us = req_now(r) + WAIT_US < r->deadline_us ? req_now(r) + WAIT_US : r->deadline_us;
+	r->budget_answers = budget_share_answers(g->budget_share);
 	list_push(&r->worker->budget_waiters, &r->budget_node);
 	atomic_fetch_add(&r->worker->n_budget_waiters, 1);
 	budget_share_need(g->budget_share);
