@@ -64,7 +64,7 @@ struct http_call {
 	uint64_t left;                /* of HTTP_LENGTH */
 	struct list node;             /* on pool.calls */
 	struct http_call_opts opts;
-	struct loop_deferred release;
+	struct loop_deferred release, flush;
 	struct http_call *next;       /* among pool.spare */
 	struct loop_timer fail;
 	enum http_call_error error;   /* for 'fail' */
@@ -283,6 +283,7 @@ static void call_over(struct http_call *call)
 	call->state = CALL_OVER;
 	call->link = NULL;
 	loop_timer_del(&call->fail);
+	loop_undefer(&call->flush);
 	list_del(&call->node);
 	call->pool->n_calls--;
 	loop_defer(call->pool->loop, &call->release, LOOP_PHASE_FREE, release_call);
@@ -642,10 +643,19 @@ static void send_rest(struct http_call *call)
 	}
 }
 
+static void on_flush(struct loop_deferred *d)
+{
+	struct http_call *call = list_entry(d, struct http_call, flush);
+
+	if (call->link && call->state != CALL_CONNECTING)
+		send_rest(call);
+}
+
+/* At the end of the turn: what all of its calls say leaves one after the other, and the kernel's way out stays in the cache. */
 static void call_send(struct http_call *call)
 {
 	call->state = CALL_HEAD;
-	send_rest(call);
+	loop_defer(call->pool->loop, &call->flush, LOOP_PHASE_SEND, on_flush);
 }
 
 /* --- the answer --- */

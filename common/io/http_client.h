@@ -73,7 +73,7 @@ struct http_call_opts {
 };
 
 /* 'head' is the complete request head, the empty line included (build it with http_call_head()). Head and body parts must
- * stay valid until the call ends; they are not copied unless the kernel does not take them at once.
+ * stay valid until the call ends; they are not copied. On a connection that is kept they leave at the end of the loop's turn.
  * Never fails: errors come by on_error in a later turn. */
 struct http_call *http_call_start(struct http_pool *, struct str head, const struct str *body, unsigned n_body,
 				  const struct http_call_opts *, const struct http_call_ops *, void *arg);
