@@ -116,11 +116,11 @@ static void buf_grows(void **state)
 static void bytes_become_hex_digits(void **state)
 {
 	for (unsigned i = 0; i < 256; i++) {
-		uint8_t bytes[4] = { (uint8_t)i, (uint8_t)(255 - i), (uint8_t)(i * 7), (uint8_t)(i ^ 0x5a) };
-		char got[9] = "", want[9];
+		uint8_t bytes[8] = { (uint8_t)i, (uint8_t)(255 - i), (uint8_t)(i * 7), (uint8_t)(i ^ 0x5a), 0, 0xff, 0x9a, 0xa9 };
+		char got[17] = "", want[17];
 
-		hex_of_4(got, bytes);
-		snprintf(want, sizeof(want), "%02x%02x%02x%02x", bytes[0], bytes[1], bytes[2], bytes[3]);
+		hex_of(got, bytes, 8);
+		snprintf(want, sizeof(want), "%02x%02x%02x%02x00ff9aa9", bytes[0], bytes[1], bytes[2], bytes[3]);
 		assert_string_equal(got, want);
 	}
 }

@@ -11,7 +11,7 @@ struct uuid { uint8_t b[16]; };
 
 struct uuid uuid_v7(int64_t wall_us);             /* strictly increasing within a thread */
 void uuid_format(struct uuid, char out[37]);      /* lower-case, terminated */
-void hex_of_4(char out[8], const uint8_t bytes[4]);       /* small letters, no terminator */
+void hex_of(char *out, const uint8_t *bytes, unsigned n);       /* n a multiple of 4; small letters, no terminator */
 bool uuid_parse(struct str, struct uuid *ret);    /* 36 characters, either case */
 uint64_t rand_u64(void);                          /* xoshiro256**, per thread */
 double rand_unit(void);                           /* [0, 1) */

@@ -111,19 +111,6 @@ static bool is_hex(struct str s)
 	return !zero;
 }
 
-static void hex_id(char *out, unsigned words)
-{
-	for (unsigned i = 0; i < words; i++) {
-		uint64_t v = rand_u64() | 1;
-		uint8_t bytes[8];
-
-		memcpy(bytes, &v, sizeof(bytes));
-		hex_of_4(out + 16 * i, bytes);
-		hex_of_4(out + 16 * i + 8, bytes + 4);
-	}
-	out[16 * words] = '\0';
-}
-
 static uint8_t nibble(char c) { return (uint8_t)(c <= '9' ? c - '0' : c - 'a' + 10); }
 
 static void unhex(uint8_t *to, const char *from, unsigned bytes)
@@ -132,10 +119,34 @@ static void unhex(uint8_t *to, const char *from, unsigned bytes)
 		to[i] = (uint8_t)(nibble(from[2 * i]) << 4 | nibble(from[2 * i + 1]));
 }
 
-static void pack_trace(struct req *r)
+/* Ids of the trace context are never all zero. */
+static void draw_id(uint8_t *to, unsigned words)
 {
-	unhex(r->trace, r->trace_id, 16);
-	unhex(r->trace + 16, r->span_id, 8);
+	for (unsigned i = 0; i < words; i++) {
+		uint64_t v = rand_u64() | 1;
+
+		memcpy(to + 8 * i, &v, sizeof(v));
+	}
+}
+
+static void draw_span(struct req *r)
+{
+	draw_id(r->trace + 16, 1);
+	hex_of(r->span_id, r->trace + 16, 8);
+	r->span_id[16] = '\0';
+}
+
+/* The trace goes on that 'hex' names, 32 digits; NULL = a new one begins. */
+static void draw_trace(struct req *r, const char *hex)
+{
+	if (hex) {
+		memcpy(r->trace_id, hex, 32);
+		unhex(r->trace, hex, 16);
+	} else {
+		draw_id(r->trace, 2);
+		hex_of(r->trace_id, r->trace, 16);
+	}
+	r->trace_id[32] = '\0';
 }
 
 static void read_trace(struct req *r)
@@ -143,12 +154,8 @@ static void read_trace(struct req *r)
 	const struct http_header *h = http_find(&r->x->head, "traceparent");
 	const struct http_header *id = http_find(&r->x->head, "x-request-id");
 
-	hex_id(r->span_id, 1);
-	if (h && h->value.n == 55 && str_starts(h->value, STR("00-")) && is_hex(str_n(h->value.p + 3, 32)))
-		str_copy(r->trace_id, sizeof(r->trace_id), str_n(h->value.p + 3, 32));
-	else
-		hex_id(r->trace_id, 2);
-	pack_trace(r);
+	draw_span(r);
+	draw_trace(r, h && h->value.n == 55 && str_starts(h->value, STR("00-")) && is_hex(str_n(h->value.p + 3, 32)) ? h->value.p + 3 : NULL);
 	if (id && id->value.n && id->value.n <= 128)
 		r->client_request_id = arena_str(r->mem, id->value);      /* the log outlives the connection's buffer */
 }
@@ -565,9 +572,8 @@ void req_start_shadow(struct worker *w, struct shadow *s, const char *trace_id)
 	struct req *r = req_new(w, NULL);
 
 	r->deadline_us = r->start_us + w->gw->cfg->request_timeout * 1000;
-	memcpy(r->trace_id, trace_id, sizeof(r->trace_id));
-	hex_id(r->span_id, 1);
-	pack_trace(r);
+	draw_trace(r, trace_id);
+	draw_span(r);
 	shadow_dress(s, r);
 	r->at = r->route->stages;
 	walk(r);
