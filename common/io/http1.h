@@ -37,6 +37,7 @@ struct http_head {
 	int status; struct str reason;      /* responses */
 	int minor;                          /* HTTP/1.minor: 0 or 1 */
 	uint32_t n_headers;
+	uint64_t names;                     /* a bit for each name there is, see http_find(); 0 = not known, of heads put together by hand */
 	enum http_framing framing; uint64_t content_length;   /* as Content-Length says, else 0; HTTP_LENGTH may be of 0 */
 	bool keep_alive, expect_continue, upgrade;
 	struct str host;                    /* with its port, as sent; empty when the request (HTTP/1.0) has none */
