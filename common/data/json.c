@@ -486,7 +486,7 @@ static const char *close_container(struct parser *ps, const char *p)
 	ps->depth--;
 	t->next = ps->n;
 	t->len = (uint32_t)(p - ps->text) - t->at;
-	if (t->kind == JSON_OBJECT && t->count > 1) {
+	if (t->kind == JSON_OBJECT && t->count > 1 && !ps->limits.may_repeat_keys) {
 		bool any_case = c == 0 && ps->limits.refuse_case_variants;
 
 		if (!(t->count <= SMALL ? unique_small(ps, c, any_case) : unique_large(ps, c, any_case)))

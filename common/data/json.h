@@ -54,6 +54,8 @@ struct json_limits {
 	uint32_t max_nodes;       /* values, the root and containers included, keys not */
 	bool refuse_case_variants;   /* keys of the root object that differ only in the case of ASCII letters; U+017F counts
 	                              * as s and U+212A as k there, because some backends fold them when they match keys */
+	bool may_repeat_keys;     /* in one object; RFC 8259 section 4 allows it. Else the text is refused. For texts that only we read: json_get() finds the
+	                           * first of them, json_get_many() the last */
 };
 extern const struct json_limits json_limits_default;      /* 64, 100000, true */
 

@@ -294,6 +294,20 @@ static void equal_keys_stay_linear(void **state)
 	assert_int_equal(parse_exact(&j, text, NULL, NULL), ERR_TOO_LARGE);      /* the root is a value too */
 }
 
+static void keys_may_repeat_where_that_is_said(void **state)
+{
+	static const struct str name[1] = { STR_INIT("a") };
+	struct json_limits may = { .max_depth = 8, .max_nodes = 100, .may_repeat_keys = true };
+	struct json j;
+	uint32_t last;
+	int64_t v;
+
+	assert_int_equal(parse_exact(&j, STR("{\"a\":1,\"b\":{\"c\":1,\"c\":2},\"a\":3}"), &may, NULL), ERR_OK);
+	assert_true(json_i64(&j, json_get(&j, 0, "a"), &v) && v == 1);
+	json_get_many(&j, 0, name, 1, &last);
+	assert_true(json_i64(&j, last, &v) && v == 3);
+}
+
 static void refuses_case_variants_at_the_root_only(void **state)
 {
 	struct json_limits any = { .max_depth = 8, .max_nodes = 100 };
@@ -555,7 +569,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(accepts_what_the_rfc_accepts), TEST(refuses_what_the_rfc_refuses), TEST(refuses_every_truncation),
 		TEST(refuses_any_control_byte_anywhere_in_a_string), TEST(says_where), TEST(limits_depth), TEST(limits_nodes),
-		TEST(finds_equal_keys_at_any_size), TEST(equal_keys_stay_linear), TEST(refuses_case_variants_at_the_root_only),
+		TEST(finds_equal_keys_at_any_size), TEST(equal_keys_stay_linear), TEST(keys_may_repeat_where_that_is_said), TEST(refuses_case_variants_at_the_root_only),
 		TEST(finds_equal_long_keys), TEST(finds_members_in_any_case), TEST(reads_members), TEST(reads_several_members_at_once),
 		TEST(walks_arrays), TEST(decodes_strings), TEST(reads_integers), TEST(reads_doubles),
 		TEST(optional_members_say_what_is_wrong), TEST(scanners_agree),

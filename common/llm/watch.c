@@ -5,7 +5,7 @@
 #include "common/llm/relay.h"
 #include "common/llm/text.h"
 
-const struct json_limits answer_limits = { .max_depth = 64, .max_nodes = 4 * 1000 * 1000, .refuse_case_variants = false };
+const struct json_limits answer_limits = { .max_depth = 64, .max_nodes = 4 * 1000 * 1000, .may_repeat_keys = true };
 
 static enum verdict fail(struct llm_relay *r, enum err code, const char *sentence, struct str detail)
 {
