@@ -63,7 +63,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg);
 static void on_timer(evutil_socket_t fd, short what, void *arg);
 static void wait_ready(struct loop *);
 static void finish_turn(struct loop *);
-static void run_deferred(struct loop *);
+static void run_deferred(struct loop *, unsigned last);
 static void drop_posts(struct loop *);
 static void drop_watches(struct list *);
 
@@ -107,7 +107,7 @@ void loop_free(struct loop *l)
 {
 	if (!l)
 		return;
-	run_deferred(l);
+	run_deferred(l, LOOP_PHASES - 1);
 	drop_posts(l);
 	event_del(&l->wake_ev);
 	event_del(&l->timer_ev);
@@ -278,9 +278,9 @@ static void run_timers(struct loop *l)
 	}
 }
 
-static void run_deferred(struct loop *l)
+static void run_deferred(struct loop *l, unsigned last)
 {
-	for (unsigned phase = 0; phase < LOOP_PHASES;) {
+	for (unsigned phase = 0; phase <= last;) {
 		struct list *head = &l->deferred[phase];
 		struct loop_deferred *d;
 
@@ -297,11 +297,12 @@ static void run_deferred(struct loop *l)
 
 static void finish_turn(struct loop *l)
 {
+	run_deferred(l, LOOP_PHASE_WORK);
 	wake(l);
 	run_again(l);
 	run_posts(l);
 	run_timers(l);
-	run_deferred(l);
+	run_deferred(l, LOOP_PHASES - 1);
 }
 
 /* --- posts --- */

@@ -59,7 +59,7 @@ void loop_timer_set(struct loop *, struct loop_timer *, int64_t delay_us, void (
 void loop_timer_del(struct loop_timer *);         /* not armed is fine */
 
 /* --- end of turn --- */
-enum { LOOP_PHASE_SEND, LOOP_PHASE_FREE, LOOP_PHASES };
+enum { LOOP_PHASE_WORK, LOOP_PHASE_SEND, LOOP_PHASE_FREE, LOOP_PHASES };
 
 struct loop_deferred {
 	struct list node;                         /* zero-initialised or list_init()ed when not queued */
@@ -67,7 +67,8 @@ struct loop_deferred {
 };
 
 /* Runs once at the end of this turn, before the loop waits again. Queueing twice is one run. Work queued by deferred work
- * runs in the same turn; the FREE phase starts when the SEND phase has nothing left. */
+ * runs in the same turn; a phase starts when the one before it has nothing left: WORK (before timers and posts, so that these meet no work half
+ * done), SEND, FREE. */
 void loop_defer(struct loop *, struct loop_deferred *, unsigned phase, void (*fn)(struct loop_deferred *));
 void loop_undefer(struct loop_deferred *);
 

@@ -400,6 +400,7 @@ static void req_end(struct req *r)
 	if (r->ended)
 		return;
 	r->ended = true;
+	loop_undefer(&r->begin);
 	recall_end(r);
 	if (r->waiting)
 		queue_leave(r->waiting);
@@ -579,6 +580,8 @@ void req_start_shadow(struct worker *w, struct shadow *s, const char *trace_id)
 	walk(r);
 }
 
+static void begin(struct loop_deferred *d) { walk(list_entry(d, struct req, begin)); }
+
 void req_start(struct worker *w, struct http_xchg *x)
 {
 	const struct admission *a = admission_of(w, x);
@@ -598,6 +601,6 @@ void req_start(struct worker *w, struct http_xchg *x)
 	trail_begin(r, a);
 	if (!turned_away(r, a)) {
 		r->at = r->route->stages;
-		walk(r);
+		loop_defer(w->loop, &r->begin, LOOP_PHASE_WORK, begin);
 	}
 }

@@ -70,6 +70,7 @@ struct req {
 	struct http_xchg *x;          /* NULL: the client is gone */
 	const struct route *route;
 	const struct stage *const *at;
+	struct loop_deferred begin;   /* it walks at the end of the turn, with the others that came in it */
 	struct str param;             /* rest of the path */
 	struct uuid id;
 	char id_text[37];
