@@ -49,6 +49,8 @@ struct provider {
 	struct spending spend;
 	struct workers workers;
 	uint32_t active;
+	struct list waiting;          /* errands without a slot, the first to come first */
+	uint32_t n_waiting;
 	Corral__ProviderState told;   /* said last in the log */
 	char told_why[WORDS];
 };

@@ -1,8 +1,8 @@
 /* errand.c - one request of a gateway on its way to a provider: admitted, sent with one of the provider's keys, its answer relayed.
  *
- *   admit ──▶ send ──▶ head ──▶ data… ──▶ end
- *               ▲        │
- *               └────────┘ a key that is refused, spent or told to wait: another one, as long as nothing was said to the gateway;
+ *   (wait for a slot) ──▶ admit ──▶ send ──▶ head ──▶ data… ──▶ end
+ *                                     ▲        │
+ *                                     └────────┘ a key that is refused, spent or told to wait: another one, as long as nothing was said to the gateway;
  *                          a conversation that is refused for lost signatures: once more, signed anew
  *
  * Whatever way it ends, once: the slot is free, the breaker and the key know, the gateway has an OpenAI answer or error. See errand.h. */
@@ -16,9 +16,10 @@
 #include "common/data/secret.h"
 #include "services/cloud-fallback/errand.h"
 
-enum { HEADERS_MOST = 7, BUSY_RETRY_MS = 1000, ID_MOST = 100, SUBMIT_GRACE_MS = 5000 };
+enum { HEADERS_MOST = 7, BUSY_RETRY_MS = 1000, BUSY_WAIT_US = 2000000, WAITING_MOST = 256, ID_MOST = 100, SUBMIT_GRACE_MS = 5000 };
 
 static void go_on(struct http_xchg *);
+static void next_turn(struct provider *);
 static void out_of_time(struct errand *);
 
 /* --- the end --- */
@@ -42,6 +43,7 @@ static void free_errand(struct errand *e)
 	buf_free(&e->out);
 	arena_free(e->mem);
 	free(e);
+	next_turn(p);
 }
 
 /* Nobody waits for it. A job whose id is still to come is let come. */
@@ -568,6 +570,90 @@ static void read_heads(struct errand *e)
 	e->trace = arena_str(e->mem, head_value(e->x, "traceparent"));
 }
 
+static void refuse(struct errand *e, const struct why *why)
+{
+	if (e->provider)
+		count(e, err_name(why->code));
+	front_refuse(e->x, why, 0, e->retry_ms, false);
+	arena_free(e->mem);
+	free(e);
+}
+
+static void admit(struct errand *e)
+{
+	struct why why = { 0 };
+
+	if (may_go(e, &why)) {
+		refuse(e, &why);
+		return;
+	}
+	e->x->user = e;
+	e->x->on_gone = on_gone;
+	e->x->on_drain = go_on;
+	list_push(&e->cloud->errands, &e->link);
+	series_set(metrics_series(svc_metrics(e->cloud->svc), M_ACTIVE, e->provider->set->name), ++e->provider->active);
+	send_it(e);
+}
+
+/* --- waiting for a slot: gateways know those of each model, and the provider has them for all of its models --- */
+
+static void wait_no_more(struct errand *e)
+{
+	loop_timer_del(&e->again);
+	list_del(&e->link);
+	e->provider->n_waiting--;
+	e->x->on_gone = NULL;
+}
+
+static void on_turn(struct loop_timer *t)
+{
+	struct errand *e = list_entry(t, struct errand, again);
+	struct provider *p = e->provider;
+
+	wait_no_more(e);
+	admit(e);
+	next_turn(p);
+}
+
+/* libcurl may be what called, and what is admitted may end at once. */
+static void next_turn(struct provider *p)
+{
+	if (!list_empty(&p->waiting) && p->active < p->set->slots)
+		loop_timer_set(p->cloud->loop, &list_entry(p->waiting.next, struct errand, link)->again, 0, on_turn);
+}
+
+static void on_gone_waiting(struct http_xchg *x, const char *text)
+{
+	struct errand *e = x->user;
+
+	wait_no_more(e);
+	count(e, err_name(ERR_CLIENT_GONE));
+	arena_free(e->mem);
+	free(e);
+}
+
+static bool waits(const struct errand *e)
+{
+	const struct provider *p = e->provider;
+	struct standing s;
+
+	if ((p->active < p->set->slots && !p->n_waiting) || p->n_waiting >= WAITING_MOST)
+		return false;
+	provider_standing(p, &s);
+	return s.state == CORRAL__PROVIDER_STATE__PROVIDER_READY;
+}
+
+static void wait_for_slot(struct errand *e)
+{
+	int64_t left_us = e->until_us - loop_now_us(e->cloud->loop);
+
+	e->x->user = e;
+	e->x->on_gone = on_gone_waiting;
+	list_push(&e->provider->waiting, &e->link);
+	e->provider->n_waiting++;
+	loop_timer_set(e->cloud->loop, &e->again, left_us < 0 ? 0 : left_us < BUSY_WAIT_US ? left_us : BUSY_WAIT_US, on_turn);
+}
+
 void errand_begin(struct cloud *c, struct http_xchg *x)
 {
 	struct errand *e = x_calloc(1, sizeof(*e));
@@ -577,24 +663,29 @@ void errand_begin(struct cloud *c, struct http_xchg *x)
 	e->x = x;
 	e->mem = arena_new(0);
 	read_heads(e);
-	if (read_it(e, &why) || may_go(e, &why)) {
-		if (e->provider)
-			count(e, err_name(why.code));
-		front_refuse(x, &why, 0, e->retry_ms, false);
+	if (read_it(e, &why))
+		refuse(e, &why);
+	else if (waits(e))
+		wait_for_slot(e);
+	else
+		admit(e);
+}
+
+static void drop_waiting(struct provider *p)
+{
+	list_each_safe(l, &p->waiting) {
+		struct errand *e = list_entry(l, struct errand, link);
+
+		wait_no_more(e);
 		arena_free(e->mem);
 		free(e);
-		return;
 	}
-	x->user = e;
-	x->on_gone = on_gone;
-	x->on_drain = go_on;
-	list_push(&c->errands, &e->link);
-	series_set(metrics_series(svc_metrics(c->svc), M_ACTIVE, e->provider->set->name), ++e->provider->active);
-	send_it(e);
 }
 
 void errands_drop(struct cloud *c)
 {
+	for (size_t i = 0; i < c->n; i++)
+		drop_waiting(&c->providers[i]);
 	list_each_safe(l, &c->errands) {
 		struct errand *e = list_entry(l, struct errand, link);
 

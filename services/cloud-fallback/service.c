@@ -242,6 +242,7 @@ static bool make_providers(struct cloud *c, struct why *why)
 	c->providers = x_calloc(c->n + 1, sizeof(*c->providers));
 	for (size_t i = 0; i < c->n; i++) {
 		c->providers[i].cloud = c;
+		list_init(&c->providers[i].waiting);
 		c->providers[i].set = &list[i];
 		list[i].seal_key = seal_key;
 		c->providers[i].began_on = list[i].enabled;

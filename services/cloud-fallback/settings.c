@@ -31,7 +31,7 @@ const struct opt cloud_options[] = {
 	C(STRING, cloud_db, "", "Database of the active model; empty = as 'db' says, else sqlite:<state_dir>/cloud-fallback/cloud.db."),
 	C(STRING, cloud_redact, "", "File of rules of what must not leave for a provider, one on a line: 'redact email', 'refuse api_key', 'redact NAME pattern REGEX', 'refuse NAME text WORDS'. "
 	  "Built in are email, card and api_key. Read at the start. Empty = nothing is looked for."),
-	C(INT, cloud_slots, "8", "Requests at once for each provider that has no slots of its own; one more is refused with 503.", .min = 1, .max = SLOTS_MOST),
+	C(INT, cloud_slots, "8", "Requests at once for each provider that has no slots of its own; one more waits for two seconds, and is refused with 503 then.", .min = 1, .max = SLOTS_MOST),
 	C(DURATION, cloud_connect, "10s", "How long connecting to a provider may take.", .min = 100, .max = 120000, .live = true),
 	C(DURATION, cloud_first_byte, "60s", "How long a provider may take to begin its answer.", .min = 100, .max = 3600000, .live = true),
 	C(DURATION, cloud_idle, "60s", "How long a provider may be silent in the middle of an answer.", .min = 100, .max = 3600000, .live = true),

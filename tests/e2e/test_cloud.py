@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -231,6 +232,30 @@ def test_slots_are_a_wall_and_who_leaves_frees_one(cloud, fake):
         c.close()
     fake.now(["answer 1"])
     until(lambda: ask(cloud)[0] == 200)
+
+
+def test_who_finds_no_slot_waits_for_one(cloud, fake):
+    """Gateways know the slots of each model; the provider has them for all its models together."""
+    rested(cloud, fake)
+    fake.now(["answer 2 wait=20ms"])
+    fake.provider.most_running = 0
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: ask(cloud, f"oa/m{1 + i % 2}")[0], range(4)))
+    assert got == [200] * 4 and fake.provider.most_running <= 2, (got, fake.provider.most_running)
+    fake.now(["hang"])
+    before, held = len(fake.calls), []
+    for _ in range(3):
+        c = http.client.HTTPConnection(cloud.cloud[7:], timeout=30)
+        c.request("POST", "/v1/chat/completions", json.dumps({"model": "oa/m1", "messages": [{"role": "user", "content": "x"}]}),
+                  {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"})
+        held.append(c)
+        until(lambda: len(fake.calls) >= min(before + len(held), before + 2))
+    held[2].close()                                              # it leaves while it waits, and holds nothing up
+    fake.now(["answer 1"])
+    held[0].close()
+    until(lambda: ask(cloud)[0] == 200)
+    held[1].close()
+    assert len([c for c in fake.calls[before:] if c.behaviour.do == "hang"]) == 2
 
 
 def test_keys_change_while_it_runs_and_a_refused_one_rests(cloud, fake):
