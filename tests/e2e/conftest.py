@@ -26,6 +26,7 @@ ON_POSTGRES = {f"test_{name}.py" for name in ("access", "cli", "native", "runs")
 # Why the others do not: what an arrangement of processes cannot change, or what is about `corral serve` itself: run once, in one process.
 ONE_PROCESS_ONLY = {
     "test_apart.py": "starts its own processes, over each wire",
+    "test_cloud_slots.py": "starts its own processes, three gateways and two cloud-fallbacks",
     "test_kafka.py": "starts what it needs in both arrangements",
     "test_postgres.py": "starts its own server",
     "test_upgrade.py": "is about corral upgrade, which is for one process; tests/proofs/upgrade.py does it with a gateway apart, too",
