@@ -69,6 +69,9 @@ struct llm_in {
 /* 'accept' is the Accept header. ERR_MALFORMED, ERR_INVALID, ERR_UNSUPPORTED_FIELD with field and sentence. */
 enum err llm_read(struct llm_in *, enum llm_dialect, enum llm_op, struct str body, struct str accept, struct arena *, struct why *);
 
+/* Is it one of the words of 'policy'? For headers; llm_read() looks at the body's. */
+enum err llm_policy_check(struct str policy, struct why *);
+
 /* The answer may have so many tokens at most, whatever the request says: every plan from now on tells the backend. Not for embeddings. */
 void llm_cap_tokens(struct llm_in *, int64_t most);
 

@@ -189,6 +189,33 @@ static enum err read_hint(struct reading *r, uint32_t v, struct str *ret)
 	return ERR_OK;
 }
 
+/* What would be taken for its default otherwise, and nobody would know. */
+enum err llm_policy_check(struct str policy, struct why *why)
+{
+	static const char *const known[] = { "balanced", "quality", "fast", "cheap" };
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (str_eqz(policy, known[i]))
+			return ERR_OK;
+	return err_field(why, ERR_INVALID, "policy", "policy is balanced, quality, fast or cheap, not '%.*s'", (int)(policy.n < 40 ? policy.n : 40), policy.p);
+}
+
+static enum err read_policy(struct reading *r, uint32_t v)
+{
+	(void)read_hint(r, v, &r->in->policy);
+	return r->in->policy.n ? llm_policy_check(r->in->policy, r->why) : ERR_OK;
+}
+
+/* no_cache is true or false; cache_ttl_s counts. */
+static enum err read_cache(struct reading *r, const struct field *f, uint32_t v)
+{
+	double ttl_s;
+
+	if (json_double(&r->in->doc, v, &ttl_s) && ttl_s < 0)
+		return err_field(r->why, ERR_INVALID, f->name, "%s is a number of seconds; 0 keeps nothing", f->name);
+	return ERR_OK;
+}
+
 static enum err read_member(struct reading *r, const struct field *f, uint32_t v)
 {
 	struct llm_in *in = r->in;
@@ -221,7 +248,8 @@ static enum err read_member(struct reading *r, const struct field *f, uint32_t v
 	case F_TASK_TYPE: return read_hint(r, v, &in->task_type);
 	case F_COMPLEXITY: return read_hint(r, v, &in->complexity);
 	case F_LANGUAGE: return read_hint(r, v, &in->language);
-	case F_POLICY: return read_hint(r, v, &in->policy);
+	case F_POLICY: return read_policy(r, v);
+	case F_CACHE: return read_cache(r, f, v);
 	case F_USER_ID: return read_hint(r, v, &in->user);
 	case F_SESSION_ID: return read_hint(r, v, &in->session);
 	case F_CONVERSATION_ID: return read_hint(r, v, &in->conversation);

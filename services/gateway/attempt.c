@@ -165,7 +165,7 @@ static void failed(struct req *r, enum verdict v, const struct why *why, const c
 		req_resume(r, STEP_AGAIN);
 		return;
 	}
-	r->status = err_status(why->code);
+	r->status = req_error_status(r, why->code);
 	if (t->retry_after_us)
 		r->retry_after_s = (t->retry_after_us + 999999) / 1000000;
 	settle(r, v, t->sent ? "error" : "not_sent", why->code, cause);

@@ -109,6 +109,7 @@ static void what_a_backend_refuses_is_not_asked_again(void **state)
 	assert_true(has_body("not like this"));
 	assert_int_equal(h.calls_b, 0);
 	assert_string_equal(in_order().code, "BACKEND_REFUSED");
+	assert_int_equal(in_order().http_status, 400);    /* as the client was told */
 	assert_int_equal(state_of("m", "a"), BREAKER_CLOSED);
 }
 

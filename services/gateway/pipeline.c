@@ -301,9 +301,16 @@ static void break_stream(struct req *r)
 	buf_free(&event);
 }
 
+int req_error_status(const struct req *r, enum err code)
+{
+	int refused = code == ERR_BACKEND_REFUSED && r->try.relay ? llm_relay_refused_status(r->try.relay) : 0;
+	int status = refused ? refused : err_status(code);
+
+	return status == 422 && req_dialect(r) == LLM_ANTHROPIC ? 400 : status;      /* the only one it has for what is wrong in a request */
+}
+
 static void send_error(struct req *r)
 {
-	int refused = r->try.relay ? llm_relay_refused_status(r->try.relay) : 0;
 	struct buf body = { 0 };
 	const char *type;
 
@@ -311,9 +318,7 @@ static void send_error(struct req *r)
 		break_stream(r);
 	} else {
 		add_retry_after(r);
-		r->status = r->err.code == ERR_BACKEND_REFUSED && refused ? refused : err_status(r->err.code);
-		if (r->status == 422 && req_dialect(r) == LLM_ANTHROPIC)
-			r->status = 400;          /* the only status it has for what is wrong in a request */
+		r->status = req_error_status(r, r->err.code);
 		type = llm_error_body(req_dialect(r), &r->err, str_n(r->id_text, 36), wall_us(), &body);
 		http_reply(r->x, r->status, req_headers(r, type), buf_as_str(&body));
 		r->sent_bytes += body.n;

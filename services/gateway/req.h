@@ -171,6 +171,7 @@ void req_resume(struct req *, enum step);
 /* Notes why; the first failure counts. Returns STEP_FAIL. */
 enum step req_fail(struct req *, enum err, const char *fmt, ...) __attribute__((cold, format(printf, 3, 4)));
 enum step req_fail_why(struct req *, const struct why *) __attribute__((cold));
+int req_error_status(const struct req *, enum err);        /* what the client is told: the backend's own 4xx where it refused */
 /* Complete answers of simple stages. */
 enum step req_reply(struct req *, int status, const char *content_type, struct str body);
 enum step req_reply_json(struct req *, int status, const struct buf *body);

@@ -718,6 +718,31 @@ static const Corral__SpeedRow *speed_of(const Corral__SpeedsReply *r, const char
 	return NULL;
 }
 
+static void what_a_backend_refuses_says_nothing_of_it(void **state)
+{
+	struct fixture *f = *state;
+	struct dim d = { .word = { [DIM_MODEL] = STR("m"), [DIM_BACKEND] = STR("b"), [DIM_STATUS] = STR("error") } };
+	Corral__UsageEvent e = CORRAL__USAGE_EVENT__INIT;
+	struct speeds *s = speeds_new();
+	struct { const char *code; uint32_t status; unsigned samples; } cases[] = {
+		{ "BACKEND_REFUSED", 400, 0 }, { "BACKEND_REFUSED", 422, 0 }, { "BACKEND_REFUSED", 502, 1 }, { "BACKEND_FAILED", 502, 2 },
+	};
+
+	e.occurred_at_us = request_us(REQUESTS);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		Corral__SpeedsReply r;
+		const Corral__SpeedRow *row;
+
+		e.error_code = (char *)(uintptr_t)cases[i].code;
+		e.http_status = cases[i].status;
+		speeds_add(s, &d, &e);
+		speeds_reply(s, request_us(REQUESTS), f->mem, &r);
+		row = speed_of(&r, "m", "b");
+		assert_int_equal(row ? row->samples : 0, cases[i].samples);
+	}
+	speeds_free(s);
+}
+
 static void speeds_are_measured_and_survive(void **state)
 {
 	struct fixture *f = *state;
@@ -827,7 +852,8 @@ int main(void)
 		T(final_before_its_start), T(duplicates_change_nothing), T(a_shadow_stands_apart),
 		T(corrections_add_once), T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
 		T(any_order_gives_the_same), T(many_finals_of_which_some_were_there), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
-		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive), T(refuses_unknown_groups), T(costs_little),
+		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive),
+		T(what_a_backend_refuses_says_nothing_of_it), T(refuses_unknown_groups), T(costs_little),
 	};
 
 	clock_init();

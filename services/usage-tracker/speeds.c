@@ -57,12 +57,18 @@ static struct pair *pair_of(struct speeds *s, struct str model, struct str backe
 
 static uint32_t clamp32(int64_t v) { return v < 0 ? 0 : v > UINT32_MAX ? UINT32_MAX : (uint32_t)v; }
 
-/* A cache answers without the backend, a client that leaves says nothing of it, and what was not sent never met it. */
+/* The request was at fault: what a client was told is 4xx. */
+static bool was_refused(const Corral__UsageEvent *e)
+{
+	return str_eqz(str_of(e->error_code), err_name(ERR_BACKEND_REFUSED)) && e->http_status >= 400 && e->http_status < 500;
+}
+
+/* A cache answers without the backend, a client that leaves or asks what it cannot says nothing of it, and what was not sent never met it. */
 static bool tells_of_backend(const struct dim *d, const Corral__UsageEvent *e)
 {
 	struct str status = d->word[DIM_STATUS];
 
-	return d->word[DIM_BACKEND].n && !e->cached && !str_eq(status, STR("cancelled")) && !str_eq(status, STR("not_sent"));
+	return d->word[DIM_BACKEND].n && !e->cached && !was_refused(e) && !str_eq(status, STR("cancelled")) && !str_eq(status, STR("not_sent"));
 }
 
 void speeds_add(void *speeds, const struct dim *d, const Corral__UsageEvent *e)

@@ -126,6 +126,7 @@ def test_what_is_wrong_is_told_at_once(place):
         ({"input": {"prompt": "x", "nonsense": 1}}, 400, "nonsense"),
         ({"input": {"prompt": "x", "sampling_params": {"n": 1, "echo": 7}}}, 400, "echo"),
         ({"input": {"prompt": "x"}, "policy": {"executionTimeout": 7}}, 422, "policy.executionTimeout"),
+        ({"input": {"prompt": "x", "policy": "luxury"}}, 422, "policy"),
         ({"input": {"prompt": "x"}, "policy": {"wishes": 7}}, 400, "policy.wishes"),
         ({"input": {"route": "/keys", "request": {"name": "x"}}}, 422, "input"),
         ({"input": {"route": "/run", "request": {"input": {"prompt": "x"}}}}, 422, "input"),

@@ -49,21 +49,10 @@ static void read_hints(struct req *r)
 	hint(r, &in->conversation, "x-corral-conversation", "x-openwebui-chat-id");
 }
 
-/* What would be taken for its default otherwise, and nobody would know. */
-static enum err check_hints(const struct req *r, struct why *why)
+/* The body's was looked at when it was read. */
+static enum err check_policy(const struct req *r, struct why *why)
 {
-	static const char *const policies[] = { "balanced", "quality", "fast", "cheap" };
-	struct str policy = r->in.policy;
-	double ttl_s = 0;
-	size_t i = 0;
-
-	while (policy.n && i < sizeof(policies) / sizeof(*policies) && !str_eqz(policy, policies[i]))
-		i++;
-	if (policy.n && i == sizeof(policies) / sizeof(*policies))
-		return err_field(why, ERR_INVALID, "policy", "policy is balanced, quality, fast or cheap, not '%.*s'", (int)(policy.n < 40 ? policy.n : 40), policy.p);
-	if (r->in.dialect == LLM_NATIVE && json_double(&r->in.doc, json_get(&r->in.doc, 0, "cache_ttl_s"), &ttl_s) && ttl_s < 0)
-		return err_field(why, ERR_INVALID, "cache_ttl_s", "cache_ttl_s is a number of seconds; 0 keeps nothing");
-	return ERR_OK;
+	return r->in.policy.n ? llm_policy_check(r->in.policy, why) : ERR_OK;
 }
 
 /* The ledger tells users apart without knowing them. */
@@ -123,7 +112,7 @@ static enum step enter(struct req *r)
 	if (wants_squeezing(r) && squeeze(r, &why) != ERR_OK)
 		return req_fail_why(r, &why);
 	read_hints(r);
-	if (check_hints(r, &why) != ERR_OK)
+	if (check_policy(r, &why) != ERR_OK)
 		return req_fail_why(r, &why);
 	hash_user(r);
 	r->parsed = true;
