@@ -172,6 +172,19 @@ enum llm_step llm_relay_end(struct llm_relay *, const struct llm_extra *, struct
 /* A stream that had started breaks: the client dialect's error event; never a made-up end. */
 void llm_relay_break(struct llm_relay *, const struct why *, struct buf *out);
 
+/* What there was to know of a whole answer that went to its client byte for byte, so that the same bytes need not be read again. */
+struct llm_known {
+	enum llm_backend kind;
+	enum llm_dialect dialect;
+	enum llm_op op;
+	struct llm_usage usage;
+	char finish[32];
+};
+/* After LLM_DONE of llm_relay_end(). False: it was a stream, or was written anew. */
+bool llm_relay_known(const struct llm_relay *, struct llm_known *ret);
+/* In the place of head, data and end: the caller has those bytes, and gives them. False, nothing done: they would be written anew, or read otherwise. */
+bool llm_relay_again(struct llm_relay *, const struct llm_known *);
+
 const struct llm_usage *llm_relay_usage(const struct llm_relay *);
 uint32_t llm_relay_deltas(const struct llm_relay *);    /* content, thinking or tool fragments so far: 0 = no token yet */
 const char *llm_relay_finish(const struct llm_relay *); /* "stop", "length", "tool_calls"…; "" = not yet */

@@ -347,6 +347,27 @@ enum llm_step llm_relay_end(struct llm_relay *r, const struct llm_extra *extra, 
 	}
 }
 
+bool llm_relay_known(const struct llm_relay *r, struct llm_known *ret)
+{
+	if (!r->pass || r->reply != REPLY_WHOLE || !r->done)
+		return false;
+	*ret = (struct llm_known){ .kind = r->target->kind, .dialect = r->in->dialect, .op = r->in->op, .usage = r->usage };
+	memcpy(ret->finish, r->finish, sizeof(ret->finish));
+	return true;
+}
+
+bool llm_relay_again(struct llm_relay *r, const struct llm_known *k)
+{
+	if (!r->pass || r->in->stream || r->target->kind != k->kind || r->in->dialect != k->dialect || r->in->op != k->op)
+		return false;
+	r->status = 200;
+	r->reply = REPLY_WHOLE;
+	r->started = r->done = true;
+	r->usage = k->usage;
+	memcpy(r->finish, k->finish, sizeof(r->finish));
+	return true;
+}
+
 void llm_relay_break(struct llm_relay *r, const struct why *why, struct buf *out)
 {
 	bool sse = r->in->dialect == LLM_OPENAI || r->in->sse;

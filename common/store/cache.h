@@ -24,6 +24,7 @@ struct cached {
 	_Atomic int refs;
 	uint8_t key[CACHE_KEY_BYTES];
 	int64_t stored_us, expires_us;        /* wall clock */
+	_Atomic(void *) note;                 /* what a reader of the bytes wants to find again, see cached_note(); NULL = nothing yet */
 	size_t n;
 	char bytes[];
 };
@@ -31,6 +32,8 @@ struct cached {
 struct cached *cached_new(const uint8_t key[CACHE_KEY_BYTES], int64_t stored_us, int64_t expires_us, struct str bytes);     /* a copy; one reference */
 struct cached *cached_ref(struct cached *);
 void cached_unref(struct cached *);           /* NULL is fine */
+/* Leaves a note, of x_malloc(), freed with the value; not stored. Any thread; who comes second is ignored, and its note freed. */
+void cached_note(struct cached *, void *note);
 static inline struct str cached_bytes(const struct cached *c) { return str_n(c->bytes, c->n); }
 
 /* --- in this process (cache_memory.c) --- */

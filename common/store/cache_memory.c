@@ -63,6 +63,7 @@ struct cached *cached_new(const uint8_t key[CACHE_KEY_BYTES], int64_t stored_us,
 	struct cached *c = x_malloc(sizeof(*c) + bytes.n);
 
 	atomic_init(&c->refs, 1);
+	atomic_init(&c->note, NULL);
 	memcpy(c->key, key, CACHE_KEY_BYTES);
 	c->stored_us = stored_us;
 	c->expires_us = expires_us;
@@ -80,8 +81,18 @@ struct cached *cached_ref(struct cached *c)
 
 void cached_unref(struct cached *c)
 {
-	if (c && atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1)
+	if (c && atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1) {
+		free(atomic_load_explicit(&c->note, memory_order_relaxed));
 		free(c);
+	}
+}
+
+void cached_note(struct cached *c, void *note)
+{
+	void *none = NULL;
+
+	if (!atomic_compare_exchange_strong_explicit(&c->note, &none, note, memory_order_acq_rel, memory_order_relaxed))
+		free(note);
 }
 
 /* --- marks --- */

@@ -313,12 +313,6 @@ static bool replay(struct req *r, struct recollection *rc, struct str body)
 	struct why why = { 0 };
 
 	h.head.headers[0] = (struct http_header){ STR("content-type"), str_of(types[form_of(rc)]) };
-	r->try.replica = rc->replica;
-	r->try.plan = rc->plan;
-	r->try.relay = llm_relay_new(r->mem, &r->in, &r->try.plan, &rc->target);
-	llm_relay_price(r->try.relay, costs_nothing, NULL);
-	r->try.sent = true;               /* what it counts was counted then */
-	buf_clear(&r->out);
 	extra = attempt_extra(r);
 	extra.cached = true;
 	extra.backend = STR("");
@@ -326,10 +320,56 @@ static bool replay(struct req *r, struct recollection *rc, struct str body)
 	    llm_relay_end(r->try.relay, &extra, &r->out, &why) == LLM_DONE)
 		return true;
 	LOG_DEBUG("a kept answer cannot be given", LOG_S("request_id", r->id_text), LOG_S("error", why.text));
-	r->try.relay = NULL;
-	r->try.sent = false;
 	buf_clear(&r->out);
 	return false;
+}
+
+/* These very bytes went to a client before and were read then; the note says what was in them. */
+static bool give_known(struct req *r, struct cached *c)
+{
+	const struct llm_known *known = atomic_load_explicit(&c->note, memory_order_acquire);
+	struct entry_head head;
+
+	if (!known || !llm_relay_again(r->try.relay, known))
+		return false;
+	return entry_unpack(&head, cached_bytes(c), ANSWER_MOST, &r->out);
+}
+
+static void note_known(const struct req *r, const struct recollection *rc, const struct entry_head *h, struct cached *c)
+{
+	struct llm_known known, *kept;
+
+	if (!as_asked(rc, h) || atomic_load_explicit(&c->note, memory_order_relaxed) || !llm_relay_known(r->try.relay, &known))
+		return;
+	kept = x_malloc(sizeof(*kept));
+	*kept = known;
+	cached_note(c, kept);
+}
+
+/* Into r->out. What comes from memory was read once; from a store behind it, each time, for others can write there. */
+static bool fetch(struct req *r, struct recollection *rc, struct cached *c)
+{
+	struct entry_head head;
+	struct buf body = { 0 };
+	bool ok;
+
+	r->try.replica = rc->replica;
+	r->try.plan = rc->plan;
+	r->try.relay = llm_relay_new(r->mem, &r->in, &r->try.plan, &rc->target);
+	llm_relay_price(r->try.relay, costs_nothing, NULL);
+	r->try.sent = true;               /* what it counts was counted then */
+	buf_clear(&r->out);
+	if (give_known(r, c))
+		return true;
+	ok = entry_unpack(&head, cached_bytes(c), ANSWER_MOST, &body) && reshaped(rc, &head, &body) && replay(r, rc, buf_as_str(&body));
+	if (ok)
+		note_known(r, rc, &head, c);
+	buf_free(&body);
+	if (!ok) {
+		r->try.relay = NULL;
+		r->try.sent = false;
+	}
+	return ok;
 }
 
 static enum step send(struct req *r)
@@ -363,14 +403,9 @@ static bool give(struct req *r, struct cached *c, struct series *counter, enum s
 {
 	struct recollection *rc = r->recall;
 	int64_t age_us = wall_us() - c->stored_us;
-	struct buf body = { 0 };
-	struct entry_head head;
-	bool ok;
+	bool ok = (!rc->max_age_us || age_us <= rc->max_age_us) && fetch(r, rc, c);
 
-	ok = (!rc->max_age_us || age_us <= rc->max_age_us) && entry_unpack(&head, cached_bytes(c), ANSWER_MOST, &body) && reshaped(rc, &head, &body) &&
-	     replay(r, rc, buf_as_str(&body));
 	cached_unref(c);
-	buf_free(&body);
 	if (!ok)
 		return false;
 	rc->hit = true;

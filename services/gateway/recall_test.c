@@ -313,14 +313,20 @@ static void ask_cached(const char *headers, const char *body)
 static void a_hit_is_booked_once_and_costs_no_call(void **state)
 {
 	struct booked b;
+	char first[2048];
 
 	ask_cached(ASKED, CHAT("m", ""));
 	assert_true(has_header("X-Corral-Cache: miss"));
 	ask_cached(ASKED, CHAT("m", ""));
 	assert_true(has_header("X-Corral-Cache: hit"));
+	(void)str_copy(first, sizeof(first), buf_as_str(&reply.body));
+	assert_non_null(strstr(first, "choices"));
+	ask_cached(ASKED, CHAT("m", ""));             /* what was in it is known now, and not read again */
+	assert_true(has_header("X-Corral-Cache: hit"));
+	assert_string_equal(buf_z(&reply.body), first);
 	assert_int_equal(h.calls + h.calls_b, 1);
 	b = books();
-	assert_int_equal(b.finals, 2);
+	assert_int_equal(b.finals, 3);
 	assert_int_equal(b.closed, 1);
 	assert_int_equal(b.attempt, 0);
 	assert_string_equal(b.status, "ok");
