@@ -8,7 +8,10 @@
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/protocol/reqrep0/req.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -668,9 +671,84 @@ static void sends_again_when_the_connection_breaks(void **state)
 	}
 }
 
+/* --- who hangs up in the middle of the greeting --- */
+
+static int plain_socket(struct sockaddr_un *ret)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	(void)snprintf(ret->sun_path, sizeof ret->sun_path, "/tmp/corral-rpc-test-%d.sock", (int)getpid());       /* urls[2] */
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* Asks until there is an answer. */
+static void answered_at_last(struct loop *loop, struct seen *seen)
+{
+	(void)rpc_deadline(seen->client, 500);
+	for (int64_t end = mono_ms() + 60000; seen->answers == 0; seen->wanted = seen->answers + seen->failures + 1) {
+		assert_true(mono_ms() < end);
+		ask(seen, "t", 1);
+		(void)run_for(loop, 2000);
+	}
+}
+
+static void accepts_others_after_some_that_hung_up(void **state)
+{
+	struct loop *loop = loop_new();
+	struct rpc_server *server = serve(loop, urls[2]);
+	struct sockaddr_un to;
+	struct seen seen;
+
+	for (int i = 0; i < 200; i++) {
+		int fd = plain_socket(&to);
+
+		assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+		close(fd);
+	}
+	(void)run_for(loop, 100);
+	seen = caller(loop, urls[2], 1);
+	answered_at_last(loop, &seen);
+	rpc_client_free(seen.client);
+	rpc_server_free(server);
+	end_muted();
+	loop_free(loop);
+}
+
+static void dials_again_after_one_that_hung_up(void **state)
+{
+	struct loop *loop = loop_new();
+	struct rpc_server *server;
+	struct sockaddr_un at;
+	int fd = plain_socket(&at);
+	struct seen seen;
+
+	(void)unlink(at.sun_path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	seen = caller(loop, urls[2], 1);
+	for (int i = 0; i < 50; i++) {            /* until it gave up: then nobody comes */
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+
+		if (poll(&p, 1, 1000) <= 0)
+			break;
+		close(accept(fd, NULL, NULL));
+	}
+	close(fd);
+	(void)unlink(at.sun_path);
+	server = serve(loop, urls[2]);
+	answered_at_last(loop, &seen);
+	rpc_client_free(seen.client);
+	rpc_server_free(server);
+	end_muted();
+	loop_free(loop);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(accepts_others_after_some_that_hung_up), cmocka_unit_test(dials_again_after_one_that_hung_up),
 		cmocka_unit_test(answers_many_calls_at_once),
 		cmocka_unit_test(carries_whose_request_it_is),
 		cmocka_unit_test(keeps_closures_beyond_the_first_seats),

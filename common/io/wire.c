@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <nng/protocol/reqrep0/req.h>
 #include <nng/supplemental/tls/tls.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,6 +34,7 @@ enum {
 struct end {
 	char url[HOST_MAX + 32];      /* with an address instead of the name; "" = none */
 	nng_dialer dialer;
+	uint64_t tried;               /* as of the last turn: watch_end() */
 };
 
 struct target {
@@ -55,6 +57,9 @@ struct wire {
 	char *urls;                   /* what the targets point into */
 	bool listens, listening;
 	nng_listener listener;
+	uint64_t accepted, failed;    /* watch_listener() */
+	bool probing;
+	nng_socket probe;
 	unsigned tls_turn;            /* of the files in use */
 	struct loop_timer timer;
 };
@@ -80,7 +85,7 @@ struct wire *wire_listen(struct loop *loop, nng_socket socket, const char *url, 
 		wire_free(w);
 		return NULL;
 	}
-	if (w->targets->tls)
+	if (strncmp(url, "inproc", 6) != 0)
 		loop_timer_set(loop, &w->timer, TURN_US, turn);
 	return w;
 }
@@ -129,6 +134,8 @@ void wire_free(struct wire *w)
 	if (!w)
 		return;
 	loop_timer_del(&w->timer);
+	if (w->probing)
+		(void)wire_close(w->probe);
 	while ((t = w->targets)) {
 		w->targets = t->next;
 		resolve_cancel(t->resolver);
@@ -235,6 +242,7 @@ static void end_add(struct target *t, const char *url)
 {
 	for (unsigned i = 0; i < RESOLVE_MAX; i++)
 		if (!t->ends[i].url[0]) {
+			t->ends[i].tried = 0;
 			if (dialer_make(t, url, &t->ends[i].dialer))
 				str_copy(t->ends[i].url, sizeof t->ends[i].url, str_of(url));
 			return;
@@ -323,6 +331,7 @@ static enum err listen_now(struct wire *w, struct why *why)
 	if (config)
 		nng_tls_config_free(config);
 	w->listening = rv == 0;
+	w->accepted = w->failed = 0;
 	return rv ? err_set(why, ERR_UNAVAILABLE, "cannot listen at %s: %s", url, nng_strerror(rv)) : ERR_OK;
 }
 
@@ -351,6 +360,89 @@ static void renew(struct wire *w, unsigned now)
 				end_drop(&t->ends[e]);
 }
 
+/* --- what nng gives up ---
+ *
+ * When the other side hangs up in the middle of the greeting, as one that is killed does, nng 1.5 takes the ECLOSED that it gets for the end of its own listener or
+ * dialer, over ipc and tcp: it accepts nobody, or dials nobody, from then on, and tells nobody. What can be seen is in its statistics. */
+
+static uint64_t counted(nng_stat *of, const char *const *names)
+{
+	uint64_t n = 0;
+
+	for (nng_stat *s = of ? nng_stat_child(of) : NULL; s; s = nng_stat_next(s))
+		for (const char *const *name = names; *name; name++)
+			n += strcmp(nng_stat_name(s), *name) == 0 ? nng_stat_value(s) : 0;
+	return n;
+}
+
+static const char *const accepted_names[] = { "accept", NULL }, *const failed_names[] = { "other", NULL }, *const pipes_names[] = { "pipes", NULL },
+			 *const tried_names[] = { "connect", "refused", "disconnect", "canceled", "other", "timeout", "proto", "auth", "oom", "reject", NULL };
+
+static bool probe_start(struct wire *w)
+{
+	nng_dialer dialer;
+
+	if (nng_req0_open(&w->probe))
+		return false;
+	if (nng_dialer_create(&dialer, w->probe, w->targets->url) == 0 && nng_dialer_start(dialer, NNG_FLAG_NONBLOCK) == 0)
+		return true;
+	(void)wire_close(w->probe);
+	return false;
+}
+
+/* After a failure: whether a connection of our own is accepted until the next turn. */
+static void watch_listener(struct wire *w, nng_stat *all)
+{
+	nng_stat *of = nng_stat_find_listener(all, w->listener);
+	uint64_t accepted = counted(of, accepted_names), failed = counted(of, failed_names);
+	bool deaf = w->probing && of && accepted == w->accepted;
+
+	if (w->probing) {
+		w->probing = false;
+		(void)wire_close(w->probe);
+	} else if (failed != w->failed) {
+		w->probing = probe_start(w);
+		w->failed = failed;
+	}
+	w->accepted = accepted;
+	if (!deaf)
+		return;
+	LOG_WARN("an endpoint of this service accepted nobody any more; it is opened again", LOG_S("url", w->targets->url));
+	(void)nng_listener_close(w->listener);
+	w->listening = false;
+}
+
+/* One that failed, has no connection, and tried nothing in a whole turn. A connection that takes longer is only begun anew. */
+static void watch_end(struct target *t, struct end *e, nng_stat *all)
+{
+	nng_stat *of = nng_stat_find_dialer(all, e->dialer);
+	uint64_t tried = counted(of, tried_names);
+	char url[sizeof e->url];
+
+	if (!of || counted(of, pipes_names) || !counted(of, failed_names) || tried != e->tried) {
+		e->tried = tried;
+		return;
+	}
+	memcpy(url, e->url, sizeof url);
+	end_drop(e);
+	end_add(t, url);
+}
+
+static void watch(struct wire *w)
+{
+	nng_stat *all;
+
+	if (!w->targets || strncmp(w->targets->url, "inproc", 6) == 0 || nng_stats_get(&all))
+		return;
+	if (w->listens && w->listening && !w->targets->tls)
+		watch_listener(w, all);
+	for (struct target *t = w->listens ? NULL : w->targets; t; t = t->next)
+		for (unsigned e = 0; e < RESOLVE_MAX; e++)
+			if (t->ends[e].url[0])
+				watch_end(t, &t->ends[e], all);
+	nng_stats_free(all);
+}
+
 static void turn(struct loop_timer *timer)
 {
 	struct wire *w = list_entry(timer, struct wire, timer);
@@ -360,6 +452,7 @@ static void turn(struct loop_timer *timer)
 	loop_timer_set(w->loop, timer, TURN_US, turn);
 	if (now != w->tls_turn)
 		renew(w, now);
+	watch(w);
 	if (w->listens) {
 		if (!w->listening && listen_now(w, &why))
 			LOG_ERROR("an endpoint of this service is closed; it is opened again", LOG_S("error", why.text));
