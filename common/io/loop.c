@@ -468,18 +468,18 @@ void loop_timer_del(struct loop_timer *t)
 
 /* --- end of turn --- */
 
-static bool queued(const struct loop_deferred *d) { return d->node.next && d->node.next != &d->node; }
+bool loop_is_deferred(const struct loop_deferred *d) { return d->node.next && d->node.next != &d->node; }
 
 void loop_defer(struct loop *l, struct loop_deferred *d, unsigned phase, void (*fn)(struct loop_deferred *))
 {
 	d->fn = fn;
-	if (!queued(d))
+	if (!loop_is_deferred(d))
 		list_push(&l->deferred[phase], &d->node);
 }
 
 void loop_undefer(struct loop_deferred *d)
 {
-	if (queued(d))
+	if (loop_is_deferred(d))
 		list_del(&d->node);
 }
 

@@ -59,7 +59,7 @@ void loop_timer_set(struct loop *, struct loop_timer *, int64_t delay_us, void (
 void loop_timer_del(struct loop_timer *);         /* not armed is fine */
 
 /* --- end of turn --- */
-enum { LOOP_PHASE_WORK, LOOP_PHASE_SEND, LOOP_PHASE_FREE, LOOP_PHASES };
+enum { LOOP_PHASE_ENDS, LOOP_PHASE_WORK, LOOP_PHASE_SEND, LOOP_PHASE_FREE, LOOP_PHASES };
 
 struct loop_deferred {
 	struct list node;                         /* zero-initialised or list_init()ed when not queued */
@@ -67,10 +67,11 @@ struct loop_deferred {
 };
 
 /* Runs once at the end of this turn, before the loop waits again. Queueing twice is one run. Work queued by deferred work
- * runs in the same turn; a phase starts when the one before it has nothing left: WORK (before timers and posts, so that these meet no work half
- * done), SEND, FREE. */
+ * runs in the same turn; a phase starts when those before it have nothing left. What ended in the turn (ENDS) and what began (WORK) comes before
+ * timers and posts, so that these meet nothing half done; then all that is to be sent, then what is to be freed. */
 void loop_defer(struct loop *, struct loop_deferred *, unsigned phase, void (*fn)(struct loop_deferred *));
 void loop_undefer(struct loop_deferred *);
+bool loop_is_deferred(const struct loop_deferred *);
 
 /* Calls fn(arg, signo) on the loop's thread. One loop a process. */
 void loop_signal(struct loop *, int signo, void (*fn)(void *arg, int signo), void *arg);

@@ -94,6 +94,16 @@ static void settle(struct req *r, enum verdict v, const char *status, enum err c
 	slot_free(slot, v == V_OK && !r->shadow ? req_now(r) - t->start_us : 0);
 }
 
+/* All of its answer came, and its client left in the same turn. */
+static void keep_books(struct req *r)
+{
+	struct llm_extra extra = attempt_extra(r);
+
+	loop_undefer(&r->try.over);
+	if (llm_relay_end(r->try.relay, &extra, &r->out, NULL) == LLM_DONE)
+		settle(r, V_OK, "ok", ERR_OK, "");
+}
+
 void attempt_close(struct req *r)
 {
 	struct attempt *t = &r->try;
@@ -103,6 +113,8 @@ void attempt_close(struct req *r)
 		http_call_cancel(t->call);
 		t->call = NULL;
 	}
+	if (loop_is_deferred(&t->over))
+		keep_books(r);
 	if (t->slot)
 		settle(r, V_NEUTRAL, r->err.code == ERR_CLIENT_GONE ? t->sent || r->shadow ? "cancelled" : "not_sent" : "error", r->err.code, "closed");
 }
@@ -414,14 +426,12 @@ static void answer_whole(struct req *r)
 	r->x = NULL;
 }
 
-static void on_end(struct http_call *call, void *arg)
+static void conclude(struct loop_deferred *d)
 {
-	struct req *r = arg;
+	struct req *r = list_entry(d, struct req, try.over);
 	struct why why = { 0 };
 	struct llm_extra extra = attempt_extra(r);
 
-	(void)call;
-	r->try.call = NULL;
 	if (llm_relay_end(r->try.relay, &extra, &r->out, &why) != LLM_DONE) {
 		if (r->answer_begun)
 			push(r);          /* what was whole is the client's */
@@ -448,6 +458,16 @@ static void on_end(struct http_call *call, void *arg)
 		answer_whole(r);
 	}
 	req_resume(r, STEP_DONE);
+}
+
+/* Answers that end in one turn are concluded together, after all was read. */
+static void on_end(struct http_call *call, void *arg)
+{
+	struct req *r = arg;
+
+	(void)call;
+	r->try.call = NULL;
+	loop_defer(r->worker->loop, &r->try.over, LOOP_PHASE_ENDS, conclude);
 }
 
 static void on_error(struct http_call *call, enum http_call_error e, const char *text, void *arg)

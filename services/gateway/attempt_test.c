@@ -210,6 +210,26 @@ static void who_leaves_is_left_by_the_backend_too(void **state)
 	assert_int_equal(state_of("m", "a"), BREAKER_CLOSED);
 }
 
+static void client_leaves(struct loop_deferred *d) { reply_free(&reply); }
+
+/* The gateway sees both at once, the answer first. */
+static void who_leaves_when_the_answer_is_there_has_it_booked_whole(void **state)
+{
+	struct loop_deferred leaves = { 0 };
+
+	h.does = HANGS;
+	send_chat(CHAT("only", ""));
+	run_until(in_backend);
+	http_reply(h.hanging, 200, STR("Content-Type: application/json\r\n"), STR(WHOLE_ANSWER));
+	h.hanging = NULL;
+	loop_defer(h.loop, &leaves, LOOP_PHASE_SEND, client_leaves);
+	run_until(no_requests);
+	assert_string_equal(in_order().story, "1ok@a ");
+	assert_int_equal(books().prompt, 7);
+	assert_int_equal(books().completion, 2);
+	assert_int_equal(h.left, 0);
+}
+
 static bool first_piece(void) { return has_body("w0 "); }
 
 static void who_leaves_within_a_stream_has_it_booked_as_far_as_it_came(void **state)
@@ -319,6 +339,7 @@ int main(void)
 		HOUSE(silence_before_the_answer_is_a_failure_and_another_is_asked), HOUSE(silence_within_an_answer_breaks_it),
 		HOUSE(the_time_of_a_request_ends_it), HOUSE(failures_open_the_breaker_and_a_probe_closes_it),
 		HOUSE(who_is_busy_is_left_in_peace_for_as_long_as_it_says), HOUSE(who_leaves_is_left_by_the_backend_too),
+		HOUSE(who_leaves_when_the_answer_is_there_has_it_booked_whole),
 		HOUSE(who_leaves_within_a_stream_has_it_booked_as_far_as_it_came), HOUSE(a_load_is_let_finish_though_its_client_left),
 		HOUSE(a_load_that_fails_after_its_client_left_is_booked_too), HOUSE(what_cannot_be_booked_is_not_sent),
 		HOUSE(an_answer_that_finds_no_room_is_ended), HOUSE(the_end_of_the_worker_books_what_runs),

@@ -585,6 +585,7 @@ void req_start_shadow(struct worker *w, struct shadow *s, const char *trace_id)
 	walk(r);
 }
 
+/* Requests that came in one turn begin together, after all were read. */
 static void begin(struct loop_deferred *d) { walk(list_entry(d, struct req, begin)); }
 
 void req_start(struct worker *w, struct http_xchg *x)

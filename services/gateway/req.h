@@ -43,6 +43,7 @@ struct attempt {
 	struct replica_state *slot;   /* held; NULL = given back */
 	uint32_t probe;               /* the breaker's ticket; 0 = not a probe */
 	struct http_call *call;       /* NULL = not under way */
+	struct loop_deferred over;    /* its answer has come to its end: what follows from that waits for the end of the turn */
 	struct llm_plan plan;
 	struct llm_relay *relay;
 	int64_t start_us, first_us;   /* loop clock; first token */
