@@ -28,7 +28,8 @@ enum {
 	SMALL_BYTES = 4096,           /* what is sent from one piece: the kernel takes longer over a list than we do over the copy */
 	READ_TURN = 1 << 20,
 	QUIET_US = 100000,
-	STALE_US = 1000000            /* a server that closed before it read the request is heard of sooner */
+	STALE_US = 1000000,           /* a server that closed before it read the request is heard of sooner */
+	STREAMS_ASIDE = 64            /* of a server that ends a connection after a stream: after so many one is kept again, for it may have changed */
 };
 
 struct link {
@@ -43,6 +44,7 @@ struct link {
 	struct buf in;                /* part of a head */
 	size_t seen;
 	bool used;                    /* has answered before */
+	bool streamed;                /* in chunks, the last time */
 	bool suspect;                 /* a reset may hide behind what was read last, see sweep() */
 	bool broken;                  /* ended by the server, or could not be written: never idle again */
 };
@@ -86,6 +88,8 @@ struct http_pool {
 	struct addresses to;
 	struct tls_memory *memory;    /* NULL: plain */
 	struct resolver *resolver;    /* runs while calls wait for it */
+	bool ends_streams;            /* the server says keep-alive, and ends the connection after an answer in chunks, as llama.cpp does */
+	uint32_t n_streams;           /* since that was seen */
 	bool literal, stale;          /* stale: look the name up again before the next connection */
 	struct loop_timer sweep;
 	struct http_head head;        /* of the answer being parsed */
@@ -408,6 +412,21 @@ static void idle_put(struct link *link)
 		link_close(list_entry(p->idle.prev, struct link, node));
 }
 
+/* Asked on such a connection right after a stream, the request and the end would cross, and nobody could say whether it was read. */
+static bool ends_with_stream(struct link *link)
+{
+	struct http_pool *p = link->pool;
+
+	return link->streamed && p->ends_streams && ++p->n_streams % STREAMS_ASIDE != 0;
+}
+
+/* It ended idle, or with a request on it that was not answered. */
+static void note_end(struct link *link)
+{
+	if (link->used && link->streamed && loop_now_us(link->pool->loop) - link->idle_since_us < STALE_US)
+		link->pool->ends_streams = true;
+}
+
 static void call_begin(struct http_call *call)
 {
 	struct http_pool *p = call->pool;
@@ -552,6 +571,8 @@ static void link_broke(struct http_call *call, const char *text)
 {
 	struct link *link = call->link;
 
+	if (!call->answered)
+		note_end(link);
 	if (call->state == CALL_BODY) {
 		call_failed(call, HTTP_CALL_CUT, text);
 		return;
@@ -666,7 +687,8 @@ static void answer_done(struct http_call *call, bool clean)
 
 	call->link = NULL;
 	link->call = NULL;
-	if (clean && call->keep && all_sent(call) && !link->broken && !call->pool->freed)
+	link->streamed = call->framing == HTTP_CHUNKED;
+	if (clean && call->keep && all_sent(call) && !link->broken && !call->pool->freed && !ends_with_stream(link))
 		idle_put(link);
 	else
 		link_close(link);
@@ -799,18 +821,22 @@ static void link_ended(struct link *link, bool clean)
 {
 	struct http_call *call = link->call;
 
-	if (!call)
+	if (!call) {
+		note_end(link);
 		link_close(link);
-	else if (clean && call->state == CALL_BODY && call->framing == HTTP_UNTIL_CLOSE)
+	} else if (clean && call->state == CALL_BODY && call->framing == HTTP_UNTIL_CLOSE) {
 		answer_done(call, false);
-	else
+	} else {
 		link_broke(call, clean ? "the server closed the connection" : link->tls ? tls_failed(link, "the connection broke off") : "connection reset by the server");
+	}
 }
 
 static void link_got(struct link *link, struct str data)
 {
 	struct http_call *call = link->call;
 
+	if (!call->answered && link->streamed)
+		link->pool->ends_streams = false;
 	call->answered = true;
 	call->since_us = loop_now_us(call->pool->loop);
 	if (call->state == CALL_HEAD)

@@ -1550,6 +1550,33 @@ static void an_idle_connection_closed_by_the_server_is_dropped(void **state)
 	assert_int_equal(got.ends, 1);
 }
 
+#define IN_CHUNKS "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+
+/* llama.cpp does so, and says keep-alive. */
+static void a_server_that_ends_streams_is_not_asked_on_their_connection(void **state)
+{
+	answer_with(IN_CHUNKS, false);
+	ask(NULL);
+	close(fake.conn);
+	fake.conn = -1;
+	run_ms(20);                                   /* the end is seen, and remembered */
+	ask(NULL);
+	ask(NULL);
+	assert_int_equal(fake.accepted, 3);           /* though this one's connection would have been open */
+	answer_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false);
+	ask(NULL);
+	ask(NULL);
+	assert_int_equal(fake.accepted, 4);           /* other answers leave it open */
+	answer_with(IN_CHUNKS, false);
+	for (int i = 0; i < 70; i++)
+		ask(NULL);
+	assert_in_range(fake.accepted, 50, 70);       /* after some it is tried again, and all is as with others */
+	fake.accepted = 0;
+	for (int i = 0; i < 10; i++)
+		ask(NULL);
+	assert_int_equal(fake.accepted, 0);
+}
+
 static void an_idle_connection_is_not_kept_for_long(void **state)
 {
 	answer_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false);
@@ -1769,7 +1796,8 @@ int main(void)
 		F(a_stale_connection_is_replaced_once), F(a_reused_connection_that_breaks_late_is_an_error),
 		F(a_reused_connection_on_which_the_request_was_read_is_an_error),
 		F(an_idle_connection_closed_by_the_server_is_dropped),
-		F(an_idle_connection_is_not_kept_for_long), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
+		F(an_idle_connection_is_not_kept_for_long),
+		F(a_server_that_ends_streams_is_not_asked_on_their_connection), F(answers_before_the_request_is_sent), F(surplus_bytes_end_the_connection),
 		F(waits_only_so_long), F(a_refused_connection), F(a_connection_that_never_comes), F(a_caller_that_tries_again_at_once_does_not_stop_the_loop),
 		T(fetches), cmocka_unit_test(parses_urls), T(survives_without_descriptors),
 		B(bodies_share_a_budget), B(a_chunked_body_is_counted), B(a_body_that_is_handed_over_is_not_counted), B(an_answer_nobody_reads_is_counted),
