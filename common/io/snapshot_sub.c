@@ -16,6 +16,7 @@
 enum {
 	LIVE_US = SNAPSHOT_LIVE_MS * 1000,
 	DEAF_US = 3 * 1000 * 1000,
+	LOOK_US = 1000 * 1000,
 	ASK_SOON_US = 50 * 1000,      /* at start services come up one after another: then doubling, up to */
 	ASK_AGAIN_US = 1000 * 1000,
 	COMPACT_US = 10 * 1000 * 1000
@@ -42,10 +43,12 @@ struct snapshot_sub {
 	bool loaded;                  /* the file was looked at */
 	struct snapshot_parts news, got;      /* wholes in parts: as heard, as asked for */
 	struct snapshot_log log;
-	int64_t heard_at_us;          /* 0 = never */
+	int64_t heard_at_us;          /* in either way; 0 = never */
+	int64_t news_at_us;           /* by SUB */
 	int64_t epoch_at_us;          /* heard from have.epoch's publisher */
 	int64_t compacted_at_us;      /* asked for a whole for the file */
-	struct loop_timer watch;      /* dials anew when nothing is heard */
+	struct loop_timer watch;      /* when nothing is heard: asks, and dials anew */
+	int64_t dialled_us;
 	struct loop_timer again;      /* at start, and while something is missing */
 	int64_t again_us;             /* its next pause; 0 = the first */
 	void (*on_snapshot)(void *arg, struct snapshot_id, struct str bytes, bool stale);
@@ -81,8 +84,9 @@ struct snapshot_sub *snapshot_sub_new(struct loop *loop, struct rpc_client *sour
 		abort();
 	}
 	loop_timer_set(loop, &sub->again, 0, sub_start);
+	sub->dialled_us = mono_us();
 	if (strncmp(pub_url, "inproc:", 7) != 0)
-		loop_timer_set(loop, &sub->watch, DEAF_US, sub_watch);
+		loop_timer_set(loop, &sub->watch, LOOK_US, sub_watch);
 	return sub;
 }
 
@@ -154,17 +158,24 @@ static void sub_moved(void *arg)      /* nng's thread */
 	mailbox_put(sub->mailbox, &sub->mail);
 }
 
-/* First turn: what the file has, and the question for something newer. */
-/* A heartbeat comes every 250 ms: it is gone, or the line swallows it without closing. */
+/* A heartbeat comes every 250 ms: it is gone, or the line swallows it without closing. What it says there, it also says when it is asked. */
 static void sub_watch(struct loop_timer *timer)
 {
 	struct snapshot_sub *sub = list_entry(timer, struct snapshot_sub, watch);
+	int64_t now = mono_us();
 
-	loop_timer_set(sub->loop, timer, DEAF_US, sub_watch);
-	if (mono_us() - sub->heard_at_us > DEAF_US)
+	loop_timer_set(sub->loop, timer, LOOK_US, sub_watch);
+	if (now - sub->news_at_us <= LOOK_US)
+		return;
+	if (now - sub->news_at_us > DEAF_US && now - sub->dialled_us > DEAF_US) {
+		sub->dialled_us = now;
 		wire_redial(sub->wire);
+	}
+	if (!sub->again.heap_index)
+		sub_ask(sub);
 }
 
+/* First turn: what the file has, and the question for something newer. */
 static void sub_start(struct loop_timer *timer)
 {
 	struct snapshot_sub *sub = list_entry(timer, struct snapshot_sub, again);
@@ -340,6 +351,7 @@ static void on_news(void *owner, struct list *mail)
 	nng_recv_aio(sub->socket, sub->aio);
 	if (!envelope)
 		return;
+	sub->news_at_us = mono_us();
 	sub_heard(sub, envelope);
 	corral__snapshot_envelope__free_unpacked(envelope, NULL);
 }

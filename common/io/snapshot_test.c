@@ -224,6 +224,28 @@ static void repairs_a_gap_and_ignores_the_past(void **state)
 	loop_free(loop);
 }
 
+/* nng may give up a line and tell nobody. */
+static void asks_where_nothing_is_heard(void **state)
+{
+	struct loop *loop = loop_new();
+	struct side side = publish_at(loop, rpc_urls[1], pub_urls[1]);
+	struct rpc_client *client = rpc_client_new(loop, rpc_urls[1]);
+	struct ear ear = { .loop = loop, .wanted = "one" };
+	char nowhere[80];
+
+	snprintf(nowhere, sizeof nowhere, "%s-nobody", pub_urls[1]);
+	snapshot_publish(side.pub, STR("one"));
+	ear.sub = snapshot_sub_new(loop, client, nowhere, "models", NULL, on_snapshot, &ear);
+	assert_true(run_for(loop, 5000));
+	ear.wanted = "two";
+	snapshot_publish(side.pub, STR("two"));
+	assert_true(run_for(loop, 10000));
+	snapshot_sub_free(ear.sub);
+	rpc_client_free(client);
+	side_free(&side);
+	loop_free(loop);
+}
+
 static void several_names_share_one_address(void **state)
 {
 	struct loop *loop = loop_new();
@@ -373,7 +395,7 @@ int main(void)
 		cmocka_unit_test(may_start_before_the_publisher),
 		cmocka_unit_test(outlives_the_publisher),
 		cmocka_unit_test(repairs_a_gap_and_ignores_the_past),
-		cmocka_unit_test(several_names_share_one_address),
+		cmocka_unit_test(asks_where_nothing_is_heard), cmocka_unit_test(several_names_share_one_address),
 		cmocka_unit_test(starts_from_the_file_without_a_publisher),
 		cmocka_unit_test(ignores_a_damaged_file),
 		cmocka_unit_test(may_be_freed_by_its_own_callback),
