@@ -940,7 +940,7 @@ static void experiments_are_listed_and_ended(void **state)
 		    "\"reason\":\"a guard broke\"}],\"champions\":[]}");
 	assert_int_equal(corral("tests --running"), EXIT_OK);
 	assert_string_equal(gw.asked, "GET /tests?running=true");
-	assert_says("t1    mine  rolled_back  m1  m2  all      10 %  a guard broke");
+	assert_says("t1    mine  rolled_back  answers  m1  m2  all      10 %  a guard broke");
 	will_answer(200, "{\"id\":\"t1\",\"state\":\"promoted\",\"reason\":\"said so\"}");
 	assert_int_equal(corral("tests promote t1 --arm b --reason said_so"), EXIT_OK);
 	assert_string_equal(gw.asked, "POST /tests/t1/promote");

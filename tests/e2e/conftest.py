@@ -5,6 +5,7 @@ CORRAL_ARRANGEMENT says (servers.py). Each is stopped
 by SIGTERM at the end and has to end with status 0 and without a sanitizer's report in its log.
 """
 import os
+import signal
 from pathlib import Path
 
 import ollama as ollama_package
@@ -12,6 +13,9 @@ import openai
 import pytest
 
 from servers import ARRANGEMENT, Corral, script, start_llama, start_ollama
+
+# Who starts pytest in the background of a script has Ctrl-C ignored, and so would have what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # These run in every arrangement; a file that is added runs in one process until it is named here or below, and a run says so.
 EVERYWHERE = {f"test_{name}.py" for name in (
