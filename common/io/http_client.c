@@ -89,7 +89,7 @@ struct http_pool {
 	struct tls_memory *memory;    /* NULL: plain */
 	struct resolver *resolver;    /* runs while calls wait for it */
 	bool ends_streams;            /* the server says keep-alive, and ends the connection after an answer in chunks, as llama.cpp does */
-	uint32_t n_streams;           /* since that was seen */
+	uint32_t n_streams;           /* answered while it is so: see STREAMS_ASIDE */
 	bool literal, stale;          /* stale: look the name up again before the next connection */
 	struct loop_timer sweep;
 	struct http_head head;        /* of the answer being parsed */

@@ -165,6 +165,25 @@ static void read_trace(struct req *r)
 /* Proxies on the way must neither keep nor gather nor change a stream. */
 #define STREAM_LINES "Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n"
 
+/* Where the answer is from, what was tried for it, what it costs. */
+static void put_work(struct req *r, struct buf *b)
+{
+	int64_t expected;
+
+	buf_addz(b, "\r\nX-Corral-Cache: ");
+	buf_addz(b, recall_word(r));
+	buf_addz(b, "\r\nX-Corral-Attempts: ");
+	buf_u64(b, r->try.number);
+	if (cost_expected(r, &expected)) {
+		buf_addz(b, "\r\nX-Corral-Estimated-Cost-Microusd: ");
+		buf_u64(b, (uint64_t)expected);
+	}
+	if (!r->in.stream) {
+		buf_addz(b, "\r\nX-Corral-Cost-Microusd: ");
+		buf_u64(b, (uint64_t)r->cost_microusd);
+	}
+}
+
 struct str req_headers(struct req *r, const char *content_type)
 {
 	struct str extra = r->extra_headers;
@@ -172,7 +191,6 @@ struct str req_headers(struct req *r, const char *content_type)
 	/* Model and backend are at most 384 bytes together, the rest is short: it never grows out of the arena. */
 	struct buf b = { .p = arena_alloc(r->mem, 1024), .cap = 1024 };
 	struct str lines;
-	int64_t expected;
 
 	buf_addz(&b, "X-Request-Id: ");
 	buf_add(&b, r->id_text, 36);
@@ -196,20 +214,8 @@ struct str req_headers(struct req *r, const char *content_type)
 		buf_addz(&b, "\r\nX-Corral-Reason: ");
 		buf_addz(&b, r->picked_reason);
 	}
-	if (r->try.number || recall_is_hit(r)) {
-		buf_addz(&b, "\r\nX-Corral-Cache: ");
-		buf_addz(&b, recall_word(r));
-		buf_addz(&b, "\r\nX-Corral-Attempts: ");
-		buf_u64(&b, r->try.number);
-		if (cost_expected(r, &expected)) {
-			buf_addz(&b, "\r\nX-Corral-Estimated-Cost-Microusd: ");
-			buf_u64(&b, (uint64_t)expected);
-		}
-		if (!r->in.stream) {
-			buf_addz(&b, "\r\nX-Corral-Cost-Microusd: ");
-			buf_u64(&b, (uint64_t)r->cost_microusd);
-		}
-	}
+	if (r->try.number || recall_is_hit(r))
+		put_work(r, &b);
 	if (r->squeezed) {
 		buf_addz(&b, "\r\nX-Corral-Tokens-Saved: ");
 		buf_u64(&b, r->tokens_saved);

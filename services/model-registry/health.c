@@ -108,11 +108,13 @@ static bool has_command(const struct opt_list *commands, const struct ward *w)
 	return yes;
 }
 
-/* A file is there from the start of a standby until the backend is well: it outlives us. */
+/* It is there from the start of a standby until the backend is well, and outlives us. */
+static const char *standby_file(const struct ward *w, struct arena *mem) { return arena_printf(mem, "%s/standby-%s.needed", w->health->dir, w->name); }
+
 static void mark_standby(const struct ward *w, bool on)
 {
 	struct arena *mem = arena_new(0);
-	const char *path = arena_printf(mem, "%s/standby-%s.needed", w->health->dir, w->name);
+	const char *path = standby_file(w, mem);
 	int fd = on ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
 
 	if (fd >= 0)
@@ -128,7 +130,7 @@ static void mark_standby(const struct ward *w, bool on)
 static void go_on(struct ward *w)
 {
 	struct arena *mem = arena_new(0);
-	bool needed = access(arena_printf(mem, "%s/standby-%s.needed", w->health->dir, w->name), F_OK) == 0;
+	bool needed = access(standby_file(w, mem), F_OK) == 0;
 
 	arena_free(mem);
 	if (!needed || !config_of(w)->check_every || !has_command(&config_of(w)->standby, w))

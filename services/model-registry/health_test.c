@@ -488,18 +488,26 @@ static void one_that_cannot_be_reached_gets_a_standby_until_it_is_back(void **st
 	until(w, kill(pid, 0) != 0);
 }
 
-static void what_was_started_ends_with_us(void **state)
+/* The backend hangs, and its standby runs; the process whose number that wrote into "pid". */
+static pid_t standby_of_what_hangs(void **state, const char *text)
 {
 	struct world *w = *state;
-	pid_t pid;
 
-	script(w, w->standby, sizeof(w->standby), "standby", "sleep 1000 & echo $! > pid; wait", "");
+	script(w, w->standby, sizeof(w->standby), "standby", text, "");
 	w->standbys[0] = w->standby;
 	w->config.standby = (struct opt_list){ w->standbys, 1 };
 	w->hangs = true;
 	up(state);
 	until(w, pid_in(w, "pid"));
-	pid = pid_in(w, "pid");           /* a child of the child */
+	return pid_in(w, "pid");
+}
+
+static void what_was_started_ends_with_us(void **state)
+{
+	struct world *w = *state;
+	pid_t pid;
+
+	pid = standby_of_what_hangs(state, "sleep 1000 & echo $! > pid; wait");      /* a child of the child */
 	health_free(w->health);
 	w->health = NULL;
 	until(w, kill(pid, 0) != 0);
@@ -510,13 +518,7 @@ static void a_standby_that_was_needed_is_there_again_at_once(void **state)
 	struct world *w = *state;
 	pid_t pid;
 
-	script(w, w->standby, sizeof(w->standby), "standby", "echo $$ > pid; exec sleep 1000", "");
-	w->standbys[0] = w->standby;
-	w->config.standby = (struct opt_list){ w->standbys, 1 };
-	w->hangs = true;
-	up(state);
-	until(w, pid_in(w, "pid"));
-	pid = pid_in(w, "pid");
+	pid = standby_of_what_hangs(state, "echo $$ > pid; exec sleep 1000");
 	health_free(w->health);
 	until(w, kill(pid, 0) != 0);
 	w->config.check_failures = 1000;          /* nothing that is heard now would be reason enough */
