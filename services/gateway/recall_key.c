@@ -30,13 +30,21 @@ static void read_directive(struct wishes *w, struct str d)
 		w->max_age_s = s > TTL_MOST_S ? TTL_MOST_S : (int64_t)s;
 }
 
-static void read_header(struct wishes *w, const struct http_head *head)
+static void read_line(struct wishes *w, struct str rest)
 {
-	const struct http_header *h = http_find(head, "cache-control"), *pragma = http_find(head, "pragma");
-	struct str rest = h ? h->value : STR(""), d;
+	struct str d;
 
 	while (rest.n && str_split(&rest, ',', &d))
 		read_directive(w, d);
+}
+
+static void read_header(struct wishes *w, const struct http_head *head)
+{
+	const struct http_header *h = http_find(head, "cache-control"), *pragma = http_find(head, "pragma"), *end = head->headers + head->n_headers;
+
+	for (const struct http_header *each = h; each && each < end; each++)      /* several lines are one list */
+		if (str_ieq(each->name, STR("cache-control")))
+			read_line(w, each->value);
 	if (!h && pragma && str_ieq(pragma->value, STR("no-cache")))
 		w->no_cache = true;
 }

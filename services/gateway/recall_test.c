@@ -351,6 +351,17 @@ static void what_failed_or_is_too_long_is_not_kept(void **state)
 	assert_int_equal(reply.status, 200);
 }
 
+/* Lines of one name are one list: what forbids keeping may stand in any of them. */
+static void each_line_of_cache_control_counts(void **state)
+{
+	ask_cached("Cache-Control: max-age=60\r\nX-Other: 1\r\ncache-control: no-store\r\n", CHAT("m", ""));
+	assert_true(has_header("X-Corral-Cache: bypass"));
+	ask_cached(ASKED, CHAT("m", ""));
+	assert_true(has_header("X-Corral-Cache: miss"));
+	ask_cached("Cache-Control: private\r\nCache-Control: max-age=60\r\n", CHAT("m", ""));
+	assert_true(has_header("X-Corral-Cache: hit"));
+}
+
 static int open_with_cache(void **state)
 {
 	int rc = house_open(state);
@@ -389,6 +400,7 @@ int main(void)
 		HOUSE(what_one_form_alone_can_say_is_not_turned),
 		CACHED(a_hit_is_booked_once_and_costs_no_call),
 		CACHED(what_failed_or_is_too_long_is_not_kept),
+		CACHED(each_line_of_cache_control_counts),
 	};
 
 	clock_init();
