@@ -62,6 +62,10 @@ enum err bus_check(const struct bus_config *c, struct why *why)
 		return err_field(why, ERR_INVALID, "bus", "bus: '%s' is neither local: nor of the form kafka:HOST:PORT,HOST:PORT", c->bus);
 	if (sasl && (!*c->bus_user || !*c->bus_password))
 		return err_field(why, ERR_INVALID, "bus_user", "bus_sasl_mechanism is %s: it needs bus_user and bus_password_file", c->bus_sasl_mechanism);
+	if (!sasl && (*c->bus_user || *c->bus_password))
+		return err_field(why, ERR_INVALID, "bus_sasl_mechanism", "bus_user or bus_password is given, and bus_sasl_mechanism is none: nobody would be told of them");
+	if (!c->bus_tls && (*c->bus_tls_ca || *c->bus_tls_cert || *c->bus_tls_key))
+		return err_field(why, ERR_INVALID, "bus_tls", "bus_tls_ca, bus_tls_cert or bus_tls_key is given, and bus_tls is no: everything would go in the clear");
 	if (!*c->bus_tls_cert != !*c->bus_tls_key)
 		return err_field(why, ERR_INVALID, "bus_tls_cert", "bus_tls_cert and bus_tls_key go together");
 	return ERR_OK;

@@ -483,10 +483,20 @@ static void configurations(void **state)
 	assert_int_equal(bus_check(&c, &why), ERR_INVALID);
 	c.bus_user = c.bus_password = "x";
 	assert_int_equal(bus_check(&c, &why), ERR_OK);
+	c.bus_sasl_mechanism = "none";            /* what would be left unused without a word */
+	assert_int_equal(bus_check(&c, &why), ERR_INVALID);
+	assert_string_equal(why.field, "bus_sasl_mechanism");
+	c.bus_sasl_mechanism = "plain";
+	c.bus_tls_ca = "/x";
+	assert_int_equal(bus_check(&c, &why), ERR_INVALID);
+	assert_string_equal(why.field, "bus_tls");
+	c.bus_tls = true;
+	assert_int_equal(bus_check(&c, &why), ERR_OK);
+	c.bus_tls_ca = "";
 	c.bus_tls_cert = "/x";
 	assert_int_equal(bus_check(&c, &why), ERR_INVALID);
+	assert_string_equal(why.field, "bus_tls_cert");
 	c.bus_tls_key = "/does-not-exist";
-	c.bus_tls = true;
 	assert_int_equal(bus_check(&c, &why), ERR_OK);
 	assert_null(bus_producer_new(w->loop, &c, topics, NULL, NULL, &why));
 	assert_non_null(strstr(why.text, "Kafka"));
