@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 
 import pytest
@@ -184,6 +185,31 @@ def test_csv_is_safe_for_spreadsheets(place, model):             # noqa: F811
     assert rows and set(rows[0]) >= {"task_type", "day", "requests", "cost_microusd", "success_rate"}
     assert not any(r["task_type"][:1] in "=+-@" and r["task_type"] for r in rows), rows
     assert sum(int(r["requests"]) for r in rows) == totals(corral)["requests"]
+
+
+def test_usage_says_all_digits_and_each_name_once(place, model):     # noqa: F811
+    corral = place()
+    ask(corral)
+    if not (ledger := corral.folder / "state/usage-tracker/ledger.db").exists():
+        pytest.skip("this ledger is not a file")
+    with sqlite3.connect(ledger, timeout=20) as db:
+        db.execute("UPDATE sums SET gpu_us = 1234567891234, energy_mj = 9876543210")
+    db.close()
+    row = next(csv.DictReader(io.StringIO(http(corral.url + "/usage?group_by=model&format=csv")[2], newline="")))
+    assert (row["gpu_s"], row["energy_j"]) == ("1234567.891234", "9876543.210")
+    assert http(corral.url + "/usage?group_by=model,day,model&format=csv")[2].startswith("model,day,requests,")
+    assert http(corral.url + "/usage?group_by=model,%20model")[2].count('"model"') == 1
+
+
+def test_a_request_is_shown_with_all_that_its_cost_is_made_of(place, model):        # noqa: F811
+    corral = place()
+    assert put(corral, backend="a", gpu_hour_microusd=3_600_000_000_000)[0] == 201
+    until(lambda: "corral_prices 1" in corral.metrics())
+    status, headers, text = http(corral.url + "/v1/chat/completions", ASK)
+    assert status == 200, text
+    one = until(lambda: corral.get(f"/requests/{headers['X-Request-Id']}")[2].get("attempts"))[0]
+    assert one["gpu_us"] > 0 and one["cost_microusd"] == one["gpu_us"] * 1000 and one["cost_source"] == "priced"
+    assert (one["energy_mj"], one["cached_prompt_tokens"]) == (0, 0)
 
 
 def test_the_commands(place, model):                             # noqa: F811

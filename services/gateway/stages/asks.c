@@ -64,6 +64,15 @@ static bool known_group(struct str word)
 	return false;
 }
 
+/* Once is enough: a row has no name twice. */
+static bool is_named(const struct usage_query *u, struct str word)
+{
+	for (size_t i = 0; i < u->q.n_group_by; i++)
+		if (str_eqz(word, u->q.group_by[i]))
+			return true;
+	return false;
+}
+
 static bool read_groups(struct req *r, struct ask *a, struct usage_query *u, struct str text)
 {
 	struct str part;
@@ -73,7 +82,9 @@ static bool read_groups(struct req *r, struct ask *a, struct usage_query *u, str
 		struct why why;
 
 		part = str_trim(part);
-		if (!known_group(part) || u->q.n_group_by == sizeof(groups) / sizeof(*groups)) {
+		if (is_named(u, part))
+			continue;
+		if (!known_group(part)) {
 			err_field(&why, ERR_INVALID, "group_by",
 				  "'" STR_FMT "' is not a grouping; use model, key, tenant, backend, provider, task_type, day, dialect, status",
 				  STR_ARG(part));
@@ -154,7 +165,7 @@ static void usage_csv(struct ask *a, const Corral__UsageQuery *q, const Corral__
 			csv_text(b, r->groups[g]);
 			buf_char(b, ',');
 		}
-		buf_printf(b, "%llu,%llu,%llu,%llu,%llu,%llu,%lld,%.6g,%.6g,%.6g,%.6g,%.6g\r\n", (unsigned long long)r->requests,
+		buf_printf(b, "%llu,%llu,%llu,%llu,%llu,%llu,%lld,%.6f,%.3f,%.3f,%.3f,%.6g\r\n", (unsigned long long)r->requests,
 			   (unsigned long long)r->attempts, (unsigned long long)r->errors, (unsigned long long)r->prompt_tokens,
 			   (unsigned long long)r->completion_tokens, (unsigned long long)r->cached_requests, (long long)r->cost_microusd,
 			   r->gpu_s, r->energy_j, r->latency_p50_ms, r->latency_p95_ms, r->success_rate);
@@ -217,7 +228,7 @@ static enum step usage(struct req *r)
 
 static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 {
-	static const char *const sources[] = { "unknown", "reported", "counted", "estimated", "in_doubt" };
+	static const char *const sources[] = { "unknown", "reported", "counted", "estimated", "in_doubt" }, *const cost_sources[] = { NULL, "reported", "priced" };
 	const Corral__UsageEvent *e = row->event;
 
 	jw_obj(jo);
@@ -240,6 +251,7 @@ static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 	jw_kv_bool(jo, "cached", e->cached);
 	jw_kv_u64(jo, "prompt_tokens", e->prompt_tokens);
 	jw_kv_u64(jo, "completion_tokens", e->completion_tokens);
+	jw_kv_u64(jo, "cached_prompt_tokens", e->cached_prompt_tokens);
 	jw_kv_strz(jo, "prompt_tokens_source", sources[e->prompt_tokens_source <= 4 ? e->prompt_tokens_source : 0]);
 	jw_kv_strz(jo, "tokens_source", sources[e->tokens_source <= 4 ? e->tokens_source : 0]);
 	jw_kv_u64(jo, "http_status", e->http_status);
@@ -247,6 +259,9 @@ static void attempt_json(struct json_out *jo, const Corral__AttemptRow *row)
 	jw_kv_i64(jo, "ttft_us", e->ttft_us);
 	jw_kv_i64(jo, "latency_us", e->latency_us);
 	jw_kv_i64(jo, "cost_microusd", e->cost_microusd);
+	jw_kv_strz(jo, "cost_source", cost_sources[e->cost_source <= 2 ? e->cost_source : 0]);
+	jw_kv_i64(jo, "gpu_us", e->gpu_us);
+	jw_kv_i64(jo, "energy_mj", e->energy_mj);
 	jw_kv_u64(jo, "response_bytes", e->response_bytes);
 	jw_kv_strz(jo, "policy_version", e->policy_version);
 	if (*e->experiment_id) {
