@@ -59,7 +59,8 @@ struct db_value { enum db_type type; int64_t i; double d; struct str s; };
 bool db_run(struct db *, unsigned index, const struct db_value *params, unsigned n,
 	    bool (*on_row)(void *arg, const struct db_row *), void *arg, int64_t *ret_changed, struct why *);
 /* The statement once for each of 'rows' rows of n parameters, which lie one after another; of one type or NULL in each column. On PostgreSQL
- * nothing waits between them. Within a transaction: a failure leaves some of it done. ret_changed (may be NULL) = of all together. */
+ * nothing waits between them, and many new rows go together (db_sql_of_arrays()). Within a transaction: a failure leaves some of it done.
+ * ret_changed (may be NULL) = of all together. */
 bool db_batch(struct db *, unsigned index, const struct db_value *params, unsigned n, size_t rows, int64_t *ret_changed, struct why *);
 
 /* For backups: holds a database at one moment while others write to it, for a copy to a new file later. No program needs to have it open.

@@ -7,8 +7,8 @@
  * No call waits for long for a server that does not answer: a statement has its statement_timeout (the server ends it) and a little more (then the
  * connection is given up). A lost connection fails the call in hand and its transaction; later calls connect again: an attempt has CONNECT_MS, of which a
  * call waits DIAL_MS at most, and between two attempts, or two calls that wait, is a rest in which calls fail at once. Only the first has OPEN_MS in one go.
- * Values go and come in binary; a statement is prepared when it first runs, with the types of what it
- * is given, so that SQL needs no casts. Answers are read whole before the first row is handed on, so that on_row may ask further. */
+ * Values go and come in binary; a statement is prepared when it first runs, with the types of what it is given, so that SQL needs no casts. Many rows go in a
+ * pipeline, new ones in arrays. Answers are read whole before the first row is handed on, so that on_row may ask further. */
 #include <libpq-fe.h>
 #include <endian.h>
 #include <poll.h>
@@ -24,12 +24,16 @@ enum { OPEN_MS = 5000, CONNECT_MS = 5000, DIAL_MS = 250, SILENT_MS = 1000, STATE
        TELL_MS = 250, MIGRATE_MS = 600000, MIGRATE_LOCK_MS = 60000,
        LOCK_CLASS = 0x436f7261 /* of advisory locks: migrations */ };
 
+/* Rows that go in arrays: from so many on, at most so many in a statement, and about so many bytes, so that the server need not put them aside on its disk. */
+enum { ARRAYS_FROM = 8, ARRAY_ROWS = 500, ARRAY_BYTES = 512 << 10 };
+
 /* Types by the numbers that pg_type has for them since ever. */
 enum { T_BOOL = 16, T_BYTEA = 17, T_NAME = 19, T_INT8 = 20, T_INT2 = 21, T_INT4 = 23, T_TEXT = 25, T_OID = 26, T_FLOAT4 = 700, T_FLOAT8 = 701,
-       T_BPCHAR = 1042, T_VARCHAR = 1043, T_NUMERIC = 1700 };
+       T_BPCHAR = 1042, T_VARCHAR = 1043, T_NUMERIC = 1700, T_BYTEAS = 1001, T_TEXTS = 1009, T_INT8S = 1016, T_FLOAT8S = 1022 };
 
 struct stmt {
 	char *sql;                    /* rewritten; NULL until first used */
+	bool by_row;                  /* of those for arrays: there is none */
 	char name[32];                /* "" = not prepared on this connection */
 	Oid *types;                   /* n_types; 0 = only NULL was given so far */
 	unsigned n_types, times;
@@ -44,7 +48,7 @@ struct db_postgres {
 	const char **keys, **values;  /* what to connect with, into info and constants; ended by NULL */
 	char schema[64], where[300];  /* where: for sentences; without a password */
 	const char *const *sql;
-	struct stmt *stmts;
+	struct stmt *stmts;           /* n as they are, and n that take arrays */
 	unsigned n;
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
 	bool opened, migrating;
@@ -52,6 +56,7 @@ struct db_postgres {
 	int64_t statement_ms, spare_ms, rest_ms, connect_us, retry_us;
 	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
 	struct arena *mem;            /* of the parameters in hand */
+	struct buf arrays;
 	char trouble[300];            /* why it could not connect last */
 };
 
@@ -81,7 +86,7 @@ static void hang_up(struct db_postgres *d)
 	d->conn = d->dialled = NULL;
 	d->down = true;
 	d->lost = d->in_tx;
-	for (unsigned i = 0; i < d->n; i++)
+	for (unsigned i = 0; i < 2 * d->n; i++)
 		d->stmts[i].name[0] = '\0';
 }
 
@@ -422,7 +427,7 @@ static void pg_close(struct db *db)
 
 	PQfinish(d->conn);
 	PQfinish(d->dialled);
-	for (unsigned i = 0; i < d->n; i++) {
+	for (unsigned i = 0; i < 2 * d->n; i++) {
 		free(d->stmts[i].sql);
 		free(d->stmts[i].types);
 	}
@@ -430,6 +435,7 @@ static void pg_close(struct db *db)
 	free(d->keys);
 	free(d->values);
 	PQconninfoFree(d->info);
+	buf_free(&d->arrays);
 	arena_free(d->mem);
 	free(d);
 }
@@ -440,7 +446,7 @@ static struct db *pg_open(const char *rest, const char *const *statements, unsig
 
 	*d = (struct db_postgres){ .base.driver = &db_postgres, .sql = statements, .n = n, .schema = "corral", .statement_ms = STATEMENT_MS,
 				   .spare_ms = SPARE_MS };
-	d->stmts = x_calloc(n ? n : 1, sizeof(*d->stmts));
+	d->stmts = x_calloc(n ? 2 * n : 1, sizeof(*d->stmts));
 	d->mem = arena_new(0);
 	d->epoch = db_writer_epoch_of(rest);
 	if (url_parse(d, rest, why) && connect_now(d, why))
@@ -813,20 +819,123 @@ static bool batch_types(struct db_postgres *d, const struct db_value *params, un
 	return true;
 }
 
-static bool batch_send(struct db_postgres *d, const char *name, const struct db_value *params, unsigned n, size_t rows)
+static bool rows_send(struct db_postgres *d, const char *name, const struct db_value *params, unsigned n, size_t rows)
 {
 	struct given g = given_new(d, n);
-	bool ok = PQenterPipelineMode(d->conn);
+	bool ok = true;
 
 	for (size_t row = 0; ok && row < rows; row++) {
 		for (unsigned i = 0; i < n; i++)
 			give(d, &g, i, &params[row * n + i]);
 		ok = PQsendQueryPrepared(d->conn, name, (int)n, g.values, g.lengths, g.formats, 1);
 	}
+	return ok;
+}
+
+static Oid array_of(Oid type)
+{
+	return type == T_INT8 ? T_INT8S : type == T_FLOAT8 ? T_FLOAT8S : type == T_TEXT ? T_TEXTS : type == T_BYTEA ? T_BYTEAS : 0;
+}
+
+/* The number of the statement that takes these rows in arrays; else that for one row. Of a column of nothing but NULLs the server alone knows the type. */
+static unsigned arrays_or_rows(struct db_postgres *d, unsigned index, Oid *types, unsigned n, size_t rows)
+{
+	struct stmt *s = &d->stmts[d->n + index];
+	struct buf b = { 0 };
+
+	for (unsigned i = 0; i < n; i++)
+		if (!types[i])
+			return index;
+	if (rows < ARRAYS_FROM || s->by_row)
+		return index;
+	if (!s->sql) {
+		s->by_row = !db_sql_of_arrays(str_of(d->sql[index]), n, &b);
+		s->sql = s->by_row ? NULL : x_strdup(buf_z(&b));
+		buf_free(&b);
+	}
+	if (s->by_row)
+		return index;
+	for (unsigned i = 0; i < n; i++)
+		types[i] = array_of(types[i]);
+	return d->n + index;
+}
+
+/* How many of these rows go into one statement. */
+static size_t rows_together(const struct db_value *params, unsigned n, size_t rows)
+{
+	size_t row = 0, bytes = 0;
+
+	for (; row < rows && row < ARRAY_ROWS && bytes < ARRAY_BYTES; row++)
+		for (unsigned i = 0; i < n; i++) {
+			const struct db_value *v = &params[row * n + i];
+
+			bytes += v->type == DB_TEXT || v->type == DB_BLOB ? v->s.n + 4 : 12;
+		}
+	return row;
+}
+
+static void put32(struct buf *b, uint32_t v)
+{
+	v = htobe32(v);
+	buf_add(b, &v, 4);
+}
+
+/* An array as it goes over the wire: dimensions, whether there may be NULLs, the type, how many, the first's number; then each with its length before it. */
+static void array_put(struct db_postgres *d, Oid type, const struct db_value *first, unsigned stride, size_t rows)
+{
+	struct given g = given_new(d, 1);
+
+	put32(&d->arrays, 1);
+	put32(&d->arrays, 1);
+	put32(&d->arrays, type);
+	put32(&d->arrays, (uint32_t)rows);
+	put32(&d->arrays, 1);
+	for (size_t row = 0; row < rows; row++) {
+		give(d, &g, 0, &first[row * stride]);
+		put32(&d->arrays, g.values[0] ? (uint32_t)g.lengths[0] : UINT32_MAX);
+		if (g.values[0])
+			buf_add(&d->arrays, g.values[0], (size_t)g.lengths[0]);
+	}
+}
+
+static Oid element_of(Oid array)
+{
+	return array == T_INT8S ? T_INT8 : array == T_FLOAT8S ? T_FLOAT8 : array == T_TEXTS ? T_TEXT : T_BYTEA;
+}
+
+static bool arrays_send(struct db_postgres *d, const struct stmt *s, const struct db_value *params, unsigned n, size_t rows)
+{
+	struct given g = given_new(d, n);
+	size_t *at = arena_array(d->mem, size_t, n + 1);
+
+	buf_clear(&d->arrays);
+	for (unsigned i = 0; i < n; i++) {
+		array_put(d, element_of(s->types[i]), params + i, n, rows);
+		at[i + 1] = d->arrays.n;
+	}
+	for (unsigned i = 0; i < n; i++) {        /* the buffer has its place now */
+		g.values[i] = d->arrays.p + at[i];
+		g.lengths[i] = (int)(at[i + 1] - at[i]);
+		g.formats[i] = 1;
+	}
+	return PQsendQueryPrepared(d->conn, s->name, (int)n, g.values, g.lengths, g.formats, 1);
+}
+
+static bool batch_send(struct db_postgres *d, unsigned index, const struct db_value *params, unsigned n, size_t rows)
+{
+	const struct stmt *s = &d->stmts[index];
+	bool ok = PQenterPipelineMode(d->conn);
+
+	if (index < d->n)
+		return ok && rows_send(d, s->name, params, n, rows) && PQpipelineSync(d->conn);
+	for (size_t row = 0, some; ok && row < rows; row += some) {
+		some = rows_together(params + row * n, n, rows - row);
+		ok = arrays_send(d, s, params + row * n, n, some);
+	}
 	return ok && PQpipelineSync(d->conn);
 }
 
-/* Each row has a result and a NULL behind it; the last is that of the sync. What follows a failure is answered too. */
+/* Each statement has a result and a NULL behind it; the last is that of the sync. What follows a failure is answered too. */
 static bool batch_take(struct db_postgres *d, const char *sql, int64_t *ret_changed, struct why *why)
 {
 	ExecStatusType status = PGRES_EMPTY_QUERY;
@@ -852,6 +961,7 @@ static bool pg_batch(struct db *db, unsigned index, const struct db_value *param
 {
 	struct db_postgres *d = of(db);
 	int64_t changed;
+	unsigned form;
 	Oid *types;
 	bool ok;
 
@@ -860,8 +970,9 @@ static bool pg_batch(struct db *db, unsigned index, const struct db_value *param
 	if (!ready(d, why))
 		return false;
 	types = arena_array(d->mem, Oid, n + 1);
-	ok = batch_types(d, params, n, rows, types, why) && stmt_ready(d, index, types, n, why) &&
-	     (batch_send(d, d->stmts[index].name, params, n, rows) || gone(d, "the connection was lost", why));
+	ok = batch_types(d, params, n, rows, types, why);
+	form = ok ? arrays_or_rows(d, index, types, n, rows) : index;
+	ok = ok && stmt_ready(d, form, types, n, why) && (batch_send(d, form, params, n, rows) || gone(d, "the connection was lost", why));
 	arena_reset(d->mem);
 	ok = ok && batch_take(d, d->sql[index], &changed, why);
 	if (ok && ret_changed)

@@ -146,6 +146,39 @@ void db_sql_rewrite(struct str sql, struct buf *add_to)
 	}
 }
 
+/* --- many rows --- */
+
+/* "VALUES (?1, ?2)" by its first words, the sign of a parameter, and what separates. */
+static void parameters(struct buf *b, const char *first, char sign, unsigned n)
+{
+	buf_addz(b, first);
+	for (unsigned i = 1; i <= n; i++)
+		buf_printf(b, "%s%c%u", i > 1 ? ", " : "", sign, i);
+	buf_char(b, ')');
+}
+
+bool db_sql_of_arrays(struct str sql, unsigned n, struct buf *add_to)
+{
+	struct buf values = { 0 };
+	struct str head, tail;
+	const char *at;
+	bool ok;
+
+	parameters(&values, " VALUES (", '?', n);
+	at = str_find(sql, buf_as_str(&values));
+	head = str_n(sql.p, at ? (size_t)(at - sql.p) : 0);
+	tail = at ? str_from(sql, head.n + values.n) : (struct str){ 0 };
+	buf_free(&values);
+	ok = n && at && str_starts(head, STR("INSERT INTO ")) && !memchr(head.p, '?', head.n) &&
+	     (tail.n == 0 || (str_starts(tail, STR(" ON CONFLICT ")) && str_ends(tail, STR(" DO NOTHING")) && !memchr(tail.p, '?', tail.n)));
+	if (!ok)
+		return false;
+	db_sql_rewrite(head, add_to);
+	parameters(add_to, " SELECT * FROM unnest(", '$', n);
+	db_sql_rewrite(tail, add_to);
+	return true;
+}
+
 /* --- texts --- */
 
 /* The length of the character that stands first; 0 = none that may be kept. */

@@ -53,6 +53,33 @@ static void the_unfinished_ends(void **state)
 	becomes("x'", "'\\x::bytea");
 }
 
+static void many(const char *sql, unsigned n, const char *expected)
+{
+	struct buf b = { 0 };
+
+	assert_int_equal(db_sql_of_arrays(str_of(sql), n, &b), expected != NULL);
+	assert_string_equal(buf_z(&b), expected ? expected : "");
+	buf_free(&b);
+}
+
+static void inserts_take_arrays(void **state)
+{
+	many("INSERT INTO t (a) VALUES (?1)", 1, "INSERT INTO t (a) SELECT * FROM unnest($1)");
+	many("INSERT INTO t (a, b, c) VALUES (?1, ?2, ?3) ON CONFLICT (a, b) DO NOTHING", 3,
+	     "INSERT INTO t (a, b, c) SELECT * FROM unnest($1, $2, $3) ON CONFLICT (a, b) DO NOTHING");
+	many("INSERT INTO t (a) VALUES (?1) ON CONFLICT DO NOTHING", 1, "INSERT INTO t (a) SELECT * FROM unnest($1) ON CONFLICT DO NOTHING");
+	many("INSERT INTO t (a, b) VALUES (?1, ?2)", 3, NULL);
+	many("INSERT INTO t (a, b) VALUES (?2, ?1)", 2, NULL);
+	many("INSERT INTO t (a, b) VALUES (?1, 7)", 1, NULL);
+	many("INSERT INTO t (a, b) VALUES (?1, ?2) RETURNING a", 2, NULL);
+	many("INSERT INTO t (a, b) VALUES (?1, ?2) ON CONFLICT (a) DO UPDATE SET b = excluded.b", 2, NULL);
+	many("INSERT INTO t (a, b) VALUES (?1, ?2) ON CONFLICT (a) WHERE a > ?1 DO NOTHING", 2, NULL);
+	many("WITH x AS (SELECT ?1) INSERT INTO t (a) VALUES (?1)", 1, NULL);
+	many("UPDATE t SET a = ?1", 1, NULL);
+	many("INSERT INTO t DEFAULT VALUES", 0, NULL);
+	many("INSERT INTO t VALUES ()", 0, NULL);
+}
+
 static void text(struct arena *mem, struct str given, const char *kept)
 {
 	assert_true(str_eqz(db_sql_text(mem, given), kept));
@@ -75,7 +102,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(parameters_are_numbered), cmocka_unit_test(types_are_translated), cmocka_unit_test(the_unfinished_ends),
-		cmocka_unit_test(text_is_kept_as_utf8),
+		cmocka_unit_test(inserts_take_arrays), cmocka_unit_test(text_is_kept_as_utf8),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

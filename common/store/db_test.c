@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -165,6 +166,85 @@ static void many_rows_go_at_once(void **state)
 	assert_true(put(db, N, &changed, &why) && changed == 1);
 	db_close(db);
 	free(p);
+}
+
+/* Of two rows of one key the first is kept, in whatever way and number they go. */
+static void one_of_a_key_is_kept(void **state)
+{
+	static const size_t sizes[] = { 1, 2, 7, 8, 9, 499, 500, 501, 1300 };
+	struct db_value *p = x_calloc(1300 * 5, sizeof(*p));
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+	int64_t changed, first;
+
+	for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
+		for (size_t i = 0; i < sizes[s]; i++) {
+			const struct db_value row[5] = { DB_I(i / 2), DB_I(i), DB_D(-1e-300), DB_Z("s"), DB_B(STR("b")) };
+
+			memcpy(p + i * 5, row, sizeof(row));
+		}
+		assert_true(db_begin(db, &why) && db_run(db, CLEAR, NULL, 0, NULL, NULL, NULL, &why) && db_batch(db, PUT, p, 5, sizes[s], &changed, &why));
+		assert_int_equal(changed, (sizes[s] + 1) / 2);
+		assert_true(db_batch(db, PUT, p, 5, sizes[s], &changed, &why) && changed == 0 && db_commit(db, &why));
+		assert_int_equal(count(db), (sizes[s] + 1) / 2);
+		assert_true(db_query(db, "SELECT count(*) FROM t WHERE i = 2 * k AND d = -1e-300", NULL, 0, keep_int, &first, &why));
+		assert_int_equal(first, count(db));
+	}
+	db_close(db);
+	free(p);
+}
+
+static bool same_row(void *arg, const struct db_row *row)
+{
+	const struct db_value *p = arg;
+
+	for (unsigned i = 0; i < 5; i++) {
+		struct db_value v = db_col(row, i);
+
+		assert_int_equal(v.type, p[i].type);
+		if (v.type == DB_INT)
+			assert_true(v.i == p[i].i);
+		else if (v.type == DB_REAL)
+			assert_memory_equal(&v.d, &p[i].d, sizeof(v.d));
+		else if (v.type != DB_NULL)
+			assert_true(str_eq(v.s, p[i].s));
+	}
+	return true;
+}
+
+/* Each kind of value, none of some columns in some batches or in all, and rows that are far too big for one statement. */
+static void many_rows_keep_their_values(void **state)
+{
+	enum { N = 40, BIG = 100000 };
+	static const int64_t whole[] = { 0, -1, INT64_MIN, INT64_MAX };
+	static const double real[] = { 0, -0.1, 5e-324, -1.7976931348623157e308 };
+	const struct str bytes[] = { STR(""), STR("\0\0"), STR("\xff{}\","), STR("NULL") }, texts[] = { STR(""), STR("NULL"), STR("{\"\\'}"), STR("\xc3\xbc") };
+	struct db_value p[N * 5];
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+	char *big = x_malloc(BIG);
+	int64_t changed;
+
+	memset(big, 0xfe, BIG);
+	for (unsigned none = 0; none < 5; none++) {
+		for (size_t i = 0; i < N; i++) {
+			const struct db_value row[5] = { DB_I(none * N + i), DB_I(whole[i % 4]), DB_D(real[i % 4]), DB_S(texts[i % 4]),
+							 DB_B(i % 5 == 4 ? str_n(big, BIG) : bytes[i % 4]) };
+
+			memcpy(p + i * 5, row, sizeof(row));
+			if (i % 3 == 2)
+				p[i * 5 + 1 + i % 4] = DB_NIL;
+			if (none)
+				p[i * 5 + none] = DB_NIL;
+		}
+		assert_true(db_begin(db, &why) && db_batch(db, PUT, p, 5, N, &changed, &why) && db_commit(db, &why));
+		assert_int_equal(changed, N);
+		for (size_t i = 0; i < N; i++)
+			assert_true(db_run(db, GET, p + i * 5, 1, same_row, p + i * 5, NULL, &why));
+	}
+	assert_int_equal(count(db), 5 * N);
+	db_close(db);
+	free(big);
 }
 
 static void commits_or_not(void **state)
@@ -579,6 +659,91 @@ static void types_may_change(void **state)
 	db_close(db);
 }
 
+/* A row of the batch's is another's, who does not end. */
+static void a_batch_has_its_time(void **state)
+{
+	struct db_value p[20 * 5];
+	struct why why = { 0 };
+	struct db *other = open_in(*state, one, &why), *db = open_more(*state, "&statement_timeout_ms=300", &why);
+	int64_t changed, began_us;
+
+	assert_true(db_begin(other, &why) && put(other, 15, NULL, &why));
+	for (size_t i = 0; i < 20; i++) {
+		const struct db_value row[5] = { DB_I(i), DB_I(i), DB_D(i), DB_S(STR("a\0b\xff")), DB_B(STR("x")) };
+
+		memcpy(p + i * 5, row, sizeof(row));
+	}
+	assert_true(db_begin(db, &why));
+	began_us = mono_us();
+	assert_false(db_batch(db, PUT, p, 5, 20, &changed, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_true(mono_us() - began_us < 20000000);
+	db_rollback(db);
+	db_rollback(other);
+	reconnect(db);                            /* on a busy machine it gave the connection up */
+	assert_true(db_begin(db, &why) && db_batch(db, PUT, p, 5, 20, &changed, &why) && db_commit(db, &why));
+	assert_int_equal(changed, 20);
+	assert_true(db_query(db, "SELECT count(*) FROM t WHERE i = k AND d = k AND s = 'a\xef\xbf\xbd" "b\xef\xbf\xbd'", NULL, 0, keep_int, &changed, &why));
+	assert_int_equal(changed, 20);
+	assert_true(db_query(db, "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%unnest%'", NULL, 0, keep_int, &changed, &why));
+	assert_int_equal(changed, 1);             /* the rows went together */
+	db_close(other);
+	db_close(db);
+}
+
+struct ender { char url[256]; int64_t pid; };
+
+static void *end_when_it_waits(void *arg)
+{
+	struct ender *e = arg;
+	struct db_value pid = DB_I(e->pid);
+	struct db *db = db_open(e->url, sql, STATEMENTS, one, NULL);
+	int64_t done = 0, until_us = mono_us() + 10000000;
+
+	while (db && !done && mono_us() < until_us && db_query(db, "SELECT count(*) FROM (SELECT pg_terminate_backend(pid)"
+									     " FROM pg_stat_activity WHERE pid = ?1 AND wait_event_type = 'Lock') AS t", &pid, 1, keep_int, &done, NULL))
+		usleep(1000);
+	db_close(db);
+	return NULL;
+}
+
+/* In the middle of a batch: nothing of it is kept, and the same batch once more is whole. */
+static void a_batch_is_lost_with_its_connection(void **state)
+{
+	enum { N = 2000 };
+	struct db_value *p = x_calloc(N * 5, sizeof(*p));
+	struct why why = { 0 };
+	struct db *other = open_in(*state, one, &why), *db = open_in(*state, one, &why);
+	struct ender e = { .pid = 0 };
+	int64_t changed = -1;
+	pthread_t t;
+
+	url_in(*state, e.url, sizeof(e.url));
+	for (size_t i = 0; i < N; i++) {
+		const struct db_value row[5] = { DB_I(i), DB_I(1), DB_D(1), DB_Z("s"), DB_B(STR("b")) };
+
+		memcpy(p + i * 5, row, sizeof(row));
+	}
+	assert_true(db_begin(other, &why) && put(other, N - 100, NULL, &why));
+	assert_true(db_query(db, "SELECT pg_backend_pid()", NULL, 0, keep_int, &e.pid, &why));
+	assert_int_equal(pthread_create(&t, NULL, end_when_it_waits, &e), 0);
+	assert_true(db_begin(db, &why));
+	assert_false(db_batch(db, PUT, p, 5, N, &changed, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_int_equal(changed, -1);
+	assert_false(db_commit(db, &why));
+	pthread_join(t, NULL);
+	db_rollback(other);
+	reconnect(db);
+	assert_int_equal(count(db), 0);
+	assert_true(db_begin(db, &why) && db_batch(db, PUT, p, 5, N, &changed, &why) && db_commit(db, &why));
+	assert_int_equal(changed, N);
+	assert_int_equal(count(db), N);
+	db_close(other);
+	db_close(db);
+	free(p);
+}
+
 struct nested { struct db *db; int64_t seen; };
 
 static bool ask_within(void *arg, const struct db_row *row)
@@ -683,18 +848,20 @@ static void on_postgres(void **state)
 #define P(f) { #f "_on_postgres", f, schema_make, place_remove, NULL }
 
 static const struct CMUnitTest on_server[] = {
-	P(keeps_values), P(many_rows_go_at_once), P(commits_or_not), P(migrates_once_and_never_back), P(a_failed_migration_leaves_nothing),
+	P(keeps_values), P(many_rows_go_at_once), P(one_of_a_key_is_kept), P(many_rows_keep_their_values), P(commits_or_not),
+	P(migrates_once_and_never_back), P(a_failed_migration_leaves_nothing),
 	P(says_what_is_wrong_with_a_statement), P(a_kill_loses_no_commit), P(an_older_schema_is_refused), P(two_migrate_at_once),
 	P(a_lost_connection_is_made_again), P(a_transaction_is_lost_with_its_connection), P(a_failed_statement_fails_its_transaction),
 	P(a_statement_has_its_time), P(sums_and_casts_are_numbers), P(types_may_change), P(rows_may_ask), P(passwords_are_not_told),
-	P(the_impatient_wait_no_longer),
+	P(the_impatient_wait_no_longer), P(a_batch_has_its_time), P(a_batch_is_lost_with_its_connection),
 };
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_pinned_moment_is_copied_later),
-		T(keeps_values), T(many_rows_go_at_once), T(commits_or_not), T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
+		T(keeps_values), T(many_rows_go_at_once), T(one_of_a_key_is_kept), T(many_rows_keep_their_values), T(commits_or_not),
+		T(migrates_once_and_never_back), T(a_failed_migration_leaves_nothing),
 		T(says_what_is_wrong), T(says_what_is_wrong_with_a_statement), T(a_full_disk_loses_no_commit), T(a_kill_loses_no_commit),
 		cmocka_unit_test(nothing_answers), cmocka_unit_test(who_is_away_is_tried_again_soon),
 	};

@@ -5,6 +5,7 @@
  * said, no more, no less. "disk": the time is that until the commit has returned, with what the database does for it. */
 #include <stdio.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "common/base/clock.h"
 #include "common/store/db.h"
@@ -20,6 +21,7 @@ struct bench {
 	uint64_t position;
 	size_t facts, next_request, finals;
 	uint64_t prompt_tokens, completion_tokens;
+	int64_t server;               /* the process of the server that works for this one; 0 = there is none */
 };
 
 static void stop(const char *what)
@@ -110,10 +112,32 @@ static double cpu_s(void)
 	return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6;
 }
 
+static bool keep_pid(void *arg, const struct db_row *row)
+{
+	*(int64_t *)arg = db_int(row, 0);
+	return true;
+}
+
+/* Of the server's process, where it runs on this machine. */
+static double server_cpu_s(const struct bench *b)
+{
+	unsigned long user = 0, system = 0;
+	char path[40];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%lld/stat", (long long)b->server);
+	f = b->server ? fopen(path, "r") : NULL;
+	if (f && fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+		stop("the server's /proc/PID/stat cannot be read");
+	if (f)
+		fclose(f);
+	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
 static void measure(struct bench *b, const char *what, size_t facts, bool pairs)
 {
 	int64_t began_us = mono_us();
-	double cpu = cpu_s();
+	double cpu = cpu_s(), server = server_cpu_s(b);
 	size_t before = b->facts;
 
 	while (b->facts - before < facts) {
@@ -122,8 +146,11 @@ static void measure(struct bench *b, const char *what, size_t facts, bool pairs)
 		batch_send(b, b->next_request, true);
 		b->next_request += BATCH;
 	}
-	printf("%-34s %8.0f facts/s, %5.2f us of CPU each in this process\n", what, (double)(b->facts - before) * 1e6 / (double)(mono_us() - began_us),
+	printf("%-34s %8.0f facts/s, %5.2f us of CPU each in this process", what, (double)(b->facts - before) * 1e6 / (double)(mono_us() - began_us),
 	       (cpu_s() - cpu) * 1e6 / (double)(b->facts - before));
+	if (b->server)
+		printf(", %5.2f us in the server's", (server_cpu_s(b) - server) * 1e6 / (double)(b->facts - before));
+	printf("\n");
 }
 
 static void check(struct bench *b)
@@ -151,6 +178,8 @@ int main(int argc, char **argv)
 		stop(why.text);
 	b.l = ledger_open(argv[1], &why);
 	if (!b.l)
+		stop(why.text);
+	if (!db_migrates_at_open(argv[1]) && !db_query(ledger_db(b.l), "SELECT pg_backend_pid()", NULL, 0, keep_pid, &b.server, &why))
 		stop(why.text);
 	measure(&b, "each attempt by its FINAL alone:", facts, false);
 	measure(&b, "each by a START, later a FINAL:", facts, true);

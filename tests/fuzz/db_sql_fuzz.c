@@ -19,6 +19,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* no parameter of the one is left in the other, when nothing is quoted */
 	if (size && !memchr(data, '\'', size) && !memchr(data, '"', size) && !memchr(data, '-', size) && !memchr(data, '/', size) && memchr(buf_z(&b), '?', b.n))
 		abort();
+	buf_clear(&b);
+	if (size && db_sql_of_arrays(str_from(in, 1), data[0], &b) != (b.n > 0))
+		abort();
 	text = db_sql_text(mem, in);
 	if (!str_utf8_valid(text) || (text.n && memchr(text.p, 0, text.n)) || (str_utf8_valid(in) && text.n < size))
 		abort();
