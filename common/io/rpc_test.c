@@ -5,7 +5,10 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <dirent.h>
 #include <nng/nng.h>
+#include <nng/protocol/pubsub0/pub.h>
+#include <nng/protocol/pubsub0/sub.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/protocol/reqrep0/req.h>
 #include <poll.h>
@@ -18,6 +21,7 @@
 #include "common/base/arena.h"
 #include "common/base/clock.h"
 #include "common/io/rpc.h"
+#include "common/io/wire.h"
 #include "facts.pb-c.h"
 #include "rpc.pb-c.h"
 
@@ -745,9 +749,72 @@ static void dials_again_after_one_that_hung_up(void **state)
 	loop_free(loop);
 }
 
+/* --- one that leaves as it should --- */
+
+struct came { uint64_t accepted, rejected; };
+
+static struct came came(void)
+{
+	struct came n = { 0 };
+	nng_stat *all;
+
+	assert_int_equal(nng_stats_get(&all), 0);
+	for (nng_stat *end = nng_stat_child(all); end; end = nng_stat_next(end))
+		for (nng_stat *s = strcmp(nng_stat_name(end), "listener") ? NULL : nng_stat_child(end); s; s = nng_stat_next(s)) {
+			n.accepted += strcmp(nng_stat_name(s), "accept") == 0 ? nng_stat_value(s) : 0;
+			n.rejected += strcmp(nng_stat_name(s), "reject") == 0 ? nng_stat_value(s) : 0;
+		}
+	nng_stats_free(all);
+	return n;
+}
+
+static unsigned open_files(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* Where a subscriber was and left, the publisher's end is tried once, by a subscriber of its own, and then there is quiet. */
+static void quiet_after_one_that_left(void **state)
+{
+	struct loop *loop = loop_new();
+	struct why why;
+	nng_socket pub, sub;
+	struct wire *wire;
+	struct came before, after;
+	unsigned files;
+
+	assert_int_equal(nng_pub0_open(&pub), 0);
+	assert_non_null(wire = wire_listen(loop, pub, urls[2], &why));
+	(void)run_for(loop, 100);
+	files = open_files();
+	assert_int_equal(nng_sub0_open(&sub), 0);
+	assert_int_equal(nng_dial(sub, urls[2], NULL, 0), 0);
+	(void)run_for(loop, 300);
+	assert_int_equal(nng_close(sub), 0);
+	(void)run_for(loop, 7000);                /* the turns in which it is tried, and let go */
+	before = came();
+	(void)run_for(loop, 5000);
+	after = came();
+	assert_int_equal(before.accepted, 2);
+	assert_int_equal(after.accepted, before.accepted);
+	assert_int_equal(after.rejected, 0);
+	assert_true(open_files() <= files);
+	wire_free(wire);
+	assert_int_equal(nng_close(pub), 0);
+	loop_free(loop);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(quiet_after_one_that_left),
 		cmocka_unit_test(accepts_others_after_some_that_hung_up), cmocka_unit_test(dials_again_after_one_that_hung_up),
 		cmocka_unit_test(answers_many_calls_at_once),
 		cmocka_unit_test(carries_whose_request_it_is),

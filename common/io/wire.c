@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <nng/protocol/pubsub0/sub.h>
 #include <nng/protocol/reqrep0/req.h>
 #include <nng/supplemental/tls/tls.h>
 #include <pthread.h>
@@ -57,7 +58,7 @@ struct wire {
 	char *urls;                   /* what the targets point into */
 	bool listens, listening;
 	nng_listener listener;
-	uint64_t accepted, failed;    /* watch_listener() */
+	uint64_t accepted, failed;    /* as far as they are explained: watch_listener() */
 	bool probing;
 	nng_socket probe;
 	unsigned tls_turn;            /* of the files in use */
@@ -378,11 +379,24 @@ static uint64_t counted(nng_stat *of, const char *const *names)
 static const char *const accepted_names[] = { "accept", NULL }, *const failed_names[] = { "other", NULL }, *const pipes_names[] = { "pipes", NULL },
 			 *const tried_names[] = { "connect", "refused", "disconnect", "canceled", "other", "timeout", "proto", "auth", "oom", "reject", NULL };
 
+/* Of the kind that is served here: nng leaves connections of other kinds lying about, and turns for ever about those that hung up. */
+static bool probe_open(struct wire *w)
+{
+	char *peer;
+	bool subscribes;
+
+	if (nng_socket_get_string(w->socket, NNG_OPT_PEERNAME, &peer))
+		return false;
+	subscribes = strcmp(peer, "sub") == 0;
+	nng_strfree(peer);
+	return (subscribes ? nng_sub0_open(&w->probe) : nng_req0_open(&w->probe)) == 0;
+}
+
 static bool probe_start(struct wire *w)
 {
 	nng_dialer dialer;
 
-	if (nng_req0_open(&w->probe))
+	if (!probe_open(w))
 		return false;
 	if (nng_dialer_create(&dialer, w->probe, w->targets->url) == 0 && nng_dialer_start(dialer, NNG_FLAG_NONBLOCK) == 0)
 		return true;
@@ -390,7 +404,7 @@ static bool probe_start(struct wire *w)
 	return false;
 }
 
-/* After a failure: whether a connection of our own is accepted until the next turn. */
+/* After a failure: whether a connection of our own is accepted until the next turn. Its end counts as a failure too, by the turn after that. */
 static void watch_listener(struct wire *w, nng_stat *all)
 {
 	nng_stat *of = nng_stat_find_listener(all, w->listener);
@@ -400,8 +414,10 @@ static void watch_listener(struct wire *w, nng_stat *all)
 	if (w->probing) {
 		w->probing = false;
 		(void)wire_close(w->probe);
-	} else if (failed != w->failed) {
-		w->probing = probe_start(w);
+		w->failed++;
+	} else {
+		if (failed > w->failed)
+			w->probing = probe_start(w);
 		w->failed = failed;
 	}
 	w->accepted = accepted;

@@ -113,6 +113,9 @@ class Service:
     def signal(self, number):
         self.handle.send_signal(number)
 
+    def open_files(self):
+        return len(os.listdir(f"/proc/{self.handle.pid}/fd"))
+
     def kill(self):
         """kill -9; what it ended with counts no more."""
         if self.handle is not None:

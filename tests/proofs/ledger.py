@@ -15,6 +15,7 @@ service says that it misses nothing. The scripted backends write and sync one li
     each answer that a client read to its end has a row; one from the cache a row with attempt 0 and the tokens of the first
     GET /usage has the sums of the rows, no fact is among the dead letters
     corral_ledger_unreconciled is 0 in all its kinds, and not 0 after one row was deleted by hand
+    no service that was not killed has many more files open than at the beginning
 
 --slice is for scripts/test: one round of each, with Kafka where it is there already.
 """
@@ -42,7 +43,7 @@ from record import record                                        # noqa: E402
 from scripted import PROMPT_TOKENS, Backend                       # noqa: E402
 import stores                                                    # noqa: E402
 
-QUESTIONS, KEPT_TOKENS = 12, 6
+QUESTIONS, KEPT_TOKENS, MORE_FILES = 12, 6, 100
 Row = collections.namedtuple("Row", "request attempt backend status prompt completion cached")
 
 
@@ -264,7 +265,7 @@ class Proof:
         self.folder, self.o, self.dice = Path(folder), options, random.Random(options.seed)
         self.victims = ["gateway", "usage-tracker", "postgres"] + (["kafka"] if options.bus == "kafka" else [])
         self.book, self.at_kill, self.away = Book(self.folder / "attempts.txt"), {}, collections.defaultdict(list)
-        self.count, self.wrong, self.found = collections.Counter(), [], {}
+        self.count, self.wrong, self.found, self.files = collections.Counter(), [], {}, ({}, {})
 
     async def run(self):
         backends = three_backends(self.book.note)
@@ -285,6 +286,8 @@ class Proof:
     async def rounds(self):
         traffic = Traffic(self.place, self.dice)
         clients = [asyncio.create_task(traffic.client()) for _ in range(self.o.clients)]
+        await self.flowing()
+        self.look_at_files(0)
         end = time.monotonic() + 60 * self.o.minutes
         for n in range(self.o.rounds):
             if time.monotonic() > end:
@@ -325,7 +328,15 @@ class Proof:
         had = {(r.request, r.backend) for r in rows}
         return all((request, backend) in had for request, backend, _, _ in self.book.read())
 
+    def look_at_files(self, which):
+        for name, service in self.place.apart.services.items():
+            if name not in self.victims:
+                self.files[which][name] = service.open_files()
+        self.wrong += [f"{name} had {before} files open and has {self.files[1][name]} now" for name, before in self.files[0].items()
+                       if which and self.files[1][name] > before + MORE_FILES]
+
     async def compare(self, traffic):
+        self.look_at_files(1)
         rows = await self.place.finished(self.arrived)
         for server in ("dead_letters", "kafka_dead"):
             n = int(self.place.postgres.sql(f"SELECT count(*) FROM usage_tracker.{server}"))
@@ -360,6 +371,7 @@ class Proof:
         yield "answered from the cache, each one row with attempt 0", f"{c['answered from the cache']:,}"
         yield "under way at a kill of the gateway: all `unknown`, with their last checkpoint", f"{c['under way at a kill of the gateway, booked as unknown']:,}"
         yield "`ledger_unreconciled` at the end; after one row was deleted by hand", f"{sum(self.found['before'].values())}; {', '.join(f'{kind} {n}' for kind, n in self.found['after'].items())}"
+        yield "files open in a service that was not killed, the most: at the beginning, at the end", ", ".join(f"{max(of.values())}" for of in self.files)
         yield "things that are wrong", f"{len(self.wrong)}"
 
 
