@@ -25,7 +25,7 @@ class Client:
         if reading:
             self.reading.set()
         self.sock = self.task = None
-        self.wire = b""
+        self.wire, self.left = b"", None     # read and not looked at; of the body, where its length was told
 
     def start(self):
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -57,8 +57,11 @@ class Client:
             lines += ["Content-Type: application/json", f"Content-Length: {len(self.body)}"]
         self.sent_at = time.monotonic()
         await loop.sock_sendall(self.sock, "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body)
-        await self._read_head()
-        await self._read_body()
+        while not self._head():
+            await self._more()
+        self.progress.set()
+        while not self._body():
+            await self._more()
         self.complete = True
 
     async def _more(self):
@@ -72,47 +75,57 @@ class Client:
             raise EOFError("the connection ended before the answer did")
         self.wire += data
 
-    async def _take(self, n):
-        while len(self.wire) < n:
-            await self._more()
-        taken, self.wire = self.wire[:n], self.wire[n:]
-        return taken
-
-    async def _line(self):
-        while b"\r\n" not in self.wire:
-            await self._more()
-        line, _, self.wire = self.wire.partition(b"\r\n")
-        return line.decode("latin-1")
-
-    async def _read_head(self):
-        self.status = int((await self._line()).split(" ")[1])
-        while line := await self._line():
+    def _head(self):
+        """Takes the head off the wire; False as long as it is not whole."""
+        head, end, rest = self.wire.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        first, *lines = head.decode("latin-1").split("\r\n")
+        self.status, self.wire = int(first.split(" ")[1]), rest
+        for line in lines:
             key, _, value = line.partition(":")
             self.answer_headers[key.strip().lower()] = value.strip()
-        self.progress.set()
+        self._length()
+        return True
 
-    def _got(self, data):
-        self.data += data
-        self.progress.set()
-
-    async def _read_body(self):
+    def _length(self):
         if self.method == "HEAD" or self.status == 204:
-            return
-        if "content-length" in self.answer_headers:
-            left = int(self.answer_headers["content-length"])
-            while left:
-                while not self.wire:
-                    await self._more()
-                data = await self._take(min(left, len(self.wire)))
-                left -= len(data)
-                self._got(data)
-            return
-        if self.answer_headers.get("transfer-encoding") != "chunked":
+            self.left = 0
+        elif "content-length" in self.answer_headers:
+            self.left = int(self.answer_headers["content-length"])
+        elif self.answer_headers.get("transfer-encoding") != "chunked":
             raise ValueError("the answer has no framing")
-        while n := int(await self._line(), 16):
-            self._got(await self._take(n))
-            await self._take(2)
-        await self._take(2)
+
+    def _body(self):
+        """Takes what is there of the body off the wire; True when that was its end."""
+        if self.left is None:
+            return self._chunks()
+        data, self.wire = self.wire[:self.left], self.wire[self.left:]
+        self.left -= len(data)
+        if data:
+            self._got([data])
+        return not self.left
+
+    def _chunks(self):
+        """Whole chunks only."""
+        wire, at, whole = self.wire, 0, []
+        while (end := wire.find(b"\r\n", at)) >= 0:
+            n = int(wire[at:end], 16)
+            if len(wire) < end + n + 4:
+                break
+            at = end + n + 4
+            if not n:
+                self.complete = True
+                break
+            whole.append(wire[end + 2:at - 2])
+        self.wire = wire[at:]
+        if whole:
+            self._got(whole)
+        return self.complete
+
+    def _got(self, pieces):
+        self.data += b"".join(pieces)
+        self.progress.set()
 
     # --- for scripts ---
 

@@ -30,6 +30,7 @@ with words behind it, where they make sense:
 Every inference request is recorded as a Call: its bytes, its times, what was sent, when the connection closed.
 """
 import asyncio
+import functools
 import json
 import re
 import socket
@@ -132,17 +133,20 @@ class Conn:
         self.received, self.requests = b"", 0
         self.closed_at = None
         self.news, self.closed = asyncio.Event(), asyncio.Event()
-        self.pump = loop.create_task(self._pump())
+        loop.add_reader(sock, self._read)
 
-    async def _pump(self):
+    def _read(self):
         try:
-            while data := await self.loop.sock_recv(self.sock, 1 << 16):
-                self.received += data
-                self.news.set()
+            data = self.sock.recv(1 << 16)
+        except (BlockingIOError, InterruptedError):
+            return
         except OSError:
-            pass
-        self.closed_at = time.monotonic()
-        self.closed.set()
+            data = b""
+        self.received += data
+        if not data:
+            self.loop.remove_reader(self.sock)
+            self.closed_at = time.monotonic()
+            self.closed.set()
         self.news.set()
 
     async def _more(self):
@@ -176,6 +180,18 @@ class Conn:
         raise Gone
 
     async def send(self, data):
+        try:
+            sent = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            raise Gone from None
+        if sent == len(data):
+            await asyncio.sleep(0)           # others have their turn between two pieces
+        else:
+            await self._send_when_it_can(data[sent:])
+
+    async def _send_when_it_can(self, data):
         sending = self.loop.create_task(self.loop.sock_sendall(self.sock, data))
         closing = self.loop.create_task(self.closed.wait())
         try:
@@ -190,9 +206,8 @@ class Conn:
                 task.cancel()
 
     async def close(self, reset=False):
-        self.pump.cancel()
-        await asyncio.gather(self.pump, return_exceptions=True)
         if self.sock.fileno() >= 0:
+            self.loop.remove_reader(self.sock)
             self.loop.remove_writer(self.sock)       # of a send that was given up
             if reset:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -523,6 +538,18 @@ def words(b):
     return [f"w{i}{chr(0xdcff) if b.do == 'badutf8' else ''} " for i in range(b.tokens)]
 
 
+@functools.lru_cache(1024)
+def raw_word(word):
+    """A word as it stands in JSON, without its quotes."""
+    return json.dumps(word)[1:-1].encode().replace(b"\\udcff", b"\xff")
+
+
+def with_words(make):
+    """make(word) for many words: all that is the same in their bytes is made once."""
+    before, after = make("\0").split(b"\\u0000")
+    return lambda word: before + raw_word(word) + after
+
+
 def raw_json(value):
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -574,15 +601,17 @@ def openai_events(call, b, more=()):
         choice.update({"delta": {"role": "assistant", "content": None} if word is None else {"content": word}} if chat else {"text": word})
         return sse({**base, "choices": [choice]})
 
+    said = with_words(event)
+
     last = [{**base, "choices": [{"index": 0, "finish_reason": "stop", **({"delta": {}} if chat else {"text": ""})}]}]
     if b.usage and (call.json.get("stream_options") or {}).get("include_usage"):
         last.append({**base, "choices": [], "usage": openai_counts(b)})
     last[-1].update(more)
-    return event, [sse(value) for value in last] + [b"data: [DONE]\n\n"]
+    return lambda word: event(word) if word is None else said(word), [sse(value) for value in last] + [b"data: [DONE]\n\n"]
 
 
 def sse(value):
-    return b"data: " + raw_json(value).replace(b"\\udcff", b"\xff") + b"\n\n"
+    return b"data: " + raw_json(value) + b"\n\n"
 
 
 def ollama_events(call, b):
@@ -591,6 +620,6 @@ def ollama_events(call, b):
 
     def line(word, **more):
         said = {"message": {"role": "assistant", "content": word}} if chat else {"response": word}
-        return raw_json({**base, **said, "done": False, **more}).replace(b"\\udcff", b"\xff") + b"\n"
+        return raw_json({**base, **said, "done": False, **more}) + b"\n"
 
-    return line, [line("", done=True, done_reason="stop", **ollama_counts(b))]
+    return with_words(line), [line("", done=True, done_reason="stop", **ollama_counts(b))]
