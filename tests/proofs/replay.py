@@ -6,7 +6,8 @@
 Every endpoint of inference, streamed and whole, with every end: answered, cut at any byte, ended without the protocol's own end, an error in the middle,
 a status, no counts from the backend; left by its client before the first token, in the middle, unstreamed; broken by one backend and tried at another; asked
 again, so that the cache answers. The services run apart with the ledger on PostgreSQL. After every 5,000 requests each attempt that a
-backend received is compared with its row, and forgotten. The truth of an attempt is what the backend knows of it:
+backend received is compared with its row, and forgotten, while the next are asked. The clients are one process, the backends another. Request N of a seed
+is always the same. The truth of an attempt is what the backend knows of it:
 
     answered whole         the tokens that it reported, prompt and completion, and status ok
     a stream that broke    the tokens whose events left it whole; status error
@@ -15,15 +16,23 @@ backend received is compared with its row, and forgotten. The truth of an attemp
     no counts (usage=no)   the tokens of a stream; prompts, and answers that are not streams, are estimates then, and not compared; nor are whole
                            answers that lack their protocol's end
 
-A row for which no backend has an attempt has to be not_sent, unknown, or attempt 0; an answer of the cache has the tokens of the first one.
+A row for which no backend has an attempt has to be not_sent, unknown, or attempt 0; an answer of the cache has the tokens of the first one. At the end
+the ledger has as many attempts as were compared.
+
+At least a quarter of the streams leaves its backend event by event, the others in one to four pieces that are cut anywhere. Of the clients that leave before the first
+token three quarters do so as soon as the backend has their request, the others within milliseconds, wherever it is then.
 """
 import argparse
 import asyncio
 import collections
 import csv
 import io
+import itertools
+import multiprocessing
+import os
 import random
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -37,6 +46,7 @@ from scripted import PROMPT_TOKENS, Backend, path_embeds          # noqa: E402
 import stores                                                    # noqa: E402
 
 BATCH, QUESTIONS, ANSWERED = 5000, 200, 6
+BETWEEN = 0.02            # s, so that the ids of a batch are apart from those of the next, by their milliseconds
 CHATS = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/api/chat", "/api/generate", "/inference", "/code-generation")
 EMBEDS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
 # (how often, name, what the backend does, whether the client leaves)
@@ -44,7 +54,13 @@ ENDS = ((30, "answered", "answer {n}", None), (8, "no counts", "answer {n} usage
         (5, "unterminated", "unterminated {n}", None), (4, "error in the middle", "event-error {n}", None), (2, "status", "status 500", None),
         (1, "closed", "close", None), (5, "left before the first token", "hang", "begun"), (8, "left in the middle", "stall {n}", "read"),
         (12, "tried at another", None, None), (15, "asked again", "question", None))
+OFTEN = list(itertools.accumulate(e[0] for e in ENDS))
 Row = collections.namedtuple("Row", "request attempt backend status prompt completion cached")
+
+
+def needs_truth(row):
+    """A backend has to have had it."""
+    return row.attempt > 0 and row.status not in ("not_sent", "unknown")
 
 
 class Truth:
@@ -66,22 +82,77 @@ class Truth:
         return read[-1] if read else 0
 
 
+def number_of(call):
+    """The number of the request, behind the first line of what it asks; None = it has none."""
+    _, _, number = call.prompt().partition("\n#")
+    return int(number) if number.isdigit() else None
+
+
 class Engine(Backend):
-    """Remembers where each token of an answer ends, and tells the proof of each attempt when it begins and ends."""
+    """Remembers where each token of an answer ends."""
 
     def _pieces(self, call, b):
         pieces, at, tokens, call.pieces = super()._pieces(call, b), 0, 0, []
         for data, n in pieces:
             at, tokens = at + len(data), tokens + n
             call.pieces.append((at - 2, tokens))                 # what follows an event is the end of its chunk
-        return pieces
+        number = number_of(call)
+        return pieces if number is None or number % 4 == 0 or len(pieces) < 2 else self._cut_anywhere(b"".join(data for data, _ in pieces), tokens, number)
+
+    def _cut_anywhere(self, data, tokens, number):
+        dice = random.Random(number)
+        at = [0, *sorted(dice.randrange(1, len(data)) for _ in range(dice.randint(0, 3))), len(data)]
+        return [(data[a:b], tokens if b == len(data) else 0) for a, b in zip(at, at[1:]) if a < b]
+
+
+class Engines:
+    """The backends, in a process of their own. They tell the clients' process which requests hang here, and the proof what they know of each attempt."""
+
+    def __init__(self, backends, begun):
+        self.backends, self.begun = backends, begun
+        self.open, self.truth = set(), {}
+        for backend in backends:
+            backend.note = self.note
+
+    def note(self, call, what):
+        if what == "token" or not call.request_id:
+            return                                 # none: the registry tries a backend, it is nobody's request
+        if what == "begin":
+            self.open.add(call)
+            if call.behaviour.do == "hang":
+                os.write(self.begun, struct.pack("<Q", number_of(call)))
+        else:
+            self.open.discard(call)
+            key = (call.request_id.replace("-", ""), call.backend.name)
+            self.truth.setdefault(key, []).append(Truth(call))         # twice where it ended a kept connection with the request on it
+
+    async def run(self, pipe):
+        for backend in self.backends:
+            await backend.start()
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.add_reader(pipe.fileno(), self.answer, pipe, ended)
+        await ended.wait()
+
+    def answer(self, pipe, ended):
+        """What is known of the requests with ids below one, once; and whether one of them is still here."""
+        try:
+            until = pipe.recv()
+        except EOFError:
+            ended.set()
+            return
+        told = {key: self.truth.pop(key) for key in [k for k in self.truth if k[0] < until]}
+        pipe.send((told, any(call.request_id.replace("-", "") < until for call in self.open)))
+        for backend in self.backends:
+            backend.calls.clear()
 
 
 class Script:
-    """One request: what is asked, and when its client leaves."""
+    """One request: what is asked, and when its client leaves. Request N of a seed is always the same."""
 
-    def __init__(self, dice):
-        self.name, do, self.leaves = dice.choices([e[1:] for e in ENDS], [e[0] for e in ENDS])[0]
+    def __init__(self, seed, number):
+        self.number, self.dice = number, random.Random(seed << 40 | number)
+        dice = self.dice
+        _, self.name, do, self.leaves = dice.choices(ENDS, cum_weights=OFTEN)[0]
         self.embeds = self.leaves != "read" and dice.random() < 0.12
         self.path = dice.choice(EMBEDS if self.embeds else CHATS)
         self.stream = not self.embeds and (self.leaves == "read" or dice.random() < 0.5)
@@ -90,8 +161,10 @@ class Script:
         if self.cacheable:
             prompt = f"question {dice.randrange(QUESTIONS)}"
         else:
-            prompt = "do: " + do.format(n=self.tokens, cut=dice.randint(1, self._shortest())) if do else "hello"
+            prompt = ("do: " + do.format(n=self.tokens, cut=dice.randint(1, self._shortest())) if do else "hello") + f"\n#{number}"
         self.body = self._body(prompt)
+        self.trace = f"00-{dice.getrandbits(128):032x}-{dice.getrandbits(64):016x}-01"
+        self.reset, self.anywhere = dice.random() < 0.3, dice.random() * 0.006 if dice.random() < 0.25 else None
 
     def _shortest(self):
         """No answer has fewer bytes: one that is cut ends before its end. A server that ends a connection behind an answer may have read the next request."""
@@ -117,125 +190,200 @@ class Script:
         return f"{self.path}{' streamed' if self.stream else ''}, {self.name}"
 
 
-class Replay:
-    def __init__(self, folder, options):
-        self.folder, self.o, self.dice = Path(folder), options, random.Random(options.seed)
-        self.truth, self.begun, self.hits = {}, set(), set()
-        self.kinds, self.count, self.wrong = collections.Counter(), collections.Counter(), []
-        self.error, self.after = 0, "00"
+class Clients:
+    """Those who ask, in a process of their own; a batch at a time."""
 
-    def note(self, call, what):
-        key = (call.request_id.replace("-", ""), call.backend.name)
-        if not key[0]:
-            return                                 # the registry tries a backend: nobody's request
-        if what == "begin":
-            self.begun.add(key[0])
-        elif what == "end":
-            self.count["lines"] += 1
-            self.truth.setdefault(key, []).append(Truth(call))         # twice where it ended a kept connection with the request on it
+    def __init__(self, address, seed, clients, begun):
+        self.address, self.seed, self.clients, self.begun, self.hanging = address, seed, clients, begun, {}
 
-    def backends(self):
-        models = {"m": {}, "e": {"caps": ("embedding",)}}
-        made = [Engine("a", "openai", {"m": {}}, slots=64, behaviours=["answer 4 cut=25"]), Engine("b", "openai", {"m": {}}, slots=64, behaviours=[f"answer {ANSWERED}"]),
-                Engine("c", "ollama", models, slots=64, behaviours=[f"answer {ANSWERED}"]), Engine("d", "llamacpp", {"m": {}}, slots=64, behaviours=[f"answer {ANSWERED}"])]
-        for backend in made:
-            backend.note = self.note
-        return made
+    async def run(self, pipe):
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.begun, self.has_begun)
+        while job := await loop.run_in_executor(None, self.next_of, pipe):
+            self.count, self.kinds, self.hits, self.wrong = collections.Counter(), collections.Counter(), set(), []
+            numbers = iter(range(*job))
+            await asyncio.gather(*(self.client(numbers) for _ in range(self.clients)))
+            pipe.send((self.count, self.kinds, self.hits, self.wrong))
 
-    async def run(self):
-        backends = self.backends()
-        for backend in backends:
-            await backend.start()
-        self.place = Place(self.folder, backends, self.o.bus, ["--slots=a=64,b=64,c=64,d=64", "--workers=2", "--breaker-failures=1000", "--breaker-open=20ms",
-                                                               "--cache-size=1m", "--decision-sample=0"])
+    @staticmethod
+    def next_of(pipe):
         try:
-            await asyncio.to_thread(self.place.start)
-            await asyncio.sleep(2.5)               # a registry without a past lends no slots at first
-            await self.batches()
-        finally:
-            self.wrong += await asyncio.to_thread(self.place.stop)
-            for backend in backends:
-                await backend.stop()
+            return pipe.recv()
+        except EOFError:
+            return None
 
-    async def batches(self):
-        left, said, began = self.o.requests, 0, time.monotonic()
-        while left > 0 and said < 50 and time.monotonic() - began < 60 * self.o.minutes:
-            n = min(left, BATCH)
-            left -= n
-            todo = iter(range(n))
-            await asyncio.gather(*(self.client(todo) for _ in range(self.o.clients)))
-            await self.compare()
-            rate = self.count["requests"] / (time.monotonic() - began)
-            print(f"  {self.count['requests']} requests ({rate:.0f}/s), {self.count['lines']} attempts, token error {self.error}, wrong {len(self.wrong)}", flush=True)
-            for sentence in self.wrong[said:]:
-                print(f"  WRONG {sentence}", flush=True)
-            said = len(self.wrong)
-            for backend in self.place.backends:
-                backend.calls.clear()
+    def has_begun(self):
+        data = os.read(self.begun, 8 << 10)        # a pipe gives whole what was written whole, as long as it is asked for multiples of it
+        for (number,) in struct.iter_unpack("<Q", data):
+            if (hanging := self.hanging.get(number)) and not hanging.done():
+                hanging.set_result(None)
 
-    async def client(self, todo):
-        for _ in todo:
-            await self.one(Script(self.dice))
+    async def client(self, numbers):
+        for number in numbers:
+            await self.one(Script(self.seed, number))
 
     async def one(self, script):
         self.count["requests"] += 1
         self.kinds[script.what()] += 1
-        c = Client(self.place.address, "POST", script.path, script.body, [f"traceparent: {self.trace()}"]).start()
+        c = Client(self.address, "POST", script.path, script.body, [f"traceparent: {script.trace}"])
         if script.leaves == "read":
-            await c.until(lambda: f"w{script.tokens - 1} ".encode() in c.data, 30)
+            last = f"w{script.tokens - 1} ".encode()
+            await c.start().until(lambda: last in c.data, 30)
         elif script.leaves == "begun":
-            await self.until_begun(c)
+            await self.until_begun(c, script)
         else:
-            await self.answered(c, script)
-        c.leave(self.dice.random() < 0.3)
+            await self.answered(c.start(), script)
+        c.leave(script.reset)
         if c.answer_headers.get("x-corral-cache") == "hit":
             self.hits.add(c.answer_headers["x-request-id"].replace("-", ""))
             self.count["answered from the cache"] += 1
 
     async def answered(self, c, script):
-        try:
-            await c.wait(60)
-        except asyncio.TimeoutError:
+        await asyncio.wait((c.task,), timeout=60)
+        if not c.done.is_set():
             self.wrong.append(f"not answered within 60 s: {script.what()} {script.body}: {c.status} {c.answer_headers} {c.data[-200:]}")
 
-    def trace(self):
-        return f"00-{self.dice.getrandbits(128):032x}-{self.dice.getrandbits(64):016x}-01"
+    async def until_begun(self, c, script):
+        if script.anywhere is not None:
+            c.start()
+            await asyncio.sleep(script.anywhere)
+            return
+        begun = self.hanging[script.number] = asyncio.get_running_loop().create_future()
+        await asyncio.wait((begun, c.start().task), timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        del self.hanging[script.number]
 
-    async def until_begun(self, c):
-        """Its id is not told before the answer: some backend has more requests than before, which is soon enough to leave at."""
-        end, before = time.monotonic() + 5, len(self.begun)
-        while len(self.begun) < before + 3 and time.monotonic() < end and not c.done.is_set():
-            await asyncio.sleep(0.003)
+
+class Side:
+    """A process of the proof, and the pipe to it; it ends with the proof."""
+
+    def __init__(self, make, *others):
+        self.pipe, its = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("fork").Process(target=self._run, args=(make, its, (self.pipe, *others)), daemon=True)
+        self.process.start()
+        its.close()
+
+    @staticmethod
+    def _run(make, pipe, others):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        for other in others:
+            other.close()
+        asyncio.run(make().run(pipe))
+
+    def stop(self):
+        self.process.kill()
+        self.process.join()
+
+
+class Replay:
+    def __init__(self, folder, options):
+        self.folder, self.o = Path(folder), options
+        self.truth, self.hits = {}, set()
+        self.kinds, self.count, self.wrong = collections.Counter(), collections.Counter(), []
+        self.error, self.after = 0, "00"
+
+    def backends(self):
+        models = {"m": {}, "e": {"caps": ("embedding",)}}
+        return [Engine("a", "openai", {"m": {}}, slots=64, behaviours=["answer 4 cut=25"]), Engine("b", "openai", {"m": {}}, slots=64, behaviours=[f"answer {ANSWERED}"]),
+                Engine("c", "ollama", models, slots=64, behaviours=[f"answer {ANSWERED}"]), Engine("d", "llamacpp", {"m": {}}, slots=64, behaviours=[f"answer {ANSWERED}"])]
+
+    def run(self):
+        backends, (begun, begins) = self.backends(), os.pipe()
+        self.place = Place(self.folder, backends, self.o.bus, ["--slots=a=64,b=64,c=64,d=64", "--workers=2", "--breaker-failures=1000", "--breaker-open=20ms",
+                                                               "--cache-size=1m", "--decision-sample=0"])
+        self.engines, self.clients = Side(lambda: Engines(backends, begins)), None
+        try:
+            self.place.start()
+            self.clients = Side(lambda: Clients(self.place.address, self.o.seed, self.o.clients, begun), self.engines.pipe)
+            time.sleep(2.5)                        # a registry without a past lends no slots at first
+            self.batches()
+            self.all_of_it()
+        finally:
+            if self.clients:
+                self.clients.stop()
+            self.wrong += self.place.stop()
+            self.engines.stop()
+
+    def batches(self):
+        asked, said, began = 0, 0, time.monotonic()
+        asked = self.ask(asked)
+        while self.count["requests"] < asked:
+            until = self.asked()
+            if said < 50 and time.monotonic() - began < 60 * self.o.minutes:
+                asked = self.ask(asked)
+            self.compare(until)
+            rate = self.count["requests"] / (time.monotonic() - began)
+            print(f"  {self.count['requests']} requests ({rate:.0f}/s), {self.count['lines']} attempts, token error {self.error}, wrong {len(self.wrong)}", flush=True)
+            for sentence in self.wrong[said:]:
+                print(f"  WRONG {sentence}", flush=True)
+            said = len(self.wrong)
+
+    def ask(self, first):
+        """Begins the next batch, where there is one."""
+        last = min(first + BATCH, self.o.requests)
+        if last > first:
+            self.clients.pipe.send((first, last))
+        return last
+
+    def asked(self):
+        """Waits for the end of a batch; the id below which its requests are, and above which the next ones."""
+        count, kinds, self.hits, wrong = self.clients.pipe.recv()
+        until = f"{time.time_ns() // 1_000_000 + 1:012x}"
+        time.sleep(BETWEEN)
+        self.count += count
+        self.kinds += kinds
+        self.wrong += wrong
+        return until
 
     # --- the check ---
 
-    def rows(self):
+    def rows(self, until):
         text = self.place.postgres.sql("COPY (SELECT encode(request_id, 'hex'), attempt, backend, status, prompt_tokens, completion_tokens, cached FROM usage_tracker.v_attempts "
-                                       f"WHERE request_id > decode('{self.after}', 'hex')) TO STDOUT WITH CSV")
+                                       f"WHERE request_id > decode('{self.after}', 'hex') AND request_id < decode('{until}', 'hex')) TO STDOUT WITH CSV")
         return [Row(r, int(a), b, s, int(p), int(c), x != "0") for r, a, b, s, p, c, x in csv.reader(io.StringIO(text))]
 
-    async def finished(self):
+    def know(self, until):
+        """Fetches what the backends know; True when they are done with all of it."""
+        self.engines.pipe.send(until)
+        told, open_yet = self.engines.pipe.recv()
+        for key, truths in told.items():
+            self.truth.setdefault(key, []).extend(truths)
+            self.count["lines"] += len(truths)
+        return not open_yet
+
+    def finished(self, until):
+        """The rows, as soon as each attempt has its own, and each row its attempt."""
         end, rows = time.monotonic() + 120, []
         while time.monotonic() < end:
-            rows = await asyncio.to_thread(self.rows)
+            time.sleep(0.5)
+            if not self.know(until):
+                continue
+            rows = self.rows(until)
             have = collections.Counter((r.request, r.backend) for r in rows if r.status not in ("open", "not_sent"))
-            if all(have[key] >= len(truths) for key, truths in self.truth.items()) and self.hits <= {r.request for r in rows}:
+            if all(have[key] >= len(truths) for key, truths in self.truth.items()) and self.hits <= {r.request for r in rows} and \
+               all((r.request, r.backend) in self.truth for r in rows if needs_truth(r)):
                 break
-            await asyncio.sleep(0.5)
         return rows
 
-    async def compare(self):
-        rows, had = await self.finished(), collections.defaultdict(list)
+    def compare(self, until):
+        rows, had = self.finished(until), collections.defaultdict(list)
         for r in rows:
             self.count[f"rows {r.status}{' (cached)' if r.cached else ''}"] += 1
+            self.count["compared"] += needs_truth(r)
             had[r.request, r.backend].append(r)
         for key, truths in self.truth.items():
             self.attempts(key, truths, sorted((r for r in had.pop(key, []) if r.status != "not_sent"), key=lambda r: r.attempt))
         for key, more in had.items():
             for r in more:
                 self.without(key, r)
-        self.after = max((r.request for r in rows), default=self.after)
-        self.truth, self.begun, self.hits = {}, set(), set()
+        self.wrong += [f"{request} was answered from the cache, and has no row that says so" for request in self.hits]
+        self.after, self.truth = until, {}
+
+    def all_of_it(self):
+        """No row of an attempt came after its batch had been compared."""
+        there = int(self.place.postgres.sql("SELECT count(*) FROM usage_tracker.v_attempts WHERE attempt > 0 AND status NOT IN ('not_sent', 'unknown')"))
+        if there != self.count["compared"]:
+            self.wrong.append(f"the ledger has {there} attempts, and {self.count['compared']} were compared")
 
     def attempts(self, key, truths, had):
         if len(had) != len(truths):
@@ -261,7 +409,7 @@ class Replay:
             self.hits.discard(key[0])
             if (row.status, row.prompt) != ("ok", PROMPT_TOKENS) or row.completion not in (0, ANSWERED):
                 self.wrong.append(f"an answer of the cache: {row}")
-        elif row.attempt and row.status not in ("not_sent", "unknown"):
+        elif needs_truth(row):
             self.wrong.append(f"no backend had it: {row}")
 
     def figures(self):
@@ -293,7 +441,7 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="corral-replay-") as folder:
         replay = Replay(options.keep or folder, options)
-        asyncio.run(replay.run())
+        replay.run()
     for what, figure in replay.figures():
         print(f"  {what}: {figure}")
     if options.record and not replay.wrong:
