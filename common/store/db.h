@@ -33,7 +33,9 @@ bool db_migrates_at_open(const char *url);
 bool db_is_back(struct db *);
 
 /* From now on no call waits longer than so for a server that is silent; a statement that needs longer fails. For whose thread has other things to do
- * in time. At first it is statement_timeout_ms and 2 s. Nothing for a file. */
+ * in time. At first it is statement_timeout_ms and 2 s. Nothing for a file. DB_SOON_MS: where all statements are small, and leases have to be renewed or
+ * lent, or streams passed on, on the same thread. */
+enum { DB_SOON_MS = 1000 };
 void db_patience(struct db *, int64_t ms);
 
 /* While a call on this thread has waited for a server longer than DB_LONG_MS: called four times a second with the server's name, and with waited_ms = 0

@@ -53,8 +53,10 @@ struct active *active_open(struct cloud *c, struct why *why)
 
 	snprintf(url, sizeof(url), "sqlite:%s/cloud.db", svc_state_dir(c->svc));
 	a->db = db_open(c->cfg->cloud_db[0] ? c->cfg->cloud_db : url, sql, STATEMENTS, cloud_migrations, why);
-	if (a->db && db_run(a->db, Q_ADD, NULL, 0, NULL, NULL, NULL, why) && db_run(a->db, Q_GET, NULL, 0, take, a, NULL, why))
+	if (a->db && db_run(a->db, Q_ADD, NULL, 0, NULL, NULL, NULL, why) && db_run(a->db, Q_GET, NULL, 0, take, a, NULL, why)) {
+		db_patience(a->db, DB_SOON_MS);       /* streams are passed on by the same thread */
 		return a;
+	}
 	active_close(a);
 	return NULL;
 }

@@ -6,7 +6,7 @@
 #include "common/base/buf.h"
 #include "common/store/db.h"
 
-enum { SILENT_US = 15 * 1000000, PATIENCE_MS = 1000 /* the control thread has leases to renew, and asks to end */ };
+enum { SILENT_US = 15 * 1000000 };
 
 enum { S_ADD, S_GET, S_BODY, S_WAITING, S_WAITING_BYTES, S_TENANTS, S_CLAIM, S_PIECE, S_SAID, S_FINISH, S_REQUEUE, S_CANCEL, S_PIECES, S_DELIVERED, S_COUNT, S_ALIVE,
        S_TAKE_BACK, S_GIVE_UP, S_LATE, S_FORGET, S_OLDEST, S_DROP, S_CANCELLED, STATEMENTS };
@@ -98,7 +98,7 @@ struct run_store *run_store_open(const char *url, const char *owner, int64_t now
 	(void)str_copy(s->owner, sizeof(s->owner), str_of(owner));
 	s->db = db_open(url, sql, STATEMENTS, run_migrations, why);
 	if (s->db && seen(s, now_us, why) && take_back(s, s->owner, now_us, why)) {
-		db_patience(s->db, PATIENCE_MS);
+		db_patience(s->db, DB_SOON_MS);       /* the control thread has leases to renew, and asks to end */
 		return s;
 	}
 	run_store_close(s);

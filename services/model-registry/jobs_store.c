@@ -86,8 +86,10 @@ static bool read_mark(void *arg, const struct db_row *row)
 bool store_open(struct jobs *jobs, const char *url, struct why *why)
 {
 	jobs->db = db_open(url, sql, STATEMENTS, jobs_migrations, why);
-	return jobs->db && db_run(jobs->db, S_ALL, NULL, 0, read_job, jobs, NULL, why) &&
-	       db_run(jobs->db, S_MARKS, NULL, 0, read_mark, jobs, NULL, why);
+	if (!jobs->db || !db_run(jobs->db, S_ALL, NULL, 0, read_job, jobs, NULL, why) || !db_run(jobs->db, S_MARKS, NULL, 0, read_mark, jobs, NULL, why))
+		return false;
+	db_patience(jobs->db, DB_SOON_MS);        /* there are slots to lend (slots.h) */
+	return true;
 }
 
 bool store_put(struct jobs *jobs, const struct job *j, struct why *why)

@@ -4,13 +4,18 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
+import urllib.request
 
 import pytest
 
 from postgres import BIN, Postgres
-from servers import Corral, free_port, http, until
-from test_runs import model                                      # noqa: F401
+from servers import ROOT, Corral, free_port, http, until
+
+sys.path.insert(0, str(ROOT / "tests/fakes"))
+import providers                                                 # noqa: E402
+from test_runs import model                                      # noqa: F401,E402
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -143,6 +148,57 @@ def test_what_needs_a_lease_is_told_why_while_the_server_stands_still(server, co
     finally:
         server.signal(signal.SIGCONT)
     until(lambda: http(corral.url + "/v1/chat/completions", {**ASK, "max_tokens": 30000}, headers={"X-Corral-User": "carl"})[0] == 200, 60)
+
+
+@pytest.fixture
+def abroad(server, model, tmp_path):                             # noqa: F811
+    """A model of a cloud beside the one at home."""
+    assert server.migrate().returncode == 0
+    fake = providers.Fake(script=["answer 140 gap=100ms"], keys={"a-key-of-abroad"})
+    (tmp_path / "corral.yaml").write_text(f'providers:\n  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1, key_env: ABROAD_KEY, monthly_tokens: unlimited}}\n')
+    made = Corral(tmp_path, {"a": ("llamacpp", model.url)}, "--config", str(tmp_path / "corral.yaml"), "--cloud-listen=127.0.0.1:0", "--cache=off",
+                  env={"CORRAL_DB": server.url, "ABROAD_KEY": "a-key-of-abroad"})
+    until(lambda: any(m["id"] == "oa/m1" for m in made.get("/v1/models")[2]["data"]))
+    yield made
+    wrong = made.close()
+    fake.close()
+    assert not wrong, wrong
+
+
+def test_streams_from_the_cloud_do_not_wait_for_a_server_that_stands_still(server, abroad):
+    """cloud-fallback asks it every second what 'auto' means, on the thread that passes the streams on: it waits for a second at most, and not for seven."""
+    body = {"model": "oa/m1", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    request = urllib.request.Request(abroad.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    times, still = [], False
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            for line in answer:
+                if b"content" not in line:
+                    continue
+                times.append(time.monotonic())
+                if len(times) == 10:
+                    server.signal(signal.SIGSTOP)
+                    still = True
+    finally:
+        if still:
+            server.signal(signal.SIGCONT)
+    assert len(times) >= 140
+    longest = max(b - a for a, b in zip(times[9:], times[10:], strict=False))
+    assert 0.5 < longest < 4, longest                            # it did wait
+
+
+def test_the_registry_waits_no_longer_for_a_server_that_stands_still(server, corral):
+    """It has slots to lend meanwhile."""
+    until(lambda: corral.post("/models/m/protect", {})[0] == 200)
+    server.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        status, _, said = corral.post("/models/m/unprotect", {})
+        took = time.monotonic() - began
+        assert status == 503 and took < 4, (status, said, took)
+    finally:
+        server.signal(signal.SIGCONT)
+    until(lambda: corral.post("/models/m/unprotect", {})[0] == 200)
 
 
 def test_a_gateway_starts_and_serves_without_the_server(server, model, tmp_path):        # noqa: F811
