@@ -99,10 +99,11 @@ static bool gone(struct db_postgres *d, const char *what, struct why *why)
 	return false;
 }
 
-/* Sessions that the server ends say why before the connection breaks. */
+/* Sessions that the server ends say why before the connection breaks. One that may only read (25006) is of a server that is no longer, or not yet, the one
+ * that writes: the next is asked for at its address. */
 static bool ends_session(const char *state)
 {
-	return state && (strncmp(state, "57P0", 4) == 0 || strncmp(state, "08", 2) == 0 || strcmp(state, "25P03") == 0);
+	return state && (strncmp(state, "57P0", 4) == 0 || strncmp(state, "08", 2) == 0 || strcmp(state, "25P03") == 0 || strcmp(state, "25006") == 0);
 }
 
 static bool refused(struct db_postgres *d, const PGresult *r, const char *sql, struct why *why)
@@ -375,12 +376,12 @@ static void describe(struct db_postgres *d)
 		 port ? port : "", name ? name : user ? user : "of the user's name", d->schema);
 }
 
-/* What is not said in the URL is as good for a service: no wait for a dead peer, no Kerberos that asks around first. */
+/* What is not said in the URL is as good for a service: no wait for a dead peer, no Kerberos that asks around first, no server that only reads. */
 static void parameters(struct db_postgres *d)
 {
 	static const char *const more[][2] = {
 		{ "client_encoding", "UTF8" }, { "fallback_application_name", "corral" }, { "gssencmode", "disable" }, { "tcp_user_timeout", "5000" },
-		{ "keepalives_idle", "5" }, { "keepalives_interval", "2" }, { "keepalives_count", "3" },
+		{ "keepalives_idle", "5" }, { "keepalives_interval", "2" }, { "keepalives_count", "3" }, { "target_session_attrs", "read-write" },
 	};
 	unsigned n = 0;
 

@@ -534,6 +534,25 @@ static void a_lost_connection_is_made_again(void **state)
 	db_close(db);
 }
 
+/* As a standby that an address leads to for a while, or a server that has become one. */
+static void a_server_that_only_reads_is_left(void **state)
+{
+	struct why why = { 0 };
+	struct db *db = open_in(*state, one, &why);
+
+	assert_null(open_more(*state, "&options=-c%20default_transaction_read_only%3Don", &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	assert_non_null(strstr(why.text, "read-only"));
+	assert_true(db_query(db, "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", NULL, 0, NULL, NULL, &why));
+	assert_int_equal(count(db), 0);
+	assert_false(put(db, 1, NULL, &why));
+	assert_int_equal(why.code, ERR_STORE_FAILED);
+	reconnect(db);
+	assert_true(put(db, 1, NULL, &why));
+	assert_int_equal(count(db), 1);
+	db_close(db);
+}
+
 static void a_transaction_is_lost_with_its_connection(void **state)
 {
 	struct why why = { 0 };
@@ -853,7 +872,7 @@ static const struct CMUnitTest on_server[] = {
 	P(says_what_is_wrong_with_a_statement), P(a_kill_loses_no_commit), P(an_older_schema_is_refused), P(two_migrate_at_once),
 	P(a_lost_connection_is_made_again), P(a_transaction_is_lost_with_its_connection), P(a_failed_statement_fails_its_transaction),
 	P(a_statement_has_its_time), P(sums_and_casts_are_numbers), P(types_may_change), P(rows_may_ask), P(passwords_are_not_told),
-	P(the_impatient_wait_no_longer), P(a_batch_has_its_time), P(a_batch_is_lost_with_its_connection),
+	P(the_impatient_wait_no_longer), P(a_server_that_only_reads_is_left), P(a_batch_has_its_time), P(a_batch_is_lost_with_its_connection),
 };
 
 int main(void)
