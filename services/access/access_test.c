@@ -57,6 +57,7 @@ struct fixture {
 	int64_t now_us;
 	struct why why;
 	Corral__AccessDelta delta;    /* of the last act */
+	bool unsure;
 };
 
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *f) { return remove(path); }
@@ -166,6 +167,7 @@ static enum err end_key(struct fixture *f, struct act a, const char *id, bool *r
 	enum err e = key_revoke(&a, str_of(id), ret_changed, &f->why);
 
 	f->delta = a.delta;
+	f->unsure = a.unsure;
 	return e;
 }
 
@@ -1198,10 +1200,51 @@ static void what_was_revoked_stays_away_when_the_store_breaks(void **state)
 	assert_int_equal(s->n_tenants, 1);
 	sql(f, "ALTER TABLE away RENAME TO tenants");
 	version = news_version(w);
+	assert_int_equal(heard(f, w)->n_keys, 1);             /* another one asks first */
 	news_time(w, t0);
 	assert_true(news_version(w) > version);               /* those who got less hear all again */
-	assert_int_equal(heard(f, w)->n_keys, 1);
+	version = news_version(w);
+	news_time(w, t0);
+	assert_true(news_version(w) == version);
 	news_free(w);
+}
+
+/* The key is revoked, and the answer to that is lost: whoever revokes it again is told that it is done. */
+static void what_may_have_been_done_is_published(void **state)
+{
+	struct fixture *f = *state;
+	Corral__Key *gone = make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	struct news *w = news_new(f->s, NULL, t0, &f->why);
+	uint64_t version = news_version(w);
+	bool changed;
+
+	assert_int_equal(end_key(f, OWNER, gone->id, &changed), ERR_OK);
+	assert_false(f->unsure);
+	assert_int_equal(heard(f, w)->n_keys, 1);             /* nobody was told */
+	news_doubt(w);
+	news_time(w, t0);
+	assert_true(news_version(w) > version);
+	assert_int_equal(heard(f, w)->n_keys, 0);
+	news_free(w);
+}
+
+static void a_commit_that_fails_is_unsure(void **state)
+{
+	struct fixture *f;
+	Corral__Key *k;
+	bool changed;
+
+	SKIP_ON_SERVER();
+	f = *state;
+	k = make(f, wish(CORRAL__ROLE__ROLE_USER, ""));
+	sql(f, "CREATE TABLE there (i INTEGER PRIMARY KEY)");
+	sql(f, "CREATE TABLE asks (i INTEGER REFERENCES there DEFERRABLE INITIALLY DEFERRED)");
+	sql(f, "CREATE TRIGGER asks_late AFTER UPDATE ON keys BEGIN INSERT INTO asks VALUES (1); END");
+	assert_int_not_equal(end_key(f, OWNER, k->id, &changed), ERR_OK);
+	assert_true(f->unsure);
+	sql(f, "DROP TRIGGER asks_late");
+	assert_int_equal(end_key(f, OWNER, k->id, &changed), ERR_OK);
+	assert_true(changed && !f->unsure);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -1237,6 +1280,7 @@ int main(void)
 		T(gateways_hear_live_keys_without_what_they_need_not),
 		T(one_revocation_among_many_is_small_news),
 		T(what_was_revoked_stays_away_when_the_store_breaks),
+		T(what_may_have_been_done_is_published), T(a_commit_that_fails_is_unsure),
 	};
 
 	clock_init();

@@ -14,7 +14,7 @@ struct news {
 	struct buf whole;             /* the last that could be made */
 	bool fresh;                   /* whole is of now */
 	struct buf gone;              /* ids of keys that left since, each with a terminator */
-	bool behind;                  /* a whole was given that is not of now: the store could not be read */
+	bool behind;                  /* what was published or given is not of now, or may not be: the store could not be read, or did not answer */
 	int64_t until_us;             /* keys that ended before are gone from what was published */
 	size_t last_bytes;
 	uint64_t version;
@@ -89,7 +89,6 @@ static bool rebuild(struct news *w, struct why *why)
 	buf_free(&w->whole);
 	w->whole = m.out;
 	w->fresh = true;
-	w->behind = false;
 	buf_clear(&w->gone);
 	LOG_DEBUG("the whole of keys and tenants was made", LOG_I("bytes", w->whole.n), LOG_I("after_us", mono_us() - began_us));
 	return true;
@@ -204,6 +203,12 @@ void news_tell(struct news *w, const Corral__AccessDelta *d)
 	arena_reset(w->mem);
 }
 
+void news_doubt(struct news *w)
+{
+	w->fresh = false;
+	w->behind = true;
+}
+
 /* --- time --- */
 
 struct ended { struct arena *mem; char **ids; size_t n, cap; };
@@ -242,8 +247,9 @@ void news_time(struct news *w, int64_t now_us)
 {
 	struct why why;
 
-	if (w->behind && rebuild(w, &why)) {
+	if (w->behind && (w->fresh || rebuild(w, &why))) {
 		LOG_INFO("keys and tenants can be read again; they are published anew");
+		w->behind = false;
 		publish_whole(w);
 	}
 	if (now_us >= w->until_us) {

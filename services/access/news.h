@@ -13,6 +13,8 @@ struct news;
 struct news *news_new(struct access_store *, struct snapshot_pub *, int64_t now_us, struct why *);
 void news_free(struct news *);
 void news_tell(struct news *, const Corral__AccessDelta *);       /* after the commit; an empty one is not sent */
+/* Something may have been done of which nobody was told: all is made and published anew, by news_time() when the store can be read. */
+void news_doubt(struct news *);
 /* Keys whose time ended since the last call leave the snapshot. After the clock was set back everything is published anew. */
 void news_time(struct news *, int64_t now_us);
 struct str news_whole(struct news *);                             /* valid until the next call of this module */

@@ -96,6 +96,8 @@ static bool acted(struct access *a, const struct act *act, enum err e, const str
 {
 	store_state(a, e, why);
 	series_add(metrics_series(svc_metrics(a->svc), M_ACTS, act->action, e == ERR_OK ? "ok" : err_name(e)), 1);
+	if (act->unsure)
+		news_doubt(a->news);
 	if (e) {
 		rpc_fail(data, e, why->text);
 		return false;

@@ -240,8 +240,11 @@ enum err act_end(struct act *a, enum err e, struct why *why)
 	struct why second = { 0 };
 
 	if (e == ERR_OK) {
-		if (write_down(a, e, why, why) && db_commit(a->store->db, why))
-			return ERR_OK;
+		if (write_down(a, e, why, why)) {
+			a->unsure = !db_commit(a->store->db, why);
+			if (!a->unsure)
+				return ERR_OK;
+		}
 		e = why->code;
 		db_rollback(a->store->db);
 		return e;

@@ -35,6 +35,7 @@ struct act {
 	struct str object;            /* the key's id, the tenant's name; may be set on the way */
 	struct str detail;            /* JSON object */
 	Corral__AccessDelta delta;    /* what gateways have to hear of it */
+	bool unsure;                  /* set by act_end(): the commit was not answered, so it may have been done */
 };
 
 /* Begins the transaction and finds out who acts. A key that asks is looked up: what the caller says of its rights does not count. */
