@@ -38,8 +38,11 @@ struct link {
 	bool asking;                  /* a question after the topics is under way */
 	bool there;                   /* nothing is known of one that is missing */
 	int64_t asked_us;
-	char text[300];               /* of the last error of the brokers */
+	char text[400];               /* of the last error of the brokers */
+	unsigned logged;              /* of these troubles, since all was well */
 };
+
+enum trouble { NO_TROUBLE, NO_TOPIC = 1, NO_BROKER = 2, REFUSED = 4, SILENT = 8, OTHER = 16 };
 
 /* --- configuration --- */
 
@@ -242,8 +245,21 @@ static void link_close(struct link *l)
 	close(fd);
 }
 
-static void link_state(struct link *l, bool ok, const char *text)
+/* Each kind is in the log once: brokers that refuse us do so several times a second, each time in other words. */
+static void link_log(struct link *l, enum trouble trouble, const char *text)
 {
+	if (trouble == NO_TROUBLE)
+		l->logged = 0;
+	else if (!(l->logged & trouble))
+		LOG_WARN("Kafka cannot be used", LOG_S("why", text));
+	l->logged |= trouble;
+}
+
+static void link_state(struct link *l, enum trouble trouble, const char *text)
+{
+	bool ok = trouble == NO_TROUBLE;
+
+	link_log(l, trouble, text);
 	if (l->told && l->ok == ok && (ok || strcmp(text, l->text) == 0))
 		return;
 	l->told = true;
@@ -286,54 +302,73 @@ static void topics_ask(struct link *l)
 	rd_kafka_AdminOptions_destroy(options);
 }
 
-/* Whether the topic is there, as far as the answer says; who may not make topics is not told, and finds out by using it. */
-static bool topic_is_there(const struct link *l, const rd_kafka_topic_result_t *r, char *text, size_t cap)
+struct missing { unsigned n; char names[250], fault[300]; };
+
+static void topic_missing(struct missing *m, const char *name)
+{
+	size_t at = strlen(m->names);
+
+	snprintf(m->names + at, sizeof(m->names) - at, "%s%s", m->n++ ? ", " : "", name);
+}
+
+/* As far as the answer says; who may not make topics is not told, and finds out by using it. */
+static void topic_look(const struct link *l, const rd_kafka_topic_result_t *r, struct missing *m)
 {
 	switch (rd_kafka_topic_result_error(r)) {
 	case RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS:
 	case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 	case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
-		return true;
+		break;
 	case RD_KAFKA_RESP_ERR_NO_ERROR:
-		if (l->cfg->bus_create_topics) {
+		if (l->cfg->bus_create_topics)
 			LOG_INFO("topic made", LOG_S("topic", rd_kafka_topic_result_name(r)));
-			return true;
-		}
-		snprintf(text, cap, "the topic %s is not there; make it, or allow it with bus_create_topics", rd_kafka_topic_result_name(r));
-		return false;
+		else
+			topic_missing(m, rd_kafka_topic_result_name(r));
+		break;
 	default:
-		snprintf(text, cap, "the topic %s cannot be made: %s", rd_kafka_topic_result_name(r), rd_kafka_topic_result_error_string(r));
-		return false;
+		snprintf(m->fault, sizeof(m->fault), "the topic %s cannot be made: %s", rd_kafka_topic_result_name(r), rd_kafka_topic_result_error_string(r));
 	}
+}
+
+static void link_missing(struct link *l, const struct missing *m)
+{
+	char text[400];
+
+	l->there = !m->n && !m->fault[0];
+	if (m->fault[0])
+		snprintf(text, sizeof(text), "%s", m->fault);
+	else
+		snprintf(text, sizeof(text), "%s: %s; make %s, or allow it with bus_create_topics", m->n > 1 ? "these topics are not there" : "this topic is not there",
+			 m->names, m->n > 1 ? "them" : "it");
+	link_state(l, l->there ? NO_TROUBLE : NO_TOPIC, l->there ? "" : text);
 }
 
 static void on_topics(struct link *l, rd_kafka_event_t *ev)
 {
 	rd_kafka_resp_err_t err = rd_kafka_event_error(ev);
 	const rd_kafka_topic_result_t **results;
-	bool there = true;
-	char text[300] = "";
+	struct missing missing = { 0 };
+	char text[300];
 	size_t n;
 
 	l->asking = false;
 	if (err)
 		l->there = true;          /* as far as is known; using it will tell */
 	if (err == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE || err == RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION) {
-		link_state(l, true, "");
+		link_state(l, NO_TROUBLE, "");
 		return;
 	}
 	if (err && l->told && !l->ok)
 		return;                   /* why is known */
 	if (err) {
 		snprintf(text, sizeof(text), "the brokers at %s do not answer: %s", brokers_of(l->cfg).p, rd_kafka_event_error_string(ev));
-		link_state(l, false, text);
+		link_state(l, SILENT, text);
 		return;
 	}
 	results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(ev), &n);
 	for (size_t i = 0; i < n; i++)
-		there &= topic_is_there(l, results[i], text, sizeof(text));
-	l->there = there;
-	link_state(l, there, text);
+		topic_look(l, results[i], &missing);
+	link_missing(l, &missing);
 }
 
 /* While something is wrong, or nothing is known, the brokers are asked every two seconds. */
@@ -345,6 +380,7 @@ static void link_beat(struct link *l)
 
 static void on_brokers_error(struct link *l, rd_kafka_resp_err_t err, const char *said)
 {
+	enum trouble trouble = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ? NO_BROKER : REFUSED;
 	char text[300];
 
 	if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
@@ -354,7 +390,7 @@ static void on_brokers_error(struct link *l, rd_kafka_resp_err_t err, const char
 		snprintf(text, sizeof(text), "the brokers refuse us: %s", said);
 	else
 		return;                   /* one of several, or tried again by itself */
-	link_state(l, false, text);
+	link_state(l, trouble, text);
 }
 
 /* --- producer --- */
@@ -487,7 +523,7 @@ static void topic_missed(struct link *l, const char *topic)
 	snprintf(text, sizeof(text), "the topic %s%s is not there%s", l->cfg->bus_prefix, topic,
 		 l->cfg->bus_create_topics ? "; it is being made" : "; make it, or allow it with bus_create_topics");
 	l->there = false;
-	link_state(l, false, text);
+	link_state(l, NO_TOPIC, text);
 }
 
 static enum bus_sent refused(struct bus_producer *p, const char *topic, rd_kafka_resp_err_t err)
@@ -505,7 +541,7 @@ static enum bus_sent refused(struct bus_producer *p, const char *topic, rd_kafka
 		loop_io_again(&p->link.io, LOOP_READ);
 		return BUS_LATER;
 	default:
-		link_state(&p->link, false, rd_kafka_err2str(err));
+		link_state(&p->link, OTHER, rd_kafka_err2str(err));
 		return BUS_LATER;
 	}
 }
@@ -545,7 +581,7 @@ static void on_reports(struct bus_producer *p, rd_kafka_event_t *ev)
 		bool persisted = !m->err && rd_kafka_message_status(m) == RD_KAFKA_MSG_STATUS_PERSISTED;
 
 		if (persisted)
-			link_state(&p->link, true, "");
+			link_state(&p->link, NO_TROUBLE, "");
 		else if (m->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
 			topic_missed(&p->link, without_prefix(&p->link, rd_kafka_topic_name(m->rkt)));
 		t->on_report(t, persisted, persisted ? "" : rd_kafka_err2str(m->err));
@@ -929,7 +965,7 @@ static void consumer_turn(struct link *l)
 
 	if (!c->n_events)
 		return;
-	link_state(l, true, "");
+	link_state(l, NO_TROUBLE, "");
 	for (size_t i = 0; i < c->n_parts; i++)
 		if (c->parts[i].n && !part_keep(c, &c->parts[i])) {
 			rest(c);

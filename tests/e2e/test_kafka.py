@@ -303,8 +303,14 @@ def test_outcomes_of_tasks_are_feedback(place, backend, broker, prefix):
 def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
     corral = place("--no-bus-create-topics")
     ids = ask(corral, backend, 3)
-    text = until(lambda: (t := http(f"{corral.admin}/readyz")[2]) and f"the topic {prefix}" in t and t, WAIT)
-    assert "make it, or allow it with bus_create_topics" in text
+    def needs():
+        return " ".join(n["text"] for n in json.loads(http(f"{corral.admin}/readyz")[2])["needs"] if n["need"] == "bus")
+    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1")]
+    text = until(lambda: all(t in needs() for t in missing) and needs(), WAIT)
+    assert f"{missing[0]}, {missing[1]}; make them, or allow it with bus_create_topics" in text
+    told = until(lambda: (t := corral.logs()) and f"{missing[0]}.dead, {missing[2]}.dead; make them" in t and t, WAIT)
+    lines = [line for line in told.splitlines() if "Kafka cannot be used" in line]
+    assert all(any(t in line for line in lines) for t in missing) and len(lines) < 20, lines
     assert corral.close() is None
     corral = place()                                             # now it may
     until(lambda: exact(ledger_of(corral), ids), WAIT)
@@ -326,6 +332,7 @@ def test_brokers_are_known_and_know_us(place, backend, broker, tmp_path, mechani
     corral = place(*secure)
     ids += ask(corral, backend, 2)
     until(lambda: "the brokers refuse us" in http(f"{corral.admin}/readyz")[2], WAIT)
+    until(lambda: "Kafka cannot be used" in corral.logs() and "the brokers refuse us" in corral.logs(), WAIT)
     assert corral.close() is None
     # nor is a broker believed that another authority vouches for
     (tmp_path / "password").write_text("secret\n")
