@@ -125,7 +125,7 @@ static enum purse_answer short_of(const struct purse *p, int k, int64_t least, i
 {
 	bool spent = is_spent(p, k, least, wall_us, mono_us);
 
-	*ret = (struct purse_refusal){ (struct purse *)(uintptr_t)p, k, most(p, k) > 0 ? most(p, k) : 0, p->resets_us, !spent };
+	*ret = (struct purse_refusal){ (struct purse *)(uintptr_t)p, k, most(p, k) > 0 ? most(p, k) : 0, p->limit.n[k], p->resets_us, !spent };
 	return spent ? PURSE_SPENT : PURSE_ASK;
 }
 
@@ -319,6 +319,7 @@ void purse_book_list(struct purse_book *b, Corral__Budget *const *list, size_t n
 		p->unlimited = list[i]->unlimited;
 		p->limits[PURSE_TOKENS] = list[i]->limits_tokens;
 		p->limits[PURSE_MICROUSD] = list[i]->limits_microusd;
+		p->limit = (struct purse_amounts){ { [PURSE_TOKENS] = list[i]->limit_tokens, [PURSE_MICROUSD] = list[i]->limit_microusd } };
 	}
 	atomic_store_explicit(&b->n, (unsigned)n, memory_order_release);
 	pthread_mutex_unlock(&b->lock);

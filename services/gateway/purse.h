@@ -27,6 +27,7 @@ struct purse {
 	/* under the lock */
 	bool gone, shadow, rolling, unlimited;
 	bool limits[PURSE_AMOUNTS];
+	struct purse_amounts limit;   /* of those: what there is in a whole period */
 	bool heard;                   /* what follows is known */
 	int64_t period_us, ends_us, resets_us, heard_us;     /* heard: mono */
 	struct purse_amounts granted, spent, reserved, settled;       /* settled: of spent, what the usage-tracker had the facts of */
@@ -62,7 +63,7 @@ enum purse_answer {
 struct purse_refusal {
 	struct purse *purse;
 	int kind;
-	int64_t left, resets_us;      /* what it could give at most; wall clock */
+	int64_t left, limit, resets_us;      /* what it could give at most, and in a whole period; wall clock */
 	bool lent_out;                /* there may be more soon: what is left is held by others, or for requests under way */
 };
 

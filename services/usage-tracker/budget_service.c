@@ -78,6 +78,19 @@ static const char *tenant_of(const char *scope, const char *named, const Corral_
 	return *named ? named : caller && *caller->tenant ? caller->tenant : "default";
 }
 
+/* A tenant that is named for what is not its own, or is another's, would be passed over: the budget would cover more than was meant. */
+static bool is_of(const char *scope, const char *named, const char *tenant, struct why *why)
+{
+	enum budget_kind kind;
+	struct str name;
+
+	if (!*named || !budget_scope(str_of(scope), &kind, &name) || strcmp(named, tenant) == 0)
+		return true;
+	if (*tenant)
+		return err_field(why, ERR_INVALID, "tenant", "%.80s is of the tenant '%.80s', and not of '%.80s'", scope, tenant, named) == ERR_OK;
+	return err_field(why, ERR_INVALID, "tenant", "%.80s is the whole installation's, and no tenant's", scope) == ERR_OK;
+}
+
 /* --- asks --- */
 
 enum { QUIET_US = 5 * TICK_US };
@@ -142,10 +155,12 @@ static void on_put(Corral__Budgets_Service *rpc, const Corral__PutBudgetRequest 
 	struct budget_service *s = of(rpc);
 	Corral__Budget empty = CORRAL__BUDGET__INIT, wanted = q->budget ? *q->budget : empty;
 	Corral__BudgetState reply;
+	const char *named = wanted.tenant;
 	struct why why = { 0 };
 
-	wanted.tenant = (char *)(uintptr_t)tenant_of(wanted.scope, wanted.tenant, q->caller);
-	if (may(q->caller, "budgets.write", wanted.scope, wanted.tenant, &why) == ERR_OK &&
+	wanted.tenant = (char *)(uintptr_t)tenant_of(wanted.scope, named, q->caller);
+	if (is_of(wanted.scope, named, wanted.tenant, &why) &&
+	    may(q->caller, "budgets.write", wanted.scope, wanted.tenant, &why) == ERR_OK &&
 	    budgets_put(s->budgets, &wanted, wall_us(), s->mem, &reply, &why)) {
 		said("budgets.write", q->caller, wanted.scope, wanted.period);
 		closure(&reply, data);
@@ -163,7 +178,7 @@ static void on_delete(Corral__Budgets_Service *rpc, const Corral__DeleteBudgetRe
 	struct why why = { 0 };
 	bool changed = false;
 
-	if (may(q->caller, "budgets.write", q->scope, tenant, &why) == ERR_OK &&
+	if (is_of(q->scope, q->tenant, tenant, &why) && may(q->caller, "budgets.write", q->scope, tenant, &why) == ERR_OK &&
 	    budgets_remove(s->budgets, q->scope, tenant, q->period, wall_us(), &changed, &why)) {
 		if (!changed)
 			err_set(&why, ERR_NOT_FOUND, "there is no budget of %.80s for the period '%.32s'", q->scope, q->period);

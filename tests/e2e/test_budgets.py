@@ -57,8 +57,12 @@ def test_spent_is_402_with_the_time_of_its_reset(corral):
     until(lambda: row(corral, "tenant:default")["used_tokens"] == 10)
     status, head, body = chat(corral, max_tokens=500)
     assert status == 402 and body["error"]["code"] == "insufficient_quota"
-    assert re.search(r"the budget of tenant:default \(a month\) has 290 tokens left, and this request may need \d+; there is more from 20\d\d-\d\d-01T00:00:00Z on",
-                     body["error"]["message"])
+    left = r"the budget of tenant:default \(a month\) has 290 tokens left, and this request may need \d+; "
+    found = re.search(left.replace(r"\d+", r"(\d+)") + r"it never has more than 300, and begins anew at 20\d\d-\d\d-01T00:00:00Z: ask for a shorter answer",
+                      body["error"]["message"])                 # waiting would not help: it is more than the whole limit
+    prompt = int(found[1]) - 500
+    status, head, body = chat(corral, max_tokens=295 - prompt)
+    assert status == 402 and re.search(left + r"there is more from 20\d\d-\d\d-01T00:00:00Z on", body["error"]["message"])
     assert int(head["Retry-After"]) > 1
     status, _, body = chat(corral, path="/v1/messages", max_tokens=500)
     assert status == 402 and body["type"] == "error" and "tenant:default" in body["error"]["message"]
@@ -164,9 +168,11 @@ def test_rights(corral):
     for bad in ({"scope": "tenant:default"}, {"scope": "x", "tokens": 1}, {"scope": "tenant:default", "tokens": -1}, {"scope": "tenant:default", "tokens": "1"},
                 {"scope": "tenant:default", "tokens": 1, "period": "week"}, {"scope": "tenant:default", "tokens": 1, "mode": "maybe"}, {"tokens": 1},
                 {"scope": "tenant:default", "token": 1}, {"scope": "provider:acme", "unlimited": 1}, {"scope": "provider:acme", "unlimited": False},
-                {"scope": "provider:acme", "unlimited": True, "microusd": 5}):
+                {"scope": "provider:acme", "unlimited": True, "microusd": 5}, {"scope": "organisation:us", "tokens": 5, "tenant": "default"},
+                {"scope": "tenant:default", "tokens": 5, "tenant": "other"}):
         status, _, body = corral.get("/budgets", body=bad, method="PUT")
         assert status in (400, 422), (bad, body)
+    assert corral.get("/budgets?scope=organisation:us&period=day&tenant=default", method="DELETE")[0] == 422
     until(lambda: any(e["action"] == "budgets.write" and "tenant:default day enforce tokens=1000000" in e["object"] and e["outcome"] == "ok"
                       for e in corral.get("/audit?action=budgets.write")[2]["entries"]))
 

@@ -147,6 +147,7 @@ static enum step refuse_spent(struct req *r, const struct purse_refusal *why)
 {
 	int64_t wait_us = why->resets_us - wall_us();
 	const char *unit = why->kind == PURSE_TOKENS ? "tokens" : "micro-dollars";
+	struct str left;
 	char at[40];
 
 	if (why->lent_out) {
@@ -158,8 +159,12 @@ static enum step refuse_spent(struct req *r, const struct purse_refusal *why)
 	count(r, M_BUDGET_REFUSED, why->purse, "spent");
 	r->retry_after_s = wait_us > 1000000 ? (wait_us + 999999) / 1000000 : 1;
 	clock_rfc3339(why->resets_us, 0, at, sizeof(at));
-	return req_fail(r, ERR_BUDGET_SPENT, "the budget of %s (a %s) has %lld %s left, and this request may need %lld; there is more from %s on", why->purse->scope,
-			why->purse->period, (long long)why->left, unit, (long long)r->budget_need.n[why->kind], at);
+	left = arena_fmt(r->mem, "the budget of %s (a %s) has %lld %s left, and this request may need %lld", why->purse->scope, why->purse->period,
+			 (long long)why->left, unit, (long long)r->budget_need.n[why->kind]);
+	if (r->budget_need.n[why->kind] <= why->limit)
+		return req_fail(r, ERR_BUDGET_SPENT, STR_FMT "; there is more from %s on", STR_ARG(left), at);
+	return req_fail(r, ERR_BUDGET_SPENT, STR_FMT "; it never has more than %lld, and begins anew at %s: ask for a shorter answer, or for a higher limit", STR_ARG(left),
+			(long long)why->limit, at);
 }
 
 /* --- taking --- */
