@@ -117,6 +117,17 @@ static void put_message(struct json_out *jo, const ProtobufCMessage *m)
 	jw_end(jo);
 }
 
+/* On one line, whatever lines it had: outside of strings they say nothing, and inside there are none. */
+static void put_json(struct json_out *jo, struct str bytes)
+{
+	struct buf line = { 0 };
+
+	for (size_t i = 0; i < bytes.n; i++)
+		buf_char(&line, bytes.p[i] == '\n' || bytes.p[i] == '\r' ? ' ' : bytes.p[i]);
+	jw_kv_raw(jo, "json", str_trim(buf_as_str(&line)));
+	buf_free(&line);
+}
+
 /* "event" where the bytes are one, "json" where they are JSON, else "bytes". */
 static void put_value(struct tail *t, struct json_out *jo, struct str bytes)
 {
@@ -124,9 +135,10 @@ static void put_value(struct tail *t, struct json_out *jo, struct str bytes)
 	struct arena *mem = arena_new(0);
 	struct json j;
 	struct why why;
+	bool message = m && !(bytes.n && bytes.p[0] == '{');
 
-	if (bytes.n && bytes.p[0] == '{' && json_parse(&j, mem, bytes, NULL, &why) == ERR_OK) {
-		jw_kv_raw(jo, "json", bytes);
+	if (!message && json_parse(&j, mem, bytes, NULL, &why) == ERR_OK && json_kind(&j, 0) == JSON_OBJECT) {
+		put_json(jo, bytes);
 	} else if (m) {
 		jw_key(jo, "event");
 		put_message(jo, m);

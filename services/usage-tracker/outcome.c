@@ -56,13 +56,13 @@ static const char *read_event(Corral__TaskCompletedEvent **ret, struct str bytes
 {
 	ProtobufCAllocator alloc = { arena_of, keep_in_arena, mem };
 
-	if (bytes.n && bytes.p[0] == '{') {       /* no message of ours begins so */
-		*ret = arena_new_of(mem, Corral__TaskCompletedEvent);
-		corral__task_completed_event__init(*ret);
-		return from_json(*ret, bytes, mem);
-	}
-	*ret = corral__task_completed_event__unpack(&alloc, bytes.n, (const uint8_t *)bytes.p);
-	return *ret ? "" : "it is neither a TaskCompletedEvent nor a JSON object";
+	*ret = bytes.n && bytes.p[0] == '{' ? NULL :                  /* no message of ours begins so */
+	       corral__task_completed_event__unpack(&alloc, bytes.n, (const uint8_t *)bytes.p);
+	if (*ret)
+		return "";
+	*ret = arena_new_of(mem, Corral__TaskCompletedEvent);
+	corral__task_completed_event__init(*ret);
+	return from_json(*ret, bytes, mem);
 }
 
 static bool request_of(const Corral__TaskCompletedEvent *e, struct uuid *ret)

@@ -83,7 +83,8 @@ static void as_json(void **state)
 	assert_string_equal(keep(s, STR("{\"task_id\":\"a\",\"request_id\":\"" ID "\",\"success\":true,\"tests_passed\":2,\"tests_total\":3,\"rating\":4,\"duration_ms\":5}")), "");
 	assert_string_equal(keep(s, STR("{\"task_id\":\"b\",\"request_id\":\"" ID "\",\"success\":false,\"occurred_at_us\":1795289227196000,\"more\":[]}")), "");
 	assert_string_equal(keep(s, STR("{\"task_id\":\"c\",\"request_id\":\"" ID "\",\"success\":null}")), "");
-	kept_are(s, "task:a 1 2/3 4;task:b 0 0/0 0;task:c -1 0/0 0;");
+	assert_string_equal(keep(s, STR("\r\n  {\n\t\"task_id\" : \"d\",\n\t\"request_id\" : \"" ID "\",\n\t\"rating\" : 2\n}\n")), "");
+	kept_are(s, "task:a 1 2/3 4;task:b 0 0/0 0;task:c -1 0/0 0;task:d -1 0/0 2;");
 }
 
 static void as_protobuf(void **state)

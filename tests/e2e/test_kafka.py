@@ -298,6 +298,12 @@ def test_outcomes_of_tasks_are_feedback(place, backend, broker, prefix):
 
     assert until(feedback, WAIT) == [(ids[0].replace("-", ""), "task:t-1", "default", 0, 3, 7, 2)]
     until(lambda: metric(corral, "corral_bus_dead_total") == 1, WAIT)
+    pretty = {"task_id": "t-3", "request_id": ids[1], "success": True}
+    publish(broker, f"{prefix}task-completed.v1", ("default", b"\n " + json.dumps(pretty, indent=2).encode() + b"\n"))
+    until(lambda: (ids[1].replace("-", ""), "task:t-3", "default", 1, None, None, None) in feedback(), WAIT)
+    tail = corral_program("events", "tail", "task-completed.v1", "--from-beginning", "--idle", "3", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix)
+    shown = [json.loads(line)["json"] for line in tail.stdout.splitlines()]      # one object a line, however it was written
+    assert said in shown and pretty in shown and len(shown) == 3
 
 
 def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
