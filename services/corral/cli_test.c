@@ -522,6 +522,9 @@ static void usage_as_a_table(void **state)
 	will_answer(200, "{\"rows\":[]}");
 	assert_int_equal(corral("usage"), EXIT_OK);
 	assert_string_equal(said, "The ledger has no requests yet.\n");
+	assert_int_equal(corral("usage --tenant red"), EXIT_OK);
+	assert_string_equal(gw.asked, "GET /usage?group_by=model&tenant=red");
+	assert_string_equal(said, "The ledger has no requests of the tenant red yet.\n");
 }
 
 static void explanations_as_tables(void **state)

@@ -5,7 +5,7 @@
 #include "services/corral/table.h"
 
 struct usage_opts {
-	const char *by, *group_by, *from, *to;
+	const char *by, *group_by, *from, *to, *tenant;
 	bool csv;
 };
 
@@ -14,6 +14,7 @@ static const struct flag flags[] = {
 	FLAG(struct usage_opts, group_by, 0, "A,B", "The same."),
 	FLAG(struct usage_opts, from, 0, "TIME", "From then on: 2026-11-21, or 2026-11-21T09:00:00Z."),
 	FLAG(struct usage_opts, to, 0, "TIME", "Until then, not included."),
+	FLAG(struct usage_opts, tenant, 't', "NAME", "Of this tenant alone."),
 	FLAG(struct usage_opts, csv, 0, NULL, "Comma-separated values with a header line, for spreadsheets."),
 	{ 0 }
 };
@@ -77,7 +78,7 @@ static int print_usage(struct cli *c, const struct json *j, const char *by)
 	bool costs;
 
 	if (!rows || json_count(j, rows) == 0) {
-		fprintf(c->out, "The ledger has no requests%s.\n", *o->from || *o->to ? " of that time" : " yet");
+		fprintf(c->out, "The ledger has no requests%s%s%s.\n", *o->tenant ? " of the tenant " : "", o->tenant, *o->from || *o->to ? " of that time" : " yet");
 		return EXIT_OK;
 	}
 	costs = any_cost(j, rows);
@@ -115,6 +116,7 @@ static int run(struct cli *c)
 	add_query(&path, "group_by", by);
 	add_query(&path, "from", o->from);
 	add_query(&path, "to", o->to);
+	add_query(&path, "tenant", o->tenant);
 	add_query(&path, "format", o->csv ? "csv" : "");
 	a = remote_ask(r, "GET", buf_z(&path), STR(""), 30000);
 	buf_free(&path);
