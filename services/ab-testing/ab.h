@@ -64,6 +64,7 @@ struct ab {
 	struct list trials;
 	struct arena *mem;            /* of the ask in hand */
 	uint64_t cursor;
+	bool in_doubt;                /* a batch of outcomes failed: cursor and sums here may not be what the database has */
 	int64_t looked_us, first_look_us;     /* wall: for challengers; 0 = never */
 	struct notes notes;
 	struct herald herald;
@@ -124,7 +125,8 @@ bool challengers_due(const struct ab *, int64_t every_us, int64_t now_us);
 bool challengers_look(struct ab *, const struct challenger_rules *, const struct sight *, int64_t now_us, struct why *);
 
 /* --- results.c: outcomes into sums --- */
-bool results_load(struct ab *, struct trial *, struct why *);
+/* Reads cursor and sums, if they are in doubt. False when that fails: nothing is to be counted or judged before it was done. */
+bool results_load(struct ab *, struct why *);
 /* Windows of late outcomes, the first ones or as they were kept: an arm's sums of an older window than the experiment's are emptied. */
 void results_begin(struct trial *);
 /* Rows in the order of their seq, the first one after the cursor: cursor, outcomes and sums move in one transaction. */

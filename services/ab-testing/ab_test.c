@@ -540,6 +540,59 @@ static void an_outcome_counts_once_and_as_it_is_now(void **state)
 	assert_int_equal(analysis(f, t).arms[1]->requests, 2);
 }
 
+static void sql(struct fixture *f, const char *text)
+{
+	struct why why = { 0 };
+
+	if (!db_query(f->ab.db, text, NULL, 0, NULL, NULL, &why))
+		fail_msg("%s", why.text);
+}
+
+static bool takes(struct fixture *f, Corral__Outcome *o)
+{
+	Corral__OutcomesReply reply = CORRAL__OUTCOMES_REPLY__INIT;
+	struct why why = { 0 };
+
+	reply.n_rows = 1;
+	reply.rows = &o;
+	return results_take(&f->ab, &reply, &why);
+}
+
+/* A batch fails, and what is kept cannot be read again at once, as when the server is gone: then it is read before anything more is counted. */
+static void a_failed_batch_leaves_the_sums_as_they_were(void **state)
+{
+	struct fixture *f = *state;
+	struct trial *t = make(f, said(f, "one", "two", 100));
+	Corral__Outcome *late;
+	uint64_t before;
+
+	take_one(f, t, (struct of_request){ 1, "b", true, 0, 0, 200 });
+	take_one(f, t, (struct of_request){ 2, "b", true, 0, 0, 400 });
+	sql(f, "ALTER TABLE tallies RENAME TO away");
+	late = outcome(f, t, (struct of_request){ 3, "b", true, 0, 0, 600 });
+	assert_false(takes(f, late));
+	assert_false(takes(f, late));
+	assert_true(f->ab.in_doubt);
+	sql(f, "ALTER TABLE away RENAME TO tallies");
+	assert_true(takes(f, late));
+	assert_false(f->ab.in_doubt);
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(analysis(f, t).arms[1]->requests, 3);
+		assert_true(fabs(analysis(f, t).arms[1]->avg_latency_ms - 400) < .001);
+		close_it(f);                                         /* and so it was written */
+		open_it(f);
+		t = list_entry(f->ab.trials.next, struct trial, node);
+	}
+	before = f->ab.cursor;
+	take_one(f, t, (struct of_request){ 4, "b", true, 0, 0, 800 });
+	late = outcome(f, t, (struct of_request){ 5, "b", true, 0, 0, 1000 });
+	f->ab.cursor = before;                                       /* the commit was done, and not answered */
+	f->ab.in_doubt = true;
+	assert_true(takes(f, late));
+	assert_int_equal(analysis(f, t).arms[1]->requests, 5);
+	assert_int_equal(f->ab.cursor, f->seq);
+}
+
 /* n of each arm; of 'b' every 'bad'-th is said to be bad. */
 static void many_from(struct fixture *f, const struct trial *t, unsigned from, unsigned n, unsigned bad_a, unsigned bad_b)
 {
@@ -779,7 +832,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(each_has_a_place_of_its_own), T(states_follow_each_other), T(a_champion_is_followed_and_comes_back),
-		T(an_outcome_counts_once_and_as_it_is_now), T(a_broken_guard_rolls_back),
+		T(an_outcome_counts_once_and_as_it_is_now), T(a_failed_batch_leaves_the_sums_as_they_were), T(a_broken_guard_rolls_back),
 		T(an_arm_that_turns_bad_after_long_rolls_back), T(words_that_come_late_are_news),
 		T(a_winner_is_promoted_when_its_guards_are_clear),
 		T(without_leave_nothing_is_promoted_and_time_ends_it), T(when_no_arm_is_better_it_stops), T(a_shadow_counts_by_its_answers_alone),

@@ -222,7 +222,7 @@ static bool take_sums(void *arg, const struct db_row *row)
 	return true;
 }
 
-bool results_load(struct ab *ab, struct trial *t, struct why *why)
+static bool sums_load(struct ab *ab, struct trial *t, struct why *why)
 {
 	bool ok;
 
@@ -231,6 +231,23 @@ bool results_load(struct ab *ab, struct trial *t, struct why *why)
 	t->changed = true;
 	ok = db_run(ab->db, X_TALLIES, (struct db_value[]){ DB_Z(t->e->id) }, 1, take_sums, t, NULL, why);
 	results_begin(t);
+	return ok;
+}
+
+static bool take_cursor(void *arg, const struct db_row *row)
+{
+	((struct ab *)arg)->cursor = (uint64_t)db_int(row, 0);
+	return true;
+}
+
+bool results_load(struct ab *ab, struct why *why)
+{
+	bool ok = !ab->in_doubt || db_run(ab->db, X_CURSOR, NULL, 0, take_cursor, ab, NULL, why);
+
+	if (ok && ab->in_doubt)
+		list_each(it, &ab->trials)
+			ok = ok && sums_load(ab, list_entry(it, struct trial, node), why);
+	ab->in_doubt &= !ok;
 	return ok;
 }
 
@@ -283,13 +300,15 @@ static bool move(struct ab *ab, uint64_t to, struct why *why)
 
 bool results_take(struct ab *ab, const Corral__OutcomesReply *reply, struct why *why)
 {
-	uint64_t to = ab->cursor;
+	struct why again;
+	uint64_t to;
 	bool ok;
 
 	if (!reply->n_rows)
 		return true;
-	if (!db_begin(ab->db, why))
+	if (!results_load(ab, why) || !db_begin(ab->db, why))
 		return false;
+	to = ab->cursor;
 	ok = true;
 	for (size_t i = 0; ok && i < reply->n_rows; i++) {
 		if (reply->rows[i]->seq <= to)
@@ -302,10 +321,7 @@ bool results_take(struct ab *ab, const Corral__OutcomesReply *reply, struct why 
 		return true;
 	}
 	db_rollback(ab->db);
-	list_each(it, &ab->trials) {              /* as the database has it */
-		struct why again;
-
-		(void)results_load(ab, list_entry(it, struct trial, node), &again);
-	}
+	ab->in_doubt = true;
+	(void)results_load(ab, &again);
 	return false;
 }

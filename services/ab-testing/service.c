@@ -238,7 +238,7 @@ static void tick(struct loop_timer *);
 static void judge(struct ab_service *s)
 {
 	struct why why = { 0 };
-	bool ok = judge_all(&s->ab, wall_us(), &why);
+	bool ok = results_load(&s->ab, &why) && judge_all(&s->ab, wall_us(), &why);
 
 	store_state(s, ok, &why);
 	tell(s);

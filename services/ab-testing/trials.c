@@ -81,20 +81,11 @@ static bool load_one(void *arg, const struct db_row *row)
 	return true;
 }
 
-static bool load_cursor(void *arg, const struct db_row *row)
-{
-	((struct ab *)arg)->cursor = (uint64_t)db_int(row, 0);
-	return true;
-}
-
 bool trials_load(struct ab *ab, struct why *why)
 {
-	bool ok = db_run(ab->db, X_EXPERIMENTS, NULL, 0, load_one, ab, NULL, why) && db_run(ab->db, X_CURSOR, NULL, 0, load_cursor, ab, NULL, why) &&
-		  notes_load(ab, why) && news_load(ab, why) && challengers_load(ab, why);
-
-	list_each(it, &ab->trials)
-		ok = ok && results_load(ab, list_entry(it, struct trial, node), why);
-	return ok;
+	ab->in_doubt = true;
+	return db_run(ab->db, X_EXPERIMENTS, NULL, 0, load_one, ab, NULL, why) && notes_load(ab, why) && news_load(ab, why) && challengers_load(ab, why) &&
+	       results_load(ab, why);
 }
 
 void trials_free(struct ab *ab)
