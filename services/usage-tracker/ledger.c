@@ -28,6 +28,7 @@ struct ledger {
 	struct open_rows *open;
 	struct arena *mem;            /* of the batch in hand */
 	int64_t corrections_waiting;  /* for a FINAL that has not come */
+	bool in_doubt;                /* a batch failed, perhaps by a commit that was done and not answered: they are to be counted again */
 	void (*on_finished)(void *, const struct dim *, const Corral__UsageEvent *);
 	void *on_finished_arg;
 	struct ledger_watch watches[LEDGER_WATCHES];
@@ -88,6 +89,11 @@ static bool keep_int(void *arg, const struct db_row *row)
 	return true;
 }
 
+static bool corrections_count(struct ledger *l, int64_t *ret, struct why *why)
+{
+	return db_run(l->db, L_CORRECTIONS_COUNT, NULL, 0, keep_int, ret, NULL, why);
+}
+
 struct db *ledger_db(struct ledger *l) { return l->db; }
 
 struct ledger *ledger_open(const char *url, struct why *why)
@@ -103,7 +109,7 @@ struct ledger *ledger_open(const char *url, struct why *why)
 	l->book = book_new(db);
 	l->open = open_rows_new();
 	l->mem = arena_new(256 << 10);
-	if (db_run(db, L_CORRECTIONS_COUNT, NULL, 0, keep_int, &l->corrections_waiting, NULL, why))
+	if (corrections_count(l, &l->corrections_waiting, why))
 		return l;
 	ledger_close(l);
 	return NULL;
@@ -205,6 +211,8 @@ static enum ledger_outcome batch_apply(struct work *w, uint64_t *ret_position)
 		return LEDGER_FAILED;
 	if (!cursor_move(w, ret_position, &outcome))
 		return outcome;
+	if (w->l->in_doubt && !corrections_count(w->l, &w->corrections_waiting, w->why))
+		return LEDGER_FAILED;
 	if (!facts_sort(w))
 		return LEDGER_FAILED;
 	for (size_t i = 0; i < w->n_cases; i++)
@@ -242,13 +250,16 @@ enum ledger_outcome ledger_ingest(struct ledger *l, const struct ledger_batch *b
 		outcome = batch_again(&w, ret_position);
 	if (outcome == LEDGER_APPLIED) {
 		l->corrections_waiting = w.corrections_waiting;
+		l->in_doubt = false;
 		for (size_t i = 0; i < w.n_finished && l->on_finished; i++)
 			l->on_finished(l->on_finished_arg, w.finished[i].dim, w.finished[i].event);
 	} else {
 		db_rollback(l->db);
 		w.counts = (struct ledger_counts){ 0 };
-		if (outcome == LEDGER_FAILED)
+		if (outcome == LEDGER_FAILED) {
 			forget_all(l);
+			l->in_doubt = true;
+		}
 	}
 	if (ret_counts)
 		*ret_counts = w.counts;

@@ -318,6 +318,35 @@ static void duplicates_change_nothing(void **state)
 	check_one_finished(f, 1);
 }
 
+static void change(struct fixture *f, const char *text)
+{
+	struct why why;
+
+	if (!db_query(ledger_db(f->l), text, NULL, 0, NULL, NULL, &why))
+		fail_msg("%s", why.text);
+}
+
+/* To the ledger a commit that is not answered is a failure; what it did is there all the same, as if another had done it. */
+static void what_a_commit_without_answer_left_is_found(void **state)
+{
+	struct fixture *f = *state;
+	struct ledger *l = f->l;
+	uint64_t position;
+
+	SEND(START(1, 1));
+	f->l = NULL;
+	reopen(f);
+	SEND(CORRECTION(1, 1, 2));
+	ledger_close(f->l);
+	f->l = l;
+	change(f, "ALTER TABLE cursors RENAME TO away");
+	assert_int_equal(send_from(f, (const struct str[]){ CORRECTION(1, 1, 2) }, 1, f->position, f->epoch, &position, NULL), LEDGER_FAILED);
+	change(f, "ALTER TABLE away RENAME TO cursors");
+	SEND(FINAL(1, 1));
+	check_one_finished(f, 1);
+	assert_int_equal(query(f, "", 0, 0).totals->completion_tokens, 21 + 1000);
+}
+
 /* The same fact as that of a shadow of request 7, in an experiment. */
 static struct str shadow_fact(struct fixture *f, unsigned i, Corral__UsageKind kind)
 {
@@ -850,7 +879,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(both_in_one_batch), T(a_request_without_a_backend_is_no_attempt), T(start_then_final), T(start_then_restart_then_final),
 		T(final_before_its_start), T(duplicates_change_nothing), T(a_shadow_stands_apart),
-		T(corrections_add_once), T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
+		T(corrections_add_once), T(what_a_commit_without_answer_left_is_found),
+		T(a_bare_final_is_filled_from_its_start), T(what_cannot_be_read_is_kept), T(the_cursor_is_compared_and_set),
 		T(any_order_gives_the_same), T(many_finals_of_which_some_were_there), T(kills_lose_and_double_nothing), T(a_full_disk_changes_nothing),
 		cmocka_unit_test(percentiles_are_within_their_word), T(speeds_are_measured_and_survive),
 		T(what_a_backend_refuses_says_nothing_of_it), T(refuses_unknown_groups), T(costs_little),
