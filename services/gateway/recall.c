@@ -18,7 +18,7 @@
 /* What recollection.bypass can be; the commonest first. */
 enum { BYPASSES = 6 };
 static const char *const bypasses[BYPASSES] = { "sampling", "tools", "asked", "digest", "nothing_asked", "not_sent" };
-enum { SECRET_BYTES = 32, SECRET_MOST = 4096, TENANTS = 64, HELD_FREE = 64 << 10, HELD_STEP = 256 << 10, ANSWER_MOST = 64 << 20 };
+enum { SECRET_BYTES = 32, SECRET_MOST = 4096, TENANTS = 64, HELD_FREE = 64 << 10, HELD_STEP = 256 << 10, ANSWER_MOST = 64 << 20, UNHEARD = 3 };
 
 struct recall {
 	struct cache *cache;
@@ -27,6 +27,8 @@ struct recall {
 	_Atomic uint64_t events[CACHE_EVENTS];
 	_Atomic int ready;            /* seats whose store is asked */
 	uint64_t told[CACHE_EVENTS], evictions;       /* what the metrics have of it */
+	bool far;                     /* there is a Redis behind the memory */
+	unsigned unheard;             /* looks in a row at which no seat's Redis answered */
 };
 
 struct tenant_key { char name[64]; struct hmac_key *key; };
@@ -129,6 +131,7 @@ bool recall_open(struct gateway *g, struct why *why)
 		free(rl);
 		return false;
 	}
+	rl->far = str_starts(str_of(o.url), STR("redis"));
 	rl->flights = flights_new();
 	g->recall = rl;
 	return true;
@@ -180,16 +183,29 @@ void recall_seat_free(struct recall_seat *s)
 	free(s);
 }
 
+/* A rest of a moment is nothing that an operator is told. */
+static void tell_need(struct gateway *g, int ready)
+{
+	struct recall *rl = g->recall;
+
+	rl->unheard = ready ? 0 : rl->unheard + 1;
+	if (rl->far && (ready || rl->unheard == UNHEARD))
+		svc_want(g->svc, "cache", ready > 0, ready ? "" : "its Redis does not answer; requests go on without it");
+}
+
 void recall_sweep(struct gateway *g)
 {
 	static const char *const kinds[CACHE_EVENTS] = { "late", "broken", "resting", "dropped", "foreign" };
 	struct recall *rl = g->recall;
 	struct cache_figures f;
+	int ready;
 
 	if (!rl)
 		return;
 	cache_memory_figures(cache_near(rl->cache), &f);
-	series_set(metrics_series(g->metrics, M_CACHE_READY), (double)atomic_load_explicit(&rl->ready, memory_order_relaxed));
+	ready = atomic_load_explicit(&rl->ready, memory_order_relaxed);
+	tell_need(g, ready);
+	series_set(metrics_series(g->metrics, M_CACHE_READY), (double)ready);
 	series_set(metrics_series(g->metrics, M_CACHE_BYTES), (double)f.bytes);
 	series_set(metrics_series(g->metrics, M_CACHE_ENTRIES), (double)f.entries);
 	series_add(metrics_series(g->metrics, M_CACHE_EVICTIONS), (double)(f.evictions - rl->evictions));

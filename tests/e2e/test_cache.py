@@ -106,6 +106,27 @@ def test_gateways_that_share_redis_and_secret_share_answers(corral_with, llama, 
     assert ask(stranger)[0] == "miss"
 
 
+def test_readyz_says_that_redis_is_away_and_nothing_waits_for_it(corral_with, llama, tmp_path):
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    away = corral_with({"tiny": ("llamacpp", llama.url)}, f"--cache=redis+unix://{tmp_path}/r")
+
+    def cache():
+        status, _, text = http(f"{away.admin}/readyz")
+        assert status == 200, text
+        return next((n for n in json.loads(text)["needs"] if n["need"] == "cache"), {"ok": None})
+    until(lambda: cache()["ok"] is False)
+    assert "Redis does not answer" in cache()["text"] and not cache()["required"]
+    assert [ask(away)[0] for _ in range(2)] == ["miss", "hit"]   # of the memory in front
+    server = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", f"{tmp_path}/r", "--save", "", "--appendonly", "no", "--dir", str(tmp_path)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: cache()["ok"])
+    finally:
+        server.kill()
+        server.wait()
+
+
 def test_the_same_question_at_once_is_sent_once(corral):
     question = {**QUESTION, "messages": [{"role": "user", "content": "count"}]}
     seen = []
