@@ -40,9 +40,10 @@ static void kind_row(struct cli *c, struct table *t, const struct json *j, uint3
 					 { "limit_microusd", "used_microusd", "held_microusd", "in_doubt_microusd" } };
 	int64_t limit = get_int(j, row, keys[money][0]), used = get_int(j, row, keys[money][1]);
 	enum tone tone = !is_given(j, row, keys[money][0]) ? TONE_PLAIN : used >= limit ? TONE_BAD : used >= limit / 5 * 4 ? TONE_WARN : TONE_PLAIN;
-	struct str resets = get_str(c, j, row, "resets_at");
+	struct str resets = get_str(c, j, row, "resets_at"), tenant = get_str(c, j, row, "tenant");
 
 	table_cell(t, TONE_PLAIN, get_str(c, j, row, "scope"));
+	table_cell(t, TONE_PLAIN, tenant.n ? tenant : STR("-"));
 	table_cell(t, TONE_PLAIN, get_str(c, j, row, "period"));
 	table_cell(t, TONE_PLAIN, get_str(c, j, row, "mode"));
 	if (is_given(j, row, keys[money][0]))
@@ -102,7 +103,7 @@ static int list(struct cli *c)
 		fputs("There is no budget; 'corral budgets set tenant:NAME --tokens N' makes one.\n", c->out);
 		return EXIT_OK;
 	}
-	table_init(&t, c->mem, "~BUDGET|PERIOD|MODE|>LIMIT|>USED|>HELD|>IN DOUBT|RESETS");
+	table_init(&t, c->mem, "~BUDGET|~TENANT|PERIOD|MODE|>LIMIT|>USED|>HELD|>IN DOUBT|RESETS");
 	for (uint32_t i = json_first(&a.doc, rows); i; i = json_next(&a.doc, rows, i))
 		add_budget(c, &t, &a.doc, i);
 	table_print(&t, &b, c->width, c->colour);

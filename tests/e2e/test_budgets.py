@@ -79,6 +79,7 @@ def test_nothing_is_nothing_and_null_is_no_limit(corral):
     assert chat(corral, max_tokens=50)[0] == 200
     put(corral, "provider:openai", tokens=0, known=2)
     until(lambda: chat(corral, max_tokens=1)[0] == 402)
+    assert "the budget of provider:openai (a month) allows nothing: its limit is 0 tokens" in chat(corral, max_tokens=1)[2]["error"]["message"]
     assert corral.get("/budgets?scope=provider:openai&period=month", method="DELETE")[2]["deleted"]
     until(lambda: chat(corral, max_tokens=1)[0] == 200)
     assert corral.get("/budgets?scope=provider:openai&period=month", method="DELETE")[0] == 404
@@ -183,10 +184,12 @@ def test_the_command(corral):
     done = corral_cli("budgets", "set", "tenant:default", "--tokens", "1000", "--period", "day")
     assert done.returncode == 0 and "tenant:default" in done.stdout, done
     done = corral_cli("budgets")
-    assert done.returncode == 0 and re.search(r"tenant:default +day +enforce", done.stdout), done.stdout
+    assert done.returncode == 0 and re.search(r"tenant:default +default +day +enforce", done.stdout), done.stdout
     assert json.loads(corral_cli("budgets", "--json").stdout)["rows"][0]["limit_tokens"] == 1000
     assert corral_cli("budgets", "set", "provider:acme", "--unlimited").returncode == 0
-    assert re.search(r"provider:acme +month +enforce +unlimited", corral_cli("budgets").stdout)
+    assert re.search(r"provider:acme +- +month +enforce +unlimited", corral_cli("budgets").stdout)
+    assert corral_cli("budgets", "set", "user:ann", "--tokens", "5", "--tenant", "red").returncode == 0
+    assert re.search(r"user:ann +red +month", corral_cli("budgets").stdout), "whose user it is"
     assert row(corral, "provider:acme")["unlimited"] and not row(corral, "tenant:default", "day")["unlimited"]
     assert corral_cli("budgets", "rm", "tenant:default", "--period", "day").returncode == 0
     assert corral_cli("budgets", "rm", "tenant:default", "--period", "day").returncode == 1

@@ -161,6 +161,9 @@ static enum step refuse_spent(struct req *r, const struct purse_refusal *why)
 	clock_rfc3339(why->resets_us, 0, at, sizeof(at));
 	left = arena_fmt(r->mem, "the budget of %s (a %s) has %lld %s left, and this request may need %lld", why->purse->scope, why->purse->period,
 			 (long long)why->left, unit, (long long)r->budget_need.n[why->kind]);
+	if (!why->limit)
+		return req_fail(r, ERR_BUDGET_SPENT, "the budget of %s (a %s) allows nothing: its limit is 0 %s; it begins anew at %s", why->purse->scope, why->purse->period,
+				unit, at);
 	if (r->budget_need.n[why->kind] <= why->limit)
 		return req_fail(r, ERR_BUDGET_SPENT, STR_FMT "; there is more from %s on", STR_ARG(left), at);
 	return req_fail(r, ERR_BUDGET_SPENT, STR_FMT "; it never has more than %lld, and begins anew at %s: ask for a shorter answer, or for a higher limit", STR_ARG(left),
