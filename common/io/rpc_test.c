@@ -726,7 +726,7 @@ static void dials_again_after_one_that_hung_up(void **state)
 	struct rpc_server *server;
 	struct sockaddr_un at;
 	int fd = plain_socket(&at);
-	struct seen seen;
+	struct seen other = caller(loop, urls[1], 1), seen;   /* other: a dialer before it, which finds nobody */
 
 	(void)unlink(at.sun_path);
 	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
@@ -743,6 +743,7 @@ static void dials_again_after_one_that_hung_up(void **state)
 	(void)unlink(at.sun_path);
 	server = serve(loop, urls[2]);
 	answered_at_last(loop, &seen);
+	rpc_client_free(other.client);
 	rpc_client_free(seen.client);
 	rpc_server_free(server);
 	end_muted();
@@ -784,6 +785,7 @@ static unsigned open_files(void)
 static void quiet_after_one_that_left(void **state)
 {
 	struct loop *loop = loop_new();
+	struct rpc_server *other = serve(loop, urls[1]);      /* a listener before it: each is to be known by its own figures */
 	struct why why;
 	nng_socket pub, sub;
 	struct wire *wire;
@@ -808,6 +810,7 @@ static void quiet_after_one_that_left(void **state)
 	assert_true(open_files() <= files);
 	wire_free(wire);
 	assert_int_equal(nng_close(pub), 0);
+	rpc_server_free(other);
 	loop_free(loop);
 }
 

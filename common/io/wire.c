@@ -366,6 +366,16 @@ static void renew(struct wire *w, unsigned now)
  * When the other side hangs up in the middle of the greeting, as one that is killed does, nng 1.5 takes the ECLOSED that it gets for the end of its own listener or
  * dialer, over ipc and tcp: it accepts nobody, or dials nobody, from then on, and tells nobody. What can be seen is in its statistics. */
 
+/* nng_stat_find_listener() and nng_stat_find_dialer() give the first of all, whichever was asked for (1.5.2). */
+static nng_stat *stat_of(nng_stat *all, const char *kind, int id)
+{
+	for (nng_stat *s = nng_stat_child(all); s; s = nng_stat_next(s))
+		for (nng_stat *c = strcmp(nng_stat_name(s), kind) ? NULL : nng_stat_child(s); c; c = nng_stat_next(c))
+			if (strcmp(nng_stat_name(c), "id") == 0 && nng_stat_value(c) == (uint64_t)id)
+				return s;
+	return NULL;
+}
+
 static uint64_t counted(nng_stat *of, const char *const *names)
 {
 	uint64_t n = 0;
@@ -407,7 +417,7 @@ static bool probe_start(struct wire *w)
 /* After a failure: whether a connection of our own is accepted until the next turn. Its end counts as a failure too, by the turn after that. */
 static void watch_listener(struct wire *w, nng_stat *all)
 {
-	nng_stat *of = nng_stat_find_listener(all, w->listener);
+	nng_stat *of = stat_of(all, "listener", nng_listener_id(w->listener));
 	uint64_t accepted = counted(of, accepted_names), failed = counted(of, failed_names);
 	bool deaf = w->probing && of && accepted == w->accepted;
 
@@ -431,7 +441,7 @@ static void watch_listener(struct wire *w, nng_stat *all)
 /* One that failed, has no connection, and tried nothing in a whole turn. A connection that takes longer is only begun anew. */
 static void watch_end(struct target *t, struct end *e, nng_stat *all)
 {
-	nng_stat *of = nng_stat_find_dialer(all, e->dialer);
+	nng_stat *of = stat_of(all, "dialer", nng_dialer_id(e->dialer));
 	uint64_t tried = counted(of, tried_names);
 	char url[sizeof e->url];
 
