@@ -3,7 +3,9 @@
 Everything is noted with its time, so that a test can say what the client saw and when it left.
 """
 import asyncio
+import errno
 import json
+import os
 import socket
 import struct
 import time
@@ -51,18 +53,36 @@ class Client:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
-        await loop.sock_connect(self.sock, self.address)
+        await self._connect(loop)
         lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {self.address[0]}:{self.address[1]}", *self.headers]
         if self.body or self.method == "POST":
             lines += ["Content-Type: application/json", f"Content-Length: {len(self.body)}"]
         self.sent_at = time.monotonic()
-        await loop.sock_sendall(self.sock, "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body)
+        request = "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body
+        if (sent := self._send(request)) < len(request):
+            await loop.sock_sendall(self.sock, request[sent:])
         while not self._head():
             await self._more()
         self.progress.set()
         while not self._body():
             await self._more()
         self.complete = True
+
+    async def _connect(self, loop):
+        """Itself, for it succeeds at once; asyncio looks for names first."""
+        if (said := self.sock.connect_ex(self.address)) == errno.EINPROGRESS:
+            writable, fd = loop.create_future(), self.sock.fileno()
+            loop.add_writer(fd, lambda: loop.remove_writer(fd) and not writable.done() and writable.set_result(None))
+            await writable
+            said = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if said:
+            raise OSError(said, os.strerror(said))
+
+    def _send(self, data):
+        try:
+            return self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
 
     async def _more(self):
         await self.reading.wait()
@@ -152,8 +172,8 @@ class Client:
         if self.left_at is None and self.sock and not self.done.is_set():
             if reset:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            asyncio.get_running_loop().remove_reader(self.sock)          # or the loop does it later, to whoever has the descriptor then
-            asyncio.get_running_loop().remove_writer(self.sock)
+            asyncio.get_running_loop().remove_reader(self.sock.fileno())          # or the loop does it later, to whoever has the descriptor then
+            asyncio.get_running_loop().remove_writer(self.sock.fileno())
             self.left_at = time.monotonic()
             self.sock.close()
             self.task.cancel()

@@ -133,7 +133,7 @@ class Conn:
         self.received, self.requests = b"", 0
         self.closed_at = None
         self.news, self.closed = asyncio.Event(), asyncio.Event()
-        loop.add_reader(sock, self._read)
+        loop.add_reader(sock.fileno(), self._read)         # not the socket itself: asyncio asks a set that does not have it for its repr()
 
     def _read(self):
         try:
@@ -144,7 +144,7 @@ class Conn:
             data = b""
         self.received += data
         if not data:
-            self.loop.remove_reader(self.sock)
+            self.loop.remove_reader(self.sock.fileno())
             self.closed_at = time.monotonic()
             self.closed.set()
         self.news.set()
@@ -207,8 +207,8 @@ class Conn:
 
     async def close(self, reset=False):
         if self.sock.fileno() >= 0:
-            self.loop.remove_reader(self.sock)
-            self.loop.remove_writer(self.sock)       # of a send that was given up
+            self.loop.remove_reader(self.sock.fileno())
+            self.loop.remove_writer(self.sock.fileno())       # of a send that was given up
             if reset:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.sock.close()
@@ -550,8 +550,11 @@ def with_words(make):
     return lambda word: before + raw_word(word) + after
 
 
+packed = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def raw_json(value):
-    return json.dumps(value, separators=(",", ":")).encode()
+    return packed(value).encode()
 
 
 def plain(status, body, headers="", kind="application/json", delta=0):

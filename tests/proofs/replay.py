@@ -89,15 +89,28 @@ def number_of(call):
 
 
 class Engine(Backend):
-    """Remembers where each token of an answer ends."""
+    """Remembers where each token of an answer ends; makes an answer once for all that ask for the same."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.made = {}
 
     def _pieces(self, call, b):
-        pieces, at, tokens, call.pieces = super()._pieces(call, b), 0, 0, []
+        same = (call.path, call.model, call.json.get("stream"), str(call.json.get("stream_options")), b.do, b.tokens, b.code, b.usage)
+        if same not in self.made:
+            self.made[same] = self._made(super()._pieces(call, b))
+        pieces, call.pieces, whole = self.made[same]
+        number = number_of(call)
+        return pieces if number is None or number % 4 == 0 or len(pieces) < 2 else self._cut_anywhere(whole, call.pieces[-1][1], number)
+
+    @staticmethod
+    def _made(pieces):
+        """(the pieces, where the tokens in them end, all as one)"""
+        at, tokens, ends = 0, 0, []
         for data, n in pieces:
             at, tokens = at + len(data), tokens + n
-            call.pieces.append((at - 2, tokens))                 # what follows an event is the end of its chunk
-        number = number_of(call)
-        return pieces if number is None or number % 4 == 0 or len(pieces) < 2 else self._cut_anywhere(b"".join(data for data, _ in pieces), tokens, number)
+            ends.append((at - 2, tokens))                        # what follows an event is the end of its chunk
+        return pieces, ends, b"".join(data for data, _ in pieces)
 
     def _cut_anywhere(self, data, tokens, number):
         dice = random.Random(number)
