@@ -20,7 +20,7 @@ A row for which no backend has an attempt has to be not_sent, unknown, or attemp
 the ledger has as many attempts as were compared.
 
 At least a quarter of the streams leaves its backend event by event, the others in one to four pieces that are cut anywhere. Of the clients that leave before the first
-token three quarters do so as soon as the backend has their request, the others within milliseconds, wherever it is then.
+token three quarters do so as soon as the backend has their request, the others at once or within milliseconds, wherever it is then.
 """
 import argparse
 import asyncio
@@ -177,7 +177,7 @@ class Script:
             prompt = ("do: " + do.format(n=self.tokens, cut=dice.randint(1, self._shortest())) if do else "hello") + f"\n#{number}"
         self.body = self._body(prompt)
         self.trace = f"00-{dice.getrandbits(128):032x}-{dice.getrandbits(64):016x}-01"
-        self.reset, self.anywhere = dice.random() < 0.3, dice.random() * 0.006 if dice.random() < 0.25 else None
+        self.reset, self.anywhere = dice.random() < 0.3, max(0, 0.006 * dice.random() ** 3 - 0.0001) if dice.random() < 0.25 else None
 
     def _shortest(self):
         """No answer has fewer bytes: one that is cut ends before its end. A server that ends a connection behind an answer may have read the next request."""
