@@ -378,6 +378,12 @@ static void link_beat(struct link *l)
 		topics_ask(l);
 }
 
+static bool is_refusal(rd_kafka_resp_err_t err)
+{
+	return err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED || err == RD_KAFKA_RESP_ERR__SSL ||
+	       err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED || err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+}
+
 static void on_brokers_error(struct link *l, rd_kafka_resp_err_t err, const char *said)
 {
 	enum trouble trouble = err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ? NO_BROKER : REFUSED;
@@ -385,8 +391,7 @@ static void on_brokers_error(struct link *l, rd_kafka_resp_err_t err, const char
 
 	if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
 		snprintf(text, sizeof(text), "no broker of %s answers", brokers_of(l->cfg).p);
-	else if (err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED || err == RD_KAFKA_RESP_ERR__SSL ||
-		 err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED || err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+	else if (is_refusal(err))
 		snprintf(text, sizeof(text), "the brokers refuse us: %s", said);
 	else
 		return;                   /* one of several, or tried again by itself */
@@ -1048,7 +1053,32 @@ void bus_consumer_lag(struct bus_consumer *c, void (*fn)(void *arg, const char *
 
 /* --- the command line --- */
 
-static bool tail_assign(rd_kafka_t *rk, const char *name, bool from_beginning, struct why *why)
+/* What the brokers said meanwhile tells more than that nothing came of it. */
+static void tail_blame(rd_kafka_t *rk, const struct bus_config *cfg, const char *name, rd_kafka_resp_err_t err, struct why *why)
+{
+	rd_kafka_queue_t *q = rd_kafka_queue_get_main(rk);
+	rd_kafka_event_t *ev;
+	char said[300] = "";
+	bool refused = false;
+
+	while (!refused && (ev = rd_kafka_queue_poll(q, 0))) {
+		rd_kafka_resp_err_t one = rd_kafka_event_error(ev);
+
+		refused = is_refusal(one);
+		if (refused || (one && one != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN))
+			snprintf(said, sizeof(said), "%s", rd_kafka_event_error_string(ev));
+		rd_kafka_event_destroy(ev);
+	}
+	rd_kafka_queue_destroy(q);
+	if (refused)
+		err_set(why, ERR_UNAVAILABLE, "the brokers refuse us: %s", said);
+	else if (err == RD_KAFKA_RESP_ERR__TRANSPORT || err == RD_KAFKA_RESP_ERR__TIMED_OUT)
+		err_set(why, ERR_UNAVAILABLE, "no broker of %s answers%s%s", brokers_of(cfg).p, *said ? ": " : "", said);
+	else
+		err_set(why, ERR_UNAVAILABLE, "the topic %s cannot be read: %s", name, rd_kafka_err2str(err));
+}
+
+static bool tail_assign(rd_kafka_t *rk, const struct bus_config *cfg, const char *name, bool from_beginning, struct why *why)
 {
 	rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, name, NULL);
 	const struct rd_kafka_metadata *md = NULL;
@@ -1062,7 +1092,7 @@ static bool tail_assign(rd_kafka_t *rk, const char *name, bool from_beginning, s
 	if (!err)
 		err = rd_kafka_assign(rk, list);
 	if (err)
-		err_set(why, ERR_UNAVAILABLE, "the topic %s cannot be read: %s", name, rd_kafka_err2str(err));
+		tail_blame(rk, cfg, name, err, why);
 	rd_kafka_topic_partition_list_destroy(list);
 	if (md)
 		rd_kafka_metadata_destroy(md);
@@ -1075,6 +1105,7 @@ static bool tail_loop(rd_kafka_t *rk, int64_t idle_ms, bool (*on_message)(void *
 	int64_t heard_us = mono_us();
 	bool more = true;
 
+	rd_kafka_poll_set_consumer(rk);
 	while (more && (!idle_ms || mono_us() - heard_us < idle_ms * 1000)) {
 		rd_kafka_message_t *m = rd_kafka_consumer_poll(rk, 100);
 		struct part one = { 0 };
@@ -1097,15 +1128,14 @@ bool bus_tail(const struct bus_config *cfg, const char *topic, bool from_beginni
 	      bool (*on_message)(void *arg, int32_t partition, const struct bus_in *), void *arg, struct why *why)
 {
 	const char *const pairs[][2] = { { "group.id", "corral-tail" }, { "enable.auto.commit", "false" }, { "isolation.level", "read_committed" }, { NULL, NULL } };
-	rd_kafka_t *rk = handle_new(RD_KAFKA_CONSUMER, cfg, pairs, 0, why);
+	rd_kafka_t *rk = handle_new(RD_KAFKA_CONSUMER, cfg, pairs, RD_KAFKA_EVENT_ERROR, why);
 	char name[250];
 	bool ok;
 
 	if (!rk)
 		return false;
-	rd_kafka_poll_set_consumer(rk);
 	topic_name(cfg, topic, name);
-	ok = tail_assign(rk, name, from_beginning, why) && tail_loop(rk, idle_ms, on_message, arg);
+	ok = tail_assign(rk, cfg, name, from_beginning, why) && tail_loop(rk, idle_ms, on_message, arg);
 	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	return ok;
 }

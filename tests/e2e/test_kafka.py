@@ -340,6 +340,12 @@ def test_brokers_are_known_and_know_us(place, backend, broker, tmp_path, mechani
     until(lambda: "the brokers refuse us" in http(f"{corral.admin}/readyz")[2], WAIT)
     until(lambda: "Kafka cannot be used" in corral.logs() and "the brokers refuse us" in corral.logs(), WAIT)
     assert corral.close() is None
+    told = corral_program("events", "tail", "usage.v1", "--idle", "1", env={**os.environ, **{
+        "CORRAL_" + o[2:].partition("=")[0].upper().replace("-", "_"): o.partition("=")[2] or "yes" for o in secure if "=" in o or o == "--bus-tls"},
+        "CORRAL_BUS": f"kafka:{broker.secure}"})
+    assert told.returncode == 1 and "the brokers refuse us" in told.stderr, told
+    told = corral_program("events", "tail", "usage.v1", "--idle", "1", "--bus", "kafka:127.0.0.1:1")
+    assert told.returncode == 1 and "no broker of 127.0.0.1:1 answers" in told.stderr, told
     # nor is a broker believed that another authority vouches for
     (tmp_path / "password").write_text("secret\n")
     subprocess.run([ROOT / "scripts/certs", tmp_path / "other", "gateway"], check=True, capture_output=True)
