@@ -134,6 +134,7 @@ static void lend(const char *scope, bool limits_money, int64_t granted, int64_t 
 	b.period = (char *)(uintptr_t)"month";
 	b.limits_microusd = limits_money;
 	b.limits_tokens = !limits_money;
+	b.limit_microusd = b.limit_tokens = granted + left + 1;
 	purse_book_list(h.gw.purses, &list, 1);
 	l.granted_microusd = limits_money ? granted : 0;
 	l.granted_tokens = limits_money ? 0 : granted;
@@ -173,7 +174,7 @@ static void the_most_that_it_may_cost_is_held_before_it_is_sent(void **state)
 	lend("tenant:default", true, MOST - 1, 0);
 	chat(CHAT("m", ",\"max_tokens\":10"));
 	assert_int_equal(reply.status, 402);
-	assert_true(has_body("has 120999 micro-dollars left, and this request may need 121000"));
+	assert_true(has_body("has 120999 micro-dollars left, and this request may need 121000; there is more from "));
 	assert_int_equal(h.calls + h.calls_b, 0);
 	lend("tenant:default", true, MOST, 0);
 	chat(CHAT("m", ",\"max_tokens\":10"));
