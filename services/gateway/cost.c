@@ -64,6 +64,8 @@ void cost_book(struct req *r, Corral__UsageEvent *e)
 	e->cost_microusd = price_cost(p.tokens, p.machine, &use);
 	e->cost_source = CORRAL__COST_SOURCE__COST_PRICED;
 	r->cost_microusd += e->cost_microusd;
+	if (e->cost_microusd)
+		series_add(r->world->states[r->try.replica]->m_cost, (double)e->cost_microusd);
 }
 
 bool cost_expected(const struct req *r, int64_t *ret_microusd)

@@ -85,6 +85,7 @@ static void make_series(struct replica_table *t, struct replica_state *s)
 	s->m_first_token = metrics_series(t->metrics, M_FIRST_TOKEN_SECONDS, m, b);
 	s->m_prompt_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "input");
 	s->m_completion_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "output");
+	s->m_cost = metrics_series(t->metrics, M_COST, m, b);
 }
 
 static struct replica_state **bucket_of(struct replica_table *t, struct str backend, struct str model)

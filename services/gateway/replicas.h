@@ -50,7 +50,8 @@ struct replica_state {
 	struct breaker breaker;
 	struct model_queue *queue;
 	struct replica_table *table;
-	struct series *m_slots, *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens;
+	struct series *m_slots, *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens,
+		*m_cost;
 };
 
 struct slot_bank;

@@ -210,6 +210,7 @@ def test_a_request_is_shown_with_all_that_its_cost_is_made_of(place, model):    
     one = until(lambda: corral.get(f"/requests/{headers['X-Request-Id']}")[2].get("attempts"))[0]
     assert one["gpu_us"] > 0 and one["cost_microusd"] == one["gpu_us"] * 1000 and one["cost_source"] == "priced"
     assert (one["energy_mj"], one["cached_prompt_tokens"]) == (0, 0)
+    assert float(re.search(r'^corral_cost_microusd_total\{model="m",backend="a"\} (\S+)$', corral.metrics(), re.M)[1]) == one["cost_microusd"]
 
 
 def test_the_commands(place, model):                             # noqa: F811
