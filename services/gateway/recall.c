@@ -14,6 +14,7 @@
 #include "services/gateway/account.h"
 #include "services/gateway/attempt.h"
 #include "services/gateway/recall_entry.h"
+#include "services/gateway/recall_memo.h"
 
 /* What recollection.bypass can be; the commonest first. */
 enum { BYPASSES = 6 };
@@ -39,7 +40,8 @@ struct recall_seat {
 	struct loop *loop;
 	struct hmac_key *installation;
 	struct tenant_key tenants[TENANTS];
-	struct buf text;
+	struct recall_memo *memo;
+	struct buf text, source;
 	bool ready;                   /* as recall.ready has it */
 	struct series *hits, *misses, *shared, *kept, *seconds, *bypassed[BYPASSES];
 };
@@ -160,6 +162,7 @@ struct recall_seat *recall_seat_new(struct gateway *g, struct loop *loop)
 	s->recall = g->recall;
 	s->loop = loop;
 	s->seat = cache_seat_new(g->recall->cache, loop);
+	s->memo = recall_memo_new();
 	s->installation = hmac_key_new(str_n((const char *)g->recall->seed, HMAC_BYTES));
 	s->hits = metrics_series(g->metrics, M_CACHE_HITS, "kept");
 	s->shared = metrics_series(g->metrics, M_CACHE_HITS, "shared");
@@ -179,7 +182,9 @@ void recall_seat_free(struct recall_seat *s)
 	hmac_key_free(s->installation);
 	for (unsigned i = 0; i < TENANTS; i++)
 		hmac_key_free(s->tenants[i].key);
+	recall_memo_free(s->memo);
 	buf_free(&s->text);
+	buf_free(&s->source);
 	free(s);
 }
 
@@ -251,16 +256,22 @@ static bool make_key(struct recollection *rc)
 	struct req *r = rc->req;
 	struct recall_seat *s = r->worker->recall;
 	struct why why;
-	struct str text;
+	struct str text, source;
 
 	rc->target = attempt_target(r, rc->replica);
 	if (r->tenant.n >= sizeof(s->tenants[0].name) || llm_plan(&rc->plan, &r->in, &rc->target, r->mem, &why) != ERR_OK)
 		return false;             /* the attempt will say why */
+	buf_clear(&s->source);
+	recall_source(rc, &s->source);
+	source = buf_as_str(&s->source);
+	if (recall_memo_find(s->memo, source, rc->key))
+		return true;
 	buf_clear(&s->text);
 	if (!recall_text(rc, &s->text))
 		return false;
 	text = buf_as_str(&s->text);
 	hmac(tenant_key(s, r->tenant), &text, 1, rc->key);
+	recall_memo_keep(s->memo, source, rc->key);
 	return true;
 }
 

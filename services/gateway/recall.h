@@ -63,6 +63,8 @@ void recall_may(struct recollection *, const struct gateway_config *);
 /* The key's text but for the tenant's secret: every field with its length. 'kind' of the backend, what the model is, what is sent to it in the order of its
  * names without what changes no answer. False: it cannot be told which model this is. */
 bool recall_text(struct recollection *, struct buf *out);
+/* All that the text is made of, byte for byte: where this is the same, the text is. */
+void recall_source(const struct recollection *, struct buf *out);
 /* An answer of this replica is one to a question that was put to the other. */
 bool recall_same_model(const struct world *, uint16_t replica, uint16_t other);
 #endif

@@ -255,16 +255,31 @@ static void put_model(const struct world *w, uint16_t replica, struct buf *out)
 	put_str(out, 'z', str_n((const char *)sizes, sizeof(sizes)));
 }
 
-bool recall_text(struct recollection *rc, struct buf *out)
+static void put_place(const struct recollection *rc, struct buf *out)
 {
-	struct req *r = rc->req;
-
-	put_str(out, 'v', STR(TEXT_VERSION));
-	put_str(out, 't', r->tenant);
+	put_str(out, 't', rc->req->tenant);
 	put_count(out, 'x', rc->target.kind);
 	put_str(out, 'p', str_of(rc->plan.path));
-	put_model(r->world, rc->replica, out);
+	put_model(rc->req->world, rc->replica, out);
+}
+
+bool recall_text(struct recollection *rc, struct buf *out)
+{
+	put_str(out, 'v', STR(TEXT_VERSION));
+	put_place(rc, out);
 	return put_body(rc, out);
+}
+
+void recall_source(const struct recollection *rc, struct buf *out)
+{
+	const struct req *r = rc->req;
+
+	put_place(rc, out);
+	put_count(out, rc->plan.passthrough ? 'f' : 'F', llm_form_of(r->in.dialect, r->in.op));
+	if (rc->plan.passthrough)
+		buf_add(out, r->in.doc.text, r->in.doc.len);
+	for (unsigned i = 0; !rc->plan.passthrough && i < rc->plan.n_parts; i++)
+		buf_str(out, rc->plan.parts[i]);
 }
 
 bool recall_same_model(const struct world *w, uint16_t replica, uint16_t other)

@@ -6,6 +6,7 @@
 #include "services/gateway/attempt.h"
 #include "services/gateway/recall.h"
 #include "services/gateway/recall_entry.h"
+#include "services/gateway/recall_memo.h"
 
 /* --- the question --- */
 
@@ -21,6 +22,20 @@ static const struct form forms[] = {
 	{ FORM_OPENAI_EMBED, LLM_OPENAI, LLM_EMBED, "{\"model\":\"m\",\"input\":\"hello\"", NULL },
 	{ FORM_OLLAMA_EMBED, LLM_OLLAMA, LLM_EMBED, "{\"model\":\"m\",\"input\":\"hello\"", NULL },
 };
+
+/* Two questions are never made of the same source: checked for each that follows another. */
+static struct str checked(struct str text, struct str source)
+{
+	static char last_text[8192], last_source[8192];
+	static size_t text_n, source_n;
+
+	assert_true(text.n <= sizeof(last_text) && source.n <= sizeof(last_source));
+	if (str_eq(source, str_n(last_source, source_n)) && !str_eq(text, str_n(last_text, text_n)))
+		fail_msg("two questions of one source: " STR_FMT, STR_ARG(source));
+	memcpy(last_text, text.p, text_n = text.n);
+	memcpy(last_source, source.p, source_n = source.n);
+	return text;
+}
 
 /* The question that a body is to the backend; "" = it is refused. In memory of the house. */
 static struct str question(const struct form *f, const char *body, const char *tenant)
@@ -39,6 +54,11 @@ static struct str question(const struct form *f, const char *body, const char *t
 	rc->target.context_length = 0;            /* unknown: nothing is refused for being long */
 	if (llm_plan(&rc->plan, &r->in, &rc->target, h.mem, &why) == ERR_OK && recall_text(rc, &text))
 		got = arena_str(h.mem, buf_as_str(&text));
+	buf_clear(&text);
+	if (got.n) {
+		recall_source(rc, &text);
+		got = checked(got, buf_as_str(&text));
+	}
 	buf_free(&text);
 	return got;
 }
@@ -62,6 +82,33 @@ static const char *with(const struct form *f, const char *name, const char *valu
 	const char *needs = strcmp(name, "top_logprobs") == 0 ? ",\"logprobs\":true" : "";      /* means nothing alone */
 
 	return arena_fmt(h.mem, "%s%s,%s\"%s\":%s%s}", f->body, needs, f->options ? f->options : "", name, value, f->options ? "}" : "").p;
+}
+
+/* A key is found by every byte of what it was made of, wherever the other differs; long ones are not kept. */
+static void a_key_is_remembered_for_the_same_bytes_alone(void **state)
+{
+	struct recall_memo *m = recall_memo_new();
+	uint8_t key[CACHE_KEY_BYTES], got[CACHE_KEY_BYTES];
+	char text[RECALL_MEMO_MOST + 1];
+	struct str asked = str_n(text, 700);
+
+	memset(text, 'x', sizeof(text));
+	memset(key, 7, sizeof(key));
+	assert_false(recall_memo_find(m, asked, got));
+	recall_memo_keep(m, asked, key);
+	for (size_t i = 0; i < asked.n; i++) {
+		text[i] = 'y';
+		assert_false(recall_memo_find(m, asked, got));
+		text[i] = 'x';
+	}
+	assert_false(recall_memo_find(m, str_n(text, asked.n - 1), got) || recall_memo_find(m, str_n(text, asked.n + 1), got));
+	assert_true(recall_memo_find(m, asked, got));
+	assert_memory_equal(got, key, sizeof(key));
+	recall_memo_keep(m, str_n(text, sizeof(text)), key);
+	assert_false(recall_memo_find(m, str_n(text, sizeof(text)), got));
+	recall_memo_keep(m, STR("ab"), key);
+	assert_true(recall_memo_find(m, STR("ab"), got) && !recall_memo_find(m, STR("ac"), got));
+	recall_memo_free(m);
 }
 
 /* The table says that no answer of this backend depends on it: then, and only then, it may be left out. */
@@ -393,6 +440,7 @@ int main(void)
 		HOUSE(the_same_said_otherwise_is_the_same_question),
 		HOUSE(fields_do_not_run_into_each_other),
 		HOUSE(another_tenant_or_model_is_another_question),
+		cmocka_unit_test(a_key_is_remembered_for_the_same_bytes_alone),
 		cmocka_unit_test(an_answer_comes_back_byte_for_byte),
 		cmocka_unit_test(a_stream_takes_little_more_than_its_text),
 		cmocka_unit_test(what_is_cut_or_foreign_is_no_answer),
