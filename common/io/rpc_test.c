@@ -781,35 +781,42 @@ static unsigned open_files(void)
 	return n;
 }
 
-/* Where a subscriber was and left, the publisher's end is tried once, by a subscriber of its own, and then there is quiet. */
+/* Where a subscriber was and left, over ipc and tcp, the publisher's end is tried once, by a connection of its own, and then there is quiet. */
 static void quiet_after_one_that_left(void **state)
 {
 	struct loop *loop = loop_new();
-	struct rpc_server *other = serve(loop, urls[1]);      /* a listener before it: each is to be known by its own figures */
+	struct rpc_server *other = serve(loop, urls[1]);      /* a listener before them: each is to be known by its own figures */
 	struct why why;
-	nng_socket pub, sub;
-	struct wire *wire;
+	nng_socket pub[2], sub[2];
+	struct wire *wire[2];
 	struct came before, after;
 	unsigned files;
 
-	assert_int_equal(nng_pub0_open(&pub), 0);
-	assert_non_null(wire = wire_listen(loop, pub, urls[2], &why));
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(nng_pub0_open(&pub[i]), 0);
+		assert_non_null(wire[i] = wire_listen(loop, pub[i], urls[2 + i], &why));
+	}
 	(void)run_for(loop, 100);
 	files = open_files();
-	assert_int_equal(nng_sub0_open(&sub), 0);
-	assert_int_equal(nng_dial(sub, urls[2], NULL, 0), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(nng_sub0_open(&sub[i]), 0);
+		assert_int_equal(nng_dial(sub[i], urls[2 + i], NULL, 0), 0);
+	}
 	(void)run_for(loop, 300);
-	assert_int_equal(nng_close(sub), 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(nng_close(sub[i]), 0);
 	(void)run_for(loop, 7000);                /* the turns in which it is tried, and let go */
 	before = came();
 	(void)run_for(loop, 5000);
 	after = came();
-	assert_int_equal(before.accepted, 2);
+	assert_int_equal(before.accepted, 4);
 	assert_int_equal(after.accepted, before.accepted);
 	assert_int_equal(after.rejected, 0);
 	assert_true(open_files() <= files);
-	wire_free(wire);
-	assert_int_equal(nng_close(pub), 0);
+	for (int i = 0; i < 2; i++) {
+		wire_free(wire[i]);
+		assert_int_equal(nng_close(pub[i]), 0);
+	}
 	rpc_server_free(other);
 	loop_free(loop);
 }

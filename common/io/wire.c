@@ -6,13 +6,16 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <nng/protocol/pubsub0/sub.h>
-#include <nng/protocol/reqrep0/req.h>
 #include <nng/supplemental/tls/tls.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "common/base/arena.h"
 #include "common/base/buf.h"
@@ -29,6 +32,7 @@ enum {
 	RECONNECT_MAX_MS = 250,       /* a lease of slots is shorter than two seconds: who lives has to be back before (model-registry, slots.h) */
 	CLOSE_MS = 2000,          /* and once a socket hung, for each further one */
 	CLOSE_NEXT_MS = 100,
+	PROBE_MS = 50,            /* to connect to ourselves: the kernel does that, but when its queue is full */
 	HOST_MAX = 256
 };
 
@@ -60,7 +64,7 @@ struct wire {
 	nng_listener listener;
 	uint64_t accepted, failed;    /* as far as they are explained: watch_listener() */
 	bool probing;
-	nng_socket probe;
+	int probe;                    /* while probing */
 	unsigned tls_turn;            /* of the files in use */
 	struct loop_timer timer;
 };
@@ -136,7 +140,7 @@ void wire_free(struct wire *w)
 		return;
 	loop_timer_del(&w->timer);
 	if (w->probing)
-		(void)wire_close(w->probe);
+		(void)close(w->probe);
 	while ((t = w->targets)) {
 		w->targets = t->next;
 		resolve_cancel(t->resolver);
@@ -389,29 +393,48 @@ static uint64_t counted(nng_stat *of, const char *const *names)
 static const char *const accepted_names[] = { "accept", NULL }, *const failed_names[] = { "other", NULL }, *const pipes_names[] = { "pipes", NULL },
 			 *const tried_names[] = { "connect", "refused", "disconnect", "canceled", "other", "timeout", "proto", "auth", "oom", "reject", NULL };
 
-/* Of the kind that is served here: nng leaves connections of other kinds lying about, and turns for ever about those that hung up. */
-static bool probe_open(struct wire *w)
+/* Its length; 0 = it cannot be told. */
+static socklen_t own_address(const struct wire *w, struct sockaddr_storage *ret)
 {
-	char *peer;
-	bool subscribes;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)(void *)ret;
+	struct sockaddr_in *v4 = (struct sockaddr_in *)(void *)ret;
+	struct sockaddr_un *path = (struct sockaddr_un *)(void *)ret;
+	nng_sockaddr at;
 
-	if (nng_socket_get_string(w->socket, NNG_OPT_PEERNAME, &peer))
-		return false;
-	subscribes = strcmp(peer, "sub") == 0;
-	nng_strfree(peer);
-	return (subscribes ? nng_sub0_open(&w->probe) : nng_req0_open(&w->probe)) == 0;
+	*ret = (struct sockaddr_storage){ 0 };
+	if (nng_listener_get_addr(w->listener, NNG_OPT_LOCADDR, &at))
+		return 0;
+	switch (at.s_family) {
+	case NNG_AF_IPC:
+		path->sun_family = AF_UNIX;
+		return str_copy(path->sun_path, sizeof path->sun_path, str_of(at.s_ipc.sa_path)) ? sizeof *path : 0;
+	case NNG_AF_INET:
+		*v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = at.s_in.sa_port, .sin_addr.s_addr = at.s_in.sa_addr };
+		return sizeof *v4;
+	case NNG_AF_INET6:
+		*v6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = at.s_in6.sa_port };
+		memcpy(&v6->sin6_addr, at.s_in6.sa_addr, sizeof v6->sin6_addr);
+		return sizeof *v6;
+	default:
+		return 0;
+	}
 }
 
+/* Connects and greets as a peer of this endpoint does: eight bytes with its kind (nanomsg RFC sp-tcp-mapping-01, which ipc follows). Without nng, for it leaves
+ * connections of other kinds than the served one lying about, and a socket of its that has just connected may never close. False: it could not be tried. */
 static bool probe_start(struct wire *w)
 {
-	nng_dialer dialer;
+	struct timeval soon = { .tv_usec = PROBE_MS * 1000 };
+	struct sockaddr_storage to;
+	socklen_t n = own_address(w, &to);
+	int peer;
 
-	if (!probe_open(w))
+	if (!n || nng_socket_get_int(w->socket, NNG_OPT_PEER, &peer) || (w->probe = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0)) < 0)
 		return false;
-	if (nng_dialer_create(&dialer, w->probe, w->targets->url) == 0 && nng_dialer_start(dialer, NNG_FLAG_NONBLOCK) == 0)
-		return true;
-	(void)wire_close(w->probe);
-	return false;
+	(void)setsockopt(w->probe, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon);
+	if (connect(w->probe, (struct sockaddr *)(void *)&to, n) == 0)
+		(void)send(w->probe, (uint8_t[]){ 0, 'S', 'P', 0, (uint8_t)(peer >> 8), (uint8_t)peer, 0, 0 }, 8, MSG_NOSIGNAL);
+	return true;
 }
 
 /* After a failure: whether a connection of our own is accepted until the next turn. Its end counts as a failure too, by the turn after that. */
@@ -423,7 +446,7 @@ static void watch_listener(struct wire *w, nng_stat *all)
 
 	if (w->probing) {
 		w->probing = false;
-		(void)wire_close(w->probe);
+		(void)close(w->probe);
 		w->failed++;
 	} else {
 		if (failed > w->failed)
