@@ -18,7 +18,7 @@
 enum { THREADS = 4, ROUNDS = 3000, KEYS = 5, AT_ONCE = 8 };
 
 static struct flights *flights;
-static _Atomic unsigned leaders[KEYS], answers, alones, leads, left, wrong;
+static _Atomic unsigned leaders[KEYS], answers, alones, leads, left, wrong, finished;
 
 /* --- one after another --- */
 
@@ -173,17 +173,28 @@ struct asker { struct worker *w; struct flight_place *place; struct loop_timer t
 
 static void begin(struct loop_timer *t);
 
+/* The lead may be on its way to one that has left, and goes from there to somebody else's loop: so each turns until all are done. */
+static void wait_for_others(struct loop_timer *t)
+{
+	struct worker *w = list_entry(t, struct worker, again);
+
+	if (finished == THREADS)
+		loop_stop(w->loop);
+	else
+		loop_timer_set(w->loop, t, 1000, wait_for_others);
+}
+
 static void ended(struct asker *a)
 {
 	struct worker *w = a->w;
+	bool last = w->begun == ROUNDS && w->running == 1;
 
 	loop_timer_del(&a->timer);
 	free(a);
 	w->running--;
-	if (w->begun == ROUNDS && !w->running)
-		loop_stop(w->loop);
-	else
-		loop_timer_set(w->loop, &w->again, 0, begin);
+	if (last)
+		atomic_fetch_add(&finished, 1);
+	loop_timer_set(w->loop, &w->again, 0, last ? wait_for_others : begin);
 }
 
 static uint32_t chance(struct worker *w, uint32_t of)
