@@ -103,6 +103,7 @@ struct http_server {
 	struct loop_timer sweep;
 	int64_t accept_warn_us;       /* not before this it is said again that connections wait */
 	struct loop_deferred release;
+	int64_t date_us;              /* when it was looked at */
 	time_t date_s;
 	char date[48];                /* "Date: …\r\n" of date_s */
 	uint32_t date_n;

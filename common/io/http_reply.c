@@ -13,7 +13,7 @@
 #include "common/base/clock.h"
 #include "common/io/http_conn.h"
 
-enum { DIRECT_BYTES = 16384, CHUNK_FRAME = 4 + 4 /* digits below DIRECT_BYTES, two line ends */ };
+enum { DATE_LATE_US = 20000, DIRECT_BYTES = 16384, CHUNK_FRAME = 4 + 4 /* digits below DIRECT_BYTES, two line ends */ };
 
 /* --- the queue --- */
 
@@ -127,11 +127,17 @@ static void send_direct(struct conn *c, struct str data)
 
 /* --- heads --- */
 
+/* At most DATE_LATE_US late. */
 static struct str date_line(struct http_server *s)
 {
-	time_t now = (time_t)(wall_us() / 1000000);
+	int64_t now_us = loop_now_us(s->loop);
 	struct tm tm;
+	time_t now;
 
+	if (s->date_n && now_us - s->date_us < DATE_LATE_US)
+		return str_n(s->date, s->date_n);
+	s->date_us = now_us;
+	now = (time_t)(wall_us() / 1000000);
 	if (now != s->date_s) {
 		s->date_s = now;
 		gmtime_r(&now, &tm);

@@ -429,7 +429,7 @@ static struct str with_age(struct req *r, int64_t age_s)
 static bool give(struct req *r, struct cached *c, struct series *counter, enum step *ret)
 {
 	struct recollection *rc = r->recall;
-	int64_t age_us = wall_us() - c->stored_us;
+	int64_t age_us = r->start_wall_us + (req_now(r) - r->start_us) - c->stored_us;
 	bool ok = (!rc->max_age_us || age_us <= rc->max_age_us) && fetch(r, rc, c);
 
 	cached_unref(c);

@@ -65,6 +65,8 @@ void recall_may(struct recollection *, const struct gateway_config *);
 bool recall_text(struct recollection *, struct buf *out);
 /* All that the text is made of, byte for byte: where this is the same, the text is. */
 void recall_source(const struct recollection *, struct buf *out);
+/* What names the model in it: by its digest, or where it lies. One of a world's replicas. */
+struct str recall_model_text(const struct world *, uint16_t replica, struct arena *);
 /* An answer of this replica is one to a question that was put to the other. */
 bool recall_same_model(const struct world *, uint16_t replica, uint16_t other);
 #endif

@@ -255,27 +255,38 @@ static void put_model(const struct world *w, uint16_t replica, struct buf *out)
 	put_str(out, 'z', str_n((const char *)sizes, sizeof(sizes)));
 }
 
-static void put_place(const struct recollection *rc, struct buf *out)
+struct str recall_model_text(const struct world *w, uint16_t replica, struct arena *mem)
 {
-	put_str(out, 't', rc->req->tenant);
-	put_count(out, 'x', rc->target.kind);
-	put_str(out, 'p', str_of(rc->plan.path));
-	put_model(rc->req->world, rc->replica, out);
+	struct buf text = { 0 };
+	struct str kept;
+
+	put_model(w, replica, &text);
+	kept = arena_str(mem, buf_as_str(&text));
+	buf_free(&text);
+	return kept;
 }
 
 bool recall_text(struct recollection *rc, struct buf *out)
 {
 	put_str(out, 'v', STR(TEXT_VERSION));
-	put_place(rc, out);
+	put_str(out, 't', rc->req->tenant);
+	put_count(out, 'x', rc->target.kind);
+	put_str(out, 'p', str_of(rc->plan.path));
+	buf_str(out, rc->req->world->asked[rc->replica]);
 	return put_body(rc, out);
 }
 
+/* Lengths first, so that nothing runs into the next. */
 void recall_source(const struct recollection *rc, struct buf *out)
 {
 	const struct req *r = rc->req;
+	struct str path = str_of(rc->plan.path), model = r->world->asked[rc->replica];
+	uint32_t head[] = { rc->target.kind, rc->plan.passthrough, llm_form_of(r->in.dialect, r->in.op), (uint32_t)r->tenant.n, (uint32_t)path.n, (uint32_t)model.n };
 
-	put_place(rc, out);
-	put_count(out, rc->plan.passthrough ? 'f' : 'F', llm_form_of(r->in.dialect, r->in.op));
+	buf_add(out, head, sizeof(head));
+	buf_str(out, r->tenant);
+	buf_str(out, path);
+	buf_str(out, model);
 	if (rc->plan.passthrough)
 		buf_add(out, r->in.doc.text, r->in.doc.len);
 	for (unsigned i = 0; !rc->plan.passthrough && i < rc->plan.n_parts; i++)
@@ -285,15 +296,6 @@ void recall_source(const struct recollection *rc, struct buf *out)
 bool recall_same_model(const struct world *w, uint16_t replica, uint16_t other)
 {
 	const struct cat_replica *a = &w->cat.replicas[replica], *b = &w->cat.replicas[other];
-	struct buf one = { 0 }, two = { 0 };
-	bool same = replica == other;
 
-	if (!same && w->backends[a->backend].kind == w->backends[b->backend].kind) {
-		put_model(w, replica, &one);
-		put_model(w, other, &two);
-		same = str_eq(buf_as_str(&one), buf_as_str(&two));
-		buf_free(&one);
-		buf_free(&two);
-	}
-	return same;
+	return replica == other || (w->backends[a->backend].kind == w->backends[b->backend].kind && str_eq(w->asked[replica], w->asked[other]));
 }

@@ -227,6 +227,15 @@ static void fields_do_not_run_into_each_other(void **state)
 			fail_msg("%s", pairs[i][0]);
 }
 
+/* As a world has it that is made of such a catalogue. */
+static void digest_is(const char *digest)
+{
+	Corral__Replica *replica = (Corral__Replica *)(uintptr_t)h.w->world->cat.replicas[0].pb;
+
+	replica->digest = *digest ? arena_dup(h.mem, digest, strlen(digest)) : (char *)(uintptr_t)protobuf_c_empty_string;
+	h.w->world->asked[0] = recall_model_text(h.w->world, 0, h.mem);
+}
+
 static void another_tenant_or_model_is_another_question(void **state)
 {
 	const char *body = arena_fmt(h.mem, "%s}", forms[0].body).p;
@@ -236,12 +245,12 @@ static void another_tenant_or_model_is_another_question(void **state)
 	first = question(&forms[0], body, "t");
 	assert_false(str_eq(question(&forms[0], body, "u"), first));
 	h.w->world->cat.models[0].pb->digest[0] ? fail() : (void)0;
-	((Corral__Replica *)(uintptr_t)h.w->world->cat.replicas[0].pb)->digest = arena_dup(h.mem, "d1", 2);
+	digest_is("d1");
 	second = question(&forms[0], body, "t");
 	assert_false(str_eq(first, second));
-	((Corral__Replica *)(uintptr_t)h.w->world->cat.replicas[0].pb)->digest = arena_dup(h.mem, "d2", 2);
+	digest_is("d2");
 	assert_false(str_eq(question(&forms[0], body, "t"), second));
-	((Corral__Replica *)(uintptr_t)h.w->world->cat.replicas[0].pb)->digest = (char *)protobuf_c_empty_string;
+	digest_is("");
 }
 
 /* --- how it is kept --- */

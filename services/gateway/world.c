@@ -5,6 +5,7 @@
 #include "common/data/log.h"
 #include "common/io/tls.h"
 #include "common/policy/cloud.h"
+#include "services/gateway/recall.h"
 
 bool llm_backend_parse(const char *kind, enum llm_backend *ret)
 {
@@ -112,8 +113,11 @@ struct world *world_new(struct gateway *g, struct why *why)
 	take_arms(g, w);
 	resolve_backends(g, w);
 	w->states = arena_array(mem, struct replica_state *, w->cat.n_replicas + 1u);
-	for (uint16_t r = 0; r < w->cat.n_replicas; r++)
+	w->asked = arena_array(mem, struct str, w->cat.n_replicas + 1u);
+	for (uint16_t r = 0; r < w->cat.n_replicas; r++) {
 		w->states[r] = state_of(g, w, r);
+		w->asked[r] = recall_model_text(w, r, mem);
+	}
 	for (uint16_t r = 0; r < w->cat.n_replicas; r++) {
 		w->states[r]->resident = w->cat.replicas[r].pb->loaded;
 		w->states[r]->loads = w->backends[w->cat.replicas[r].backend].kind == LLM_BACKEND_OLLAMA;

@@ -26,6 +26,7 @@ struct world {
 	struct str models_bytes, policy_bytes, experiments_bytes;     /* packed, as heard, with the cloud merged in: the decision log carries each version once */
 	struct str cloud_token, active_model; /* see providers.h */
 	struct replica_state **states;        /* by replica index */
+	struct str *asked;            /* by replica index: recall_model_text() */
 	struct world_backend *backends;       /* by backend index */
 	char policy_version[48];      /* "epoch.version", for the ledger */
 	int64_t made_at_us;           /* wall */
