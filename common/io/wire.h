@@ -4,6 +4,7 @@
  * that asks spreads over those that are connected. nng dials again by itself, after 50 to 250 ms.
  * TLS: own CA, a certificate of each side required, the host name of the URL checked against the server's. The files are looked
  * at every 2 s; when they have changed, listeners and dialers are made anew with them (connections break, and come back).
+ * What nng gives up when a peer hangs up in the middle of the greeting is made anew some seconds later; not the listener of a tls+tcp URL.
  * All of one wire's calls on its loop's thread; free it before its socket is closed, or right after. */
 #ifndef CORRAL_IO_WIRE_H
 #define CORRAL_IO_WIRE_H
