@@ -251,6 +251,15 @@ static struct hmac_key *tenant_key(struct recall_seat *s, struct str tenant)
 	return t->key;
 }
 
+/* What it is made of, for the memo; empty when it is longer than that keeps. */
+static struct str source_of(const struct recollection *rc, struct buf *to)
+{
+	buf_clear(to);
+	if (rc->plan.length <= RECALL_MEMO_MOST)
+		recall_source(rc, to);
+	return buf_as_str(to);
+}
+
 static bool make_key(struct recollection *rc)
 {
 	struct req *r = rc->req;
@@ -261,9 +270,7 @@ static bool make_key(struct recollection *rc)
 	rc->target = attempt_target(r, rc->replica);
 	if (r->tenant.n >= sizeof(s->tenants[0].name) || llm_plan(&rc->plan, &r->in, &rc->target, r->mem, &why) != ERR_OK)
 		return false;             /* the attempt will say why */
-	buf_clear(&s->source);
-	recall_source(rc, &s->source);
-	source = buf_as_str(&s->source);
+	source = source_of(rc, &s->source);
 	if (recall_memo_find(s->memo, source, rc->key))
 		return true;
 	buf_clear(&s->text);

@@ -106,6 +106,8 @@ static void a_key_is_remembered_for_the_same_bytes_alone(void **state)
 	assert_memory_equal(got, key, sizeof(key));
 	recall_memo_keep(m, str_n(text, sizeof(text)), key);
 	assert_false(recall_memo_find(m, str_n(text, sizeof(text)), got));
+	recall_memo_keep(m, STR(""), key);
+	assert_false(recall_memo_find(m, STR(""), got));
 	recall_memo_keep(m, STR("ab"), key);
 	assert_true(recall_memo_find(m, STR("ab"), got) && !recall_memo_find(m, STR("ac"), got));
 	recall_memo_free(m);
