@@ -73,6 +73,8 @@ static void print_machine(struct cli *c, const struct json *j, struct buf *b)
 		buf_printf(b, " (limited to %.1f)", gib_of(j, limits, "memory_bytes"));
 	for (uint32_t d = disks ? json_first(j, disks) : 0; d; d = json_next(j, disks, d))
 		buf_printf(b, "\nDisk       %.1f GiB free below %s", gib_of(j, d, "free_bytes"), get_z(c, j, d, "path"));
+	if (*get_z(c, j, 0, "power_source"))
+		buf_printf(b, "\nPower      %.1f W (%s)", get_double(j, 0, "power_watts"), get_z(c, j, 0, "power_source"));
 	if (*get_z(c, j, 0, "nvidia_driver"))
 		buf_printf(b, "\nDriver     NVIDIA %s, CUDA %s", get_z(c, j, 0, "nvidia_driver"), get_z(c, j, 0, "cuda"));
 	buf_addz(b, "\n\n");

@@ -10,6 +10,7 @@
 
 #include "common/base/clock.h"
 #include "common/data/opt.h"
+#include "services/hardware-probe/power.h"
 
 Corral__Gpu *probe_gpu(struct probe *p, const char *vendor, const char *source)
 {
@@ -116,16 +117,33 @@ unsigned probe_list(struct probe *p, const char *dir, const char **ret, unsigned
 	return n;
 }
 
-Corral__HardwareSnapshot *probe_machine(struct arena *mem, const char *root, const char *nvml, const struct opt_list *dirs)
+static Corral__HardwareSnapshot *new_snapshot(struct arena *mem)
 {
 	Corral__HardwareSnapshot *hw = arena_new_of(mem, Corral__HardwareSnapshot);
-	struct probe p = { mem, root, hw };
-	char node[256] = "";
 
 	corral__hardware_snapshot__init(hw);
 	hw->gpus = arena_array(mem, Corral__Gpu *, PROBE_GPUS);
 	hw->notes = arena_array(mem, Corral__Note *, PROBE_NOTES);
 	hw->disks = arena_array(mem, Corral__Disk *, PROBE_DISKS);
+	hw->power_milliwatts = hw->power_limit_milliwatts = -1;
+	return hw;
+}
+
+Corral__HardwareSnapshot *probe_gpus(struct arena *mem, const char *root, const char *nvml)
+{
+	struct probe p = { mem, root, new_snapshot(mem) };
+
+	probe_nvidia(&p, nvml);
+	probe_drm(&p);
+	return p.hw;
+}
+
+Corral__HardwareSnapshot *probe_machine(struct arena *mem, const char *root, const char *nvml, const struct opt_list *dirs)
+{
+	Corral__HardwareSnapshot *hw = new_snapshot(mem);
+	struct probe p = { mem, root, hw };
+	char node[256] = "";
+
 	gethostname(node, sizeof(node) - 1);
 	hw->node = arena_printf(mem, "%s", node);
 	hw->detected_at_us = wall_us();
@@ -135,5 +153,6 @@ Corral__HardwareSnapshot *probe_machine(struct arena *mem, const char *root, con
 	if (!hw->n_gpus)
 		probe_note(&p, "gpu", "no GPU is visible here: no NVIDIA driver library, and no AMD or Intel card in /sys/class/drm%s",
 			   hw->in_container ? "; in a container it has to be handed in (NVIDIA_VISIBLE_DEVICES, /dev/dri)" : "");
+	power_note(&p);
 	return hw;
 }

@@ -3,6 +3,7 @@
  *   nvml.c   NVIDIA, through the driver's own library, opened at run time
  *   drm.c    AMD and Intel, from sysfs; NVIDIA's bare presence from procfs
  *   host.c   processor, memory, cgroup limits, disk
+ *   power.c  what the machine draws, from one look to the next
  *
  * Nothing here needs a driver, a privilege or a build option; what is missing is a note, never an error. A probe reads files and asks a
  * driver, which may take milliseconds and, with a sick GPU, for ever: it runs on a thread of its own (service.c). */
@@ -24,6 +25,9 @@ struct probe {
  * 'dirs' are places whose disk is of interest. */
 struct opt_list;
 Corral__HardwareSnapshot *probe_machine(struct arena *mem, const char *root, const char *nvml, const struct opt_list *dirs);
+
+/* The same with nothing but the GPUs: for their power. */
+Corral__HardwareSnapshot *probe_gpus(struct arena *mem, const char *root, const char *nvml);
 
 void probe_host(struct probe *, const struct opt_list *dirs);
 void probe_drm(struct probe *);

@@ -5,24 +5,29 @@
  * A driver that hangs holds the look thread, never the loop: answers go on from the last look, with a note that says since when. */
 #include "services/hardware-probe/service.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "common/base/clock.h"
+#include "common/base/id.h"
 #include "common/data/log.h"
 #include "services/hardware-probe/fit.h"
+#include "services/hardware-probe/power.h"
 #include "services/hardware-probe/probe.h"
 
 struct hardware_config {
-	const char *nvml_library, *models_catalogue;
+	const char *nvml_library, *models_catalogue, *hardware_root;
 	struct opt_list hardware_disks;
-	int64_t hardware_every;
+	int64_t hardware_every, power_every;
 };
 
 #define C struct hardware_config
 static const struct opt options[] = {
 	OPT(C, DURATION, hardware_every, "10s", "How often the machine is looked at.", .min = 500, .max = 86400000),
+	OPT(C, DURATION, power_every, "2s", "How often it is asked what it draws: GPUs that tell it, else RAPL.", .min = 100, .max = 86400000),
+	OPT(C, STRING, hardware_root, "", "Directory before /proc and /sys, as where a container has those of its machine; empty = none."),
 	OPT(C, STRING, nvml_library, "", "NVIDIA's management library; empty = the driver's, where there is one; off = do not look."),
 	OPT(C, LIST, hardware_disks, "/", "Directories whose disk is shown, such as the one that holds models."),
 	OPT(C, STRING, models_catalogue, "", "File of models to recommend, in place of the built-in one (services/hardware-probe/catalogue.tsv)."),
@@ -30,7 +35,8 @@ static const struct opt options[] = {
 };
 #undef C
 
-enum { M_GPU_TOTAL, M_GPU_USED, M_GPU_UTILISATION, M_GPU_TEMPERATURE, M_GPU_POWER, M_GPU_ENERGY, M_GPU_THROTTLED, M_MEMORY, M_DISK, M_LOOK_SECONDS, M_LOOKED, M_COUNT };
+enum { M_GPU_TOTAL, M_GPU_USED, M_GPU_UTILISATION, M_GPU_TEMPERATURE, M_GPU_POWER, M_GPU_ENERGY, M_GPU_THROTTLED, M_MEMORY, M_DISK,
+       M_POWER, M_ENERGY, M_LOOK_SECONDS, M_LOOKED, M_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_GPU_TOTAL] = { METRIC_GAUGE, "gpu_memory_total_bytes", "Memory of a GPU, or of a part of one.", "gpu,name" },
@@ -42,6 +48,8 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_GPU_THROTTLED] = { METRIC_GAUGE, "gpu_throttled", "1 while its clocks are held down by heat or power.", "gpu,name" },
 	[M_MEMORY] = { METRIC_GAUGE, "machine_memory_bytes", "Memory by kind: total, available, usable (limits of the container counted).", "kind" },
 	[M_DISK] = { METRIC_GAUGE, "machine_disk_free_bytes", "Free bytes of the disk below a directory.", "path" },
+	[M_POWER] = { METRIC_GAUGE, "machine_power_watts", "Power as hardware reports it: the GPUs', else processor and memory (RAPL). NaN: nothing tells it any more.", "source" },
+	[M_ENERGY] = { METRIC_COUNTER, "machine_energy_joules_total", "That power over the time since the start.", "source" },
 	[M_LOOK_SECONDS] = { METRIC_GAUGE, "hardware_look_seconds", "How long the last look at the machine took.", "" },
 	[M_LOOKED] = { METRIC_GAUGE, "hardware_looked_timestamp_seconds", "When the machine was last looked at.", "" },
 };
@@ -49,7 +57,10 @@ static const struct metric_def metrics[M_COUNT] = {
 struct look {
 	struct hardware *hw;
 	struct arena *mem;                    /* the look lies in it */
-	Corral__HardwareSnapshot *seen;
+	Corral__HardwareSnapshot *seen;       /* NULL: only its power was looked at */
+	bool whole;
+	struct power power;
+	int64_t power_us, power_wall_us;      /* when that was */
 	int64_t took_us;
 	pthread_mutex_t lock;                 /* between its end and being abandoned */
 	bool told;                            /* on its way to the loop */
@@ -67,7 +78,12 @@ struct hardware {
 	struct look *now;                     /* the thread's; NULL while none runs */
 	struct loop_timer timer;
 	pthread_t thread;
-	int64_t since_us;
+	int64_t since_us, whole_us;           /* mono: when the look under way began, when the last whole one did; 0 = none yet */
+	struct power_meter *meter;            /* the thread's while one runs */
+	struct power power;
+	int64_t power_us, power_wall_us;
+	struct series *power_series;          /* shown last; NULL = none */
+	char id[37];
 };
 
 enum { SLOW_US = 5 * 1000 * 1000 };
@@ -114,6 +130,24 @@ static void show(struct hardware *h, const struct look *l)
 	series_set(metrics_series(m, M_LOOKED), (double)l->seen->detected_at_us / 1e6);
 }
 
+/* A source that tells nothing any more shows no power, not the last one. */
+static void show_power(struct hardware *h, const struct look *l)
+{
+	struct metrics *m = svc_metrics(h->svc);
+	struct series *now = l->power.milliwatts >= 0 ? metrics_series(m, M_POWER, l->power.source) : NULL;
+
+	if (h->power.milliwatts >= 0 && l->power_us > h->power_us)
+		series_add(metrics_series(m, M_ENERGY, h->power.source), (double)h->power.milliwatts / 1e3 * (double)(l->power_us - h->power_us) / 1e6);
+	h->power = l->power;
+	h->power_us = l->power_us;
+	h->power_wall_us = l->power_wall_us;
+	if (h->power_series && h->power_series != now)
+		series_set(h->power_series, NAN);
+	h->power_series = now;
+	if (now)
+		series_set(now, (double)h->power.milliwatts / 1e3);
+}
+
 /* --- looking --- */
 
 static void on_seen(void *arg)
@@ -123,6 +157,11 @@ static void on_seen(void *arg)
 
 	pthread_join(h->thread, NULL);
 	h->now = NULL;
+	show_power(h, l);
+	if (!l->whole) {
+		look_free(l);
+		return;
+	}
 	if (!h->last)
 		LOG_INFO("hardware", LOG_I("gpus", (int64_t)l->seen->n_gpus), LOG_I("cores", l->seen->cpu->usable_cores),
 			 LOG_I("memory_bytes", l->seen->memory->total_bytes), LOG_I("took_us", l->took_us));
@@ -138,7 +177,11 @@ static void *look_thread(void *arg)
 	int64_t began = mono_us();
 	bool abandoned;
 
-	l->seen = probe_machine(l->mem, "", l->hw->cfg->nvml_library, &l->hw->cfg->hardware_disks);
+	if (l->whole)
+		l->seen = probe_machine(l->mem, l->hw->cfg->hardware_root, l->hw->cfg->nvml_library, &l->hw->cfg->hardware_disks);
+	l->power_us = mono_us();
+	l->power_wall_us = wall_us();
+	l->power = power_look(l->hw->meter, l->hw->cfg->hardware_root, l->hw->cfg->nvml_library, l->power_us);
 	l->took_us = mono_us() - began;
 	pthread_mutex_lock(&l->lock);
 	abandoned = l->abandoned;
@@ -151,25 +194,30 @@ static void *look_thread(void *arg)
 	return NULL;
 }
 
+static int64_t step_ms(const struct hardware *h) { return h->cfg->power_every < h->cfg->hardware_every ? h->cfg->power_every : h->cfg->hardware_every; }
+
 static void start_look(struct hardware *h)
 {
 	struct arena *mem = arena_new(65536);
 	struct look *l = arena_new_of(mem, struct look);
 
-	*l = (struct look){ .hw = h, .mem = mem };
-	pthread_mutex_init(&l->lock, NULL);
 	h->since_us = mono_us();
-	if (pthread_create(&h->thread, NULL, look_thread, l) == 0)
-		h->now = l;
-	else
+	*l = (struct look){ .hw = h, .mem = mem, .whole = !h->whole_us || h->since_us - h->whole_us >= (h->cfg->hardware_every - step_ms(h) / 2) * 1000 };
+	pthread_mutex_init(&l->lock, NULL);
+	if (pthread_create(&h->thread, NULL, look_thread, l) != 0) {
 		look_free(l);
+		return;
+	}
+	h->now = l;
+	if (l->whole)
+		h->whole_us = h->since_us;
 }
 
 static void tick(struct loop_timer *t)
 {
 	struct hardware *h = (struct hardware *)(void *)((char *)t - offsetof(struct hardware, timer));
 
-	loop_timer_set(h->loop, t, h->cfg->hardware_every * 1000, tick);
+	loop_timer_set(h->loop, t, step_ms(h) * 1000, tick);
 	if (!h->now)
 		start_look(h);
 	else if (mono_us() - h->since_us > SLOW_US)
@@ -190,9 +238,35 @@ static void get(Corral__HardwareProbe_Service *s, const Corral__HardwareRequest 
 	}
 	mem = arena_new(16384);
 	ret.hardware = h->last->seen;
+	ret.hardware->power_milliwatts = h->power.milliwatts;
+	ret.hardware->power_limit_milliwatts = h->power.limit_milliwatts;
+	ret.hardware->power_source = (char *)(uintptr_t)h->power.source;
 	recommend(h->last->seen, h->models, rq->context, rq->all, mem, &ret);
 	reply(&ret, data);
 	arena_free(mem);
+}
+
+static void power(Corral__HardwareProbe_Service *s, const Corral__PowerRequest *rq, Corral__PowerReply_Closure reply, void *data)
+{
+	struct hardware *h = (struct hardware *)(void *)s;
+	Corral__PowerReply ret = CORRAL__POWER_REPLY__INIT;
+
+	if (!h->last) {
+		rpc_fail(data, ERR_UNAVAILABLE, "the first look at this machine has not ended yet; ask again in a moment");
+		return;
+	}
+	ret.probe = h->id;
+	ret.node = h->last->seen->node;
+	ret.measured_at_us = h->power_wall_us;
+	ret.milliwatts = ret.limit_milliwatts = -1;
+	ret.source = (char *)(uintptr_t)"";
+	/* of a driver that hangs nobody knows what its GPU draws now */
+	if (mono_us() - h->power_us < SLOW_US + 2 * step_ms(h) * 1000) {
+		ret.milliwatts = h->power.milliwatts;
+		ret.limit_milliwatts = h->power.limit_milliwatts;
+		ret.source = (char *)(uintptr_t)h->power.source;
+	}
+	reply(&ret, data);
 }
 
 /* --- life --- */
@@ -238,6 +312,7 @@ static void stop(struct svc *svc)
 	if (!end_look(h))
 		return;                   /* the thread reads the configuration and 'h' until the process ends */
 	look_free(h->last);
+	power_meter_free(h->meter);
 	arena_free(h->mem);
 	free(h);
 	svc_set_state(svc, NULL);
@@ -257,9 +332,13 @@ static bool start(struct svc *svc, struct why *why)
 		free(h);
 		return false;
 	}
+	h->meter = power_meter_new();
+	h->power = (struct power){ -1, -1, "" };
+	uuid_format(uuid_v7(wall_us()), h->id);
 	svc_set_state(svc, h);
 	corral__hardware_probe__init(&h->rpc, NULL);
 	h->rpc.get = get;
+	h->rpc.power = power;
 	rpc_server_add(svc_rpc_server(svc), &h->rpc.base);
 	svc_need(svc, "look at the machine", false, "the first look has not ended yet");
 	tick(&h->timer);

@@ -97,6 +97,9 @@ static void summary(struct json_out *jo, const Corral__HardwareSnapshot *hw)
 	jw_kv_bool(jo, "in_container", hw->in_container);
 	text(jo, "nvidia_driver", hw->nvidia_driver);
 	text(jo, "cuda", hw->cuda);
+	number(jo, "power_watts", *hw->power_source && hw->power_milliwatts >= 0 ? (double)hw->power_milliwatts / 1e3 : -1);
+	number(jo, "power_limit_watts", *hw->power_source && hw->power_limit_milliwatts > 0 ? (double)hw->power_limit_milliwatts / 1e3 : -1);
+	text(jo, "power_source", hw->power_source);
 }
 
 static void cpu_and_memory(struct json_out *jo, const Corral__HardwareSnapshot *hw)
