@@ -9,8 +9,8 @@
 #include "common/policy/arms.h"
 #include "common/policy/experiment_lately.h"
 #include "common/policy/sequential.h"
-#include "common/store/bus.h"
 #include "common/store/db.h"
+#include "common/store/herald.h"
 #include "common/svc/svc.h"
 #include "experiments.pb-c.h"
 #include "facts.pb-c.h"
@@ -46,15 +46,11 @@ struct notes {
 };
 
 /* Events on their way to the bus. */
-struct herald {
-	char dir[1024];               /* of the spool; "" = they stay in the table (tests) */
-	const struct bus_config *bus; /* NULL: without */
-	void (*on_state)(void *svc, bool ok, const char *text);      /* of Kafka */
-	struct spool *spool;          /* NULL: not open */
-	struct bus_producer *producer;        /* with Kafka, as the next */
-	struct bus_shipper *shipper;
+struct ab_events {
+	struct herald *herald;        /* NULL: they stay in the table (tests) */
+	bool on_kafka;
 	int64_t last, spooled;        /* numbers of the last one, and of the last one in the spool */
-	bool due, told;
+	bool due;
 };
 
 struct ab {
@@ -67,7 +63,7 @@ struct ab {
 	bool in_doubt;                /* a batch of outcomes failed: cursor and sums here may not be what the database has */
 	int64_t looked_us, first_look_us;     /* wall: for challengers; 0 = never */
 	struct notes notes;
-	struct herald herald;
+	struct ab_events events;
 };
 
 /* --- trials.c: what there is, and its states --- */
@@ -114,7 +110,7 @@ bool news_load(struct ab *, struct why *);
 /* In the transaction of the deed. */
 bool news_note(struct ab *, const Corral__Experiment *, const struct news *, int64_t now_us, struct why *);
 void news_send(struct ab *);          /* now and then: what the bus may lack */
-void news_close(struct ab *);
+void news_label(struct str payload, struct bus_label *);
 
 /* --- challengers.c: new models and changed ones, tried by themselves --- */
 struct challenger_rules { double traffic_percent, days; bool shadow; const char *against; };         /* against "" = the one that is used most */

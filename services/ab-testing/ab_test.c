@@ -38,7 +38,7 @@ static void open_it(struct fixture *f)
 
 static void close_it(struct fixture *f)
 {
-	news_close(&f->ab);
+	herald_free(f->ab.events.herald);
 	trials_free(&f->ab);
 	arena_free(f->ab.mem);
 	db_close(f->ab.db);
@@ -263,10 +263,13 @@ static int waiting(struct fixture *f)
 
 static void tell_all(struct fixture *f)
 {
-	snprintf(f->ab.herald.dir, sizeof(f->ab.herald.dir), "%s/spool", f->dir);
-	for (int i = 0; i < 2000 && (news_send(&f->ab), f->ab.herald.due); i++)
+	const struct herald_opts o = { .root = arena_printf(f->mem, "%s/spool", f->dir), .service = "ab-testing", .name = "experiments", .topic = "experiments.v1" };
+
+	if (!f->ab.events.herald)
+		f->ab.events.herald = herald_new(NULL, &o);
+	for (int i = 0; i < 2000 && (news_send(&f->ab), f->ab.events.due); i++)
 		usleep(10000);            /* for the spool's own thread to bring it to the disk */
-	assert_false(f->ab.herald.due);
+	assert_false(f->ab.events.due);
 	assert_int_equal(waiting(f), 0);
 }
 
@@ -294,7 +297,8 @@ static void what_becomes_of_experiments_is_told(void **state)
 	assert_int_equal(change(f, t, CORRAL__EXPERIMENT_ACT__ACT_STOP, "", T0 + 9), ERR_OK);
 	tell_all(f);
 	assert_string_equal(told(f), "started paused resumed promoted:b/two guard_breached:b/two rolled_back started stopped");
-	news_close(&f->ab);
+	herald_free(f->ab.events.herald);
+	f->ab.events.herald = NULL;
 	tell_all(f);
 	assert_string_equal(told(f), "started paused resumed promoted:b/two guard_breached:b/two rolled_back started stopped");
 }

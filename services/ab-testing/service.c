@@ -36,7 +36,7 @@ static const struct opt options[] = {
 };
 #undef C
 
-enum { M_RUNNING, M_OUTCOMES, M_ENDED, M_LOOKS, M_PRUNED, M_COUNT };
+enum { M_RUNNING, M_OUTCOMES, M_ENDED, M_LOOKS, M_PRUNED, M_BUS, M_COUNT = M_BUS + HERALD_METRIC_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_RUNNING] = { METRIC_GAUGE, "experiments_running", "Experiments that take requests.", "" },
@@ -44,6 +44,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_ENDED] = { METRIC_GAUGE, "experiments_ended", "Experiments that have ended, by how: stopped, promoted, rolled_back.", "state" },
 	[M_PRUNED] = { METRIC_COUNTER, "experiment_rows_pruned_total", "Outcomes and units of experiments that ended long ago, removed.", "" },
 	[M_LOOKS] = { METRIC_COUNTER, "experiment_looks_total", "Looks for models that are new or were changed, to be tried as challengers.", "" },
+	HERALD_METRICS(M_BUS),
 };
 
 struct ab_service {
@@ -373,7 +374,7 @@ static void stop(struct svc *svc)
 	loop_timer_del(&s->timer);
 	look_end(s);
 	news_send(&s->ab);
-	news_close(&s->ab);
+	herald_free(s->ab.events.herald);
 	snapshot_pub_free(s->ab.pub);
 	trials_free(&s->ab);
 	arena_free(s->ab.mem);
@@ -387,10 +388,14 @@ static void on_bus_state(void *svc, bool ok, const char *text) { svc_want(svc, "
 static void herald_set(struct ab_service *s)
 {
 	const struct ab_config *cfg = svc_config(s->ab.svc);
+	char root[1024];
+	const struct herald_opts o = { .root = root, .service = "ab-testing", .name = "experiments", .topic = "experiments.v1", .schema = "corral.ExperimentEvent",
+				       .label = news_label, .bus = &cfg->bus, .on_state = on_bus_state, .arg = s->ab.svc, .metrics = svc_metrics(s->ab.svc),
+				       .first_metric = M_BUS };
 
-	s->ab.herald.bus = &cfg->bus;
-	s->ab.herald.on_state = on_bus_state;
-	snprintf(s->ab.herald.dir, sizeof(s->ab.herald.dir), "%s/spool", svc_state_dir(s->ab.svc));
+	snprintf(root, sizeof(root), "%s/spool", svc_state_dir(s->ab.svc));
+	s->ab.events.herald = herald_new(svc_loop(s->ab.svc), &o);
+	s->ab.events.on_kafka = bus_is_kafka(&cfg->bus);
 }
 
 static bool store_open(struct ab_service *s, struct why *why)
@@ -431,8 +436,6 @@ static bool start(struct svc *svc, struct why *why)
 		return false;
 	}
 	herald_set(s);
-	if (bus_is_kafka(s->ab.herald.bus))
-		svc_want(svc, "bus", false, "not heard from the brokers yet");
 	serve(s);
 	svc_need(svc, "experiments store", true, "");
 	tell(s);
@@ -443,7 +446,7 @@ static bool start(struct svc *svc, struct why *why)
 static bool reload(struct svc *svc, struct why *why)
 {
 	(void)why;
-	herald_set(svc_state(svc));       /* where the options are from now on */
+	herald_bus(((struct ab_service *)svc_state(svc))->ab.events.herald, &((const struct ab_config *)svc_config(svc))->bus);   /* where the options are from now on */
 	svc_reloaded(svc);
 	return true;
 }
