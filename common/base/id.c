@@ -63,6 +63,19 @@ struct uuid uuid_v7(int64_t wall_us)
 	return u;
 }
 
+struct uuid uuid_v7_made_of(int64_t wall_us, const uint8_t bytes[10])
+{
+	uint64_t ms = (uint64_t)(wall_us / 1000);
+	struct uuid u;
+
+	for (int i = 0; i < 6; i++)
+		u.b[i] = (uint8_t)(ms >> (40 - 8 * i));
+	memcpy(u.b + 6, bytes, 10);
+	u.b[6] = (uint8_t)((u.b[6] & 0x0f) | 0x70);
+	u.b[8] = (uint8_t)((u.b[8] & 0x3f) | 0x80);
+	return u;
+}
+
 /* Four bytes are spread over the eight of one number, a digit in each, and become letters together: each request has three ids, and digit by
  * digit they took 800 instructions. */
 static inline void hex_of_4(char out[8], const uint8_t bytes[4])

@@ -10,6 +10,7 @@
 struct uuid { uint8_t b[16]; };
 
 struct uuid uuid_v7(int64_t wall_us);             /* strictly increasing within a thread */
+struct uuid uuid_v7_made_of(int64_t wall_us, const uint8_t bytes[10]);      /* the same for the same: of what can be told twice, from its hash */
 void uuid_format(struct uuid, char out[37]);      /* lower-case, terminated */
 void hex_of(char *out, const uint8_t *bytes, unsigned n);       /* n a multiple of 4; small letters, no terminator */
 bool uuid_parse(struct str, struct uuid *ret);    /* 36 characters, either case */

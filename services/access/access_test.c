@@ -20,12 +20,15 @@
 #include "common/policy/apikey.h"
 #include "common/store/db_test.h"
 #include "common/store/db_writer.h"
+#include "common/store/spool.h"
+#include "events.pb-c.h"
 #include "services/access/audit.h"
 #include "services/access/facts.h"
 #include "services/access/keys.h"
 #include "services/access/narrow.h"
 #include "services/access/news.h"
 #include "services/access/service.h"
+#include "services/access/tell.h"
 #include "services/access/tenants.h"
 
 /* --- kill -9 in the middle of a write: SQLite's pwrite64 comes through here --- */
@@ -1247,6 +1250,198 @@ static void a_commit_that_fails_is_unsure(void **state)
 	assert_true(changed && !f->unsure);
 }
 
+/* --- the log for others --- */
+
+struct voice { struct herald *h; struct teller *t; };
+
+static struct voice voice_of(struct fixture *f)
+{
+	const struct herald_opts o = { .root = arena_printf(f->mem, "%s/spool", f->dir), .service = "access", .name = "audit", .topic = "audit.v1" };
+	struct voice v = { .h = herald_new(NULL, &o) };
+
+	v.t = teller_new(f->s, v.h);
+	return v;
+}
+
+static void voice_end(struct voice *v)
+{
+	teller_free(v->t);
+	herald_free(v->h);
+}
+
+static int64_t told(struct fixture *f)
+{
+	return count(f, "SELECT seq FROM audit WHERE seq <= (SELECT seq FROM audit_told)");
+}
+
+static void tell_once(struct fixture *f, struct voice *v)
+{
+	bool more = true;
+
+	while (more)
+		assert_true(teller_tell(v->t, &more, &f->why));
+}
+
+/* Until audit_told says so. */
+static void tell_all(struct fixture *f)
+{
+	struct voice v = voice_of(f);
+
+	for (int i = 0; i < 2000 && (tell_once(f, &v), told(f) < count(f, "SELECT seq FROM audit")); i++)
+		usleep(10000);            /* for the spool's own thread to bring it to the disk */
+	assert_int_equal(told(f), count(f, "SELECT seq FROM audit"));
+	voice_end(&v);
+}
+
+/* The events in the spool, in their order. */
+static size_t events(struct fixture *f, Corral__AuditEvent **ret, size_t most)
+{
+	struct spool_reader *r = spool_reader_open(arena_printf(f->mem, "%s/spool/audit-0", f->dir), 0, &f->why);
+	struct str payload;
+	uint64_t at, next;
+	uint8_t type;
+	size_t n = 0;
+
+	assert_non_null(r);
+	while (spool_read(r, &type, &payload, &at, &next, &f->why) > 0) {
+		assert_true(n < most);
+		ret[n] = access_unpack(f->mem, &corral__audit_event__descriptor, payload);
+		assert_non_null(ret[n]);
+		assert_int_equal(ret[n++]->event_id.len, 16);
+	}
+	spool_reader_close(r);
+	return n;
+}
+
+static void is_entry(const Corral__AuditEvent *v, const Corral__AuditEntry *e)
+{
+	assert_int_equal(v->seq, e->seq);
+	assert_int_equal(v->occurred_at_us, e->at_us);
+	const char *const pairs[][2] = { { v->actor, e->actor }, { v->role, e->role }, { v->tenant, e->tenant }, { v->address, e->address }, { v->action, e->action },
+					 { v->object, e->object }, { v->outcome, e->outcome }, { v->detail, e->detail }, { v->request_id, e->request_id } };
+	for (size_t i = 0; i < sizeof(pairs) / sizeof(*pairs); i++)
+		assert_string_equal(pairs[i][0], pairs[i][1]);
+	assert_int_equal(v->hash.len, e->hash.len);
+	assert_memory_equal(v->hash.data, e->hash.data, e->hash.len);
+}
+
+static void every_entry_is_told_as_it_is_asked(void **state)
+{
+	enum { MOST = 64 };
+	struct fixture *f = *state;
+	Corral__AuditEvent *v[MOST];
+	Corral__AuditReply all;
+	Corral__CreateKeyReply reply;
+	bool changed;
+
+	assert_int_equal(make_by(f, OWNER, wish(CORRAL__ROLE__ROLE_ADMIN, "first"), &reply), ERR_OK);
+	assert_int_equal(end_key(f, OWNER, reply.key->id, &changed), ERR_OK);
+	assert_int_not_equal(make_by(f, BY(reply.key), wish(CORRAL__ROLE__ROLE_USER, "second"), &reply), ERR_OK);
+	tell_all(f);
+	tell_all(f);                      /* by the next process: nothing is told twice */
+	tenant(f, "other");
+	tell_all(f);
+	all = audit(f, "");
+	assert_true(all.n_entries >= 4);
+	assert_int_equal(events(f, v, MOST), all.n_entries);
+	for (size_t i = 0; i < all.n_entries; i++) {
+		struct bus_label label = { 0 };
+
+		is_entry(v[i], all.entries[i]);
+		assert_true(v[i]->event_id.data[6] >> 4 == 7 && v[i]->event_id.data[8] >> 6 == 2);
+		teller_label(access_pack(f->mem, &v[i]->base), &label);
+		assert_true(str_eq(label.key, str_of(v[i]->tenant)) && label.event_id.n == 16);
+	}
+	for (size_t i = 1; i < all.n_entries; i++)
+		assert_memory_not_equal(v[i]->event_id.data, v[i - 1]->event_id.data, 16);
+}
+
+static void who_takes_over_elsewhere_leaves_none_out(void **state)
+{
+	enum { MOST = 16 };
+	struct fixture *f = *state;
+	Corral__AuditEvent *first[MOST], *again[MOST];
+	struct voice v = voice_of(f);
+	size_t n;
+
+	tenant(f, "one");
+	tenant(f, "two");
+	tell_once(f, &v);
+	assert_int_equal(told(f), 0);             /* written, and not yet on the disk */
+	n = events(f, first, MOST);
+	voice_end(&v);
+	v = voice_of(f);                          /* on the same machine: what lies there is not put there again */
+	tell_once(f, &v);
+	assert_int_equal(events(f, again, MOST), n);
+	voice_end(&v);
+	sql(f, "UPDATE audit_told SET seq = 0");
+	nftw(arena_printf(f->mem, "%s/spool", f->dir), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	tell_all(f);                              /* on another */
+	assert_int_equal(events(f, again, MOST), n);
+	for (size_t i = 0; i < n; i++)
+		assert_memory_equal(first[i]->event_id.data, again[i]->event_id.data, 16);
+	sql(f, "UPDATE audit_told SET seq = 0");
+	sql(f, "UPDATE audit SET hash = x'00' WHERE seq = (SELECT max(seq) FROM audit)");     /* the spool is of another log than this one */
+	tell_all(f);
+	assert_int_equal(events(f, again, MOST), 2 * n);
+}
+
+static _Noreturn void tell_until_killed(struct fixture *f, int writes)
+{
+	struct voice v;
+
+	reopen(f);
+	v = voice_of(f);
+	writes_until_kill = writes;
+	for (int i = 0;; i++) {
+		tenant(f, arena_printf(f->mem, "t%d-%d", writes, i));
+		tell_once(f, &v);
+		usleep(3000);
+	}
+}
+
+static void kill_9_between_the_deed_and_its_telling_loses_none(void **state)
+{
+	enum { MOST = 20000 };
+	struct fixture *f = *state;
+	Corral__AuditEvent **v = arena_array(f->mem, Corral__AuditEvent *, MOST);
+	size_t n, entries, seen = 0;
+
+	for (int writes = 1; writes < 150; writes += 7) {
+		pid_t child;
+		int status;
+
+		access_store_close(f->s);
+		f->s = NULL;
+		child = fork();
+		if (child == 0)
+			tell_until_killed(f, writes);
+		if (test_db_is_server()) {                /* it writes elsewhere: at any time instead */
+			usleep((useconds_t)writes * 3000);
+			kill(child, SIGKILL);
+		}
+		waitpid(child, &status, 0);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		reopen(f);
+	}
+	tell_all(f);
+	entries = (size_t)count(f, "SELECT seq FROM audit");
+	assert_true(entries > 30);
+	n = events(f, v, MOST);
+	Corral__AuditEvent **of = arena_array(f->mem, Corral__AuditEvent *, entries + 1);
+	for (size_t i = 0; i <= entries; i++)
+		of[i] = NULL;
+	for (size_t i = 0; i < n; i++) {
+		assert_in_range(v[i]->seq, 1, entries);
+		if (of[v[i]->seq])
+			assert_memory_equal(of[v[i]->seq]->event_id.data, v[i]->event_id.data, 16);
+		else
+			seen++;
+		of[v[i]->seq] = v[i];
+	}
+	assert_int_equal(seen, entries);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -1281,6 +1476,7 @@ int main(void)
 		T(one_revocation_among_many_is_small_news),
 		T(what_was_revoked_stays_away_when_the_store_breaks),
 		T(what_may_have_been_done_is_published), T(a_commit_that_fails_is_unsure),
+		T(every_entry_is_told_as_it_is_asked), T(who_takes_over_elsewhere_leaves_none_out), T(kill_9_between_the_deed_and_its_telling_loses_none),
 	};
 
 	clock_init();

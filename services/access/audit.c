@@ -148,6 +148,27 @@ static bool keep_line(void *arg, const struct db_row *row)
 	return true;
 }
 
+struct each { struct arena *mem; bool (*fn)(void *arg, const Corral__AuditEntry *); void *arg; };
+
+static bool each_line(void *arg, const struct db_row *row)
+{
+	struct each *x = arg;
+	Corral__AuditEntry e;
+
+	arena_reset(x->mem);
+	read_line(x->mem, row, &e);
+	return x->fn(x->arg, &e);
+}
+
+bool audit_each(struct access_store *s, uint64_t after, unsigned rows, bool (*fn)(void *arg, const Corral__AuditEntry *), void *arg, struct why *why)
+{
+	struct each x = { arena_new(0), fn, arg };
+	bool ok = access_run(s, A_AUDIT_WALK, (struct db_value[]){ DB_I(after), DB_I(rows) }, 2, each_line, &x, why);
+
+	arena_free(x.mem);
+	return ok;
+}
+
 /* "keys.create" is itself, "keys.*" all that begin with "keys.", "" everything: as a range, which an index could serve. */
 static void action_range(struct arena *mem, const char *pattern, const char **ret_from, const char **ret_below)
 {

@@ -20,6 +20,9 @@ bool audit_head(struct access_store *, struct audit_head *ret, struct why *);
 
 enum err audit_query(struct access_store *, const Corral__AuditQuery *, int64_t now_us, struct arena *, Corral__AuditReply *ret, struct why *);
 
+/* Entries behind 'after', in their order, at most so many. False with *why on failure of the store. */
+bool audit_each(struct access_store *, uint64_t after, unsigned rows, bool (*fn)(void *arg, const Corral__AuditEntry *), void *arg, struct why *);
+
 /* The walk along the chain, in steps, because a log may be long. */
 struct audit_walk {
 	uint64_t entries;             /* good ones so far; the seq of the last */

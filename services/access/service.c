@@ -10,12 +10,13 @@
 #include "services/access/news.h"
 #include "services/access/share.h"
 #include "services/access/sql.h"
+#include "services/access/tell.h"
 #include "services/access/tenants.h"
 
-enum { TICK_US = 1000000, WALK_ROWS = 2000, WALK_PAUSE_US = 2000 };
+enum { TICK_US = 1000000, TELL_US = 250000, TELL_MORE_US = 5000, WALK_ROWS = 2000, WALK_PAUSE_US = 2000 };
 
 #define C struct access_config
-struct access_config { const char *access_db, *bootstrap_key_file; int64_t audit_checkpoint; };
+struct access_config { const char *access_db, *bootstrap_key_file; int64_t audit_checkpoint; struct bus_config bus; };
 
 static const struct opt options[] = {
 	OPT(C, STRING, access_db, "", "Database of tenants, keys and the audit log, sqlite:PATH?sync=full or postgresql://…; empty = as 'db' says, else access.db in the service's state directory, with "
@@ -24,11 +25,12 @@ static const struct opt options[] = {
 	    "that have to bind wide at once. A key of this file that was revoked stays revoked."),
 	OPT(C, DURATION, audit_checkpoint, "1h", "How often the last line of the audit log is written to the program's log, so that a shortened one can be told: "
 	    "'corral audit verify --head SEQ:HASH'.", .min = 1000, .max = 366 * 86400000LL),
+	BUS_OPTIONS(C, bus),
 	OPT_END
 };
 #undef C
 
-enum access_metric { M_ACTS, M_KEYS, M_AUDIT, M_BROKEN, M_GATEWAYS, M_SNAPSHOT, M_COUNT };
+enum access_metric { M_ACTS, M_KEYS, M_AUDIT, M_BROKEN, M_GATEWAYS, M_SNAPSHOT, M_BUS, M_COUNT = M_BUS + HERALD_METRIC_COUNT };
 
 static const struct metric_def metrics[M_COUNT] = {
 	[M_ACTS] = { METRIC_COUNTER, "access_acts_total", "Administrative acts on keys and tenants, by action and outcome.", "action,outcome" },
@@ -37,6 +39,7 @@ static const struct metric_def metrics[M_COUNT] = {
 	[M_BROKEN] = { METRIC_GAUGE, "audit_broken_seq", "Entry at which the audit log's chain breaks; 0 = none was found.", "" },
 	[M_GATEWAYS] = { METRIC_GAUGE, "access_gateways", "Gateways that share the limits now.", "" },
 	[M_SNAPSHOT] = { METRIC_GAUGE, "access_published_bytes", "Size of what was published last: all keys and tenants, or what changed.", "" },
+	HERALD_METRICS(M_BUS),
 };
 
 struct access {
@@ -46,10 +49,12 @@ struct access {
 	struct snapshot_pub *pub;
 	struct news *news;
 	struct shares *shares;
+	struct herald *herald;
+	struct teller *teller;
 	struct arena *mem;            /* of the ask in hand */
 	Corral__Access_Service rpc;
 	Corral__Facts_Service facts;
-	struct loop_timer tick, walk_timer;
+	struct loop_timer tick, walk_timer, tell_timer;
 	struct list walks;
 	uint64_t checkpoint_seq, counted;
 	int64_t checkpoint_us;
@@ -388,6 +393,45 @@ static void on_tick(struct loop_timer *t)
 	loop_timer_set(svc_loop(a->svc), t, TICK_US, on_tick);
 }
 
+/* --- the audit log for others --- */
+
+static void on_bus_state(void *svc, bool ok, const char *text) { svc_want(svc, "bus", ok, text); }
+
+static void on_tell(struct loop_timer *t)
+{
+	struct access *a = list_entry(t, struct access, tell_timer);
+	struct why why = { 0 };
+	bool more = false;
+
+	if (!a->failing && !teller_tell(a->teller, &more, &why))
+		store_state(a, why.code, &why);
+	loop_timer_set(svc_loop(a->svc), t, more ? TELL_MORE_US : TELL_US, on_tell);
+}
+
+static void tell_begin(struct access *a)
+{
+	char root[1024];
+	const struct herald_opts o = { .root = root, .service = "access", .name = "audit", .topic = "audit.v1", .schema = "corral.AuditEvent", .label = teller_label,
+				       .bus = &a->cfg->bus, .on_state = on_bus_state, .arg = a->svc, .metrics = svc_metrics(a->svc), .first_metric = M_BUS };
+
+	snprintf(root, sizeof(root), "%s/spool", svc_state_dir(a->svc));
+	a->herald = herald_new(svc_loop(a->svc), &o);
+	a->teller = teller_new(a->store, a->herald);
+	on_tell(&a->tell_timer);
+}
+
+static void tell_end(struct access *a)
+{
+	struct why why;
+	bool more;
+
+	loop_timer_del(&a->tell_timer);
+	if (a->teller)
+		(void)teller_tell(a->teller, &more, &why);        /* what is left is told by the next one */
+	teller_free(a->teller);
+	herald_free(a->herald);
+}
+
 /* --- life --- */
 
 static void walks_free(struct access *a)
@@ -407,6 +451,7 @@ static void stop(struct svc *svc)
 	loop_timer_del(&a->tick);
 	loop_timer_del(&a->walk_timer);
 	walks_free(a);
+	tell_end(a);
 	if (a->store && a->news) {
 		a->checkpoint_us = 0;
 		checkpoint(a);
@@ -492,6 +537,7 @@ static bool start(struct svc *svc, struct why *why)
 	series_set(metrics_series(svc_metrics(svc), M_SNAPSHOT), (double)news_last_bytes(a->news));
 	walk_begin(a, NULL, NULL);
 	on_tick(&a->tick);
+	tell_begin(a);
 	return true;
 }
 
@@ -565,6 +611,8 @@ enum err access_verify_file(const char *path, uint64_t head_seq, const uint8_t *
 	return ERR_OK;
 }
 
+static enum err check(const void *config, struct why *why) { return bus_check(&((const struct access_config *)config)->bus, why); }
+
 const struct svc_def access_service = {
 	.name = "access",
 	.summary = "Keeps tenants, keys and their limits, and the audit log; tells gateways who may do what.",
@@ -576,6 +624,7 @@ const struct svc_def access_service = {
 	.n_metrics = M_COUNT,
 	.admin_port = 8116,
 	.rpc_port = 7116,
+	.check = check,
 	.start = start,
 	.stop = stop,
 };

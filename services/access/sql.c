@@ -37,6 +37,8 @@ const char *const access_sql[A_STATEMENTS] = {
 	[A_AUDIT_QUERY] = "SELECT " AUDIT_COLUMNS " FROM audit WHERE seq > ?1 AND at_us >= ?2 AND at_us < ?3 AND (?4 = '' OR actor = ?4) "
 			  "AND action >= ?5 AND action < ?6 AND (?7 = '' OR tenant = ?7) ORDER BY seq LIMIT ?8",
 	[A_AUDIT_WALK] = "SELECT " AUDIT_COLUMNS " FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+	[A_TOLD_GET] = "SELECT seq FROM audit_told WHERE one = 1",
+	[A_TOLD_MOVE] = "UPDATE audit_told SET seq = ?1 WHERE one = 1 AND seq < ?1",
 };
 
 const struct db_migration access_migrations[] = {
@@ -58,5 +60,8 @@ const struct db_migration access_migrations[] = {
 	  "INSERT INTO audit_head (one, seq, hash) VALUES (1, 0, x'0000000000000000000000000000000000000000000000000000000000000000')" },
 	{ 2, "CREATE TABLE key_uses (id TEXT NOT NULL PRIMARY KEY, at_us BIGINT NOT NULL)" },
 	{ 3, "CREATE TABLE cursors (source TEXT NOT NULL PRIMARY KEY, position BIGINT NOT NULL, epoch BIGINT NOT NULL)" },
+	/* up to which entry audit.v1 has the log */
+	{ 4, "CREATE TABLE audit_told (one INTEGER NOT NULL PRIMARY KEY, seq BIGINT NOT NULL);"
+	     "INSERT INTO audit_told (one, seq) VALUES (1, 0)" },
 	{ 0 }
 };

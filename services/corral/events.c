@@ -1,4 +1,4 @@
-/* events.c - `corral events tail`: facts as they travel, one JSON object a line; from Kafka, or from the gateway's spools on this machine. */
+/* events.c - `corral events tail`: facts as they travel, one JSON object a line; from Kafka, or from the services' spools on this machine. */
 #include <dirent.h>
 #include <signal.h>
 #include <unistd.h>
@@ -31,9 +31,11 @@ static const struct kind { const char *topic, *service, *spool; const ProtobufCM
 	{ "usage.v1", "gateway", "usage-", &corral__usage_event__descriptor, 1, 3 },
 	{ "decision.v1", "gateway", "decisions-", &corral__decision_event__descriptor, 16, 16 },
 	{ "experiments.v1", "ab-testing", "experiments-", &corral__experiment_event__descriptor, 1, 1 },
+	{ "audit.v1", "access", "audit-", &corral__audit_event__descriptor, 1, 1 },
 	{ "task-completed.v1", NULL, NULL, &corral__task_completed_event__descriptor, 0, 0 },
 	{ "feedback.v1", NULL, NULL, &corral__feedback_event__descriptor, 0, 0 },
 };
+#define LOCAL_TOPICS "usage.v1, decision.v1, experiments.v1 and audit.v1"
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
 static const char *const headers[] = { "event-id", "schema", "content-type", "source", "position", "again", "reason", "traceparent" };
@@ -284,7 +286,7 @@ static enum err tail_spools(struct tail *t, const char *state_dir, bool from_beg
 
 	if (!t->kind || !t->kind->spool) {
 		free(s);
-		return err_set(why, ERR_INVALID, "with bus=local: there are the topics usage.v1, decision.v1 and experiments.v1 alone; %s needs a bus=kafka:", t->topic);
+		return err_set(why, ERR_INVALID, "with bus=local: there are the topics " LOCAL_TOPICS " alone; %s needs a bus=kafka:", t->topic);
 	}
 	snprintf(root, sizeof(root), "%s/%s/spool", state_dir, t->kind->service);
 	spools_look(t, s, root, from_beginning);
@@ -385,9 +387,9 @@ static int run(struct cli *c)
 const struct command cmd_events = {
 	.name = "events", .args = "tail TOPIC", .summary = "Show facts as they travel, one JSON object a line.",
 	.flags = flags, .opts_size = sizeof(struct events_opts), .max_args = 2, .run = run,
-	.text = "TOPIC is usage.v1, decision.v1, experiments.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
-		"With bus=kafka: they are read from the brokers, by whoever may read there; nothing of it is noted anywhere. With bus=local: usage.v1, "
-		"decision.v1 and experiments.v1 are read from the spools of the gateway and of ab-testing on this machine, as far as these go back.",
+	.text = "TOPIC is usage.v1, decision.v1, experiments.v1, audit.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
+		"With bus=kafka: they are read from the brokers, by whoever may read there; nothing of it is noted anywhere. With bus=local: "
+		LOCAL_TOPICS " are read from the spools of the services that write them on this machine, as far as these go back.",
 	.examples = (const struct example[]){
 		{ "corral events tail usage.v1", "What is used, as it is used." },
 		{ "corral events tail usage.v1.dead --from-beginning --idle 2", "What could not be understood." },

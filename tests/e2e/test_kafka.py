@@ -162,6 +162,21 @@ def everything_in(broker, prefix, enough):
     return said
 
 
+def told(broker, prefix, topic):
+    """What 'corral events tail' has of a topic."""
+    done = corral_program("events", "tail", topic, "--from-beginning", "--idle", "2", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def once(events):
+    """Of those with one id the first, which all others are equal to; the header says the id too."""
+    out = {}
+    for e in events:
+        assert e["headers"]["event-id"] == e["event"]["event_id"]
+        assert out.setdefault(e["event"]["event_id"], e)["event"] == e["event"]
+    return list(out.values())
+
+
 def traced(event):
     trace = event["event"]["trace"]
     assert re.fullmatch("[0-9a-f]{48}", trace) and event["headers"]["traceparent"] == f"00-{trace[:32]}-{trace[32:]}-01", event
@@ -201,15 +216,31 @@ def test_what_becomes_of_experiments_goes_there_too(place, backend, broker, pref
     arms = [{"name": "plain", "model": "m"}, {"name": "warm", "model": "m", "parameters": {"temperature": 0.7}}]
     test = until(lambda: (made := corral.post("/tests", {"name": "how warm", "arms": arms, "tenant_filter": "default"}))[0] == 201 and made[2], WAIT)
     assert corral.post(f"/tests/{test['id']}/stop", {"reason": "seen enough"})[0] == 200
-
-    def told():
-        done = corral_program("events", "tail", "experiments.v1", "--from-beginning", "--idle", "2", "--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix)
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    events = until(lambda: len(got := told()) >= 2 and got, WAIT)
+    events = until(lambda: len(got := told(broker, prefix, "experiments.v1")) >= 2 and got, WAIT)
     assert [(e["event"]["kind"], e["event"]["experiment_id"], e["key"]) for e in events] == [(kind, test["id"], "default") for kind in ("started", "stopped")]
     assert "seen enough" in events[1]["event"]["reason"]
     assert all(e["headers"]["schema"] == "corral.ExperimentEvent" and e["headers"]["event-id"] == e["event"]["event_id"] for e in events)
+
+
+def test_every_entry_of_the_audit_log_goes_there(place, broker, prefix):
+    corral = place()
+    secrets = [until(lambda: (made := corral.post("/keys", {"name": name, "role": "developer"}))[0] == 201 and made[2]["secret"], WAIT)
+               for name in ("one", "two")]
+    corral.kill()                                                # at whatever point their telling was
+    corral = place()
+    secrets.append(until(lambda: (made := corral.post("/keys", {"name": "three", "role": "user"}))[0] == 201 and made[2]["secret"], WAIT))
+    entries = corral.get("/audit?limit=1000")[2]["entries"]
+    assert len(entries) >= 3
+    events = until(lambda: len(got := once(told(broker, prefix, "audit.v1"))) >= len(entries) and got, WAIT)
+    by_seq = {e["event"]["seq"]: e for e in events}
+    assert len(by_seq) == len(events)
+    for entry in entries:
+        event = by_seq[entry["seq"]]
+        assert event["headers"]["schema"] == "corral.AuditEvent" and event.get("key", "") == (entry["tenant"] or "")
+        for field in ("actor", "role", "tenant", "address", "action", "object", "outcome", "detail", "request_id", "hash"):
+            assert event["event"].get(field, "") == (entry[field] or ""), (field, event, entry)
+    assert not [s for s in secrets if s in json.dumps(events)]
+    assert metric(corral, "corral_bus_produced_total") >= 1 and "corral_bus_spool_bytes" in corral.metrics()
 
 
 def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
@@ -311,7 +342,7 @@ def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
     ids = ask(corral, backend, 3)
     def needs():
         return " ".join(n["text"] for n in json.loads(http(f"{corral.admin}/readyz")[2])["needs"] if n["need"] == "bus")
-    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1")]
+    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1", "audit.v1")]
     text = until(lambda: all(t in needs() for t in missing) and needs(), WAIT)
     assert f"{missing[0]}, {missing[1]}; make them, or allow it with bus_create_topics" in text
     told = until(lambda: (t := corral.logs()) and f"{missing[0]}.dead, {missing[2]}.dead; make them" in t and t, WAIT)
@@ -356,14 +387,21 @@ def test_brokers_are_known_and_know_us(place, backend, broker, tmp_path, mechani
     until(lambda: exact(ledger_of(corral), ids), WAIT)
 
 
+def of_the_spool(folder, topic):
+    done = corral_program("events", "tail", topic, "--from-beginning", "--idle", "1", "--state-dir", str(folder / "state"))
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line)["event"] for line in done.stdout.splitlines()]
+
+
 def test_events_of_the_local_bus(backend, tmp_path):
     corral = Corral(tmp_path, {"a": ("llamacpp", backend.url)})
     ids = ask(corral, backend, 5)
-    done = corral_program("events", "tail", "usage.v1", "--from-beginning", "--idle", "1", "--state-dir", str(tmp_path / "state"))
-    assert done.returncode == 0, done.stderr
-    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    events = of_the_spool(tmp_path, "usage.v1")
     assert {e["request_id"] for e in events} == set(ids) and any(e.get("completion_tokens") == 5 for e in events)
-    refused = corral_program("events", "tail", "alerts.v1", "--idle", "1", "--state-dir", str(tmp_path / "state"))
+    assert corral.post("/keys", {"name": "one", "role": "user"})[0] == 201
+    entries = corral.get("/audit")[2]["entries"]
+    until(lambda: [(e["seq"], e["action"]) for e in of_the_spool(tmp_path, "audit.v1")] == [(e["seq"], e["action"]) for e in entries])
+    refused = corral_program("events", "tail", "task-completed.v1", "--idle", "1", "--state-dir", str(tmp_path / "state"))
     assert refused.returncode == 1 and "needs a bus=kafka:" in refused.stderr
     assert corral.close() is None
 
