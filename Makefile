@@ -203,7 +203,7 @@ proof-fuzz:
 
 # Where threads meet: the loop's posts, RPC and snapshots, logs, metrics, the spool's syncs, slots and queues, whole services.
 TSAN_TESTS = common/io/loop_test common/io/http_test common/io/rpc_test common/io/snapshot_test common/io/snapshot_delta_test common/data/log_test common/data/metrics_test \
-             common/store/spool_test common/store/cache_test common/svc/svc_test services/gateway/replicas_test services/gateway/flights_test
+             common/store/spool_test common/store/cache_test common/store/db_thread_test common/svc/svc_test services/gateway/replicas_test services/gateway/flights_test
 tsan:
 	@$(MAKE) BUILD=$(BUILD)/tsan SAN=thread OPT=-O1 tsan-run
 tsan-run: $(TSAN_TESTS:%=$(BUILD)/test/%)

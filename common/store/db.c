@@ -180,6 +180,12 @@ void db_patience(struct db *db, int64_t ms)
 		db->driver->patience(db, ms);
 }
 
+void db_interrupt(struct db *db)
+{
+	if (db->driver->interrupt)
+		db->driver->interrupt(db);
+}
+
 bool db_begin(struct db *db, struct why *why) { return db->driver->begin(db, false, why); }
 bool db_commit(struct db *db, struct why *why) { return db->driver->commit(db, why); }
 void db_rollback(struct db *db) { db->driver->rollback(db); }

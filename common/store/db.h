@@ -1,5 +1,5 @@
 /* db.h - a small SQL interface over SQLite and PostgreSQL: statements named in one array, positional parameters,
- * transactions, numbered migrations. Synchronous: it belongs to a control-plane loop thread, never to a gateway worker.
+ * transactions, numbered migrations. Synchronous: it belongs to a thread of its own (db_thread.h) or to a control-plane loop thread, never to a gateway worker.
  * URL "sqlite:PATH" (WAL, synchronous=NORMAL unless ?sync=full, foreign keys on, busy timeout 5 s), or
  * "postgresql://USER:PASSWORD@HOST:PORT/NAME?schema=S" (and libpq's parameters; statement_timeout_ms=5000).
  *
@@ -24,6 +24,8 @@ struct db_migration { int number; const char *sql; };       /* ascending from 1;
 
 struct db *db_open(const char *url, const char *const *statements, unsigned n_statements, const struct db_migration *, struct why *);
 void db_close(struct db *);
+/* From any thread: a call that waits for a server fails within a quarter of a second, and all that follow at once. Only db_close() is left. Nothing for a file. */
+void db_interrupt(struct db *);
 /* Brings the schema to the newest of these, alone, in one transaction. db_open() does it on SQLite; on PostgreSQL it is an act of its own, and
  * db_open() refuses a schema that is older or newer than the program (ERR_CONFLICT). *ret_from and *ret_to (may be NULL): the versions before and after. */
 bool db_migrate(const char *url, const struct db_migration *, int64_t *ret_from, int64_t *ret_to, struct why *);
@@ -33,8 +35,8 @@ bool db_migrates_at_open(const char *url);
 bool db_is_back(struct db *);
 
 /* From now on no call waits longer than so for a server that is silent; a statement that needs longer fails. For whose thread has other things to do
- * in time. At first it is statement_timeout_ms and 2 s. Nothing for a file. DB_SOON_MS: where all statements are small, and leases have to be renewed or
- * lent, or streams passed on, on the same thread. */
+ * in time. At first it is statement_timeout_ms and 2 s. Nothing for a file. DB_SOON_MS: where all statements are small, and leases have to be renewed or lent
+ * on the same thread. */
 enum { DB_SOON_MS = 1000 };
 void db_patience(struct db *, int64_t ms);
 

@@ -29,6 +29,7 @@ struct db_driver {
 	bool (*is_back)(struct db *);                                     /* with is_made */
 	void (*patience)(struct db *, int64_t ms);                        /* with is_made */
 	const char *(*name)(struct db *);                                 /* for sentences; with is_made */
+	void (*interrupt)(struct db *);                                   /* any thread; with is_made */
 };
 
 struct db { const struct db_driver *driver; };

@@ -12,6 +12,7 @@
 #include <libpq-fe.h>
 #include <endian.h>
 #include <poll.h>
+#include <stdatomic.h>
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
@@ -52,6 +53,7 @@ struct db_postgres {
 	unsigned n;
 	bool in_tx, lost;             /* lost: the transaction is gone, and the caller has not heard it from commit or rollback yet */
 	bool opened, migrating;
+	atomic_bool interrupted;      /* nothing waits any more */
 	bool down;                    /* it was lost, and nobody has asked since whether it is back */
 	int64_t statement_ms, spare_ms, rest_ms, connect_us, retry_us;
 	int64_t epoch;                /* it writes while this is the writer's (db_writer.h); 0 = always */
@@ -118,18 +120,17 @@ static bool refused(struct db_postgres *d, const PGresult *r, const char *sql, s
 
 /* --- waiting --- */
 
-/* Like poll(), for a long wait in pieces, so that it is told. */
+/* Like poll(), for a long wait in pieces, so that it is told, and can be interrupted. */
 static int poll_telling(struct db_postgres *d, struct pollfd *p, int64_t until_us)
 {
 	int64_t began_us = mono_us(), left_us = until_us - began_us, now_us = began_us;
 	bool told = false;
 	int n;
 
-	if (!db_wait_is_watched())
-		return poll(p, 1, (int)(left_us / 1000) + 1);
-	while ((n = poll(p, 1, (int)((left_us < TELL_MS * 1000 ? left_us : TELL_MS * 1000) / 1000) + 1)) == 0 && (now_us = mono_us()) < until_us) {
+	while ((n = poll(p, 1, (int)((left_us < TELL_MS * 1000 ? left_us : TELL_MS * 1000) / 1000) + 1)) == 0 && (now_us = mono_us()) < until_us &&
+	       !atomic_load(&d->interrupted)) {
 		left_us = until_us - now_us;
-		if (now_us - began_us < DB_LONG_MS * 1000)
+		if (now_us - began_us < DB_LONG_MS * 1000 || !db_wait_is_watched())
 			continue;
 		db_wait_tell(d->where, (now_us - began_us) / 1000);
 		told = true;
@@ -143,7 +144,7 @@ static bool wait_for(struct db_postgres *d, const PGconn *conn, short events, in
 {
 	struct pollfd p = { .fd = PQsocket(conn), .events = events };
 
-	return p.fd >= 0 && mono_us() < until_us && poll_telling(d, &p, until_us) >= 0;
+	return p.fd >= 0 && mono_us() < until_us && !atomic_load(&d->interrupted) && poll_telling(d, &p, until_us) >= 0;
 }
 
 static int64_t call_until(const struct db_postgres *d)
@@ -303,6 +304,8 @@ static bool connect_now(struct db_postgres *d, struct why *why)
 
 static bool ready(struct db_postgres *d, struct why *why)
 {
+	if (atomic_load(&d->interrupted))
+		return err_set(why, ERR_STORE_FAILED, "%s: the call was interrupted, for this program stops", d->where) == ERR_OK;
 	if (d->lost)
 		return err_set(why, ERR_STORE_FAILED, "%s: the connection was lost, and the transaction with it", d->where) == ERR_OK;
 	if (d->conn)
@@ -1062,6 +1065,8 @@ static void pg_patience(struct db *db, int64_t ms)
 		(void)command(d, sql, NULL);      /* else with the next session */
 }
 
+static void pg_interrupt(struct db *db) { atomic_store(&of(db)->interrupted, true); }
+
 static const char *pg_name(struct db *db) { return of(db)->where; }
 
 const struct db_driver db_postgres = {
@@ -1070,5 +1075,5 @@ const struct db_driver db_postgres = {
 	.begin = pg_begin, .commit = pg_commit, .rollback = pg_rollback,
 	.run = pg_run, .batch = pg_batch, .query = pg_query,
 	.col = pg_col, .cols = pg_cols, .col_name = pg_col_name,
-	.is_made = pg_is_made, .is_back = pg_is_back, .patience = pg_patience, .name = pg_name,
+	.is_made = pg_is_made, .is_back = pg_is_back, .patience = pg_patience, .name = pg_name, .interrupt = pg_interrupt,
 };

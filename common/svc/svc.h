@@ -123,4 +123,6 @@ enum err svc_upgrade(const struct svc_def *const *defs, unsigned n, const char *
 void svc_need(struct svc *, const char *need, bool ok, const char *text);     /* any thread; both texts are copied */
 /* The same for what is missed, but not needed: named there, and ready all the same. Peers of other processes are such, by themselves. */
 void svc_want(struct svc *, const char *want, bool ok, const char *text);
+/* For db_thread.h, 'svc' is the service: a server that does not answer is missed, for its loop goes on. */
+void svc_db_wait(void *svc, const char *server, int64_t waited_ms);
 #endif

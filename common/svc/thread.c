@@ -109,13 +109,25 @@ static void close_places(struct svc *s)
 	thread_unlock(s);
 }
 
-/* Its loop stands still then, and only the admin port can say why. */
-static void on_db_wait(void *arg, const char *server, int64_t waited_ms)
+static void note_need(struct svc *, const char *need, bool ok, const char *text, bool wanted);
+
+static void wait_note(struct svc *s, const char *server, int64_t waited_ms, bool wanted)
 {
 	char text[200];
 
 	snprintf(text, sizeof(text), "no answer for %lld ms from %s", (long long)waited_ms, server);
-	svc_need(arg, "database", waited_ms == 0, waited_ms ? text : "");
+	note_need(s, "database", waited_ms == 0, waited_ms ? text : "", wanted);
+}
+
+/* Its loop stands still then, and only the admin port can say why. */
+static void on_db_wait(void *arg, const char *server, int64_t waited_ms)
+{
+	wait_note(arg, server, waited_ms, false);
+}
+
+void svc_db_wait(void *svc, const char *server, int64_t waited_ms)
+{
+	wait_note(svc, server, waited_ms, true);
 }
 
 static void *run(void *arg)

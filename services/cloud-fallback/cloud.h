@@ -148,6 +148,9 @@ extern const struct db_migration cloud_migrations[];
 struct active *active_open(struct cloud *, struct why *);
 void active_close(struct active *);
 void active_get(struct active *, struct arena *, Corral__ActiveModel *ret);       /* as last read */
-enum err active_set(struct active *, const Corral__SetActiveModelRequest *, struct why *);
-bool active_look(struct active *);            /* reads it again: another may have set it. True when it is another now */
+/* Once, later: why->code 0 = it is set. 'q' is a copy of the request. */
+typedef void active_set_done(void *arg, const Corral__SetActiveModelRequest *q, const struct why *);
+/* Not ERR_OK with *why: refused at once, and 'done' is not called. */
+enum err active_set(struct active *, const Corral__SetActiveModelRequest *, active_set_done *done, void *arg, struct why *);
+void active_look(struct active *);            /* reads it again, for another may have set it: then cloud_changed() */
 #endif

@@ -109,7 +109,7 @@ static void on_tick(struct loop_timer *t)
 		workers_look(p);
 	}
 	arena_free(mem);
-	(void)active_look(c->active);
+	active_look(c->active);
 	cloud_changed(c);
 	loop_timer_set(c->loop, t, TICK_US, on_tick);
 }
@@ -147,23 +147,38 @@ static void on_list(Corral__Providers_Service *rpc, const Corral__ListProvidersR
 	arena_free(mem);
 }
 
-static void on_set_model(Corral__Providers_Service *rpc, const Corral__SetActiveModelRequest *q, Corral__ActiveModel_Closure closure, void *data)
+struct setting { struct cloud *cloud; Corral__ActiveModel_Closure closure; void *data; };
+
+static void on_model_set(void *arg, const Corral__SetActiveModelRequest *q, const struct why *why)
 {
-	struct cloud *c = of(rpc);
+	struct setting *s = arg;
 	struct arena *mem = arena_new(0);
 	Corral__ActiveModel model;
-	struct why why;
 
-	if (allowed(q->caller, "settings.write", &why) || active_set(c->active, q, &why)) {
-		rpc_fail(data, why.code, why.text);
+	if (why->code) {
+		rpc_fail(s->data, why->code, why->text);
 	} else {
 		LOG_INFO("administrative act", LOG_S("action", "settings.write"), LOG_S("object", "active_model"), LOG_S("model", q->model),
 			 LOG_S("by", q->caller && q->caller->key_id[0] ? q->caller->key_id : "no key"), LOG_S("request_id", q->caller ? q->caller->request_id : ""));
-		cloud_changed(c);
-		active_get(c->active, mem, &model);
-		closure(&model, data);
+		cloud_changed(s->cloud);
+		active_get(s->cloud->active, mem, &model);
+		s->closure(&model, s->data);
 	}
 	arena_free(mem);
+	free(s);
+}
+
+static void on_set_model(Corral__Providers_Service *rpc, const Corral__SetActiveModelRequest *q, Corral__ActiveModel_Closure closure, void *data)
+{
+	struct cloud *c = of(rpc);
+	struct setting *s = x_malloc(sizeof(*s));
+	struct why why;
+
+	*s = (struct setting){ c, closure, data };
+	if (!allowed(q->caller, "settings.write", &why) && !active_set(c->active, q, on_model_set, s, &why))
+		return;
+	rpc_fail(data, why.code, why.text);
+	free(s);
 }
 
 /* --- life --- */

@@ -154,7 +154,7 @@ def test_what_needs_a_lease_is_told_why_while_the_server_stands_still(server, co
 def abroad(server, model, tmp_path):                             # noqa: F811
     """A model of a cloud beside the one at home."""
     assert server.migrate().returncode == 0
-    fake = providers.Fake(script=["answer 140 gap=100ms"], keys={"a-key-of-abroad"})
+    fake = providers.Fake(script=["answer 300 gap=50ms"], keys={"a-key-of-abroad"})
     (tmp_path / "corral.yaml").write_text(f'providers:\n  - {{name: oa, kind: openai, url: "{fake.url}/v1", models: m1, key_env: ABROAD_KEY, monthly_tokens: unlimited}}\n')
     made = Corral(tmp_path, {"a": ("llamacpp", model.url)}, "--config", str(tmp_path / "corral.yaml"), "--cloud-listen=127.0.0.1:0", "--cache=off",
                   env={"CORRAL_DB": server.url, "ABROAD_KEY": "a-key-of-abroad"})
@@ -166,7 +166,7 @@ def abroad(server, model, tmp_path):                             # noqa: F811
 
 
 def test_streams_from_the_cloud_do_not_wait_for_a_server_that_stands_still(server, abroad):
-    """cloud-fallback asks it every second what 'auto' means, on the thread that passes the streams on: it waits for a second at most, and not for seven."""
+    """cloud-fallback asks it every second what "auto" means, on a thread of its own: not even the first wait, of seconds, is seen in a stream."""
     body = {"model": "oa/m1", "stream": True, "messages": [{"role": "user", "content": "x"}]}
     request = urllib.request.Request(abroad.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     times, still = [], False
@@ -182,9 +182,10 @@ def test_streams_from_the_cloud_do_not_wait_for_a_server_that_stands_still(serve
     finally:
         if still:
             server.signal(signal.SIGCONT)
-    assert len(times) >= 140
+    assert len(times) >= 300
     longest = max(b - a for a, b in zip(times[9:], times[10:], strict=False))
-    assert 0.5 < longest < 4, longest                            # it did wait
+    print(f"longest gap of a stream that ticks every 50 ms: {longest * 1000:.0f} ms")
+    assert longest < 0.5, longest
 
 
 def test_the_registry_waits_no_longer_for_a_server_that_stands_still(server, corral):
