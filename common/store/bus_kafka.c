@@ -37,6 +37,7 @@ struct link {
 	bool told, ok;                /* what on_state() heard last */
 	bool asking;                  /* a question after the topics is under way */
 	bool there;                   /* nothing is known of one that is missing */
+	bool missing[TOPICS_MAX];     /* by topic, as far as is known */
 	int64_t asked_us;
 	char text[400];               /* of the last error of the brokers */
 	unsigned logged;              /* of these troubles, since all was well */
@@ -311,9 +312,34 @@ static void topic_missing(struct missing *m, const char *name)
 	snprintf(m->names + at, sizeof(m->names) - at, "%s%s", m->n++ ? ", " : "", name);
 }
 
-/* As far as the answer says; who may not make topics is not told, and finds out by using it. */
-static void topic_look(const struct link *l, const rd_kafka_topic_result_t *r, struct missing *m)
+static int topic_at(const struct link *l, struct str name)
 {
+	for (int i = 0; i < TOPICS_MAX && l->topics[i]; i++)
+		if (str_eqz(name, l->topics[i]))
+			return i;
+	return -1;
+}
+
+static void topic_mark(struct link *l, struct str name)
+{
+	int i = topic_at(l, name);
+
+	if (i >= 0)
+		l->missing[i] = true;
+}
+
+/* Nothing is known of one that is missing. */
+static void topics_there(struct link *l)
+{
+	l->there = true;
+	memset(l->missing, 0, sizeof(l->missing));
+}
+
+/* As far as the answer says; who may not make topics is not told, and finds out by using it. */
+static void topic_look(struct link *l, const rd_kafka_topic_result_t *r, struct missing *m)
+{
+	struct str name = str_from(str_of(rd_kafka_topic_result_name(r)), strlen(l->cfg->bus_prefix));
+
 	switch (rd_kafka_topic_result_error(r)) {
 	case RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS:
 	case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
@@ -323,9 +349,10 @@ static void topic_look(const struct link *l, const rd_kafka_topic_result_t *r, s
 		if (l->cfg->bus_create_topics)
 			LOG_INFO("topic made", LOG_S("topic", rd_kafka_topic_result_name(r)));
 		else
-			topic_missing(m, rd_kafka_topic_result_name(r));
+			topic_missing(m, rd_kafka_topic_result_name(r)), topic_mark(l, name);
 		break;
 	default:
+		topic_mark(l, name);
 		snprintf(m->fault, sizeof(m->fault), "the topic %s cannot be made: %s", rd_kafka_topic_result_name(r), rd_kafka_topic_result_error_string(r));
 	}
 }
@@ -353,7 +380,7 @@ static void on_topics(struct link *l, rd_kafka_event_t *ev)
 
 	l->asking = false;
 	if (err)
-		l->there = true;          /* as far as is known; using it will tell */
+		topics_there(l);          /* as far as is known; using it will tell */
 	if (err == RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE || err == RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION) {
 		link_state(l, NO_TROUBLE, "");
 		return;
@@ -366,6 +393,7 @@ static void on_topics(struct link *l, rd_kafka_event_t *ev)
 		return;
 	}
 	results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(ev), &n);
+	topics_there(l);
 	for (size_t i = 0; i < n; i++)
 		topic_look(l, results[i], &missing);
 	link_missing(l, &missing);
@@ -434,7 +462,7 @@ static bool producer_connect(struct bus_producer *p, struct why *why)
 		topic_name(l->cfg, l->topics[i], name);
 		p->handles[i] = rd_kafka_topic_new(l->rk, name, NULL);
 	}
-	l->there = true;
+	topics_there(l);
 	topics_ask(l);
 	return true;
 }
@@ -504,14 +532,6 @@ void bus_producer_leave(struct bus_producer *p, struct bus_user *u)
 bool bus_producer_ready(const struct bus_producer *p) { return p->link.there; }
 unsigned bus_producer_queue(const struct bus_producer *p) { return (unsigned)rd_kafka_outq_len(p->link.rk); }
 
-static rd_kafka_topic_t *handle_of(const struct bus_producer *p, const char *topic)
-{
-	for (size_t i = 0; p->link.topics[i] && i < TOPICS_MAX; i++)
-		if (strcmp(p->link.topics[i], topic) == 0)
-			return p->handles[i];
-	return NULL;
-}
-
 static rd_kafka_headers_t *headers_of(const struct bus_out *m)
 {
 	rd_kafka_headers_t *h = rd_kafka_headers_new(m->n_headers);
@@ -528,6 +548,7 @@ static void topic_missed(struct link *l, const char *topic)
 	snprintf(text, sizeof(text), "the topic %s%s is not there%s", l->cfg->bus_prefix, topic,
 		 l->cfg->bus_create_topics ? "; it is being made" : "; make it, or allow it with bus_create_topics");
 	l->there = false;
+	topic_mark(l, str_of(topic));
 	link_state(l, NO_TOPIC, text);
 }
 
@@ -553,16 +574,16 @@ static enum bus_sent refused(struct bus_producer *p, const char *topic, rd_kafka
 
 enum bus_sent bus_send(struct bus_producer *p, const struct bus_out *m, struct bus_ticket *ticket)
 {
-	rd_kafka_topic_t *topic = handle_of(p, m->topic);
+	int at = topic_at(&p->link, str_of(m->topic));
 	rd_kafka_headers_t *headers;
 	rd_kafka_resp_err_t err;
 
-	if (!p->link.there || !topic || p->broken)
-		return BUS_LATER;
+	if (at < 0 || p->link.missing[at] || !p->handles[at] || p->broken)
+		return BUS_LATER;                 /* one topic that is missing stops no other */
 	if (m->value.n > BUS_MESSAGE_BYTES)
 		return BUS_TOO_LARGE;
 	headers = headers_of(m);
-	err = rd_kafka_producev(p->link.rk, RD_KAFKA_V_RKT(topic), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY(m->key.p, m->key.n),
+	err = rd_kafka_producev(p->link.rk, RD_KAFKA_V_RKT(p->handles[at]), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY(m->key.p, m->key.n),
 				RD_KAFKA_V_VALUE((void *)(uintptr_t)m->value.p, m->value.n), RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(ticket), RD_KAFKA_V_END);
 	if (!err)
 		return BUS_SENT;
@@ -726,7 +747,7 @@ static bool consumer_connect(struct bus_consumer *c, struct why *why)
 		return false;
 	rd_kafka_poll_set_consumer(l->rk);
 	link_queue(l, rd_kafka_queue_get_consumer(l->rk));
-	l->there = true;
+	topics_there(l);
 	topics_ask(l);
 	list = subscription(l);
 	rd_kafka_subscribe(l->rk, list);

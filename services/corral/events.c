@@ -27,15 +27,15 @@ static const struct flag flags[] = {
 };
 #undef O
 
-static const struct kind { const char *topic, *service, *spool; const ProtobufCMessageDescriptor *descriptor; uint8_t type_min, type_max; } kinds[] = {
-	{ "usage.v1", "gateway", "usage-", &corral__usage_event__descriptor, 1, 3 },
-	{ "decision.v1", "gateway", "decisions-", &corral__decision_event__descriptor, 16, 16 },
-	{ "experiments.v1", "ab-testing", "experiments-", &corral__experiment_event__descriptor, 1, 1 },
-	{ "audit.v1", "access", "audit-", &corral__audit_event__descriptor, 1, 1 },
-	{ "task-completed.v1", NULL, NULL, &corral__task_completed_event__descriptor, 0, 0 },
-	{ "feedback.v1", NULL, NULL, &corral__feedback_event__descriptor, 0, 0 },
+static const struct kind { const char *topic, *service, *folder, *spool; const ProtobufCMessageDescriptor *descriptor; uint8_t type_min, type_max; } kinds[] = {
+	{ "usage.v1", "gateway", "spool", "usage-", &corral__usage_event__descriptor, 1, 3 },
+	{ "decision.v1", "gateway", "spool", "decisions-", &corral__decision_event__descriptor, 16, 16 },
+	{ "experiments.v1", "ab-testing", "spool", "experiments-", &corral__experiment_event__descriptor, 1, 1 },
+	{ "audit.v1", "access", "spool", "audit-", &corral__audit_event__descriptor, 1, 1 },
+	{ "feedback.v1", "gateway", "feedback", "", &corral__feedback_event__descriptor, 32, 32 },
+	{ "task-completed.v1", NULL, NULL, NULL, &corral__task_completed_event__descriptor, 0, 0 },
 };
-#define LOCAL_TOPICS "usage.v1, decision.v1, experiments.v1 and audit.v1"
+#define LOCAL_TOPICS "usage.v1, decision.v1, feedback.v1, experiments.v1 and audit.v1"
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
 static const char *const headers[] = { "event-id", "schema", "content-type", "source", "position", "again", "reason", "traceparent" };
@@ -228,7 +228,8 @@ static void spools_look(struct tail *t, struct spools *s, const char *root, bool
 	while (d && (e = readdir(d))) {
 		char dir[1400];
 
-		if (!str_starts(str_of(e->d_name), str_of(t->kind->spool)) || s->n == SPOOLS || strlen(e->d_name) >= sizeof(s->name[0]) || is_open(s, e->d_name))
+		if (e->d_name[0] == '.' || !str_starts(str_of(e->d_name), str_of(t->kind->spool)) || s->n == SPOOLS || strlen(e->d_name) >= sizeof(s->name[0]) ||
+		    is_open(s, e->d_name))
 			continue;
 		snprintf(dir, sizeof(dir), "%s/%s", root, e->d_name);
 		if (end_of(dir) == 0 || !(s->r[s->n] = spool_reader_open(dir, 0, &why)))
@@ -288,7 +289,7 @@ static enum err tail_spools(struct tail *t, const char *state_dir, bool from_beg
 		free(s);
 		return err_set(why, ERR_INVALID, "with bus=local: there are the topics " LOCAL_TOPICS " alone; %s needs a bus=kafka:", t->topic);
 	}
-	snprintf(root, sizeof(root), "%s/%s/spool", state_dir, t->kind->service);
+	snprintf(root, sizeof(root), "%s/%s/%s", state_dir, t->kind->service, t->kind->folder);
 	spools_look(t, s, root, from_beginning);
 	if (!s->n)
 		fprintf(t->cli->err, "Nothing of %s is in %s yet; waiting for it. Where 'corral serve' keeps its state elsewhere, name that by --state-dir.\n", t->topic, root);
@@ -387,7 +388,7 @@ static int run(struct cli *c)
 const struct command cmd_events = {
 	.name = "events", .args = "tail TOPIC", .summary = "Show facts as they travel, one JSON object a line.",
 	.flags = flags, .opts_size = sizeof(struct events_opts), .max_args = 2, .run = run,
-	.text = "TOPIC is usage.v1, decision.v1, experiments.v1, audit.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
+	.text = "TOPIC is usage.v1, decision.v1, feedback.v1, experiments.v1, audit.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
 		"With bus=kafka: they are read from the brokers, by whoever may read there; nothing of it is noted anywhere. With bus=local: "
 		LOCAL_TOPICS " are read from the spools of the services that write them on this machine, as far as these go back.",
 	.examples = (const struct example[]){

@@ -8,6 +8,8 @@
 #include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/store/ship.h"
+#include "common/store/ship_bus.h"
+#include "services/gateway/outbox.h"
 #include "services/gateway/own_name.h"
 
 enum { REC_FEEDBACK = 32 };           /* a record type of its own: no spool of usage has it */
@@ -15,9 +17,12 @@ enum { SEGMENT_BYTES = 1 << 20, SYNC_MS = 5, LOOK_US = 5000, PATIENCE_US = 50000
 
 struct place {
 	struct place *next;
+	struct gateway *gw;
 	unsigned number;
 	struct spool *spool;
 	struct shipper *shipper;
+	struct bus_shipper *by_bus;   /* NULL: without Kafka */
+	struct bus_ship_counts told;
 };
 
 /* Written, and not yet known to be on the disk. */
@@ -25,13 +30,43 @@ struct waiting { struct waiting *next; struct ask *ask; struct spool *spool; uin
 
 struct feedback_box {
 	struct gateway *gw;
+	struct bus_producer *producer;
 	char root[900], name[40];
 	struct place *places;         /* the first one is written to */
 	struct waiting *waiting;
 	struct loop_timer timer;
 };
 
-static void acked(void *arg, uint64_t position) { spool_release(((struct place *)arg)->spool, position); }
+/* Below it both the usage-tracker and Kafka have all. */
+static uint64_t place_acked(const struct place *p)
+{
+	uint64_t ledger = p->shipper ? shipper_acked(p->shipper) : 0, kafka = p->by_bus ? bus_shipper_acked(p->by_bus) : UINT64_MAX;
+
+	return ledger < kafka ? ledger : kafka;
+}
+
+static void acked(void *arg, uint64_t position)
+{
+	struct place *p = arg;
+
+	(void)position;
+	spool_release(p->spool, place_acked(p));
+}
+
+/* Its tenant is the key. */
+static void label(struct str payload, struct bus_label *ret) { bus_label_of(payload, 4, 0, ret); }
+
+/* Both read the spool, each at its own place. */
+static void place_ship(const struct feedback_box *b, struct place *p, const char *dir, const char *source)
+{
+	const struct ship_opts ship = { .dir = dir, .spool = p->spool, .topic = "feedback.v1", .source = source, .type_min = REC_FEEDBACK, .type_max = REC_FEEDBACK };
+	const struct bus_ship_opts copy = { .dir = dir, .spool = p->spool, .topic = "feedback.v1", .schema = "corral.FeedbackEvent", .source = source,
+					    .type_min = REC_FEEDBACK, .type_max = REC_FEEDBACK, .every_ms = 200, .label = label };
+
+	if (b->producer)
+		p->by_bus = bus_shipper_new(b->gw->loop, b->producer, &copy, acked, p);
+	p->shipper = shipper_new(b->gw->loop, b->gw->ledger, &ship, acked, p);
+}
 
 static struct place *place_of(const struct feedback_box *b, unsigned number)
 {
@@ -47,7 +82,6 @@ static struct place *place_open(struct feedback_box *b, unsigned number, struct 
 {
 	struct spool_opts o = { .segment_bytes = SEGMENT_BYTES, .sync_ms = SYNC_MS };
 	char dir[1000], source[128];
-	struct ship_opts ship = { .dir = dir, .topic = "feedback.v1", .source = source, .type_min = REC_FEEDBACK, .type_max = REC_FEEDBACK };
 	struct place *p, **at = &b->places;
 	struct spool *s;
 
@@ -57,10 +91,10 @@ static struct place *place_open(struct feedback_box *b, unsigned number, struct 
 	if (!s)
 		return NULL;
 	p = x_calloc(1, sizeof(*p));
+	p->gw = b->gw;
 	p->number = number;
 	p->spool = s;
-	ship.spool = s;
-	p->shipper = shipper_new(b->gw->loop, b->gw->ledger, &ship, acked, p);
+	place_ship(b, p, dir, source);
 	while (*at)
 		at = &(*at)->next;
 	return *at = p;
@@ -91,14 +125,17 @@ void feedback_box_sweep(struct feedback_box *b)
 	}
 	if (d)
 		closedir(d);
+	for (struct place *p = b ? b->places : NULL; p; p = p->next)
+		outbox_count(p->gw, "feedback.v1", p->by_bus, &p->told);
 }
 
-struct feedback_box *feedback_box_new(struct gateway *g)
+struct feedback_box *feedback_box_new(struct gateway *g, struct bus_producer *producer)
 {
 	struct feedback_box *b = x_calloc(1, sizeof(*b));
 	struct why why;
 
 	b->gw = g;
+	b->producer = producer;
 	snprintf(b->root, sizeof(b->root), "%s/feedback", svc_state_dir(g->svc));
 	if (!own_name(g, "instance", b->name, &why))
 		LOG_ERROR("this gateway has no name of its own; beside others its feedback may not be taken", LOG_S("error", why.text));
@@ -173,14 +210,17 @@ void feedback_box_put(struct feedback_box *b, struct ask *a, const Corral__Feedb
 
 void feedback_box_kick(struct feedback_box *b)
 {
-	for (struct place *p = b ? b->places : NULL; p; p = p->next)
+	for (struct place *p = b ? b->places : NULL; p; p = p->next) {
 		shipper_kick(p->shipper);
+		if (p->by_bus)
+			bus_shipper_kick(p->by_bus);
+	}
 }
 
 bool feedback_box_empty(const struct feedback_box *b)
 {
 	for (const struct place *p = b ? b->places : NULL; p; p = p->next)
-		if (shipper_acked(p->shipper) < spool_end(p->spool))
+		if (place_acked(p) < spool_end(p->spool))
 			return false;
 	return true;
 }
@@ -196,7 +236,9 @@ void feedback_box_free(struct feedback_box *b)
 	}
 	for (struct place *p = b->places, *next; p; p = next) {
 		next = p->next;
+		outbox_count(p->gw, "feedback.v1", p->by_bus, &p->told);
 		shipper_free(p->shipper);
+		bus_shipper_free(p->by_bus);
 		spool_close(p->spool);
 		free(p);
 	}

@@ -1,5 +1,10 @@
 /* feedback_box.h - what people and programs say of answers, on its way to the usage-tracker: on our own disk first, then shipped as feedback.v1.
- * Whether the usage-tracker is there does not matter to who says it. Control thread. */
+ * Whether the usage-tracker is there does not matter to who says it. Control thread.
+ *
+ * With Kafka the topic gets a copy for other systems, and the usage-tracker takes its own from us all the same. It does not read that topic: an event says
+ * for whom it speaks (tenant, sees_all), which is believed because a gateway has found it out, and a topic may be written to by others (what these have to say
+ * comes by task-completed.v1). One way in also means that nothing is counted twice when 'bus' is changed: the usage-tracker's cursor is of our spool. A
+ * record stays in it until both have it. */
 #ifndef CORRAL_GATEWAY_FEEDBACK_BOX_H
 #define CORRAL_GATEWAY_FEEDBACK_BOX_H
 #include "events.pb-c.h"
@@ -7,7 +12,8 @@
 
 struct feedback_box;
 
-struct feedback_box *feedback_box_new(struct gateway *);
+struct bus_producer;
+struct feedback_box *feedback_box_new(struct gateway *, struct bus_producer *);   /* NULL: without Kafka; it must outlive this */
 /* Ends the ask: 202 when a power cut cannot take it any more, STORE_FAILED when it cannot be written. */
 void feedback_box_put(struct feedback_box *, struct ask *, const Corral__FeedbackEvent *);
 void feedback_box_sweep(struct feedback_box *);   /* once a second: what a process left that has ended since. NULL is fine, in all these */

@@ -78,20 +78,21 @@ static void ship_by_bus(struct outbox *o, struct line *l, const struct ship_opts
 
 static uint64_t line_acked(const struct line *l) { return l->by_bus ? bus_shipper_acked(l->by_bus) : shipper_acked(l->shipper); }
 
-static void line_count(struct line *l)
+void outbox_count(struct gateway *g, const char *topic, const struct bus_shipper *shipper, struct bus_ship_counts *told)
 {
-	struct metrics *m = l->gw->metrics;
-	const char *topic = l->kind->topic;
+	struct metrics *m = g->metrics;
 	struct bus_ship_counts now;
 
-	if (!l->by_bus)
+	if (!shipper)
 		return;
-	bus_shipper_counts(l->by_bus, &now);
-	series_add(metrics_series(m, M_BUS_PRODUCED, topic), (double)(now.persisted - l->told.persisted));
-	series_add(metrics_series(m, M_BUS_AGAIN, topic), (double)(now.again - l->told.again));
-	series_add(metrics_series(m, M_BUS_REFUSED, topic), (double)(now.too_large - l->told.too_large));
-	l->told = now;
+	bus_shipper_counts(shipper, &now);
+	series_add(metrics_series(m, M_BUS_PRODUCED, topic), (double)(now.persisted - told->persisted));
+	series_add(metrics_series(m, M_BUS_AGAIN, topic), (double)(now.again - told->again));
+	series_add(metrics_series(m, M_BUS_REFUSED, topic), (double)(now.too_large - told->too_large));
+	*told = now;
 }
+
+static void line_count(struct line *l) { outbox_count(l->gw, l->kind->topic, l->by_bus, &l->told); }
 
 static struct rpc_client *receiver(const struct gateway *g, const struct kind *k)
 {
@@ -230,7 +231,7 @@ static void on_bus_state(void *arg, bool ok, const char *text) { svc_want(((stru
 
 static bool bus_open(struct outbox *o, struct why *why)
 {
-	static const char *const topics[] = { "usage.v1", "decision.v1", NULL };
+	static const char *const topics[] = { "usage.v1", "decision.v1", "feedback.v1", NULL };
 	struct gateway *g = o->gw;
 	const struct bus_config *cfg = &((const struct gateway_config *)g->cfg)->bus;
 
@@ -316,6 +317,8 @@ bool outbox_empty(struct outbox *o)
 			return false;
 	return true;
 }
+
+struct bus_producer *outbox_producer(struct outbox *o) { return o->producer; }
 
 bool outbox_past_is_told(struct outbox *o)
 {

@@ -442,8 +442,8 @@ static bool start(struct svc *s, struct why *why)
 	if (ok) {
 		door_open(g->door);
 		g->limit_share = limit_share_new(g->door);
-		g->feedback = feedback_box_new(g);
 		ok = (g->outbox = outbox_new(g, why)) != NULL;
+		g->feedback = ok ? feedback_box_new(g, outbox_producer(g->outbox)) : NULL;
 		budget_share_open(g->budget_share);
 		g->lease = lease_new(g);
 		subscribe(g);

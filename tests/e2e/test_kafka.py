@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import confluent_kafka
+import confluent_kafka.admin
+import confluent_kafka.admin
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
@@ -243,6 +245,58 @@ def test_every_entry_of_the_audit_log_goes_there(place, broker, prefix):
     assert metric(corral, "corral_bus_produced_total") >= 1 and "corral_bus_spool_bytes" in corral.metrics()
 
 
+def said_of(corral, ids, rating):
+    for request in ids:
+        assert corral.post("/feedback", {"request_id": request, "rating": rating, "comment": "fine"})[0] == 202
+
+
+def ratings(corral):
+    with sqlite3.connect(f"file:{ledger_of(corral)}/ledger.db?mode=ro", uri=True) as db:
+        return sorted(db.execute("SELECT lower(hex(request_id)), rating FROM feedback"))
+
+
+def test_feedback_is_told_there_and_counted_once(place, backend, broker, prefix):
+    corral = place()
+    ids = ask(corral, backend, 4)
+    said_of(corral, ids[:2], 4)
+    corral.kill()                                                # at whatever point of its two ways
+    corral = place()
+    said_of(corral, ids[2:], 2)
+    events = until(lambda: len(got := once(told(broker, prefix, "feedback.v1"))) >= 4 and got, WAIT)
+    assert sorted((e["event"]["request_id"], e["event"]["rating"]) for e in events) == sorted(zip(ids, (4, 4, 2, 2)))
+    assert all(e["headers"]["schema"] == "corral.FeedbackEvent" and e["key"] == e["event"]["tenant"] == "default" and e["event"]["comment"] == "fine" for e in events)
+    wanted = sorted(zip([i.replace("-", "") for i in ids], (4, 4, 2, 2)))
+    until(lambda: ratings(corral) == wanted, WAIT)
+    assert 'corral_feedback_total{kind="replaced"}' not in corral.metrics() or metric(corral, 'corral_feedback_total{kind="replaced"') == 0
+
+
+def test_events_wait_for_a_broker(place, backend, broker, prefix, tmp_path):
+    corral = Corral(tmp_path, {"a": ("llamacpp", backend.url)}, "--bus", "kafka:127.0.0.1:1", "--bus-prefix", prefix)
+    assert corral.post("/keys", {"name": "waits", "role": "user"})[0] == 201
+    key = corral.get("/audit?action=keys.create")[2]["entries"][0]["object"]
+    ids = ask(corral, backend, 1)
+    said_of(corral, ids, 5)
+    until(lambda: ratings(corral) == [(ids[0].replace("-", ""), 5)], WAIT)       # the ledger needs no broker for it
+    corral.kill()
+    corral = place()
+    assert until(lambda: [e["event"]["rating"] for e in once(told(broker, prefix, "feedback.v1"))], WAIT) == [5]
+    until(lambda: key in [e["event"].get("object") for e in told(broker, prefix, "audit.v1")], WAIT)
+    assert ratings(corral) == [(ids[0].replace("-", ""), 5)]
+
+
+def test_a_topic_that_is_missing_stops_no_other(place, backend, broker, prefix):
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics([confluent_kafka.admin.NewTopic(f"{prefix}usage.v1", 3, 1)])[f"{prefix}usage.v1"].result(WAIT)
+    corral = place("--no-bus-create-topics")
+    ids = ask(corral, backend, 2)
+    said_of(corral, ids, 3)
+    assert until(lambda: {e["event"]["request_id"] for e in told(broker, prefix, "usage.v1")} == set(ids), WAIT)
+    assert f"{prefix}feedback.v1" in http(f"{corral.admin}/readyz")[2]
+    assert corral.close() is None
+    place()
+    assert len(until(lambda: len(got := once(told(broker, prefix, "feedback.v1"))) == 2 and got, WAIT)) == 2
+
+
 def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
     corral = place()
     load = Load(corral, backend)
@@ -342,9 +396,10 @@ def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
     ids = ask(corral, backend, 3)
     def needs():
         return " ".join(n["text"] for n in json.loads(http(f"{corral.admin}/readyz")[2])["needs"] if n["need"] == "bus")
-    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1", "audit.v1")]
+    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1", "audit.v1", "feedback.v1")]
     text = until(lambda: all(t in needs() for t in missing) and needs(), WAIT)
-    assert f"{missing[0]}, {missing[1]}; make them, or allow it with bus_create_topics" in text
+    together = [set(names.split(", ")) for names in re.findall(r"these topics are not there: ([^;]*); make", text)]
+    assert {missing[0], missing[1], missing[5]} in together and "make it, or allow it with bus_create_topics" in text, text
     told = until(lambda: (t := corral.logs()) and f"{missing[0]}.dead, {missing[2]}.dead; make them" in t and t, WAIT)
     lines = [line for line in told.splitlines() if "Kafka cannot be used" in line]
     assert all(any(t in line for line in lines) for t in missing) and len(lines) < 20, lines
@@ -398,6 +453,8 @@ def test_events_of_the_local_bus(backend, tmp_path):
     ids = ask(corral, backend, 5)
     events = of_the_spool(tmp_path, "usage.v1")
     assert {e["request_id"] for e in events} == set(ids) and any(e.get("completion_tokens") == 5 for e in events)
+    said_of(corral, ids[:1], 4)
+    assert [(e["request_id"], e["rating"]) for e in of_the_spool(tmp_path, "feedback.v1")] == [(ids[0], 4)]
     assert corral.post("/keys", {"name": "one", "role": "user"})[0] == 201
     entries = corral.get("/audit")[2]["entries"]
     until(lambda: [(e["seq"], e["action"]) for e in of_the_spool(tmp_path, "audit.v1")] == [(e["seq"], e["action"]) for e in entries])
