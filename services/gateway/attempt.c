@@ -582,7 +582,8 @@ enum step attempt_start(struct req *r, struct replica_state *slot, uint16_t repl
 	uint32_t number = t->number + 1;
 	struct why why = { 0 };
 
-	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .probe = r->probe, .start_us = req_now(r), .start_position = -1 };
+	*t = (struct attempt){ .number = number, .replica = replica, .slot = slot, .probe = r->probe, .start_us = req_now(r), .start_position = -1,
+			       .met_uj = meter_read(&slot->meter, req_now(r)) };
 	list_init(&t->open);
 	if (atomic_load(&slot->in_use) <= 1)
 		atomic_store(&slot->busy_since_us, t->start_us);

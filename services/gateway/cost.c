@@ -37,6 +37,17 @@ static int64_t gpu_us(const struct req *r)
 	return t->sent && until > t->start_us ? (until - t->start_us) / slots_of(r, t->replica) : 0;
 }
 
+static struct meter *meter_of(const struct req *r) { return &r->world->states[r->try.replica]->meter; }
+
+/* What the machine drew in that time, as large a part of it as the slot is of all slots that are counted there. It ends with the GPU time. */
+static int64_t energy_mj(const struct req *r)
+{
+	const struct attempt *t = &r->try;
+	int64_t uj = t->priced_us ? t->priced_uj : meter_read(meter_of(r), req_now(r));
+
+	return t->sent && uj > t->met_uj ? (uj - t->met_uj) / 1000 : 0;
+}
+
 int64_t cost_of_answer(void *arg, const struct llm_usage *u)
 {
 	struct req *r = arg;
@@ -44,9 +55,12 @@ int64_t cost_of_answer(void *arg, const struct llm_usage *u)
 	struct price_pair p = prices_of(r, t->replica, t->start_wall_us);
 	struct price_use use = { (int64_t)u->prompt_tokens, (int64_t)u->cached_tokens, (int64_t)u->completion_tokens };
 
-	if (!t->priced_us)
+	if (!t->priced_us) {
 		t->priced_us = req_now(r);
+		t->priced_uj = meter_read(meter_of(r), t->priced_us);
+	}
 	use.gpu_us = gpu_us(r);
+	use.energy_mj = energy_mj(r);
 	return r->cost_microusd + price_cost(p.tokens, p.machine, &use);
 }
 
@@ -59,6 +73,9 @@ void cost_book(struct req *r, Corral__UsageEvent *e)
 		return;
 	p = prices_of(r, r->try.replica, r->try.start_wall_us);
 	use.gpu_us = e->gpu_us = gpu_us(r);
+	use.energy_mj = e->energy_mj = energy_mj(r);
+	if (e->energy_mj)
+		series_add(r->world->states[r->try.replica]->m_energy, (double)e->energy_mj / 1e3);
 	if (!p.tokens && !p.machine)
 		return;
 	e->cost_microusd = price_cost(p.tokens, p.machine, &use);
@@ -84,7 +101,11 @@ int64_t cost_most(const struct req *r, uint16_t replica, uint64_t prompt_tokens,
 		return -1;
 	if (p.tokens && p.tokens->cached_input > p.tokens->input)
 		use.cached_prompt_tokens = use.prompt_tokens;
-	if (r->deadline_us > req_now(r))
-		use.gpu_us = (r->deadline_us - req_now(r)) / slots_of(r, replica);
+	if (r->deadline_us > req_now(r)) {
+		int64_t left = r->deadline_us - req_now(r);
+
+		use.gpu_us = left / slots_of(r, replica);
+		use.energy_mj = atomic_load_explicit(&r->world->states[replica]->meter.most_uw, memory_order_relaxed) / 1000 * (left / 1000) / 1000;
+	}
 	return price_cost(p.tokens, p.machine, &use);
 }

@@ -12,7 +12,7 @@ bool cost_is_cloud(const struct world *, uint16_t replica);
 /* What the whole request costs if its attempt ends now with this use, in micro-dollars: for llm_relay_price(), with the request. The attempt's GPU
  * time ends with the first call, so that what is told and what is booked are one figure. */
 int64_t cost_of_answer(void *req, const struct llm_usage *);
-/* Fills gpu_us, cost_microusd and cost_source of an attempt's FINAL, whose tokens are there already, and adds it to the request's. */
+/* Fills gpu_us, energy_mj, cost_microusd and cost_source of an attempt's FINAL, whose tokens are there already, and adds it to the request's. */
 void cost_book(struct req *, Corral__UsageEvent *);
 
 /* What an attempt at a provider was expected to cost before it was sent, as decisions reckon it: the prompt, and max_tokens or 1,024 tokens for the answer.

@@ -98,6 +98,55 @@ static void the_time_of_a_machine_ends_when_its_cost_is_told(void **state)
 	}
 }
 
+/* --- energy --- */
+
+/* A slot of both machines has a kilowatt from now on: a millijoule a microsecond. */
+static void draws(uint64_t microwatts)
+{
+	const struct replica_power powers[] = { { "a", "m", microwatts }, { "b", "m", microwatts }, { "nobody", "m", microwatts } };
+
+	replica_table_powers(h.gw.replicas, powers, microwatts ? 3 : 0, mono_us() + 60 * 1000000LL, mono_us());
+}
+
+#define KILOWATT 1000000000
+/* A micro-dollar a millijoule. */
+#define KWH INT64_C(3600000000)
+
+static void the_energy_of_an_attempt_is_its_slots_part(void **state)
+{
+	static const char *const bodies[] = { CHAT("m", ""), CHAT("m", STREAM) };
+	const struct price machine = { .kind = PRICE_MACHINE, .gpu_hour = 2 * KWH, .kwh = KWH };
+	struct booked b;
+
+	knows(&machine, 1);
+	chat(CHAT("m", ""));
+	b = books();
+	assert_int_equal(b.energy_mj, 0);             /* nobody has told what the machine draws */
+	assert_int_equal(b.cost, 2 * b.gpu_us);
+	draws(KILOWATT);
+	for (int i = 0; i < 2; i++) {
+		chat(bodies[i]);
+		b = books();
+		assert_true(b.gpu_us > 0);
+		assert_in_range(b.energy_mj, b.gpu_us > 1 ? b.gpu_us - 1 : 0, b.gpu_us);      /* a millijoule is cut off at most */
+		assert_int_equal(b.cost, 2 * b.gpu_us + b.energy_mj);
+		assert_int_equal(i ? number_behind(buf_as_str(&reply.body), "\"cost_microusd\":") : told(), b.cost);
+	}
+	draws(0);
+	chat(CHAT("m", ""));
+	assert_int_equal(books().energy_mj, 0);
+}
+
+static void what_was_not_sent_used_no_energy(void **state)
+{
+	draws(KILOWATT);
+	h.does = h.does_b = IS_AWAY;
+	set_world();
+	chat(CHAT("m", ""));
+	assert_int_equal(books().gpu_us, 0);
+	assert_int_equal(books().energy_mj, 0);
+}
+
 static void a_request_costs_what_its_attempts_cost(void **state)
 {
 	knows(&(struct price){ .kind = PRICE_MACHINE, .gpu_hour = 360000000000 }, 1);
@@ -182,6 +231,27 @@ static void the_most_that_it_may_cost_is_held_before_it_is_sent(void **state)
 	chat(CHAT("m", ",\"max_tokens\":10"));            /* 11,000 of it are spent */
 	assert_int_equal(reply.status, 402);
 	chat(CHAT("only", ",\"max_tokens\":10"));         /* what runs at home and has no price costs nothing */
+	assert_int_equal(reply.status, 200);
+}
+
+/* Whatever the machine draws now: its most, for as long as the request may take. */
+static void the_most_energy_is_held(void **state)
+{
+	const struct price machine = { .kind = PRICE_MACHINE, .kwh = KWH };
+
+	knows(&machine, 1);
+	h.cfg.request_timeout = 10000;
+	draws(KILOWATT);
+	lend("tenant:default", true, 5000000, 0);
+	chat(CHAT("m", ",\"max_tokens\":10"));
+	assert_int_equal(reply.status, 200);          /* nothing is known of what it may draw */
+	replica_table_most_power(h.gw.replicas, "a", KILOWATT / 1000);
+	replica_table_most_power(h.gw.replicas, "b", KILOWATT / 1000);
+	lend("tenant:default", true, 5000000, 0);
+	chat(CHAT("m", ",\"max_tokens\":10"));
+	assert_int_equal(reply.status, 402);          /* ten million millijoules */
+	lend("tenant:default", true, 11000000, 0);
+	chat(CHAT("m", ",\"max_tokens\":10"));
 	assert_int_equal(reply.status, 200);
 }
 
@@ -274,6 +344,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		HOUSE(an_answer_says_what_it_costs), HOUSE(a_stream_says_it_where_it_says_its_use), HOUSE(a_native_answer_has_it_among_its_figures),
 		HOUSE(the_time_of_a_machine_ends_when_its_cost_is_told), HOUSE(a_request_costs_what_its_attempts_cost), HOUSE(a_price_is_that_of_its_beginning),
+		HOUSE(the_energy_of_an_attempt_is_its_slots_part), HOUSE(what_was_not_sent_used_no_energy), PURSES(the_most_energy_is_held),
 		PURSES(the_most_that_it_may_cost_is_held_before_it_is_sent), PURSES(what_is_left_bounds_the_answer_if_the_client_allows),
 		PURSES(a_provider_in_the_cloud_needs_a_cap_and_a_price), PURSES(the_house_is_charged_apart_from_a_provider_of_its_kinds_name),
 	};

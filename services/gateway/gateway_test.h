@@ -463,7 +463,7 @@ struct booked {
 	uint64_t prompt, completion, bytes;
 	uint32_t attempt, http_status;
 	int tokens, prompt_source, cost_source;
-	int64_t cost, costs, gpu_us, began_us;        /* costs: of all FINALs; began_us: as the ledger takes it to have begun */
+	int64_t cost, costs, gpu_us, energy_mj, began_us;        /* costs: of all FINALs; began_us: as the ledger takes it to have begun */
 	char story[64];               /* each FINAL's attempt, status and backend: "1error@a 2ok@b " */
 };
 
@@ -493,6 +493,7 @@ static inline void book(void *arg, uint8_t type, const Corral__UsageEvent *e)
 	b->cost = e->cost_microusd;
 	b->costs += e->cost_microusd;
 	b->gpu_us = e->gpu_us;
+	b->energy_mj = e->energy_mj;
 	b->began_us = e->occurred_at_us - e->latency_us;
 	str_copy(b->status, sizeof(b->status), str_of(e->status));
 	str_copy(b->code, sizeof(b->code), str_of(e->error_code));

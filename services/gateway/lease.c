@@ -260,6 +260,18 @@ static void apply_turns(struct lease *l, const Corral__LeaseReply *reply)
 	free(turns);
 }
 
+static void apply_powers(struct lease *l, const Corral__LeaseReply *reply)
+{
+	struct replica_power *list = x_calloc(reply->n_parts_of_power + 1, sizeof(*list));
+
+	for (size_t i = 0; i < reply->n_parts_of_power; i++)
+		list[i] = (struct replica_power){ reply->parts_of_power[i]->backend, reply->parts_of_power[i]->model, reply->parts_of_power[i]->microwatts };
+	replica_table_powers(l->gw->replicas, list, reply->n_parts_of_power, l->called_us, mono_us());
+	free(list);
+	for (size_t i = 0; i < reply->n_powers; i++)
+		replica_table_most_power(l->gw->replicas, reply->powers[i]->backend, reply->powers[i]->most_milliwatts);
+}
+
 static void apply(struct lease *l, const Corral__LeaseReply *reply)
 {
 	struct replica_table *t = l->gw->replicas;
@@ -276,6 +288,7 @@ static void apply(struct lease *l, const Corral__LeaseReply *reply)
 		replica_lease(t, reply->grants[i]->backend, reply->grants[i]->model, reply->grants[i]->slots);
 	apply_parts(l, reply);
 	apply_turns(l, reply);
+	apply_powers(l, reply);
 	replica_table_valid(t, l->called_us + VALID_US);
 }
 

@@ -17,6 +17,7 @@ struct replica_table {
 	unsigned mine;                /* the column of it */
 	void (*on_change)(void *arg);         /* NULL: no leases, everything is ours */
 	void *on_change_arg;
+	uint64_t powers;              /* calls of replica_table_powers() */
 	_Atomic bool shared, told;
 	_Atomic int64_t valid_until_us;
 };
@@ -86,6 +87,7 @@ static void make_series(struct replica_table *t, struct replica_state *s)
 	s->m_prompt_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "input");
 	s->m_completion_tokens = metrics_series(t->metrics, M_TOKENS, m, b, "output");
 	s->m_cost = metrics_series(t->metrics, M_COST, m, b);
+	s->m_energy = metrics_series(t->metrics, M_ENERGY, m, b);
 }
 
 static struct replica_state **bucket_of(struct replica_table *t, struct str backend, struct str model)
@@ -272,6 +274,38 @@ void replica_table_turns(struct replica_table *t, const struct replica_turn *tur
 		if (atomic_exchange(&s->held, held) && !held)
 			hand_over(s);
 	}
+}
+
+/* --- power --- */
+
+/* A machine of a hundred kilowatts is a mistake of somebody's, and no meter runs over. */
+#define MOST_UW UINT64_C(100000000000)
+
+void replica_table_powers(struct replica_table *t, const struct replica_power *list, size_t n, int64_t asked_us, int64_t now_us)
+{
+	t->powers++;
+	for (size_t i = 0; i < n; i++) {
+		struct replica_state *s = find(t, str_of(list[i].backend), str_of(list[i].model));
+
+		if (!s || list[i].microwatts > MOST_UW)
+			continue;
+		meter_set(&s->meter, (int64_t)list[i].microwatts, now_us, asked_us + METER_HOLD_US);
+		s->power_told = t->powers;
+		s->powered = true;
+	}
+	for (struct replica_state *s = t->states; s; s = s->next) {
+		if (!s->powered || s->power_told == t->powers)
+			continue;
+		meter_set(&s->meter, 0, now_us, now_us);
+		s->powered = false;
+	}
+}
+
+void replica_table_most_power(struct replica_table *t, const char *backend, uint64_t milliwatts)
+{
+	for (struct replica_state *s = t->states; s; s = s->next)
+		if (milliwatts <= MOST_UW / 1000 && strcmp(s->backend, backend) == 0)
+			atomic_store_explicit(&s->meter.most_uw, (int64_t)milliwatts * 1000 / (s->total ? s->total : 1), memory_order_relaxed);
 }
 
 void slot_asked(struct replica_state *s, int64_t now_us)

@@ -18,6 +18,7 @@
 
 #include "common/base/list.h"
 #include "services/gateway/gateway.h"
+#include "services/gateway/meter.h"
 
 struct model_queue {
 	struct model_queue *next;
@@ -47,11 +48,14 @@ struct replica_state {
 	bool cloud;                   /* the registry lends its slots, and knows nothing else of it; set before it is used */
 	_Atomic int64_t heard_us, busy_since_us;      /* loop clock: the last byte from there; when the first of those in use was sent */
 	_Atomic int64_t service_us;   /* smoothed time a request holds a slot; 0 = none yet */
+	struct meter meter;           /* energy of a slot */
+	bool powered;                 /* control thread: the meter runs */
+	uint64_t power_told;          /* control thread: the call of replica_table_powers() that said so last */
 	struct breaker breaker;
 	struct model_queue *queue;
 	struct replica_table *table;
 	struct series *m_slots, *m_in_use, *m_breaker, *m_ok, *m_error, *m_cancelled, *m_first_token, *m_prompt_tokens, *m_completion_tokens,
-		*m_cost;
+		*m_cost, *m_energy;
 };
 
 struct slot_bank;
@@ -84,6 +88,11 @@ void replica_table_parts(struct replica_table *, const struct tenant_part *, siz
 /* All that hold now; the backends that are not named are free. */
 struct replica_turn { const char *backend, *model; };
 void replica_table_turns(struct replica_table *, const struct replica_turn *, size_t n);
+/* Of all replicas that have a part of their machines' power; the meters of the others stand still. 'asked_us': when these figures were asked for. */
+struct replica_power { const char *backend, *model; uint64_t microwatts; };
+void replica_table_powers(struct replica_table *, const struct replica_power *, size_t n, int64_t asked_us, int64_t now_us);
+/* The most that a backend's machine is known to draw; of the others it is not known. For all of a backend's replicas. */
+void replica_table_most_power(struct replica_table *, const char *backend, uint64_t milliwatts);
 bool replica_table_shared(const struct replica_table *);
 /* While slots are shared nothing is taken after this moment. */
 void replica_table_valid(struct replica_table *, int64_t until_us);

@@ -53,6 +53,7 @@ struct attempt {
 	int64_t start_position;       /* of the BEGUN record; -1 = not written */
 	int64_t start_wall_us;
 	int64_t priced_us;            /* loop clock: its cost was told, and its GPU time ended; 0 = not yet */
+	int64_t met_uj, priced_uj;    /* the slot's meter at its start, and when its GPU time ended */
 	bool announced;               /* the ledger knows of it */
 	struct list open;             /* in the worker's list of open attempts, oldest first */
 	bool sent;

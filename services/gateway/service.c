@@ -102,6 +102,7 @@ const struct metric_def gateway_metrics[M_COUNT] = {
 	[M_REQUEST_SECONDS] = { METRIC_HISTOGRAM, "request_seconds", "Time from request to last byte, by dialect.", "dialect" },
 	[M_ATTEMPTS] = { METRIC_COUNTER, "attempts_total", "Attempts on backends by outcome.", "model,backend,outcome" },
 	[M_FIRST_TOKEN_SECONDS] = { METRIC_HISTOGRAM, "first_token_seconds", "Time from sending to the first token.", "model,backend" },
+	[M_ENERGY] = { METRIC_COUNTER, "energy_joules_total", "Energy that attempts are reckoned to have used, where a hardware-probe tells what the machine draws.", "model,backend" },
 	[M_COST] = { METRIC_COUNTER, "cost_microusd_total", "What attempts have cost in micro-dollars, by the prices that are known here.", "model,backend" },
 	[M_TOKENS] = { METRIC_COUNTER, "tokens_total", "Tokens by direction, as reported or counted.", "model,backend,type" },
 	[M_QUEUE_SECONDS] = { METRIC_HISTOGRAM, "queue_seconds", "Time spent waiting for a slot.", "" },

@@ -28,6 +28,8 @@ struct lender {
 	void *arg;
 	void (*loads)(void *arg, struct arena *, Corral__LeaseRequest *);
 	void *loads_arg;
+	void (*powers)(void *arg, struct arena *, Corral__LeaseReply *);
+	void *powers_arg;
 	uint64_t epoch;
 	char *path;                   /* who holds slots, for the start after this one; NULL = not kept */
 	struct buf kept;              /* what is in it */
@@ -133,6 +135,12 @@ void lender_loads(struct lender *l, void (*loads)(void *arg, struct arena *, Cor
 	l->loads_arg = arg;
 }
 
+void lender_powers(struct lender *l, void (*powers)(void *arg, struct arena *, Corral__LeaseReply *), void *arg)
+{
+	l->powers = powers;
+	l->powers_arg = arg;
+}
+
 void lender_set_totals(struct lender *l, const Corral__ModelSnapshot *snapshot) { slots_set_totals(l->slots, snapshot); }
 
 void lender_free(struct lender *l)
@@ -179,6 +187,8 @@ static void lend_rpc_lease(Corral__Slots_Service *service, const Corral__LeaseRe
 		turns_hear(l->turns, request, mono_us());
 		hear_own(l, mem);
 		turns_put(l->turns, ((const struct registry_config *)svc_config(l->svc))->hand_over_after, mono_us(), mem, &reply);
+		if (l->powers)
+			l->powers(l->powers_arg, mem, &reply);
 		closure(&reply, closure_data);
 	} else {
 		rpc_fail(closure_data, why.code, why.text);

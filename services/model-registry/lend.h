@@ -12,6 +12,8 @@ struct lender *lender_new(struct svc *, uint64_t epoch);
 void lender_tell(struct lender *, void (*heard)(void *arg, const Corral__LeaseRequest *), void *arg);
 /* The registry's own loads wait for their turns as those of requests do: 'loads' puts them into r->active before each answer. */
 void lender_loads(struct lender *, void (*loads)(void *arg, struct arena *, Corral__LeaseRequest *r), void *arg);
+/* Which parts of their machines' power slots have: 'powers' puts them into each answer. */
+void lender_powers(struct lender *, void (*powers)(void *arg, struct arena *, Corral__LeaseReply *), void *arg);
 void lender_set_totals(struct lender *, const Corral__ModelSnapshot *);
 void lender_free(struct lender *);    /* later requests are refused; NULL is fine */
 #endif

@@ -48,11 +48,6 @@ static struct backend *where(const struct registry *r, struct str model)
 	return NULL;
 }
 
-static bool is_here(const struct backend *b)
-{
-	return str_find(str_of(b->url_text), STR("://127.")) || str_find(str_of(b->url_text), STR("://localhost:")) || str_find(str_of(b->url_text), STR("://[::1]:"));
-}
-
 /* Weights, and a fifth of them for the context and the engine. */
 static int64_t needed(const struct found *f) { return (int64_t)(f->size_bytes + f->size_bytes / 5); }
 
@@ -75,7 +70,7 @@ unsigned preload_models(struct jobs *jobs, const char *const *models, size_t n, 
 		if (!b || is_loaded(r, model))
 			continue;
 		need = needed(held_model(b, model));
-		room = r->config->preload_memory || !is_here(b) || *memory_bytes < 0 ? &left[b - r->backends] : memory_bytes;
+		room = r->config->preload_memory || !settings_is_here(b->url_text) || *memory_bytes < 0 ? &left[b - r->backends] : memory_bytes;
 		if (need > *room) {
 			LOG_INFO("a model that is used much does not fit and is not loaded at the start", LOG_S("model", models[i]), LOG_S("backend", b->name),
 				 LOG_I("needed_bytes", need), LOG_I("free_bytes", *room));

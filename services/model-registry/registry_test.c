@@ -907,6 +907,27 @@ static enum err check_one(struct opt_list *which, const char *item, struct regis
 	return err;
 }
 
+/* "" = the peer; "-" = nobody's. */
+static const char *probe_of(const struct registry_config *c, const char *backend, const char *url_text)
+{
+	static char url[64];
+
+	return settings_probe(c, backend, url_text, url, sizeof(url)) ? url : "-";
+}
+
+static void knows_whose_machine_a_backend_is_on(void **state)
+{
+	struct registry_config c = { .hardware = list_of(3, "far=tcp://far:7117", "near=local", "odd=none") };
+
+	assert_string_equal(probe_of(&c, "a", "http://127.0.0.1:11434"), "");
+	assert_string_equal(probe_of(&c, "a", "http://localhost:11434"), "");
+	assert_string_equal(probe_of(&c, "a", "http://[::1]:11434"), "");
+	assert_string_equal(probe_of(&c, "a", "http://10.0.0.5:11434"), "-");
+	assert_string_equal(probe_of(&c, "far", "http://10.0.0.5:11434"), "tcp://far:7117");
+	assert_string_equal(probe_of(&c, "near", "http://ollama:11434"), "");
+	assert_string_equal(probe_of(&c, "odd", "http://127.0.0.1:11434"), "-");
+}
+
 static void checks_what_it_is_told(void **state)
 {
 	struct world w = world_new();
@@ -930,6 +951,11 @@ static void checks_what_it_is_told(void **state)
 	assert_int_equal(check_one(&c->strengths, "m=SQL:2", c), ERR_INVALID);
 	assert_int_equal(check_one(&c->strengths, "m=SQL:0.5;CHAT:1", c), ERR_OK);
 	assert_int_equal(check_one(&c->capabilities, "m=fly", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama=http://h:7117", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "nobody=tcp://h:7117", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama=tcp://h:7117", c), ERR_OK);
+	assert_int_equal(check_one(&c->hardware, "ollama=local", c), ERR_OK);
 
 	c->backends = list_of(2, "a=ollama+http://h:1", "a=ollama+http://h:2");
 	assert_int_equal(settings_check(c, &why), ERR_INVALID);
@@ -982,7 +1008,7 @@ int main(void)
 		cmocka_unit_test(survives_damaged_memory),
 		cmocka_unit_test(answers_those_who_wait_when_it_ends),
 		cmocka_unit_test(reads_hosts_as_ollama_does),
-		cmocka_unit_test(checks_what_it_is_told),
+		cmocka_unit_test(checks_what_it_is_told), cmocka_unit_test(knows_whose_machine_a_backend_is_on),
 		cmocka_unit_test(writes_parameters_as_servers_do),
 	};
 	int failed;

@@ -9,6 +9,7 @@
 #include "services/model-registry/health.h"
 #include "services/model-registry/jobs_rpc.h"
 #include "services/model-registry/lend.h"
+#include "services/model-registry/power.h"
 #include "services/model-registry/preload.h"
 #include "services/model-registry/registry.h"
 
@@ -43,6 +44,7 @@ struct keeper {
 	struct jobs_endpoint *jobs_endpoint;
 	struct health *health;
 	struct preload *preload;
+	struct power_watch *power;
 	char *path;                   /* of the kept snapshot */
 	struct snapshot_id id;        /* published last */
 };
@@ -95,6 +97,7 @@ static void keeper_free(struct keeper *keeper)
 {
 	jobs_endpoint_close(keeper->jobs_endpoint);
 	preload_free(keeper->preload);
+	power_watch_free(keeper->power);
 	health_free(keeper->health);
 	jobs_free(keeper->jobs);
 	registry_free(keeper->registry);
@@ -124,7 +127,15 @@ static bool start_jobs(struct keeper *keeper, struct why *why)
 	return true;
 }
 
-static void on_lease(void *arg, const Corral__LeaseRequest *request) { health_hear(((struct keeper *)arg)->health, request); }
+static void on_lease(void *arg, const Corral__LeaseRequest *request)
+{
+	struct keeper *keeper = arg;
+
+	health_hear(keeper->health, request);
+	power_watch_hear(keeper->power, request);
+}
+
+static void on_powers(void *arg, struct arena *mem, Corral__LeaseReply *reply) { power_watch_put(((struct keeper *)arg)->power, mem, reply); }
 
 static void on_loads(void *arg, struct arena *mem, Corral__LeaseRequest *r) { jobs_loads(((struct keeper *)arg)->jobs, mem, r); }
 
@@ -156,7 +167,9 @@ static bool start(struct svc *svc, struct why *why)
 	keeper->health = health_new(keeper->registry, svc_state_dir(svc));
 	lender_tell(keeper->lender, on_lease, keeper);
 	lender_loads(keeper->lender, on_loads, keeper);
+	lender_powers(keeper->lender, on_powers, keeper);
 	keeper->preload = preload_new(svc, &keeper->jobs);
+	keeper->power = power_watch_new(svc, &keeper->registry);
 	svc_set_state(svc, keeper);
 	return true;
 }

@@ -46,6 +46,9 @@ const struct opt registry_options[] = {
 	R(DURATION, preload_window, "7d", "What counts as lately there.", .min = 60000, .max = 3650LL * 86400000),
 	R(BYTES, preload_memory, "0", "Memory that models loaded at the start may take on each backend; 0 = 80 % of what is free, where the backend is on the machine of the "
 	  "hardware-probe, else no limit.", .max = INT64_C(1) << 50),
+	R(LIST, hardware, "", "Which hardware-probe looks at a backend's machine, for the energy of its requests: NAME=tcp://HOST:7117 (tls+tcp://, ipc://), NAME=local for the one "
+	  "that the registry has as its peer, or NAME=none. Else that of backends at loopback addresses is the peer, and that of others is not known.", .live = true),
+	R(DURATION, power_every, "2s", "How often hardware-probes are asked what their machines draw.", .min = 100, .max = 3600000, .live = true),
 	R(DURATION, jobs_keep, "7d", "How long jobs that have ended are listed.", .min = 60000, .max = 3650LL * 86400000, .live = true),
 	R(STRING, jobs_db, "", "Database of jobs and marks; empty = as 'db' says, else sqlite:<state_dir>/model-registry/jobs.db."),
 	R(LIST, strengths, "", "What models are good at, as model=TASK:score;TASK:score with scores from 0 to 1.", .live = true),
@@ -58,6 +61,7 @@ static enum err check_pairs(const struct opt_list *, const char *field, const ch
 static enum err check_slots(const struct registry_config *, struct why *);
 static enum err check_commands(const struct registry_config *, const struct opt_list *, const char *field, bool units, struct why *);
 static enum err check_capabilities(const struct registry_config *, struct why *);
+static enum err check_hardware(const struct registry_config *, struct why *);
 static enum err add_backend(struct arena *, struct str item, struct backend_setting *list, size_t *n, struct why *);
 static enum err add_ollama(const struct registry_config *, struct arena *, struct backend_setting *list, size_t *n, struct why *);
 
@@ -82,6 +86,8 @@ enum err settings_check(const void *arg, struct why *why)
 		err = check_commands(config, &config->restart, "restart", true, why);
 	if (!err)
 		err = check_commands(config, &config->standby, "standby", false, why);
+	if (!err)
+		err = check_hardware(config, why);
 	if (!err)
 		err = strengths_check(&config->strengths, why);
 	return err;
@@ -299,6 +305,44 @@ static enum err check_commands(const struct registry_config *config, const struc
 			return err_field(why, ERR_INVALID, field, "%s: there is no backend '" STR_FMT "'", field, STR_ARG(name));
 		if (units && unit_of(value, &unit, &user) && !unit_name_ok(unit))
 			return err_field(why, ERR_INVALID, field, "%s: '" STR_FMT "' is not the name of a unit", field, STR_ARG(unit));
+	}
+	return ERR_OK;
+}
+
+/* --- hardware-probes --- */
+
+bool settings_is_here(const char *url_text)
+{
+	return str_find(str_of(url_text), STR("://127.")) || str_find(str_of(url_text), STR("://localhost:")) || str_find(str_of(url_text), STR("://[::1]:"));
+}
+
+bool settings_probe(const struct registry_config *config, const char *backend, const char *url_text, char *ret_url, size_t size)
+{
+	struct str name, value, said = STR("");
+
+	for (size_t i = 0; i < config->hardware.n; i++)
+		if (settings_pair(config->hardware.items[i], &name, &value) && str_eqz(name, backend))
+			said = value;
+	if (str_eqz(said, "none") || (!said.n && !settings_is_here(url_text)))
+		return false;
+	return str_copy(ret_url, size, str_eqz(said, "local") ? STR("") : said);
+}
+
+static bool probe_url_ok(struct str value)
+{
+	return str_eqz(value, "local") || str_eqz(value, "none") || ((str_starts(value, STR("tcp://")) || str_starts(value, STR("tls+tcp://")) ||
+		str_starts(value, STR("ipc:///"))) && value.n < 512);
+}
+
+static enum err check_hardware(const struct registry_config *config, struct why *why)
+{
+	struct str name, value;
+
+	for (size_t i = 0; i < config->hardware.n; i++) {
+		if (!settings_pair(config->hardware.items[i], &name, &value) || !probe_url_ok(value))
+			return err_field(why, ERR_INVALID, "hardware", "hardware: '%.100s' is not of the form NAME=tcp://HOST:PORT, NAME=local or NAME=none", config->hardware.items[i]);
+		if (!backend_exists(config, name))
+			return err_field(why, ERR_INVALID, "hardware", "hardware: there is no backend '" STR_FMT "'", STR_ARG(name));
 	}
 	return ERR_OK;
 }

@@ -14,7 +14,8 @@ struct registry_config {
 	int64_t delete_grace, jobs_keep, load_timeout, hand_over_after;           /* milliseconds */
 	int64_t check_every, check_timeout, check_busy, restart_wait, restart_timeout;        /* milliseconds */
 	int64_t check_failures, standby_after;
-	struct opt_list restart, standby;
+	struct opt_list restart, standby, hardware;
+	int64_t power_every;
 	int64_t preload_top, preload_window, preload_memory;     /* milliseconds, bytes */
 };
 
@@ -36,6 +37,10 @@ enum err settings_ollama_url(struct str host, struct arena *, const char **ret_u
 uint32_t settings_slots(const struct registry_config *, const char *backend, const struct kind *, struct str model);
 /* The words of a backend's command in 'restart' or 'standby', ended by NULL; NULL when there is none. */
 const char *const *settings_command(const struct opt_list *, const char *backend, struct arena *);
+/* The backend's address is of this machine. */
+bool settings_is_here(const char *url_text);
+/* Where the hardware-probe of a backend's machine is: "" = the peer. False: nobody knows. */
+bool settings_probe(const struct registry_config *, const char *backend, const char *url_text, char *ret_url, size_t size);
 /* "name=value"; false when it is not of that form. Both parts are trimmed and not empty. */
 bool settings_pair(const char *item, struct str *ret_name, struct str *ret_value);
 #endif

@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # These run in every arrangement; a file that is added runs in one process until it is named here or below, and a run says so.
 EVERYWHERE = {f"test_{name}.py" for name in (
     "access", "anthropic", "backend_tls", "bad_requests", "budgets", "cache", "canaries", "cli", "cloud", "cloud_clients", "cloud_faults", "cloud_gate",
-    "cloud_queue", "config", "dialects", "embeddings", "experiment_events", "experiment_kill", "experiments", "feedback", "gateways", "hardware", "health",
+    "cloud_queue", "config", "dialects", "embeddings", "energy", "experiment_events", "experiment_kill", "experiments", "feedback", "gateways", "hardware", "health",
     "keys", "limits", "models", "models_init", "native", "ollama", "openai", "prices", "probe", "quality", "reconcile", "reload", "runpod_worker", "runs",
     "shadow", "start", "tls", "trail", "turns")}
 

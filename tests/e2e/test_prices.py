@@ -202,7 +202,7 @@ def test_usage_says_all_digits_and_each_name_once(place, model):     # noqa: F81
 
 
 def test_a_request_is_shown_with_all_that_its_cost_is_made_of(place, model):        # noqa: F811
-    corral = place()
+    corral = place("--hardware=a=none")                          # its energy: test_energy.py
     assert put(corral, backend="a", gpu_hour_microusd=3_600_000_000_000)[0] == 201
     until(lambda: "corral_prices 1" in corral.metrics())
     status, headers, text = http(corral.url + "/v1/chat/completions", ASK)
