@@ -1,4 +1,7 @@
-/* decisions.c - keeps every decision a gateway reports, once, and answers "why" by computing it again from the stored inputs. */
+/* decisions.c - keeps every decision a gateway reports, once, and answers "why" by computing it again from the stored inputs.
+ *
+ * All of that is works on the thread of the database (db_thread.h), which also reads Kafka: Decide is answered by the service's loop, and waits for none of it. */
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "common/base/clock.h"
@@ -42,17 +45,25 @@ const struct db_migration selector_migrations[] = {
 	{ 0 },
 };
 
+enum { WORKS_MOST = 32 };         /* a batch of facts has a megabyte */
+
 /* --- versions of snapshots --- */
+
+/* The rings are filled by the loop and read by the thread; never held while the database is asked. */
+static pthread_mutex_t rings_lock = PTHREAD_MUTEX_INITIALIZER;
 
 void versions_note(struct version_ring *r, struct snapshot_id id, struct str bytes)
 {
-	struct version *v = &r->v[r->next++ % VERSIONS_KEPT];
+	struct version *v;
 	char *copy = x_malloc(bytes.n + 1);
 
 	if (bytes.n)
 		memcpy(copy, bytes.p, bytes.n);
+	pthread_mutex_lock(&rings_lock);
+	v = &r->v[r->next++ % VERSIONS_KEPT];
 	free((void *)v->bytes.p);
 	*v = (struct version){ id, str_n(copy, bytes.n), false };
+	pthread_mutex_unlock(&rings_lock);
 }
 
 void versions_free(struct version_ring *r)
@@ -61,7 +72,7 @@ void versions_free(struct version_ring *r)
 		free((void *)r->v[i].bytes.p);
 }
 
-/* The newest first: most decisions are made on it. */
+/* The newest first: most decisions are made on it. Under the lock. */
 static struct version *find_version(struct version_ring *r, uint64_t epoch, uint64_t version)
 {
 	for (unsigned i = 1; i <= VERSIONS_KEPT; i++) {
@@ -76,8 +87,38 @@ static struct version *find_version(struct version_ring *r, uint64_t epoch, uint
 /* The next decision writes its versions again. */
 static void forget_stored(struct selector *s)
 {
+	pthread_mutex_lock(&rings_lock);
 	for (unsigned i = 0; i < VERSIONS_KEPT; i++)
 		s->models.v[i].stored = s->policies.v[i].stored = s->experiments.v[i].stored = false;
+	pthread_mutex_unlock(&rings_lock);
+}
+
+/* A copy of it, if it is there; with only_unstored: and is not in the database yet. */
+static bool copy_version(struct version_ring *r, uint64_t epoch, uint64_t version, bool only_unstored, struct arena **mem, struct str *ret)
+{
+	struct version *v;
+	bool found;
+
+	pthread_mutex_lock(&rings_lock);
+	v = find_version(r, epoch, version);
+	found = v && !(only_unstored && v->stored);
+	if (found) {
+		*mem = *mem ? *mem : arena_new(v->bytes.n + 64);
+		*ret = arena_str(*mem, v->bytes);
+	}
+	pthread_mutex_unlock(&rings_lock);
+	return found;
+}
+
+static void set_stored(struct version_ring *r, uint64_t epoch, uint64_t version)
+{
+	struct version *v;
+
+	pthread_mutex_lock(&rings_lock);
+	v = find_version(r, epoch, version);
+	if (v)
+		v->stored = true;
+	pthread_mutex_unlock(&rings_lock);
 }
 
 static bool write_version(struct selector *s, const char *kind, uint64_t epoch, uint64_t version, struct str bytes, struct why *why)
@@ -90,13 +131,19 @@ static bool write_version(struct selector *s, const char *kind, uint64_t epoch, 
  * more after each cleaning, so that it lives as long as they do. */
 static bool store_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, struct str sent, struct why *why)
 {
-	struct version *v = find_version(r, epoch, version);
+	struct arena *mem = NULL;
+	struct str bytes;
+	bool ok;
 
 	if (sent.n)
 		return write_version(s, r->kind, epoch, version, sent, why);
-	if (!v || v->stored)
+	if (!copy_version(r, epoch, version, true, &mem, &bytes))
 		return true;
-	return v->stored = write_version(s, r->kind, epoch, version, v->bytes, why);
+	ok = write_version(s, r->kind, epoch, version, bytes, why);
+	if (ok)
+		set_stored(r, epoch, version);
+	arena_free(mem);
+	return ok;
 }
 
 struct found { struct arena *mem; struct str bytes; bool found; };
@@ -112,7 +159,6 @@ static bool take_bytes(void *arg, const struct db_row *row)
 
 static bool load_version(struct selector *s, struct version_ring *r, uint64_t epoch, uint64_t version, struct arena *mem, struct str *ret)
 {
-	struct version *v = find_version(r, epoch, version);
 	struct found f = { .mem = mem };
 	struct why why;
 
@@ -120,10 +166,8 @@ static bool load_version(struct selector *s, struct version_ring *r, uint64_t ep
 		*ret = STR("");
 		return true;
 	}
-	if (v) {
-		*ret = v->bytes;
+	if (copy_version(r, epoch, version, false, &mem, ret))
 		return true;
-	}
 	db_run(s->db, Q_VERSION_GET, (struct db_value[]){ DB_Z(r->kind), DB_I(epoch), DB_I(version) }, 3, take_bytes, &f, NULL, &why);
 	*ret = f.bytes;
 	return f.found;
@@ -145,21 +189,6 @@ static bool read_cursor(struct selector *s, const char *source, struct cursor *c
 {
 	*c = (struct cursor){ 0 };
 	return db_run(s->db, Q_CURSOR, (struct db_value[]){ DB_Z(source) }, 1, take_cursor, c, NULL, why);
-}
-
-static void on_cursor(Corral__Facts_Service *facts, const Corral__FactCursor *q, Corral__FactAck_Closure closure, void *data)
-{
-	struct selector *s = selector_of_facts(facts);
-	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
-	struct cursor c;
-	struct why why;
-
-	if (!read_cursor(s, q->source, &c, &why)) {
-		rpc_fail(data, why.code, why.text);
-		return;
-	}
-	ack.position = c.position;
-	closure(&ack, data);
 }
 
 static bool bury(struct selector *s, const char *source, struct str bytes, struct why *why)
@@ -312,21 +341,81 @@ static bool apply(struct selector *s, const Corral__FactBatch *b, struct why *wh
 	return ok && !moved;
 }
 
-static void on_ingest(Corral__Facts_Service *facts, const Corral__FactBatch *b, Corral__FactAck_Closure closure, void *data)
+/* A batch to keep, or without one only where we are. */
+struct facts_work {
+	struct db_work work;          /* first */
+	struct selector *s;
+	struct arena *mem;            /* of the copies */
+	const char *source;
+	Corral__FactBatch batch;      /* with 'ingests' */
+	bool ingests, ok;
+	struct cursor at;
+	struct why why;
+	Corral__FactAck_Closure closure;
+	void *data;
+};
+
+static void facts_run(struct db_work *w, struct db *db)
 {
-	struct selector *s = selector_of_facts(facts);
+	struct facts_work *f = (struct facts_work *)(void *)w;
+
+	(void)db;
+	f->ok = (!f->ingests || apply(f->s, &f->batch, &f->why)) && read_cursor(f->s, f->source, &f->at, &f->why);
+}
+
+static void facts_done(struct db_work *w, const struct why *dropped)
+{
+	struct facts_work *f = (struct facts_work *)(void *)w;
 	Corral__FactAck ack = CORRAL__FACT_ACK__INIT;
-	struct cursor c;
+	const struct why *why = dropped ? dropped : &f->why;
+	bool ok = f->ok && !dropped;
+
+	if (f->ingests)
+		svc_need(f->s->svc, "decision log", ok, ok ? "" : why->text);
+	ack.position = f->at.position;
+	if (ok)
+		f->closure(&ack, f->data);
+	else
+		rpc_fail(f->data, why->code, why->text);
+	arena_free(f->mem);
+	free(f);
+}
+
+static void facts_ask(Corral__Facts_Service *facts, const char *source, const Corral__FactBatch *b, Corral__FactAck_Closure closure, void *data)
+{
+	struct facts_work *f = x_calloc(1, sizeof(*f));
 	struct why why;
 
-	if (!apply(s, b, &why) || !read_cursor(s, b->source, &c, &why)) {
-		svc_need(s->svc, "decision log", false, why.text);
-		rpc_fail(data, why.code, why.text);
-		return;
+	f->work.run = facts_run;
+	f->work.done = facts_done;
+	f->s = selector_of_facts(facts);
+	f->mem = arena_new(4096);
+	f->source = arena_dup(f->mem, source, strlen(source));
+	f->ingests = b != NULL;
+	f->closure = closure;
+	f->data = data;
+	if (b) {
+		f->batch = *b;
+		f->batch.source = (char *)(uintptr_t)f->source;
+		f->batch.records = arena_array(f->mem, ProtobufCBinaryData, b->n_records);
+		for (size_t i = 0; i < b->n_records; i++)
+			f->batch.records[i] = (ProtobufCBinaryData){ b->records[i].len, (uint8_t *)arena_dup(f->mem, b->records[i].data, b->records[i].len) };
 	}
-	svc_need(s->svc, "decision log", true, "");
-	ack.position = c.position;
-	closure(&ack, data);
+	if (db_thread_do(f->s->store, &f->work, &why))
+		return;
+	rpc_fail(data, why.code, why.text);
+	arena_free(f->mem);
+	free(f);
+}
+
+static void on_cursor(Corral__Facts_Service *facts, const Corral__FactCursor *q, Corral__FactAck_Closure closure, void *data)
+{
+	facts_ask(facts, q->source, NULL, closure, data);
+}
+
+static void on_ingest(Corral__Facts_Service *facts, const Corral__FactBatch *b, Corral__FactAck_Closure closure, void *data)
+{
+	facts_ask(facts, b->source, b, closure, data);
 }
 
 /* --- facts in, by Kafka --- */
@@ -402,7 +491,7 @@ bool decisions_read_bus(struct selector *s, struct why *why)
 	if (!bus_is_kafka(&s->cfg->bus))
 		return true;
 	svc_want(s->svc, "bus", false, "not heard from the brokers yet");
-	s->intake = intake_new(svc_loop(s->svc), &o, why);
+	s->intake = intake_new(db_thread_loop(s->store), &o, why);
 	return s->intake != NULL;
 }
 
@@ -466,61 +555,145 @@ static const char *compute_again(struct selector *s, struct replay *r, const Cor
 	return same ? "" : "computed again, the decision differs from what the gateway did";
 }
 
-static void answer(struct selector *s, Corral__DecisionEvent *e, Corral__ExplainReply_Closure closure, void *data)
+struct explain_work {
+	struct db_work work;          /* first */
+	struct selector *s;
+	uint8_t id[16];
+	bool has_id;
+	struct replay replay;
+	Corral__DecisionEvent *event; /* NULL: it is not kept */
+	const char *flaw;             /* of the replay; NULL: the features cannot be decoded */
+	struct why why;               /* code 0: asked */
+	Corral__ExplainReply_Closure closure;
+	void *data;
+};
+
+static void explain_run(struct db_work *w, struct db *db)
 {
-	struct replay r = { .mem = arena_new(16384) };
+	struct explain_work *x = (struct explain_work *)(void *)w;
+	struct replay *r = &x->replay;
+	struct str event = { 0 };
+
+	if (x->has_id && !block_find(db, x->id, r->mem, &event, &x->why))
+		return;
+	x->event = event.p ? corral__decision_event__unpack(NULL, event.n, (const uint8_t *)event.p) : NULL;
+	r->features = x->event ? corral__decision_features__unpack(NULL, x->event->features.len, x->event->features.data) : NULL;
+	if (r->features)
+		x->flaw = compute_again(x->s, r, x->event);
+}
+
+static void explain_answer(struct explain_work *x)
+{
 	Corral__ExplainReply reply = CORRAL__EXPLAIN_REPLY__INIT;
 
-	corral__decision_outcome__init(&r.outcome);
-	r.features = corral__decision_features__unpack(NULL, e->features.len, e->features.data);
-	if (!r.features) {
-		rpc_fail(data, ERR_INTERNAL, "the stored features cannot be decoded");
-		arena_free(r.mem);
-		return;
+	if (x->event) {
+		reply.found = true;
+		reply.decision = x->event;
+		reply.features = x->replay.features;
+		reply.replay_text = (char *)(uintptr_t)x->flaw;
+		reply.replayed = !*x->flaw;
+		reply.outcome = &x->replay.outcome;
+		series_inc(metrics_series(svc_metrics(x->s->svc), M_EXPLAINED, reply.replayed ? "true" : "false"));
 	}
-	reply.found = true;
-	reply.decision = e;
-	reply.features = r.features;
-	reply.replay_text = (char *)compute_again(s, &r, e);
-	reply.replayed = !*reply.replay_text;
-	reply.outcome = &r.outcome;
-	series_inc(metrics_series(svc_metrics(s->svc), M_EXPLAINED, reply.replayed ? "true" : "false"));
-	closure(&reply, data);
-	corral__decision_features__free_unpacked(r.features, NULL);
-	arena_free(r.mem);
+	x->closure(&reply, x->data);
+}
+
+static void explain_free(struct explain_work *x)
+{
+	if (x->replay.features)
+		corral__decision_features__free_unpacked(x->replay.features, NULL);
+	if (x->event)
+		corral__decision_event__free_unpacked(x->event, NULL);
+	arena_free(x->replay.mem);
+	free(x);
+}
+
+static void explain_done(struct db_work *w, const struct why *dropped)
+{
+	struct explain_work *x = (struct explain_work *)(void *)w;
+	const struct why *why = dropped ? dropped : &x->why;
+
+	if (why->code)
+		rpc_fail(x->data, why->code, why->text);
+	else if (x->event && !x->flaw)
+		rpc_fail(x->data, ERR_INTERNAL, "the stored features cannot be decoded");
+	else
+		explain_answer(x);
+	explain_free(x);
 }
 
 static void on_explain(Corral__Selector_Service *rpc, const Corral__ExplainRequest *q, Corral__ExplainReply_Closure closure, void *data)
 {
-	struct selector *s = selector_of_rpc(rpc);
-	struct arena *mem = arena_new(4096);
-	struct str event = { 0 };
-	Corral__ExplainReply nothing = CORRAL__EXPLAIN_REPLY__INIT;
-	Corral__DecisionEvent *e = NULL;
+	struct explain_work *x = x_calloc(1, sizeof(*x));
 	struct why why;
 
-	if (q->request_id.len == 16 && !block_find(s->db, q->request_id.data, mem, &event, &why)) {
-		rpc_fail(data, why.code, why.text);
-	} else if (!event.p || !(e = corral__decision_event__unpack(NULL, event.n, (const uint8_t *)event.p))) {
-		closure(&nothing, data);
-	} else {
-		answer(s, e, closure, data);
-		corral__decision_event__free_unpacked(e, NULL);
-	}
-	arena_free(mem);
+	x->work.run = explain_run;
+	x->work.done = explain_done;
+	x->s = selector_of_rpc(rpc);
+	x->has_id = q->request_id.len == sizeof(x->id);
+	if (x->has_id)
+		memcpy(x->id, q->request_id.data, sizeof(x->id));
+	x->replay.mem = arena_new(16384);
+	corral__decision_outcome__init(&x->replay.outcome);
+	x->closure = closure;
+	x->data = data;
+	if (db_thread_do(x->s->store, &x->work, &why))
+		return;
+	rpc_fail(data, why.code, why.text);
+	explain_free(x);
+}
+
+/* --- what is old --- */
+
+struct clean_work { struct db_work work; struct selector *s; int64_t before_us; };
+
+static void clean_run(struct db_work *w, struct db *db)
+{
+	struct clean_work *c = (struct clean_work *)(void *)w;
+	struct why why;
+	int64_t gone = 0;
+
+	if (!block_clean(db, c->before_us, &gone, &why) ||
+	    !db_run(db, Q_CLEAN_VERSIONS, (struct db_value[]){ DB_I(c->before_us - 86400 * (int64_t)1000000) }, 1, NULL, NULL, NULL, &why))
+		LOG_WARN("old decisions could not be removed", LOG_S("error", why.text));
+	else if (gone)
+		LOG_INFO("old decisions removed", LOG_I("blocks", gone));
+	forget_stored(c->s);
+}
+
+static void clean_done(struct db_work *w, const struct why *dropped)
+{
+	(void)dropped;
+	free(w);
 }
 
 void decisions_clean(struct selector *s, int64_t before_us)
 {
+	struct clean_work *c = x_calloc(1, sizeof(*c));
 	struct why why;
-	int64_t gone = 0;
 
-	if (!block_clean(s->db, before_us, &gone, &why) ||
-	    !db_run(s->db, Q_CLEAN_VERSIONS, (struct db_value[]){ DB_I(before_us - 86400 * (int64_t)1000000) }, 1, NULL, NULL, NULL, &why))
-		LOG_WARN("old decisions could not be removed", LOG_S("error", why.text));
-	else if (gone)
-		LOG_INFO("old decisions removed", LOG_I("blocks", gone));
-	forget_stored(s);
+	*c = (struct clean_work){ .work = { .run = clean_run, .done = clean_done }, .s = s, .before_us = before_us };
+	if (db_thread_do(s->store, &c->work, &why))
+		return;
+	LOG_WARN("old decisions could not be removed", LOG_S("error", why.text));
+	free(c);
+}
+
+/* --- life --- */
+
+static void on_end(void *arg)
+{
+	struct selector *s = svc_state(arg);
+
+	intake_free(s->intake);
+}
+
+void decisions_open(struct selector *s, struct loop *loop, struct db *db)
+{
+	const struct db_thread_opts o = { .service = "selector", .most = WORKS_MOST, .on_wait = svc_db_wait, .end = on_end, .arg = s->svc };
+
+	s->db = db;
+	s->store = db_thread_new(loop, db, &o);
 }
 
 void decisions_serve(struct selector *s)

@@ -20,18 +20,26 @@ static struct svc svc;
 static struct selector s;
 static uint64_t acked;
 
-static int set_up(void **state)
+/* Its works are done within the call. */
+static void open_store(const char *at)
 {
 	struct why why;
+	struct db *db = db_open(at, selector_statements, selector_n_statements, selector_migrations, &why);
+
+	assert_non_null(db);
+	decisions_open(&s, NULL, db);
+}
+
+static int set_up(void **state)
+{
 
 	str_copy(dir, sizeof(dir), STR("/tmp/decisions-XXXXXX"));
 	assert_non_null(mkdtemp(dir));
 	test_db(dir, "decisions.db", selector_migrations, url, sizeof(url));
-	svc = (struct svc){ .metrics = metrics_new(selector_service.metrics, selector_service.n_metrics) };
+	svc = (struct svc){ .state = &s, .metrics = metrics_new(selector_service.metrics, selector_service.n_metrics) };
 	pthread_mutex_init(&svc.lock, NULL);
 	s = (struct selector){ .svc = &svc, .models.kind = "models", .policies.kind = "policy" };
-	s.db = db_open(url, selector_statements, selector_n_statements, selector_migrations, &why);
-	assert_non_null(s.db);
+	open_store(url);
 	decisions_serve(&s);
 	return 0;
 }
@@ -40,7 +48,7 @@ static int tear_down(void **state)
 {
 	char command[128];
 
-	db_close(s.db);
+	db_thread_free(s.store);
 	versions_free(&s.models);
 	versions_free(&s.policies);
 	metrics_free(svc.metrics);
@@ -276,21 +284,21 @@ static void decisions_of_the_old_table_are_found(void **state)
 	char old[256];
 	uint8_t id[16];
 	struct why why;
+	struct db *db;
 
 	id_of(id, 0, 9);
 	e.request_id = (ProtobufCBinaryData){ 16, id };
 	e.occurred_at_us = 99;
 	record = packed(&e);
-	db_close(s.db);
+	db_thread_free(s.store);
 	test_db(dir, "old.db", before, old, sizeof(old));
-	s.db = db_open(old, NULL, 0, before, &why);
-	assert_non_null(s.db);
-	assert_true(db_query(s.db, "INSERT INTO decisions (request_id, occurred_at_us, event) VALUES (?1, 99, ?2)",
+	db = db_open(old, NULL, 0, before, &why);
+	assert_non_null(db);
+	assert_true(db_query(db, "INSERT INTO decisions (request_id, occurred_at_us, event) VALUES (?1, 99, ?2)",
 			     (struct db_value[]){ DB_B(str_n((char *)id, 16)), DB_B(str_n((char *)record.data, record.len)) }, 2, NULL, NULL, &why));
-	db_close(s.db);
+	db_close(db);
 	test_db(dir, "old.db", selector_migrations, old, sizeof(old));
-	s.db = db_open(old, selector_statements, selector_n_statements, selector_migrations, &why);
-	assert_non_null(s.db);
+	open_store(old);
 	assert_true(explain(id, 99));
 	free(record.data);
 }

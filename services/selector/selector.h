@@ -7,7 +7,7 @@
 #include "common/base/buf.h"
 #include "common/io/snapshot.h"
 #include "common/policy/decide.h"
-#include "common/store/db.h"
+#include "common/store/db_thread.h"
 #include "common/store/intake.h"
 #include "common/svc/svc.h"
 #include "events.pb-c.h"
@@ -31,7 +31,8 @@ enum selector_metric { M_DECISIONS, M_DECISIONS_DEAD, M_POLICY_VERSION, M_EXPLAI
 enum { VERSIONS_KEPT = 64 };
 struct version { struct snapshot_id id; struct str bytes; bool stored; };     /* bytes malloc'ed */
 
-/* The last versions of one kind of snapshot, in memory; older ones only as far as decisions refer to them, in the database. */
+/* The last versions of one kind of snapshot, in memory; older ones only as far as decisions refer to them, in the database. Of both threads, under
+ * the lock that decisions.c has. */
 struct version_ring { const char *kind; struct version v[VERSIONS_KEPT]; unsigned next; };
 
 struct cloud;
@@ -39,7 +40,8 @@ struct cloud;
 struct selector {
 	struct svc *svc;
 	const struct selector_config *cfg;
-	struct db *db;
+	struct db *db;                /* of the store, for its works alone */
+	struct db_thread *store;
 	struct snapshot_sub *models_sub, *experiments_sub;
 	struct snapshot_pub *policy_pub;
 	struct rpc_client *registry, *ledger, *ab_testing;
@@ -52,7 +54,7 @@ struct selector {
 	Corral__Selector_Service rpc;
 	Corral__Facts_Service facts;
 	struct snapshot_id policy_id; /* of it */
-	struct intake *intake;        /* decisions by Kafka; NULL: by RPC alone */
+	struct intake *intake;        /* decisions by Kafka, on the store's thread; NULL: by RPC alone */
 	struct arena *mem, *policy_mem;       /* catalogue, and policy over it; rebuilt with each snapshot */
 	struct catalogue cat;
 	struct policy pol;
@@ -69,7 +71,9 @@ extern const struct db_migration selector_migrations[];
 struct selector *selector_of_facts(Corral__Facts_Service *);
 struct selector *selector_of_rpc(Corral__Selector_Service *);
 void decisions_serve(struct selector *);
-bool decisions_read_bus(struct selector *, struct why *);     /* when it is configured */
+/* The database, on a thread that has not started yet and goes with db_thread_free(). loop NULL: it never starts. */
+void decisions_open(struct selector *, struct loop *, struct db *);
+bool decisions_read_bus(struct selector *, struct why *);     /* when it is configured; before the thread starts */
 void decisions_clean(struct selector *, int64_t before_us);
 void versions_note(struct version_ring *, struct snapshot_id, struct str bytes);
 void versions_free(struct version_ring *);

@@ -81,7 +81,7 @@ static void stop(struct svc *svc)
 		return;
 	loop_timer_del(&s->policy_timer);
 	loop_timer_del(&s->clean_timer);
-	intake_free(s->intake);
+	db_thread_free(s->store);
 	snapshot_sub_free(s->models_sub);
 	cloud_close(s);
 	buf_free(&s->models_bytes);
@@ -94,7 +94,6 @@ static void stop(struct svc *svc)
 	buf_free(&s->policy);
 	arena_free(s->mem);
 	arena_free(s->policy_mem);
-	db_close(s->db);
 	free(s);
 	svc_set_state(svc, NULL);
 }
@@ -102,10 +101,13 @@ static void stop(struct svc *svc)
 static bool open_db(struct selector *s, struct why *why)
 {
 	char url[1200];
+	struct db *db;
 
 	snprintf(url, sizeof(url), "sqlite:%s/decisions.db", svc_state_dir(s->svc));
-	s->db = db_open(*s->cfg->selector_db ? s->cfg->selector_db : url, selector_statements, selector_n_statements, selector_migrations, why);
-	return s->db != NULL;
+	db = db_open(*s->cfg->selector_db ? s->cfg->selector_db : url, selector_statements, selector_n_statements, selector_migrations, why);
+	if (db)
+		decisions_open(s, svc_loop(s->svc), db);
+	return db != NULL;
 }
 
 static bool start(struct svc *svc, struct why *why)
@@ -131,6 +133,7 @@ static bool start(struct svc *svc, struct why *why)
 		stop(svc);
 		return false;
 	}
+	db_thread_start(s->store);
 	rpc_server_add(svc_rpc_server(svc), &s->rpc.base);
 	rpc_server_add(svc_rpc_server(svc), &s->facts.base);
 	svc_need(svc, "model snapshot", false, "not heard from the model-registry yet");

@@ -15,6 +15,7 @@ from servers import ROOT, Corral, free_port, http, until
 
 sys.path.insert(0, str(ROOT / "tests/fakes"))
 import providers                                                 # noqa: E402
+from apart import Apart                                          # noqa: E402
 from test_runs import model                                      # noqa: F401,E402
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -186,6 +187,52 @@ def test_streams_from_the_cloud_do_not_wait_for_a_server_that_stands_still(serve
     longest = max(b - a for a, b in zip(times[9:], times[10:], strict=False))
     print(f"longest gap of a stream that ticks every 50 ms: {longest * 1000:.0f} ms")
     assert longest < 0.5, longest
+
+
+def test_the_selector_decides_while_the_server_stands_still(server, model, tmp_path):    # noqa: F811
+    """Each request asks it (decide=remote), and each is told of afterwards, which is written to the server: deciding waits for none of that."""
+    assert server.migrate().returncode == 0
+    place = Apart(tmp_path, "ipc", ["--backends", f"a=llamacpp+{model.url}", "--decide=remote", "--decide-timeout=1s", "--cache=off", f"--selector-db={server.url}"])
+    body = {"model": "auto", "messages": [{"role": "user", "content": "x"}]}
+    took, still = [], False
+
+    def decide():
+        began = time.monotonic()
+        status, headers, text = http("http://%s:%d/v1/chat/completions" % place.addresses["gateway"], body, timeout=30)
+        assert status == 200, text
+        took.append(time.monotonic() - began)
+        return headers["X-Request-Id"]
+
+    def counted(name):
+        found = re.findall(rf"^corral_{name}(?:{{.*}})? (\S+)$", http(place["gateway"].admin + "/metrics")[2], re.M)
+        return sum(float(v) for v in found)
+
+    def explained(request):
+        status, _, text = http("http://%s:%d/explain/%s" % (*place.addresses["gateway"], request))
+        return status == 200 and json.loads(text)["decided_by"] == "selector" and json.loads(text)["replayed"]
+    try:
+        place.start()
+        until(lambda: decide() and counted("remote_decisions_total") > 0)
+        before = counted("remote_decision_fallbacks_total")
+        server.signal(signal.SIGSTOP)
+        still = True
+        took.clear()
+        requests, end = [], time.monotonic() + 10
+        while time.monotonic() < end:
+            requests.append(decide())
+            time.sleep(0.05)
+        late = counted("remote_decision_fallbacks_total") - before
+        print(f"{len(took)} requests while the server stood still: the longest took {max(took) * 1000:.0f} ms, {late:.0f} were not decided by the selector")
+        assert late == 0
+        server.signal(signal.SIGCONT)
+        still = False
+        for request in (requests[0], requests[-1]):              # and none is lost
+            until(lambda: explained(request), 60)                # noqa: B023
+    finally:
+        if still:
+            server.signal(signal.SIGCONT)
+        wrong = place.stop()
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_registry_waits_no_longer_for_a_server_that_stands_still(server, corral):
