@@ -33,9 +33,10 @@ static const struct kind { const char *topic, *service, *folder, *spool; const P
 	{ "experiments.v1", "ab-testing", "spool", "experiments-", &corral__experiment_event__descriptor, 1, 1 },
 	{ "audit.v1", "access", "spool", "audit-", &corral__audit_event__descriptor, 1, 1 },
 	{ "feedback.v1", "gateway", "feedback", "", &corral__feedback_event__descriptor, 32, 32 },
+	{ "catalogue.v1", "model-registry", "spool", "catalogue-", &corral__catalogue_event__descriptor, 1, 1 },
 	{ "task-completed.v1", NULL, NULL, NULL, &corral__task_completed_event__descriptor, 0, 0 },
 };
-#define LOCAL_TOPICS "usage.v1, decision.v1, feedback.v1, experiments.v1 and audit.v1"
+#define LOCAL_TOPICS "usage.v1, decision.v1, feedback.v1, experiments.v1, audit.v1 and catalogue.v1"
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
 static const char *const headers[] = { "event-id", "schema", "content-type", "source", "position", "again", "reason", "traceparent" };
@@ -388,7 +389,7 @@ static int run(struct cli *c)
 const struct command cmd_events = {
 	.name = "events", .args = "tail TOPIC", .summary = "Show facts as they travel, one JSON object a line.",
 	.flags = flags, .opts_size = sizeof(struct events_opts), .max_args = 2, .run = run,
-	.text = "TOPIC is usage.v1, decision.v1, feedback.v1, experiments.v1, audit.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
+	.text = "TOPIC is usage.v1, decision.v1, feedback.v1, experiments.v1, audit.v1, catalogue.v1, task-completed.v1, or one with .dead behind it, without the prefix. It goes on until Ctrl-C.\n"
 		"With bus=kafka: they are read from the brokers, by whoever may read there; nothing of it is noted anywhere. With bus=local: "
 		LOCAL_TOPICS " are read from the spools of the services that write them on this machine, as far as these go back.",
 	.examples = (const struct example[]){

@@ -25,6 +25,7 @@ const struct metric_def registry_metrics[M_COUNT] = {
 	[M_RESTARTS] = { METRIC_COUNTER, "backend_restarts_total", "Restart commands that were run for a backend, by outcome: ok, failed.", "backend,outcome" },
 	[M_TURNS] = { METRIC_COUNTER, "model_turns_total", "Times that requests of other models were held back for one that waited to be loaded.", "backend" },
 	[M_STANDBY] = { METRIC_GAUGE, "backend_standby", "1 while the standby command of a backend runs.", "backend" },
+	HERALD_METRICS(M_BUS),
 };
 
 struct sync {

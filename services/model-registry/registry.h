@@ -6,6 +6,7 @@
 #define REGISTRY_REGISTRY_H
 #include "common/base/buf.h"
 #include "common/data/metrics.h"
+#include "common/store/herald.h"
 #include "models.pb-c.h"
 #include "services/model-registry/settings.h"
 #include "services/model-registry/strengths.h"
@@ -63,7 +64,8 @@ struct registry {
 	void *arg;
 };
 
-enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_CHECKS, M_RESTARTS, M_STANDBY, M_TURNS, M_COUNT };
+enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_CHECKS, M_RESTARTS, M_STANDBY, M_TURNS,
+		       M_BUS, M_COUNT = M_BUS + HERALD_METRIC_COUNT };
 extern const struct metric_def registry_metrics[M_COUNT];
 
 /* Starts visiting in the next turn. 'kept' is an earlier snapshot, packed, or empty; its models stay until listings say otherwise.

@@ -6,6 +6,7 @@
 
 #include "common/data/log.h"
 #include "common/io/snapshot_file.h"
+#include "services/model-registry/gazette.h"
 #include "services/model-registry/health.h"
 #include "services/model-registry/jobs_rpc.h"
 #include "services/model-registry/lend.h"
@@ -17,6 +18,13 @@ static bool start(struct svc *, struct why *);
 static bool reload(struct svc *, struct why *);
 static void stop(struct svc *);
 
+static enum err check(const void *config, struct why *why)
+{
+	enum err e = settings_check(config, why);
+
+	return e ? e : bus_check(&((const struct registry_config *)config)->bus, why);
+}
+
 const struct svc_def model_registry_service = {
 	.name = "model-registry",
 	.summary = "Finds out which models the backends have, and tells everyone.",
@@ -25,7 +33,7 @@ const struct svc_def model_registry_service = {
 	.one_writer = true,
 	.metrics = registry_metrics, .n_metrics = M_COUNT,
 	.admin_port = 8111, .rpc_port = 7111,
-	.check = settings_check,
+	.check = check,
 	.start = start, .reload = reload, .stop = stop,
 };
 
@@ -45,6 +53,9 @@ struct keeper {
 	struct health *health;
 	struct preload *preload;
 	struct power_watch *power;
+	struct herald *herald;
+	struct gazette *gazette;
+	struct loop_timer tell_timer;
 	char *path;                   /* of the kept snapshot */
 	struct snapshot_id id;        /* published last */
 };
@@ -65,6 +76,39 @@ static void on_snapshot(void *arg, struct str packed)
 	keeper->id = (struct snapshot_id){ snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
 	if (!snapshot_file_save(keeper->path, "models", keeper->id, packed))
 		LOG_WARN("the list of models cannot be kept for the next start", LOG_S("path", keeper->path));
+	gazette_hear(keeper->gazette, keeper->registry->last, keeper->id);
+}
+
+/* --- what changed, for others --- */
+
+enum { TELL_US = 1000000 };
+
+static void on_bus_state(void *svc, bool ok, const char *text) { svc_want(svc, "bus", ok, text); }
+
+static void on_tell(struct loop_timer *t)
+{
+	struct keeper *keeper = list_entry(t, struct keeper, tell_timer);
+
+	loop_timer_set(t->loop, t, TELL_US, on_tell);
+	if (!herald_open(keeper->herald))
+		return;
+	if (keeper->id.version)                   /* what could not be told when it was published */
+		gazette_hear(keeper->gazette, keeper->registry->last, keeper->id);
+	herald_tick(keeper->herald);
+}
+
+static void tell_begin(struct keeper *keeper)
+{
+	const struct registry_config *config = svc_config(keeper->svc);
+	char root[1024];
+	const struct herald_opts o = { .root = root, .service = "model-registry", .name = "catalogue", .topic = "catalogue.v1", .schema = "corral.CatalogueEvent",
+				       .label = gazette_label, .bus = &config->bus, .on_state = on_bus_state, .arg = keeper->svc, .metrics = svc_metrics(keeper->svc),
+				       .first_metric = M_BUS };
+
+	snprintf(root, sizeof(root), "%s/spool", svc_state_dir(keeper->svc));
+	keeper->herald = herald_new(svc_loop(keeper->svc), &o);
+	keeper->gazette = gazette_new(keeper->herald, svc_state_dir(keeper->svc));
+	loop_timer_set(svc_loop(keeper->svc), &keeper->tell_timer, 0, on_tell);
 }
 
 /* Ready once it has looked: a backend that is down is a state it tells of, not one that it is in. */
@@ -95,12 +139,15 @@ static void endpoint_add(struct keeper *keeper, struct rpc_server *server)
 
 static void keeper_free(struct keeper *keeper)
 {
+	loop_timer_del(&keeper->tell_timer);
 	jobs_endpoint_close(keeper->jobs_endpoint);
 	preload_free(keeper->preload);
 	power_watch_free(keeper->power);
 	health_free(keeper->health);
 	jobs_free(keeper->jobs);
 	registry_free(keeper->registry);
+	gazette_free(keeper->gazette);
+	herald_free(keeper->herald);
 	lender_free(keeper->lender);
 	snapshot_pub_free(keeper->pub);
 	if (keeper->endpoint)
@@ -151,6 +198,7 @@ static bool start(struct svc *svc, struct why *why)
 	buf_free(&path);
 	svc_need(svc, "backends", false, "no backend has been asked yet");
 	keeper->pub = snapshot_pub_new(svc_loop(svc), svc_rpc_server(svc), svc_pub_url(svc, svc_name(svc)), "models", why);
+	tell_begin(keeper);
 	if (keeper->pub) {
 		(void)snapshot_file_load(keeper->path, "models", &id, &kept);
 		keeper->registry = registry_new(svc_loop(svc), svc_config(svc), svc_metrics(svc), buf_as_str(&kept), on_snapshot, on_state, keeper, why);
@@ -250,6 +298,7 @@ static bool reload(struct svc *svc, struct why *why)
 
 	if (!(same_backends(keeper->registry, svc_config(svc)) ? reword(keeper->registry, svc_config(svc), why) : replace(keeper, why)))
 		return false;
+	herald_bus(keeper->herald, &((const struct registry_config *)svc_config(svc))->bus);      /* where the options are from now on */
 	svc_reloaded(svc);
 	return true;
 }

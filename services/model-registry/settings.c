@@ -54,6 +54,7 @@ const struct opt registry_options[] = {
 	R(LIST, strengths, "", "What models are good at, as model=TASK:score;TASK:score with scores from 0 to 1.", .live = true),
 	R(LIST, capabilities, "", "What models can do, as model=word;word (completion tools vision embedding thinking insert audio), where their servers do not say it.", .live = true),
 	R(STRING, families, "", "File with strengths by words of family and model names, instead of the built-in one.", .live = true),
+	BUS_OPTIONS(struct registry_config, bus),
 	OPT_END
 };
 

@@ -4,6 +4,7 @@
 #include "common/base/err.h"
 #include "common/data/opt.h"
 #include "common/io/http_client.h"
+#include "common/store/bus.h"
 #include "services/model-registry/visit.h"
 
 struct registry_config {
@@ -17,6 +18,7 @@ struct registry_config {
 	struct opt_list restart, standby, hardware;
 	int64_t power_every;
 	int64_t preload_top, preload_window, preload_memory;     /* milliseconds, bytes */
+	struct bus_config bus;
 };
 
 extern const struct opt registry_options[];

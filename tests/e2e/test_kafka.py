@@ -297,6 +297,26 @@ def test_a_topic_that_is_missing_stops_no_other(place, backend, broker, prefix):
     assert len(until(lambda: len(got := once(told(broker, prefix, "feedback.v1"))) == 2 and got, WAIT)) == 2
 
 
+def test_what_changes_in_the_catalogue_is_told(broker, prefix, tmp_path):
+    server = Scripted(slots=4)
+    options = ["--bus", f"kafka:{broker.bootstrap}", "--bus-prefix", prefix, "--bus-partitions", "2", "--residency-every", "200ms"]
+    corral = Corral(tmp_path, {"a": ("llamacpp", server.url)}, *options)
+
+    def kinds():
+        events = once(told(broker, prefix, "catalogue.v1"))
+        assert all(e["headers"]["schema"] == "corral.CatalogueEvent" and e["event"]["version"] and e["event"]["epoch"] for e in events)
+        assert all(e["key"] == e["event"].get("model", e["event"].get("backend")) for e in events)
+        return {(e["event"]["kind"], e["event"].get("model"), e["event"].get("backend")) for e in events}
+
+    first = {("backend_up", None, "a"), ("model_appeared", "m", None), ("replica_loaded", "m", "a")}
+    assert until(lambda: (seen := kinds()) >= first and seen, WAIT) == first
+    corral.kill()
+    server.close()
+    corral = Corral(tmp_path, {"a": ("llamacpp", server.url)}, *options)
+    assert until(lambda: (seen := kinds()) > first and seen, WAIT) == first | {("backend_down", None, "a")}      # and nothing that was told before
+    assert "corral_bus_spool_bytes" in corral.metrics() and corral.close() is None
+
+
 def test_a_broker_that_is_killed_loses_nothing(place, backend, broker):
     corral = place()
     load = Load(corral, backend)
@@ -396,7 +416,7 @@ def test_topics_that_may_not_be_made_are_named(place, backend, prefix):
     ids = ask(corral, backend, 3)
     def needs():
         return " ".join(n["text"] for n in json.loads(http(f"{corral.admin}/readyz")[2])["needs"] if n["need"] == "bus")
-    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1", "audit.v1", "feedback.v1")]
+    missing = [f"{prefix}{t}" for t in ("usage.v1", "decision.v1", "task-completed.v1", "experiments.v1", "audit.v1", "feedback.v1", "catalogue.v1")]
     text = until(lambda: all(t in needs() for t in missing) and needs(), WAIT)
     together = [set(names.split(", ")) for names in re.findall(r"these topics are not there: ([^;]*); make", text)]
     assert {missing[0], missing[1], missing[5]} in together and "make it, or allow it with bus_create_topics" in text, text
@@ -455,6 +475,7 @@ def test_events_of_the_local_bus(backend, tmp_path):
     assert {e["request_id"] for e in events} == set(ids) and any(e.get("completion_tokens") == 5 for e in events)
     said_of(corral, ids[:1], 4)
     assert [(e["request_id"], e["rating"]) for e in of_the_spool(tmp_path, "feedback.v1")] == [(ids[0], 4)]
+    assert {e["kind"] for e in of_the_spool(tmp_path, "catalogue.v1")} == {"backend_up", "model_appeared", "replica_loaded"}
     assert corral.post("/keys", {"name": "one", "role": "user"})[0] == 201
     entries = corral.get("/audit")[2]["entries"]
     until(lambda: [(e["seq"], e["action"]) for e in of_the_spool(tmp_path, "audit.v1")] == [(e["seq"], e["action"]) for e in entries])

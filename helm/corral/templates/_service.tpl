@@ -117,7 +117,7 @@ labels:
 
 {{/* The programs that send or read facts by Kafka. */}}
 {{- define "corral.onBus" -}}
-[ab-testing, access, gateway, selector, usage-tracker]
+[ab-testing, access, gateway, model-registry, selector, usage-tracker]
 {{- end }}
 
 {{/* The programs that need the installation's secret: for tokens, and for keys of providers that lie sealed. */}}
