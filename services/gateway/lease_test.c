@@ -11,6 +11,7 @@ static struct lease *lease;
 static enum { LENDS, SAYS_NOTHING, REFUSES_IT } registry_does;
 static bool everything, wants_whole;
 static uint32_t gateways, granted_a, granted_before;
+static uint64_t power_of_a;       /* microwatts of a slot; 0 = it has no part */
 static unsigned reports;
 static struct { uint64_t seq, epoch; bool whole, leaving; size_t n_claims, n_active; uint32_t held_a, wanted_a, active_a; size_t id_n; } told;
 static void *unanswered[64];
@@ -33,6 +34,8 @@ static void lend(Corral__Slots_Service *service, const Corral__LeaseRequest *r, 
 {
 	Corral__LeaseReply say = CORRAL__LEASE_REPLY__INIT;
 	Corral__SlotGrant grant = CORRAL__SLOT_GRANT__INIT, *grants[] = { &grant };
+	Corral__BackendPower power = CORRAL__BACKEND_POWER__INIT, *powers[] = { &power };
+	Corral__SlotPower part = CORRAL__SLOT_POWER__INIT, *parts[] = { &part };
 
 	reports++;
 	note(r);
@@ -53,6 +56,12 @@ static void lend(Corral__Slots_Service *service, const Corral__LeaseRequest *r, 
 	say.grants = grants;
 	say.n_grants = !everything && (r->n_claims > 0 || granted_a != granted_before);
 	granted_before = granted_a;
+	power.backend = part.backend = (char *)"a", part.model = (char *)"m";
+	power.most_milliwatts = 2 * power_of_a / 1000;
+	part.microwatts = power_of_a;
+	say.powers = powers;
+	say.parts_of_power = parts;
+	say.n_powers = say.n_parts_of_power = power_of_a > 0;
 	closure(&say, data);
 }
 
@@ -82,6 +91,7 @@ static int open_all(void **state)
 	registry_does = LENDS;
 	everything = true, wants_whole = false;
 	gateways = 1, granted_a = granted_before = 1, reports = 0;
+	power_of_a = 0;
 	memset(&told, 0, sizeof(told));
 	registry_open();
 	return 0;
@@ -306,6 +316,36 @@ static void reports_are_numbered_and_never_two_under_way(void **state)
 	lease_free(NULL);
 }
 
+static int64_t met(void) { return meter_read(&a()->meter, mono_us()); }
+
+static void a_slot_has_the_part_of_power_that_the_registry_tells(void **state)
+{
+	int64_t before, since, used;
+
+	begin();
+	after_reports(2);
+	assert_int_equal(met(), 0);
+	power_of_a = 250000000;
+	after_reports(2);
+	since = mono_us();
+	before = met();
+	after_reports(4);
+	used = met() - before;
+	assert_in_range(used, 1, 250 * (mono_us() - since));
+	assert_int_equal(atomic_load(&a()->meter.most_uw), 500000000);
+	power_of_a = 0;                               /* no more of it */
+	after_reports(2);
+	before = met();
+	after_reports(1);
+	assert_int_equal(met(), before);
+	power_of_a = 250000000;
+	after_reports(2);
+	registry_does = SAYS_NOTHING;                 /* it goes on for two seconds, and not for ever */
+	since = atomic_load(&a()->meter.until_us);
+	assert_true(since <= mono_us() + METER_HOLD_US);
+	assert_int_equal(meter_read(&a()->meter, since + 3600000000), meter_read(&a()->meter, since));
+}
+
 int main(void)
 {
 #define L(f) cmocka_unit_test_setup_teardown(f, open_all, close_all)
@@ -314,6 +354,7 @@ int main(void)
 		L(who_waits_gets_the_slot_that_is_lent_for_him), L(a_registry_that_has_forgotten_is_told_everything_again),
 		L(a_start_without_the_registry_takes_its_part_and_at_least_one), L(a_registry_that_goes_away_takes_nothing_with_it),
 		L(a_report_that_is_refused_changes_nothing), L(how_many_share_is_kept_on_disk), L(who_drains_says_so), L(reports_are_numbered_and_never_two_under_way),
+		L(a_slot_has_the_part_of_power_that_the_registry_tells),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

