@@ -22,8 +22,8 @@ struct db_thread {
 	atomic_bool ending;
 	pthread_t thread;
 	pthread_mutex_t lock;
-	pthread_cond_t over;
-	bool is_over;                 /* under the lock */
+	pthread_cond_t over;          /* the thread, or a work that is awaited; both under the lock */
+	bool is_over;
 };
 
 static void on_todo(void *arg, struct list *node)
@@ -34,7 +34,14 @@ static void on_todo(void *arg, struct list *node)
 	if (atomic_load(&t->ending))
 		return;                   /* db_thread_free() has it in 'given' */
 	w->run(w, t->db);
-	mailbox_put(t->finished, &w->node);
+	if (!w->awaited) {
+		mailbox_put(t->finished, &w->node);
+		return;
+	}
+	pthread_mutex_lock(&t->lock);
+	w->ran = true;
+	pthread_cond_signal(&t->over);
+	pthread_mutex_unlock(&t->lock);
 }
 
 static void leave(struct db_thread *t, struct db_work *w, const struct why *dropped)
@@ -109,6 +116,7 @@ bool db_thread_do(struct db_thread *t, struct db_work *w, struct why *why)
 		err_set(why, ERR_UNAVAILABLE, "the database is behind: %u calls wait for it already; try again later", t->n);
 		return false;
 	}
+	w->awaited = false;
 	t->n++;
 	list_push(&t->given, &w->mine);
 	if (t->started) {
@@ -118,6 +126,21 @@ bool db_thread_do(struct db_thread *t, struct db_work *w, struct why *why)
 	w->run(w, t->db);
 	leave(t, w, NULL);
 	return true;
+}
+
+void db_thread_wait(struct db_thread *t, struct db_work *w)
+{
+	w->awaited = true;
+	w->ran = false;
+	if (!t->started) {
+		w->run(w, t->db);
+		return;
+	}
+	mailbox_put(t->todo, &w->node);
+	pthread_mutex_lock(&t->lock);
+	while (!w->ran)
+		pthread_cond_wait(&t->over, &t->lock);
+	pthread_mutex_unlock(&t->lock);
 }
 
 static void stop_own(void *arg) { loop_stop(arg); }

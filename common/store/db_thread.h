@@ -16,7 +16,8 @@ struct db_work {
 	void (*run)(struct db_work *, struct db *);
 	/* Once for each that was taken: frees it. 'dropped' is NULL when it ran; else the service stops, and it may have run or not. */
 	void (*done)(struct db_work *, const struct why *dropped);
-	struct list node, mine;       /* the module's */
+	struct list node, mine;       /* the module's, with what follows */
+	bool awaited, ran;
 };
 
 struct db_thread_opts {
@@ -34,6 +35,8 @@ void db_thread_start(struct db_thread *);
 struct loop *db_thread_loop(struct db_thread *);  /* the thread's; for what is made before it starts, and for works */
 /* false with *why (ERR_UNAVAILABLE): there are as many as may be, and the work stays the caller's. */
 bool db_thread_do(struct db_thread *, struct db_work *, struct why *);
+/* Runs it after those that were given before, and waits for that; done() is not called. For what cannot go on without: the loop stands still meanwhile. */
+void db_thread_wait(struct db_thread *, struct db_work *);
 /* The work that runs has a second to end, then its calls fail; those that have not begun are dropped. NULL is fine. On the loop's thread. */
 void db_thread_free(struct db_thread *);
 #endif

@@ -222,6 +222,27 @@ static void the_loop_goes_on_meanwhile(void **state)
 	assert_true(most_gap_us > 0 && most_gap_us < SLOW_US);
 }
 
+/* After those that were given before; what came of these is heard later, as ever. */
+static void one_may_be_waited_for(void **state)
+{
+	struct work count = { .work = { .run = run_count } };
+
+	(void)state;
+	db_thread_wait(thread, &count.work);      /* before the start, too */
+	assert_true(count.ok && count.number == 0 && !count.elsewhere);
+	ran = 0;
+	db_thread_start(thread);
+	for (int i = 1; i < 3; i++)
+		give(i, run_rows, i == 2 ? on_last : on_done);
+	db_thread_wait(thread, &count.work);
+	assert_true(count.ok && count.elsewhere);
+	assert_int_equal(count.order, 2);
+	assert_int_equal(count.number, 4);
+	assert_int_equal(ended, 0);
+	loop_run(loop);
+	assert_int_equal(ended, 2);
+}
+
 static void too_many_are_refused(void **state)
 {
 	struct work more = { .work = { .run = run_number, .done = on_done } };
@@ -347,7 +368,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		T(works_run_elsewhere_and_come_back_in_order), T(before_the_start_they_are_done_at_once), T(no_transaction_meets_another_work),
-		T(the_loop_goes_on_meanwhile), T(too_many_are_refused), T(an_end_drops_what_has_not_begun), T(an_end_may_come_from_a_work),
+		T(the_loop_goes_on_meanwhile), T(one_may_be_waited_for), T(too_many_are_refused), T(an_end_drops_what_has_not_begun), T(an_end_may_come_from_a_work),
 		T(a_call_that_hangs_ends_with_the_thread),
 	};
 

@@ -57,7 +57,7 @@ static void loaded(struct job *j, struct backend *b, struct found *f)
 	int64_t us = mono_us() - j->began_us;
 
 	if (f && !f->loaded)                      /* else it says nothing about loading */
-		(void)store_load_time(j->jobs, j->model, b->name, us);
+		store_load_time(j->jobs, j->model, b->name, us);
 	if (f)
 		f->loaded = true;
 	b->moved_us = mono_us();

@@ -7,7 +7,6 @@
 #include "common/base/clock.h"
 #include "common/base/id.h"
 #include "common/data/log.h"
-#include "common/store/db.h"
 #include "services/model-registry/acts.h"
 
 enum { WAIT_MOST_S = 60, KEEP_US = 2000000, MEASURE_US = 500000, TEND_US = 5000000, LISTED_MOST = 500 };
@@ -103,7 +102,7 @@ void jobs_free(struct jobs *jobs)
 		jobs->marks = m->next;
 		free(m);
 	}
-	db_close(jobs->db);
+	store_close(jobs);
 	free(jobs);
 }
 

@@ -10,7 +10,7 @@
 #define REGISTRY_JOBS_H
 #include "common/base/list.h"
 #include "common/io/ndjson.h"
-#include "common/store/db.h"
+#include "common/store/db_thread.h"
 #include "jobs.pb-c.h"
 #include "services/model-registry/registry.h"
 
@@ -76,7 +76,8 @@ struct mark {
 struct jobs {
 	struct registry *registry;
 	struct loop *loop;
-	struct db *db;
+	struct db_thread *store;
+	struct load_time *loads;      /* how long each took last */
 	struct list all;
 	struct mark *marks;
 	struct loop_timer tend_timer; /* pinned models that were unloaded; old rows */
@@ -123,9 +124,11 @@ const char *model_name_fault(struct str name);
 
 /* --- jobs_store.c --- */
 bool store_open(struct jobs *, const char *url, struct why *);
+void store_close(struct jobs *);
+/* With 'why' it is there when they return, and the loop waits; with NULL that is tried later, in the order of the calls, and true is the answer. */
 bool store_put(struct jobs *, const struct job *, struct why *);
 bool store_mark(struct jobs *, const struct mark *, struct why *);
-bool store_load_time(struct jobs *, const char *model, const char *backend, int64_t us);
+void store_load_time(struct jobs *, const char *model, const char *backend, int64_t us);
 int64_t store_last_load_us(struct jobs *, const char *model, const char *backend);
 void store_forget(struct jobs *, int64_t ended_before_us);
 #endif

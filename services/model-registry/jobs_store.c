@@ -1,10 +1,15 @@
-/* jobs_store.c - what jobs.h keeps: a row a job, a row a model with marks, and how long each load took last. */
+/* jobs_store.c - what jobs.h keeps: a row a job, a row a model with marks, and how long each load took last.
+ *
+ * The database is on a thread of its own, for the service's has slots to lend. It is waited for only by who may not go on without what is written:
+ * a job that begins, and a mark. */
+#include <stdlib.h>
+
 #include "common/base/clock.h"
 #include "common/data/log.h"
-#include "common/store/db.h"
 #include "services/model-registry/jobs.h"
 
-enum { S_PUT, S_ALL, S_FORGET, S_MARK, S_MARKS, S_LOAD_PUT, S_LOAD_GET, STATEMENTS };
+enum { S_PUT, S_ALL, S_FORGET, S_MARK, S_MARKS, S_LOAD_PUT, S_LOADS, STATEMENTS };
+enum { PUTS_MOST = 64 };
 
 static const char *const sql[STATEMENTS] = {
 	[S_PUT] = "INSERT INTO jobs (id, kind, state, model, backend, phase, bytes_done, bytes_total, created_us, started_us, ended_us, removes_at_us,"
@@ -19,7 +24,7 @@ static const char *const sql[STATEMENTS] = {
 	[S_MARKS] = "SELECT model, is_protected, pinned FROM marks WHERE is_protected <> 0 OR pinned <> 0",
 	[S_LOAD_PUT] = "INSERT INTO loads (model, backend, took_us, at_us) VALUES (?1, ?2, ?3, ?4)"
 		       " ON CONFLICT (model, backend) DO UPDATE SET took_us = ?3, at_us = ?4",
-	[S_LOAD_GET] = "SELECT took_us FROM loads WHERE model = ?1 AND backend = ?2",
+	[S_LOADS] = "SELECT model, backend, took_us FROM loads",
 };
 
 const struct db_migration jobs_migrations[] = {
@@ -83,13 +88,129 @@ static bool read_mark(void *arg, const struct db_row *row)
 	return true;
 }
 
+struct load_time { struct load_time *next; char model[256], backend[128]; int64_t us; };
+
+static struct load_time *load_of(const struct jobs *jobs, struct str model, struct str backend)
+{
+	for (struct load_time *l = jobs->loads; l; l = l->next)
+		if (str_eqz(model, l->model) && str_eqz(backend, l->backend))
+			return l;
+	return NULL;
+}
+
+static void load_note(struct jobs *jobs, struct str model, struct str backend, int64_t us)
+{
+	struct load_time *l = load_of(jobs, model, backend);
+
+	if (!l) {
+		l = x_calloc(1, sizeof(*l));
+		(void)str_copy(l->model, sizeof(l->model), model);
+		(void)str_copy(l->backend, sizeof(l->backend), backend);
+		l->next = jobs->loads;
+		jobs->loads = l;
+	}
+	l->us = us;
+}
+
+static bool read_load(void *arg, const struct db_row *row)
+{
+	load_note(arg, db_str(row, 0), db_str(row, 1), db_int(row, 2));
+	return true;
+}
+
+static bool read_all(struct jobs *jobs, struct db *db, struct why *why)
+{
+	return db_run(db, S_ALL, NULL, 0, read_job, jobs, NULL, why) && db_run(db, S_MARKS, NULL, 0, read_mark, jobs, NULL, why) &&
+	       db_run(db, S_LOADS, NULL, 0, read_load, jobs, NULL, why);
+}
+
 bool store_open(struct jobs *jobs, const char *url, struct why *why)
 {
-	jobs->db = db_open(url, sql, STATEMENTS, jobs_migrations, why);
-	if (!jobs->db || !db_run(jobs->db, S_ALL, NULL, 0, read_job, jobs, NULL, why) || !db_run(jobs->db, S_MARKS, NULL, 0, read_mark, jobs, NULL, why))
+	const struct db_thread_opts o = { .service = "model-registry", .most = PUTS_MOST };
+	struct db *db = db_open(url, sql, STATEMENTS, jobs_migrations, why);
+
+	if (!db)
 		return false;
-	db_patience(jobs->db, DB_SOON_MS);        /* there are slots to lend (slots.h) */
+	db_patience(db, DB_SOON_MS);      /* for who waits on the loop */
+	jobs->store = db_thread_new(jobs->loop, db, &o);
+	if (!read_all(jobs, db, why))
+		return false;
+	db_thread_start(jobs->store);
 	return true;
+}
+
+static void nothing_run(struct db_work *w, struct db *db) { (void)w, (void)db; }
+
+/* What was to be written later is: the next start, or a reload, goes on from there. */
+void store_close(struct jobs *jobs)
+{
+	struct db_work last = { .run = nothing_run };
+
+	if (jobs->store)
+		db_thread_wait(jobs->store, &last);
+	db_thread_free(jobs->store);
+	while (jobs->loads) {
+		struct load_time *l = jobs->loads;
+
+		jobs->loads = l->next;
+		free(l);
+	}
+}
+
+/* --- writing --- */
+
+struct put {
+	struct db_work work;          /* first */
+	unsigned statement, n;
+	const struct db_value *row;
+	struct arena *mem;            /* of a copy; NULL: it is waited for */
+	bool ok;
+	struct why why;
+};
+
+static void put_run(struct db_work *w, struct db *db)
+{
+	struct put *p = (struct put *)(void *)w;
+
+	p->ok = db_run(db, p->statement, p->row, p->n, NULL, NULL, NULL, &p->why);
+}
+
+static void put_done(struct db_work *w, const struct why *dropped)
+{
+	struct put *p = (struct put *)(void *)w;
+
+	if (!dropped && !p->ok && p->statement == S_PUT)
+		LOG_ERROR("a job cannot be kept", LOG_S("job", p->row[0].s.p), LOG_S("error", p->why.text));
+	arena_free(p->mem);
+	free(p);
+}
+
+static void put_later(struct jobs *jobs, unsigned statement, const struct db_value *row, unsigned n)
+{
+	struct put *p = x_calloc(1, sizeof(*p));
+	struct arena *mem = arena_new(1024);
+	struct db_value *copy = arena_array(mem, struct db_value, n);
+	struct why why;
+
+	for (unsigned i = 0; i < n; i++) {
+		copy[i] = row[i];
+		if (row[i].type == DB_TEXT)
+			copy[i].s.p = arena_dup(mem, row[i].s.p, row[i].s.n);
+	}
+	*p = (struct put){ .work = { .run = put_run, .done = put_done }, .statement = statement, .n = n, .row = copy, .mem = mem };
+	if (db_thread_do(jobs->store, &p->work, &why))
+		return;
+	p->why = why;
+	put_done(&p->work, NULL);
+}
+
+static bool put_now(struct jobs *jobs, unsigned statement, const struct db_value *row, unsigned n, struct why *why)
+{
+	struct put p = { .work = { .run = put_run }, .statement = statement, .n = n, .row = row };
+
+	db_thread_wait(jobs->store, &p.work);
+	*why = p.why;
+	return p.ok;
 }
 
 bool store_put(struct jobs *jobs, const struct job *j, struct why *why)
@@ -101,7 +222,9 @@ bool store_put(struct jobs *jobs, const struct job *j, struct why *why)
 	};
 	struct why own = { 0 };
 
-	if (db_run(jobs->db, S_PUT, row, sizeof(row) / sizeof(*row), NULL, NULL, NULL, &own))
+	if (!why)
+		put_later(jobs, S_PUT, row, sizeof(row) / sizeof(*row));
+	if (!why || put_now(jobs, S_PUT, row, sizeof(row) / sizeof(*row), &own))
 		return true;
 	LOG_ERROR("a job cannot be kept", LOG_S("job", j->id), LOG_S("error", own.text));
 	err_set(why, ERR_STORE_FAILED, "the job cannot be kept on disk: %s", own.text);
@@ -113,34 +236,32 @@ bool store_mark(struct jobs *jobs, const struct mark *m, struct why *why)
 	const struct db_value row[] = { DB_Z(m->model), DB_I(m->is_protected), DB_I(m->pinned), DB_I(wall_us()) };
 	struct why own = { 0 };
 
-	if (db_run(jobs->db, S_MARK, row, 4, NULL, NULL, NULL, &own))
+	if (!why)
+		put_later(jobs, S_MARK, row, 4);
+	if (!why || put_now(jobs, S_MARK, row, 4, &own))
 		return true;
 	err_set(why, ERR_STORE_FAILED, "the mark cannot be kept on disk: %s", own.text);
 	return false;
 }
 
-bool store_load_time(struct jobs *jobs, const char *model, const char *backend, int64_t us)
+void store_load_time(struct jobs *jobs, const char *model, const char *backend, int64_t us)
 {
 	const struct db_value row[] = { DB_Z(model), DB_Z(backend), DB_I(us), DB_I(wall_us()) };
 
-	return db_run(jobs->db, S_LOAD_PUT, row, 4, NULL, NULL, NULL, NULL);
-}
-
-static bool take_int(void *arg, const struct db_row *row)
-{
-	*(int64_t *)arg = db_int(row, 0);
-	return true;
+	load_note(jobs, str_of(model), str_of(backend), us);
+	put_later(jobs, S_LOAD_PUT, row, 4);
 }
 
 int64_t store_last_load_us(struct jobs *jobs, const char *model, const char *backend)
 {
-	int64_t us = 0;
+	const struct load_time *l = load_of(jobs, str_of(model), str_of(backend));
 
-	(void)db_run(jobs->db, S_LOAD_GET, (struct db_value[]){ DB_Z(model), DB_Z(backend) }, 2, take_int, &us, NULL, NULL);
-	return us;
+	return l ? l->us : 0;
 }
 
 void store_forget(struct jobs *jobs, int64_t ended_before_us)
 {
-	(void)db_run(jobs->db, S_FORGET, (struct db_value[]){ DB_I(ended_before_us) }, 1, NULL, NULL, NULL, NULL);
+	const struct db_value row[] = { DB_I(ended_before_us) };
+
+	put_later(jobs, S_FORGET, row, 1);
 }

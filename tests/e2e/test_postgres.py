@@ -235,8 +235,29 @@ def test_the_selector_decides_while_the_server_stands_still(server, model, tmp_p
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_registry_does_not_wait_to_forget_what_is_old(server, model, tmp_path):      # noqa: F811
+    """It asks the server every five seconds to; what it lends and lists is not kept waiting for that."""
+    assert server.migrate("model-registry").returncode == 0
+    corral = Corral(tmp_path, {"a": ("llamacpp", model.url)}, f"--jobs-db={server.url}")
+    took = []
+    try:
+        until(lambda: corral.get("/jobs")[0] == 200)
+        server.signal(signal.SIGSTOP)
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            began = time.monotonic()
+            assert corral.get("/jobs")[0] == 200
+            took.append(time.monotonic() - began)
+            time.sleep(0.02)
+    finally:
+        server.signal(signal.SIGCONT)
+        wrong = corral.close()
+    print(f"{len(took)} lists of jobs while the server stood still: the longest took {max(took) * 1000:.0f} ms")
+    assert max(took) < 0.7 and not wrong, wrong
+
+
 def test_the_registry_waits_no_longer_for_a_server_that_stands_still(server, corral):
-    """It has slots to lend meanwhile."""
+    """A mark has to be on the server before it is told; there are slots to lend meanwhile."""
     until(lambda: corral.post("/models/m/protect", {})[0] == 200)
     server.signal(signal.SIGSTOP)
     try:
