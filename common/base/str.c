@@ -7,30 +7,53 @@
 
 static inline unsigned char lower(unsigned char c) { return c >= 'A' && c <= 'Z' ? (unsigned char)(c | 0x20) : c; }
 
-/* Eight letters at a time. A byte's top bit is set in from_a when it is 'A' or more, in past_z when it is more than 'Z'. */
-static inline uint64_t lower8(const char *p)
+/* Of eight letters. A byte's top bit is set in from_a when it is 'A' or more, in past_z when it is more than 'Z'. */
+static inline uint64_t lower8(uint64_t v)
 {
 	const uint64_t each = 0x0101010101010101u, top = 0x80 * each;
-	uint64_t v, from_a, past_z;
+	uint64_t from_a = (v & ~top) + (0x80 - 'A') * each, past_z = (v & ~top) + (0x80 - 'Z' - 1) * each;
 
-	memcpy(&v, p, 8);
-	from_a = (v & ~top) + (0x80 - 'A') * each;
-	past_z = (v & ~top) + (0x80 - 'Z' - 1) * each;
 	return v | (from_a & ~past_z & ~v & top) >> 2;
 }
 
-bool str_ieq(struct str a, struct str b)
+/* Most are equal, or differ by more than the one bit that parts upper from lower case. */
+static inline bool eq8(uint64_t a, uint64_t b)
 {
-	if (a.n != b.n)
-		return false;
-	if (a.n >= 8) {
-		for (size_t i = 0; i + 8 < a.n; i += 8)
-			if (lower8(a.p + i) != lower8(b.p + i))
+	uint64_t differ = a ^ b;
+
+	return !differ || (!(differ & ~0x2020202020202020u) && lower8(a) == lower8(b));
+}
+
+static inline uint64_t load8(const char *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, 8);
+	return v;
+}
+
+/* All of 4 to 7 bytes, some of them twice. */
+static inline uint64_t load_4_to_7(const char *p, size_t n)
+{
+	uint32_t first, last;
+
+	memcpy(&first, p, 4);
+	memcpy(&last, p + n - 4, 4);
+	return first | (uint64_t)last << 32;
+}
+
+bool str_letters_eq(const char *a, const char *b, size_t n)
+{
+	if (n >= 8) {
+		for (size_t i = 0; i + 8 < n; i += 8)
+			if (!eq8(load8(a + i), load8(b + i)))
 				return false;
-		return lower8(a.p + a.n - 8) == lower8(b.p + a.n - 8);
+		return eq8(load8(a + n - 8), load8(b + n - 8));
 	}
-	for (size_t i = 0; i < a.n; i++)
-		if (lower((unsigned char)a.p[i]) != lower((unsigned char)b.p[i]))
+	if (n >= 4)
+		return eq8(load_4_to_7(a, n), load_4_to_7(b, n));
+	for (size_t i = 0; i < n; i++)
+		if (lower((unsigned char)a[i]) != lower((unsigned char)b[i]))
 			return false;
 	return true;
 }

@@ -26,7 +26,8 @@ static inline bool str_eqz(struct str a, const char *z) { return str_eq(a, str_o
 static inline bool str_starts(struct str s, struct str prefix) { return s.n >= prefix.n && (prefix.n == 0 || memcmp(s.p, prefix.p, prefix.n) == 0); }
 static inline struct str str_from(struct str s, size_t at) { return s.n == 0 ? s : at >= s.n ? (struct str){ s.p + s.n, 0 } : (struct str){ s.p + at, s.n - at }; }
 
-bool str_ieq(struct str a, struct str b);          /* ASCII letters only */
+bool str_letters_eq(const char *a, const char *b, size_t n);
+static inline bool str_ieq(struct str a, struct str b) { return a.n == b.n && str_letters_eq(a.p, b.p, a.n); }     /* the case of ASCII letters alone does not matter */
 bool str_ends(struct str s, struct str suffix);
 int  str_cmp(struct str a, struct str b);          /* bytewise; shorter first on a tie */
 struct str str_trim(struct str s);                 /* space and tab, both ends */

@@ -56,21 +56,11 @@ enum http_parse http_parse_response(struct http_head *h, struct str in, size_t s
 	return r;
 }
 
-/* Equal names have equal bits: length and last letter; 0x20 is what upper and lower case differ by. */
-static inline uint64_t name_bit(struct str name) { return 1ull << ((((unsigned char)name.p[name.n - 1] & 0x1f) + name.n * 5) & 63); }
-
-const struct http_header *http_find(const struct http_head *h, const char *name)
+const struct http_header *http_find_named(const struct http_head *h, struct str name)
 {
-	struct str want = str_of(name);
-
-	if (!want.n || (h->names && !(h->names & name_bit(want))))
-		return NULL;
-	for (uint32_t i = 0; i < h->n_headers; i++) {
-		struct str is = h->headers[i].name;
-
-		if (is.n == want.n && !((is.p[is.n - 1] ^ want.p[is.n - 1]) & ~0x20) && str_ieq(is, want))
+	for (uint32_t i = 0; i < h->n_headers; i++)
+		if (str_ieq(h->headers[i].name, name))
 			return &h->headers[i];
-	}
 	return NULL;
 }
 
@@ -369,7 +359,7 @@ static enum http_parse header_line(struct cursor *c)
 	while (to > from && (to[-1] == ' ' || to[-1] == '\t'))
 		to--;
 	f->value = str_n(from, (size_t)(to - from));
-	c->h->names |= name_bit(f->name);
+	c->h->names |= http_name_bit(f->name);
 	c->h->n_headers++;
 	return note_header(c, f);
 }

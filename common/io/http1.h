@@ -62,7 +62,18 @@ enum http_parse http_parse_request(struct http_head *, struct str in, size_t see
 enum http_parse http_parse_response(struct http_head *, struct str in, size_t seen, bool request_was_head,
 				    const struct http_limits *, struct why *);
 
-const struct http_header *http_find(const struct http_head *, const char *name);    /* case-insensitive; first; NULL = none */
+const struct http_header *http_find_named(const struct http_head *, struct str name);
+
+/* Equal names have equal bits: length and last letter; 0x20 is what upper and lower case differ by. */
+static inline uint64_t http_name_bit(struct str name) { return 1ull << ((((unsigned char)name.p[name.n - 1] & 0x1f) + name.n * 5) & 63); }
+
+/* Case-insensitive; first; NULL = none. Most that is looked for is not there, and for a name that the compiler knows that is one test. */
+static inline const struct http_header *http_find(const struct http_head *h, const char *name)
+{
+	struct str want = str_of(name);
+
+	return want.n && (!h->names || (h->names & http_name_bit(want))) ? http_find_named(h, want) : NULL;
+}
 
 /* Incremental chunked decoder. Feed bytes; it yields spans of body data inside the input, without copying. */
 struct http_chunked {

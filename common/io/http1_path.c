@@ -82,13 +82,24 @@ static char *add_byte(const char **p, const char *end, char *to, const char *lim
 /* Nothing of it changes: no escapes, dots or doubled slashes, ASCII throughout. Nearly every path that is asked for. */
 static bool is_plain(struct str path)
 {
-	for (size_t i = 0; i < path.n; i++) {
-		unsigned char c = (unsigned char)path.p[i];
+	unsigned in_all = C_PLAIN;
+	bool doubled = false;
+	char before = 0;
+	size_t i = 0;
 
-		if (c <= 0x20 || c >= 0x7f || c == '%' || c == '.' || c == '\\' || (c == '/' && i > 0 && path.p[i - 1] == '/'))
+#ifdef __SSE2__
+	for (; path.n - i >= 16; i += 16) {
+		if (!http_plain_16(path.p + i) || (before == '/' && path.p[i] == '/'))
 			return false;
+		before = path.p[i + 15];
 	}
-	return path.n == 1 || path.p[path.n - 1] != '/';
+#endif
+	for (; i < path.n; i++) {
+		in_all &= http_class[(unsigned char)path.p[i]];
+		doubled |= path.p[i] == '/' && before == '/';
+		before = path.p[i];
+	}
+	return in_all && !doubled && (path.n == 1 || before != '/');
 }
 
 bool http_path_normalise(struct str path, char *out, size_t cap, struct str *ret)

@@ -1,22 +1,22 @@
 /* http1_scan.c - see http1_scan.h. */
 #include "common/io/http1_scan.h"
 
-#define LETTER (C_TOKEN | C_TARGET | C_HOST | C_VALUE)
+#define LETTER (C_TOKEN | C_TARGET | C_HOST | C_VALUE | C_PLAIN)
 #define HEX    (LETTER | C_HEX)
-#define MARK   (C_TOKEN | C_TARGET | C_VALUE)            /* ! $ % & ' * + ^ ` | ~ */
-#define DELIM  (C_TARGET | C_VALUE)                      /* ( ) , / : ; = ? @ [ ] { } */
+#define MARK   (C_TOKEN | C_TARGET | C_VALUE | C_PLAIN)  /* ! $ & ' * + ^ ` | ~ */
+#define DELIM  (C_TARGET | C_VALUE | C_PLAIN)            /* ( ) , / : ; = ? @ [ ] { } */
 
 const uint8_t http_class[256] = {
 	['0' ... '9'] = HEX,
 	['A' ... 'F'] = HEX,  ['G' ... 'Z'] = LETTER,
 	['a' ... 'f'] = HEX,  ['g' ... 'z'] = LETTER,
-	['-'] = LETTER,       ['.'] = LETTER,       ['_'] = LETTER,
-	['!'] = MARK,         ['$' ... '\''] = MARK, ['*'] = MARK, ['+'] = MARK,
+	['-'] = LETTER,       ['.'] = LETTER ^ C_PLAIN, ['_'] = LETTER,
+	['!'] = MARK,         ['$'] = MARK,          ['%'] = MARK ^ C_PLAIN, ['&'] = MARK, ['\''] = MARK, ['*'] = MARK, ['+'] = MARK,
 	['^'] = MARK,         ['`'] = MARK,          ['|'] = MARK, ['~'] = MARK,
 	['('] = DELIM,        [')'] = DELIM,         [','] = DELIM, ['/'] = DELIM, [':'] = DELIM, [';'] = DELIM, ['='] = DELIM,
 	['?'] = DELIM,        ['@'] = DELIM,         ['['] = DELIM, [']'] = DELIM, ['{'] = DELIM, ['}'] = DELIM,
-	['#'] = C_TOKEN | C_VALUE,
-	['"'] = C_VALUE,      ['<'] = C_VALUE,       ['>'] = C_VALUE, ['\\'] = C_VALUE,
+	['#'] = C_TOKEN | C_VALUE | C_PLAIN,
+	['"'] = C_VALUE | C_PLAIN, ['<'] = C_VALUE | C_PLAIN, ['>'] = C_VALUE | C_PLAIN, ['\\'] = C_VALUE,
 	[' '] = C_VALUE,      ['\t'] = C_VALUE,
 	[0x80 ... 0xff] = C_OBS,
 };

@@ -19,6 +19,7 @@ enum {
 	C_HEX    = 8,
 	C_VALUE  = 16,            /* tab, space, visible ASCII */
 	C_OBS    = 32,            /* 0x80 and up */
+	C_PLAIN  = 64,            /* means itself in a path: visible ASCII but % . and backslash */
 };
 
 extern const uint8_t http_class[256];
@@ -57,6 +58,18 @@ static inline unsigned http_odd_in_name(const char *p)
 	__m128i plain = _mm_or_si128(_mm_or_si128(letter, digit), _mm_cmpeq_epi8(x, _mm_set1_epi8('-')));
 
 	return ~(unsigned)_mm_movemask_epi8(plain) & 0xffff;
+}
+
+/* Are all 16 bytes C_PLAIN, with no two slashes beside each other? */
+static inline bool http_plain_16(const char *p)
+{
+	__m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+	__m128i odd = _mm_or_si128(_mm_cmplt_epi8(x, _mm_set1_epi8(0x21)), _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f)));    /* signed: 0x80 and up too */
+	unsigned slashes = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8('/')));
+
+	odd = _mm_or_si128(odd, _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('%')), _mm_cmpeq_epi8(x, _mm_set1_epi8('.'))));
+	odd = _mm_or_si128(odd, _mm_cmpeq_epi8(x, _mm_set1_epi8('\\')));
+	return !_mm_movemask_epi8(odd) && !(slashes & slashes << 1);
 }
 #endif
 
