@@ -510,14 +510,16 @@ static struct str cloud_headers(struct req *r)
 
 static struct str call_headers(struct req *r)
 {
+	char trace_id[33], span_id[16];
 	const struct str parts[] = {
 		STR("Content-Type: application/json\r\nAccept: "),
 		r->in.stream ? STR("text/event-stream, application/x-ndjson") : STR("application/json"),
 		STR("\r\nX-Request-Id: "), str_n(r->id_text, 36),
-		STR("\r\ntraceparent: 00-"), str_n(r->trace_id, 32), STR("-"), str_n(r->span_id, 16), STR("-01\r\n"),
+		STR("\r\ntraceparent: 00-"), str_n(req_trace_id(r, trace_id), 32), STR("-"), str_n(span_id, 16), STR("-01\r\n"),
 		cloud_of(&r->world->cat, r->try.replica) ? cloud_headers(r) : STR(""),
 	};
 
+	hex_of(span_id, r->trace + 16, 8);
 	return arena_join(r->mem, parts, sizeof(parts) / sizeof(*parts));
 }
 

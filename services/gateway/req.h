@@ -76,8 +76,7 @@ struct req {
 	struct str param;             /* rest of the path */
 	struct uuid id;
 	char id_text[37];
-	char trace_id[33], span_id[17];       /* W3C trace context: the client's trace or a new one; our span */
-	uint8_t trace[24];            /* both, in bytes */
+	uint8_t trace[24];            /* W3C trace context: the client's trace or a new one, 16 bytes; our span */
 	struct str client_request_id; /* the client's own X-Request-Id, for the log */
 	int64_t start_us, start_wall_us;
 	int64_t deadline_us;
@@ -186,6 +185,7 @@ struct str req_headers(struct req *, const char *content_type);
 /* What its errors are written in: the route's, or that of the path where there is no route. */
 enum llm_dialect req_dialect(const struct req *);
 int64_t req_now(const struct req *);
+const char *req_trace_id(const struct req *, char out[33]);      /* in hex, terminated; gives back 'out' */
 const char *req_model_name(const struct req *);       /* of the chosen replica; "" = none */
 const char *req_backend_name(const struct req *);
 #endif

@@ -19,7 +19,8 @@ struct shadow {
 	struct req *req;              /* NULL: not begun */
 	struct route route;           /* the client's, with the stages of shadows */
 	struct uuid client;
-	char trace_id[33], user_hash[17];
+	uint8_t trace_id[16];
+	char user_hash[17];
 	struct str body, tenant, key_id;
 	const char *experiment, *arm, *unit, *model, *task, *complexity, *language;
 	const char *result;           /* why it did not run; NULL = as its request ended */
@@ -172,7 +173,7 @@ static struct shadow *copy(const struct req *r, struct str body)
 	s->route = *r->route;
 	s->route.stages = stages;
 	s->client = r->id;
-	memcpy(s->trace_id, r->trace_id, sizeof(s->trace_id));
+	memcpy(s->trace_id, r->trace, sizeof(s->trace_id));
 	memcpy(s->user_hash, r->user_hash, sizeof(s->user_hash));
 	s->body = arena_str(s->mem, body);
 	s->tenant = arena_str(s->mem, r->tenant);

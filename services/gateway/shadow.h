@@ -29,5 +29,5 @@ void shadows_sweep(struct worker *);
 void shadows_end(struct worker *);
 
 /* pipeline.c */
-void req_start_shadow(struct worker *, struct shadow *, const char *trace_id);
+void req_start_shadow(struct worker *, struct shadow *, const uint8_t trace_id[16]);
 #endif
