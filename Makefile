@@ -19,9 +19,13 @@ CSTD     = -std=c11 -D_GNU_SOURCE
 WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
            -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers $(WERROR)
 HARDEN   = -fstack-protector-strong -fstack-clash-protection -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+# GCC's tuning for any x86 clears and copies what is larger than a cache line or two by 'rep stos' and 'rep movs', which are slow to start; the
+# C library has better. A tenth of what a kept answer costs the gateway was that.
+BY_LIBRARY := -mmemset-strategy=unrolled_loop:128:noalign,libcall:-1:noalign -mmemcpy-strategy=unrolled_loop:128:noalign,libcall:-1:noalign
+BY_LIBRARY := $(if $(shell echo | $(CC) $(BY_LIBRARY) -x c -c -o /dev/null - 2>/dev/null && echo yes),$(BY_LIBRARY))
 SANFLAGS = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 CPPFLAGS_ALL = $(CSTD) -I. -I$(BUILD)/gen -include common/base/banned.h -DCORRAL_VERSION='"$(VERSION)"' $(CPPFLAGS)
-CFLAGS_ALL   = $(OPT) $(LTO) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
+CFLAGS_ALL   = $(OPT) $(BY_LIBRARY) $(LTO) -g $(WARN) $(HARDEN) $(SANFLAGS) $(CFLAGS)
 LDFLAGS_ALL  = -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SANFLAGS) $(LDFLAGS)
 LIBS         = -levent_core -levent_pthreads -lnng -lmbedx509 -lmbedcrypto -lssl -lcrypto -lprotobuf-c -lsqlite3 -lpq -lyaml -lsodium -lhiredis -lrdkafka -lcurl -lpthread -lm -ldl
 
@@ -115,7 +119,7 @@ $(BUILD)/libservices.a: $(SVC_O)
 
 lib: $(BUILD)/libcorral.a $(BUILD)/libservices.a
 
-$(BUILD)/bin/corral $(BUILD)/bin/gateway: LINK_LTO = $(OPT) $(LTO)
+$(BUILD)/bin/corral $(BUILD)/bin/gateway: LINK_LTO = $(OPT) $(BY_LIBRARY) $(LTO)
 $(BUILD)/bin/%: $(BUILD)/obj/services/%/main.o $(BUILD)/libservices.a $(BUILD)/libcorral.a
 	@mkdir -p $(@D)
 	@echo "  LD  $@"; $(CC) $(LINK_LTO) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
