@@ -156,12 +156,11 @@ static bool bad_name(const struct act *a, struct str name)
 }
 
 /* Who wants a model again does not want it deleted. */
-static void keep_after_all(const struct act *a, struct str model)
+static bool keep_after_all(const struct act *a, struct str model)
 {
 	struct job *j = jobs_active(a->jobs, JOB_DELETE, model, NULL);
 
-	if (j && j->state == JOB_WAITING)
-		(void)jobs_cancel(a->jobs, j, a->why);
+	return !j || j->state != JOB_WAITING || jobs_cancel(a->jobs, j, a->why) == ERR_OK;
 }
 
 static struct job *pull(struct act *a)
@@ -173,7 +172,8 @@ static struct job *pull(struct act *a)
 		return NULL;
 	if (held_model(b, name_bare(a->model)) && refuse_protected(a, name_bare(a->model), "replaced"))
 		return NULL;
-	keep_after_all(a, name_bare(a->model));
+	if (!keep_after_all(a, name_bare(a->model)))
+		return NULL;
 	return start(a, JOB_PULL, a->model, b->name);
 }
 
@@ -392,6 +392,7 @@ static void keep_one(struct jobs *jobs, struct mark *m)
 	if (!f || !is_up(b) || stays_loaded(b, f, wall_us()) || now < m->again_us || jobs_active(jobs, JOB_PRELOAD, str_of(m->model), NULL))
 		return;
 	m->again_us = now + PIN_AGAIN_US;
+	a.why = NULL;                     /* nobody is told, so nothing waits for the database */
 	(void)start(&a, JOB_PRELOAD, str_of(f->name), b->name);
 }
 
@@ -457,8 +458,8 @@ enum err jobs_check(struct jobs *jobs, const Corral__AdminCheck *q, struct arena
 		return fail(why);
 	if (!strcmp(q->action, "push") && (check_push(&a, a.model) || check_source(&a, b, a.model, mem, ret)))
 		return fail(why);
-	if (makes)
-		keep_after_all(&a, a.model);
+	if (makes && !keep_after_all(&a, a.model))
+		return fail(why);
 	ret->backend = (char *)(uintptr_t)b->name;
 	ret->url = (char *)(uintptr_t)b->url_text;
 	ret->model = (char *)(uintptr_t)q->model;

@@ -9,7 +9,7 @@
 #include "common/data/log.h"
 #include "services/model-registry/acts.h"
 
-enum { WAIT_MOST_S = 60, KEEP_US = 2000000, MEASURE_US = 500000, TEND_US = 5000000, LISTED_MOST = 500 };
+enum { WAIT_MOST_S = 60, KEEP_US = 2000000, MEASURE_US = 500000, TEND_US = 5000000, LISTED_MOST = 500, KEPT_AGAIN = 16 };
 #define DAY_US (24 * 3600 * INT64_C(1000000))
 
 static const struct job_work at_once[] = { { "protect", NULL }, { "unprotect", NULL }, { "pin", NULL }, { "unpin", NULL } };
@@ -135,10 +135,23 @@ static void forget_old(struct jobs *jobs)
 		struct job *j = list_entry(it, struct job, node);
 
 		prev = it->prev;
-		if (!job_is_active(j) && (j->ended_us < before || ++n > LISTED_MOST))
+		if (!job_is_active(j) && !j->unkept && (j->ended_us < before || ++n > LISTED_MOST))
 			job_free(j);
 	}
 	store_forget(jobs, before);
+}
+
+/* Some at a time: there may be no database for long. */
+static void keep_again(struct jobs *jobs)
+{
+	unsigned n = 0;
+
+	list_each(it, &jobs->all) {
+		struct job *j = list_entry(it, struct job, node);
+
+		if (j->unkept && n++ < KEPT_AGAIN)
+			(void)store_put(jobs, j, NULL);
+	}
 }
 
 static void tend(struct loop_timer *t)
@@ -146,6 +159,7 @@ static void tend(struct loop_timer *t)
 	struct jobs *jobs = list_entry(t, struct jobs, tend_timer);
 
 	loop_timer_set(jobs->loop, t, TEND_US, tend);
+	keep_again(jobs);
 	acts_keep_pinned(jobs);
 	forget_old(jobs);
 }
@@ -253,13 +267,12 @@ void job_progress(struct job *j)
 	}
 }
 
-static void end(struct job *j, enum job_state state)
+static void ended(struct job *j)
 {
+	enum job_state state = j->state;
+
 	job_stop_calls(j);
-	j->state = state;
-	j->ended_us = wall_us();
 	j->bytes_per_s = 0;
-	(void)store_put(j->jobs, j, NULL);
 	series_inc(j->jobs->ended[j->kind][state - JOB_DONE]);
 	count_active(j->jobs);
 	if (state == JOB_FAILED)
@@ -268,6 +281,14 @@ static void end(struct job *j, enum job_state state)
 		LOG_INFO(state == JOB_DONE ? "job done" : "job cancelled", LOG_S("job", j->id), LOG_S("kind", job_kind_name(j->kind)),
 			 LOG_S("model", j->model), LOG_I("took_ms", (j->ended_us - j->created_us) / 1000));
 	registry_changed(j->jobs->registry);
+}
+
+static void end(struct job *j, enum job_state state)
+{
+	j->state = state;
+	j->ended_us = wall_us();
+	(void)store_put(j->jobs, j, NULL);
+	ended(j);
 }
 
 void job_done(struct job *j)
@@ -311,6 +332,27 @@ void job_wait(struct job *j, const char *fmt, ...)
 	LOG_WARN("a job has to wait", LOG_S("job", j->id), LOG_S("model", j->model), LOG_I("seconds", s), LOG_S("error", j->error));
 }
 
+/* On disk before anybody is told: a deletion that is taken back must not be gone on with after a kill -9. */
+static enum err cancel(struct jobs *jobs, struct job *j, struct why *why)
+{
+	enum job_state was = j->state;
+	char phase[sizeof(j->phase)];
+
+	memcpy(phase, j->phase, sizeof(phase));
+	(void)str_copy(j->phase, sizeof(j->phase), STR("cancelled"));
+	j->state = JOB_CANCELLED;
+	j->ended_us = wall_us();
+	if (store_put(jobs, j, why)) {
+		j->unkept = false;
+		ended(j);
+		return ERR_OK;
+	}
+	j->state = was;
+	j->ended_us = 0;
+	memcpy(j->phase, phase, sizeof(phase));
+	return why->code;
+}
+
 enum err jobs_cancel(struct jobs *jobs, struct job *j, struct why *why)
 {
 	if (!job_is_active(j))
@@ -320,10 +362,7 @@ enum err jobs_cancel(struct jobs *jobs, struct job *j, struct why *why)
 		return err_set(why, ERR_CONFLICT, "'%s' is being deleted now; it is too late to keep it", j->model);
 	if (j->kind == JOB_UNLOAD)
 		return err_set(why, ERR_CONFLICT, "unloading cannot be taken back; preload '%s' again", j->model);
-	(void)str_copy(j->phase, sizeof(j->phase), STR("cancelled"));
-	end(j, JOB_CANCELLED);
-	(void)jobs;
-	return ERR_OK;
+	return cancel(jobs, j, why);
 }
 
 /* --- in protobuf --- */

@@ -47,6 +47,8 @@ struct job {
 	int64_t created_us, started_us, ended_us, removes_at_us;      /* wall clock */
 	char error_code[32], error[400];
 	uint32_t asked, tries;
+	bool unkept;                  /* its row as it is could not be written; tried again now and then */
+	uint32_t puts;                /* times that it was to be written */
 
 	/* of the run in hand */
 	struct http_call *call;
@@ -126,7 +128,7 @@ const char *model_name_fault(struct str name);
 bool store_open(struct jobs *, const char *url, struct why *);
 void store_close(struct jobs *);
 /* With 'why' it is there when they return, and the loop waits; with NULL that is tried later, in the order of the calls, and true is the answer. */
-bool store_put(struct jobs *, const struct job *, struct why *);
+bool store_put(struct jobs *, struct job *, struct why *);
 bool store_mark(struct jobs *, const struct mark *, struct why *);
 void store_load_time(struct jobs *, const char *model, const char *backend, int64_t us);
 int64_t store_last_load_us(struct jobs *, const char *model, const char *backend);

@@ -1,7 +1,7 @@
 /* jobs_store.c - what jobs.h keeps: a row a job, a row a model with marks, and how long each load took last.
  *
- * The database is on a thread of its own, for the service's has slots to lend. It is waited for only by who may not go on without what is written:
- * a job that begins, and a mark. */
+ * The database is on a thread of its own, for the service's has slots to lend. It is waited for only where somebody is told that it is so:
+ * a job that begins or is cancelled, and a mark. */
 #include <stdlib.h>
 
 #include "common/base/clock.h"
@@ -126,7 +126,7 @@ static bool read_all(struct jobs *jobs, struct db *db, struct why *why)
 
 bool store_open(struct jobs *jobs, const char *url, struct why *why)
 {
-	const struct db_thread_opts o = { .service = "model-registry", .most = PUTS_MOST };
+	const struct db_thread_opts o = { .service = "model-registry", .most = PUTS_MOST, .on_wait = jobs->registry->on_db_wait, .arg = jobs->registry->db_wait_arg };
 	struct db *db = db_open(url, sql, STATEMENTS, jobs_migrations, why);
 
 	if (!db)
@@ -161,6 +161,8 @@ void store_close(struct jobs *jobs)
 
 struct put {
 	struct db_work work;          /* first */
+	struct jobs *jobs;            /* of a job's row, with the number of it */
+	uint32_t number;
 	unsigned statement, n;
 	const struct db_value *row;
 	struct arena *mem;            /* of a copy; NULL: it is waited for */
@@ -178,14 +180,17 @@ static void put_run(struct db_work *w, struct db *db)
 static void put_done(struct db_work *w, const struct why *dropped)
 {
 	struct put *p = (struct put *)(void *)w;
+	struct job *j = p->statement == S_PUT && !dropped ? jobs_find(p->jobs, p->row[0].s) : NULL;
 
-	if (!dropped && !p->ok && p->statement == S_PUT)
+	if (p->statement == S_PUT && !p->ok && (!dropped || p->why.code) && !(j && j->unkept))
 		LOG_ERROR("a job cannot be kept", LOG_S("job", p->row[0].s.p), LOG_S("error", p->why.text));
+	if (j && j->puts == p->number)
+		j->unkept = !p->ok;
 	arena_free(p->mem);
 	free(p);
 }
 
-static void put_later(struct jobs *jobs, unsigned statement, const struct db_value *row, unsigned n)
+static void put_later(struct jobs *jobs, unsigned statement, const struct db_value *row, unsigned n, uint32_t number)
 {
 	struct put *p = x_calloc(1, sizeof(*p));
 	struct arena *mem = arena_new(1024);
@@ -197,7 +202,7 @@ static void put_later(struct jobs *jobs, unsigned statement, const struct db_val
 		if (row[i].type == DB_TEXT)
 			copy[i].s.p = arena_dup(mem, row[i].s.p, row[i].s.n);
 	}
-	*p = (struct put){ .work = { .run = put_run, .done = put_done }, .statement = statement, .n = n, .row = copy, .mem = mem };
+	*p = (struct put){ .work = { .run = put_run, .done = put_done }, .jobs = jobs, .number = number, .statement = statement, .n = n, .row = copy, .mem = mem };
 	if (db_thread_do(jobs->store, &p->work, &why))
 		return;
 	p->why = why;
@@ -213,7 +218,7 @@ static bool put_now(struct jobs *jobs, unsigned statement, const struct db_value
 	return p.ok;
 }
 
-bool store_put(struct jobs *jobs, const struct job *j, struct why *why)
+bool store_put(struct jobs *jobs, struct job *j, struct why *why)
 {
 	const struct db_value row[] = {
 		DB_Z(j->id), DB_Z(job_kind_name(j->kind)), DB_I(j->state), DB_Z(j->model), DB_Z(j->backend), DB_Z(j->phase), DB_I(j->bytes_done),
@@ -222,8 +227,9 @@ bool store_put(struct jobs *jobs, const struct job *j, struct why *why)
 	};
 	struct why own = { 0 };
 
+	j->puts++;
 	if (!why)
-		put_later(jobs, S_PUT, row, sizeof(row) / sizeof(*row));
+		put_later(jobs, S_PUT, row, sizeof(row) / sizeof(*row), j->puts);
 	if (!why || put_now(jobs, S_PUT, row, sizeof(row) / sizeof(*row), &own))
 		return true;
 	LOG_ERROR("a job cannot be kept", LOG_S("job", j->id), LOG_S("error", own.text));
@@ -237,7 +243,7 @@ bool store_mark(struct jobs *jobs, const struct mark *m, struct why *why)
 	struct why own = { 0 };
 
 	if (!why)
-		put_later(jobs, S_MARK, row, 4);
+		put_later(jobs, S_MARK, row, 4, 0);
 	if (!why || put_now(jobs, S_MARK, row, 4, &own))
 		return true;
 	err_set(why, ERR_STORE_FAILED, "the mark cannot be kept on disk: %s", own.text);
@@ -249,7 +255,7 @@ void store_load_time(struct jobs *jobs, const char *model, const char *backend, 
 	const struct db_value row[] = { DB_Z(model), DB_Z(backend), DB_I(us), DB_I(wall_us()) };
 
 	load_note(jobs, str_of(model), str_of(backend), us);
-	put_later(jobs, S_LOAD_PUT, row, 4);
+	put_later(jobs, S_LOAD_PUT, row, 4, 0);
 }
 
 int64_t store_last_load_us(struct jobs *jobs, const char *model, const char *backend)
@@ -263,5 +269,5 @@ void store_forget(struct jobs *jobs, int64_t ended_before_us)
 {
 	const struct db_value row[] = { DB_I(ended_before_us) };
 
-	put_later(jobs, S_FORGET, row, 1);
+	put_later(jobs, S_FORGET, row, 1, 0);
 }

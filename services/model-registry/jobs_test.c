@@ -303,6 +303,65 @@ static void a_pull_that_cannot_be_fails(void **state)
 	assert_int_equal(jobs_cancel(w->jobs, j, &last), ERR_CONFLICT);
 }
 
+/* --- on disk, as kill -9 would find it --- */
+
+static bool keep_text(void *arg, const struct db_row *row)
+{
+	(void)str_copy(arg, 64, db_str(row, 0));
+	return true;
+}
+
+static void phase_on_disk(struct world *w, const char *id, char ret[64])
+{
+	static const char *const sql[] = { "SELECT phase FROM jobs WHERE id = ?1" };
+	struct why why = { 0 };
+	struct db *db = db_open(w->db, sql, 1, jobs_migrations, &why);
+
+	ret[0] = '\0';
+	if (!db || !db_run(db, 0, (struct db_value[]){ DB_Z(id) }, 1, keep_text, ret, NULL, &why))
+		fail_msg("%s", why.text);
+	db_close(db);
+}
+
+static void a_cancellation_is_on_disk_when_it_is_told(void **state)
+{
+	struct world *w = world_up(state);
+	struct job *j;
+	char phase[64];
+
+	until(w, listed(w));
+	for (unsigned i = 0; i < 50; i++) {
+		j = act(w, "delete", "tiny");
+		assert_non_null(j);
+		if (i % 2)
+			store_load_time(w->jobs, "tiny", "o", i);         /* something else is to be written before it */
+		assert_int_equal(jobs_cancel(w->jobs, j, &last), ERR_OK);
+		phase_on_disk(w, j->id, phase);
+		assert_string_equal(phase, "cancelled");
+	}
+}
+
+static void what_could_not_be_written_is_written_later(void **state)
+{
+	struct world *w = world_up(state);
+	struct job *j = act(w, "pull", "other");
+	char phase[64];
+
+	until(w, w->o.pull);
+	turn_ms(w, 50);
+	assert_false(j->unkept);
+	for (unsigned i = 0; i < 1000; i++) {     /* more than may wait */
+		(void)snprintf(j->phase, sizeof(j->phase), "step %u", i);
+		(void)store_put(w->jobs, j, NULL);
+	}
+	assert_true(j->unkept);
+	turn_ms(w, 50);
+	assert_true(j->unkept);           /* those that were taken say nothing of the last */
+	until(w, !j->unkept);
+	phase_on_disk(w, j->id, phase);
+	assert_string_equal(phase, "step 999");
+}
+
 static void names_and_registries_are_checked(void **state)
 {
 	static const char *const bad[] = { "../x", "a/../b", "a/.b/c", "-x", "a b", "a\nb", "a//b", "a/b/c/d/e", "a:b:c", "a:", "x\xff", "a;rm", "a?b", "sha256:" };
@@ -554,6 +613,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_pull_is_told_joined_and_done, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_pull_goes_on_after_a_restart_and_a_break, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_pull_that_cannot_be_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_cancellation_is_on_disk_when_it_is_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_could_not_be_written_is_written_later, setup, teardown),
 		cmocka_unit_test_setup_teardown(names_and_registries_are_checked, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_deletion_waits_hides_and_can_be_undone, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_loaded_leaves_memory_before_the_disk, setup, teardown),

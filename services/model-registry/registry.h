@@ -62,6 +62,8 @@ struct registry {
 	void (*on_snapshot)(void *arg, struct str packed);
 	void (*on_state)(void *arg, unsigned up, unsigned known, unsigned n);
 	void *arg;
+	void (*on_db_wait)(void *arg, const char *server, int64_t waited_ms);     /* of the jobs' database, as db_thread_opts has it; may be NULL */
+	void *db_wait_arg;
 };
 
 enum registry_metric { M_BACKEND_UP, M_MODELS, M_SYNC_SECONDS, M_SYNC_FAILURES, M_GATEWAYS, M_JOBS, M_JOBS_ACTIVE, M_CHECKS, M_RESTARTS, M_STANDBY, M_TURNS,

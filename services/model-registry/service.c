@@ -162,6 +162,8 @@ static bool start_jobs(struct keeper *keeper, struct why *why)
 	struct buf url = { 0 };
 
 	buf_printf(&url, "sqlite:%s/jobs.db", svc_state_dir(keeper->svc));
+	keeper->registry->on_db_wait = svc_db_wait;
+	keeper->registry->db_wait_arg = keeper->svc;
 	keeper->jobs = keeper->registry->jobs = jobs_new(keeper->registry, config->jobs_db[0] ? config->jobs_db : buf_z(&url), why);
 	buf_free(&url);
 	if (!keeper->jobs)
