@@ -45,7 +45,7 @@ const struct db_migration selector_migrations[] = {
 	{ 0 },
 };
 
-enum { WORKS_MOST = 32 };         /* a batch of facts has a megabyte */
+enum { WORKS_MOST = 128 };        /* a batch of facts has a megabyte, and each worker of a gateway sends one at a time */
 
 /* --- versions of snapshots --- */
 
