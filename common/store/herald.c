@@ -5,10 +5,13 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "common/base/clock.h"
 #include "common/data/log.h"
 #include "common/store/spool.h"
 
 enum { KEPT_BYTES = 4 << 20, SEGMENT_BYTES = 256 << 10, REC_EVENT = 1, SHIP_MS = 200, SYNC_MS = 100 };
+/* After a failure. An open that fails has made a spool, a thread and perhaps a producer, only to take them down again. */
+enum { REST_US = 1000000, OPEN_REST_MOST_US = 32000000, WARN_US = 60000000 };
 
 struct herald {
 	struct loop *loop;
@@ -19,7 +22,8 @@ struct herald {
 	struct bus_producer *producer;        /* with Kafka, as the next */
 	struct bus_shipper *shipper;
 	struct bus_ship_counts counted;
-	bool warned;
+	int64_t until_us, open_rest_us;       /* nothing is tried before; how long it rests when the next open fails */
+	int64_t warn_us;              /* when a failure is worth a line again */
 };
 
 struct herald *herald_new(struct loop *loop, const struct herald_opts *o)
@@ -33,6 +37,7 @@ struct herald *herald_new(struct loop *loop, const struct herald_opts *o)
 	snprintf(h->dir, sizeof(h->dir), "%s/%s-0", h->root, o->name);
 	snprintf(h->source, sizeof(h->source), "%s/%s-0", o->service, o->name);
 	h->o.root = h->o.service = h->o.name = NULL;
+	h->open_rest_us = REST_US;
 	return h;
 }
 
@@ -40,11 +45,15 @@ void herald_bus(struct herald *h, const struct bus_config *bus) { h->o.bus = bus
 
 static bool by_kafka(const struct herald *h) { return h->o.bus && bus_is_kafka(h->o.bus); }
 
-static void warn_once(struct herald *h, const char *error)
+static void rest(struct herald *h, int64_t us, const char *error)
 {
-	if (!h->warned)
-		LOG_WARN("events wait: their spool cannot be written", LOG_S("topic", h->o.topic), LOG_S("spool", h->dir), LOG_S("error", error));
-	h->warned = true;
+	int64_t now_us = mono_us();
+
+	h->until_us = now_us + us;
+	if (now_us < h->warn_us)
+		return;
+	h->warn_us = now_us + WARN_US;
+	LOG_WARN("events wait: their spool cannot be written", LOG_S("topic", h->o.topic), LOG_S("spool", h->dir), LOG_S("error", error));
 }
 
 /* --- the spool, and Kafka behind it --- */
@@ -69,15 +78,18 @@ bool herald_open(struct herald *h)
 	const struct spool_opts o = { .segment_bytes = SEGMENT_BYTES, .sync_ms = SYNC_MS, .max_bytes = 16 * KEPT_BYTES };
 	struct why why = { 0 };
 
+	if (mono_us() < h->until_us)
+		return false;
 	if (h->spool)
 		return true;
 	(void)mkdir(h->root, 0700);               /* spool_open() says so when it is not there */
 	h->spool = spool_open(h->dir, &o, &why);
 	if (h->spool && (!by_kafka(h) || ship(h, &why))) {
-		h->warned = false;
+		h->open_rest_us = REST_US;
 		return true;
 	}
-	warn_once(h, why.text);
+	rest(h, h->open_rest_us, why.text);
+	h->open_rest_us = h->open_rest_us * 2 < OPEN_REST_MOST_US ? h->open_rest_us * 2 : OPEN_REST_MOST_US;
 	herald_close(h);
 	return false;
 }
@@ -122,18 +134,27 @@ void herald_free(struct herald *h)
 
 /* --- events --- */
 
+/* It would be too large each time, and all behind it would wait. */
+static bool pass_over(struct herald *h, const struct why *why)
+{
+	LOG_ERROR("an event is too large for its spool and is passed over", LOG_S("topic", h->o.topic), LOG_S("error", why->text));
+	if (h->o.metrics)
+		series_inc(metrics_series(h->o.metrics, h->o.first_metric + 2, h->o.topic));
+	return true;
+}
+
 bool herald_say(struct herald *h, struct str payload)
 {
 	struct why why = { 0 };
 
 	if (!herald_open(h))
 		return false;
-	if (spool_append(h->spool, REC_EVENT, payload, &why) < 0) {
-		warn_once(h, why.text);
-		return false;
-	}
-	h->warned = false;
-	return true;
+	if (spool_append(h->spool, REC_EVENT, payload, &why) >= 0)
+		return true;
+	if (why.code == ERR_TOO_LARGE)
+		return pass_over(h, &why);
+	rest(h, REST_US, why.text);
+	return false;
 }
 
 uint64_t herald_end(const struct herald *h) { return h->spool ? spool_end(h->spool) : 0; }

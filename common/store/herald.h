@@ -29,16 +29,17 @@ enum { HERALD_METRIC_COUNT = 5 };
 	[first] = { METRIC_COUNTER, "bus_produced_total", "Facts that Kafka says it has.", "topic" }, \
 	[(first) + 1] = { METRIC_COUNTER, "bus_sent_again_total", "Facts given to Kafka that may have been given before: after a restart, or a report that did not " \
 			"say persisted.", "topic" }, \
-	[(first) + 2] = { METRIC_COUNTER, "bus_too_large_total", "Facts too large for Kafka, passed over and named in the log.", "topic" }, \
+	[(first) + 2] = { METRIC_COUNTER, "bus_too_large_total", "Facts too large for Kafka or the spool, passed over and named in the log.", "topic" }, \
 	[(first) + 3] = { METRIC_GAUGE, "bus_queue_records", "Facts given to Kafka's producer of which nothing is known yet.", "" }, \
 	[(first) + 4] = { METRIC_GAUGE, "bus_spool_bytes", "Events on disk in the spool of a topic that are not released yet.", "topic" }
 
 struct herald *herald_new(struct loop *, const struct herald_opts *);     /* texts are copied, but topic and schema */
 void herald_bus(struct herald *, const struct bus_config *);      /* the options are there from now on */
-/* Whether it can be written; else tried again: another process may hold it, the one before on its way out. What is wrong is logged once. */
+/* Whether it can be written; else tried again, after a rest of a second or, when it could not be opened, more each time: another process may hold it, the
+ * one before on its way out. What is wrong is logged once a minute. */
 bool herald_open(struct herald *);
 void herald_close(struct herald *);                               /* opened again by herald_open() */
-bool herald_say(struct herald *, struct str payload);             /* false: later */
+bool herald_say(struct herald *, struct str payload);             /* false: later. One that no spool takes is logged, counted and passed over: true */
 uint64_t herald_end(const struct herald *);                       /* of the spool */
 uint64_t herald_durable(const struct herald *);                   /* below it a power cut takes nothing */
 uint64_t herald_told(const struct herald *);                      /* below it Kafka has all; without Kafka as herald_durable() */

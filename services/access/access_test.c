@@ -1356,6 +1356,54 @@ static void every_entry_is_told_as_it_is_asked(void **state)
 		assert_memory_not_equal(v[i]->event_id.data, v[i - 1]->event_id.data, 16);
 }
 
+/* What is asked for is written down before it is found out to be nothing. */
+static void a_long_text_is_cut_and_stops_nothing(void **state)
+{
+	enum { MOST = 16, LONG = 300 << 10 };
+	struct fixture *f = *state;
+	Corral__AuditEvent *v[MOST];
+	Corral__Key k = wish(CORRAL__ROLE__ROLE_USER, "");
+	Corral__CreateKeyReply reply;
+	const Corral__AuditEntry *e;
+	size_t n;
+
+	k.tenant = arena_alloc(f->mem, LONG + 1);
+	for (size_t i = 0; i < LONG; i++)
+		k.tenant[i] = "\xe2\x82\xac"[i % 3];
+	k.tenant[LONG] = '\0';
+	assert_int_not_equal(make_by(f, OWNER, k, &reply), ERR_OK);
+	e = last(f);
+	assert_string_equal(e->action, "keys.create");
+	assert_int_equal(strlen(e->object), 4095);        /* 4096, less what would be half a character */
+	assert_true(str_utf8_valid(str_of(e->object)));
+	tenant(f, "after");
+	assert_true(verify(f, 3).ok);
+	tell_all(f);
+	n = events(f, v, MOST);
+	assert_int_equal(n, count(f, "SELECT seq FROM audit"));
+	assert_string_equal(v[n - 1]->object, "after");
+}
+
+/* One of before, or of another hand. */
+static void an_entry_too_large_for_the_spool_stops_no_other(void **state)
+{
+	enum { MOST = 16 };
+	struct fixture *f = *state;
+	Corral__AuditEvent *v[MOST];
+	size_t n;
+
+	tenant(f, "one");
+	if (test_db_is_server())
+		sql(f, "UPDATE audit SET object = repeat('a', 300000) WHERE seq = (SELECT max(seq) FROM audit)");
+	else
+		sql(f, "UPDATE audit SET object = hex(zeroblob(150000)) WHERE seq = (SELECT max(seq) FROM audit)");
+	tenant(f, "two");
+	tell_all(f);
+	n = events(f, v, MOST);
+	assert_int_equal(n, count(f, "SELECT seq FROM audit") - 1);
+	assert_string_equal(v[n - 1]->object, "two");
+}
+
 static void who_takes_over_elsewhere_leaves_none_out(void **state)
 {
 	enum { MOST = 16 };
@@ -1476,7 +1524,8 @@ int main(void)
 		T(one_revocation_among_many_is_small_news),
 		T(what_was_revoked_stays_away_when_the_store_breaks),
 		T(what_may_have_been_done_is_published), T(a_commit_that_fails_is_unsure),
-		T(every_entry_is_told_as_it_is_asked), T(who_takes_over_elsewhere_leaves_none_out), T(kill_9_between_the_deed_and_its_telling_loses_none),
+		T(every_entry_is_told_as_it_is_asked), T(a_long_text_is_cut_and_stops_nothing),
+		T(an_entry_too_large_for_the_spool_stops_no_other), T(who_takes_over_elsewhere_leaves_none_out), T(kill_9_between_the_deed_and_its_telling_loses_none),
 	};
 
 	clock_init();

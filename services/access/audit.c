@@ -3,7 +3,7 @@
 
 #include "common/base/clock.h"
 
-enum { MOST_LINES = 1000, USUAL_LINES = 100, LONGEST_TEXT = 4096 };
+enum { MOST_LINES = 1000, USUAL_LINES = 100 };
 
 /* --- the chain --- */
 
@@ -95,8 +95,8 @@ static enum err check_line(const Corral__AuditEntry *e, struct why *why)
 	const char *const texts[] = { e->actor, e->role, e->tenant, e->address, e->action, e->object, e->outcome, e->detail, e->request_id };
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
-		if (strlen(texts[i]) > LONGEST_TEXT || !str_utf8_valid(str_of(texts[i])))
-			return err_set(why, ERR_INVALID, "an audit entry has a text of more than %d bytes, or one that is not UTF-8", LONGEST_TEXT);
+		if (strlen(texts[i]) > AUDIT_LONGEST_TEXT || !str_utf8_valid(str_of(texts[i])))
+			return err_set(why, ERR_INVALID, "an audit entry has a text of more than %d bytes, or one that is not UTF-8", AUDIT_LONGEST_TEXT);
 	if (!e->action[0] || !e->actor[0] || !e->outcome[0])
 		return err_set(why, ERR_INVALID, "an audit entry needs an actor, an action and an outcome");
 	return ERR_OK;

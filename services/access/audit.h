@@ -10,6 +10,8 @@
 #include "common/data/secret.h"
 #include "services/access/store.h"
 
+enum { AUDIT_LONGEST_TEXT = 4096 };       /* bytes; of access's own acts the detail alone may be longer */
+
 /* Inside a transaction of the caller's. Sets seq and hash. */
 bool audit_append(struct access_store *, Corral__AuditEntry *, struct why *);
 /* The same for a line of another service: INVALID when the log cannot hold it. at_us 0 is now. */

@@ -12,6 +12,8 @@
 #include "services/access/keys.h"
 #include "services/access/tenants.h"
 
+enum { LONGEST_DETAIL = 128 << 10 };      /* with the other texts it fits the spool of audit.v1 */
+
 struct access_store {
 	struct db *db;
 	int lock_fd;                  /* -1 = not held */
@@ -215,6 +217,24 @@ static struct str detail_of(const struct act *a, enum err e, const struct why *w
 	return detail;
 }
 
+/* What a caller has sent is written down before anything was found out about it, its length as little as the rest. Not in the middle of a character. */
+static char *cut(struct arena *mem, struct str s)
+{
+	size_t n = s.n < AUDIT_LONGEST_TEXT ? s.n : AUDIT_LONGEST_TEXT;
+
+	while (n && n < s.n && ((unsigned char)s.p[n] & 0xc0) == 0x80)
+		n--;
+	return (char *)arena_str(mem, str_n(s.p, n)).p;
+}
+
+/* An object as JSON: cut, it would be none. */
+static char *whole(struct arena *mem, struct str detail)
+{
+	if (detail.n > LONGEST_DETAIL)
+		return arena_printf(mem, "{\"left_out_bytes\":%zu}", detail.n);
+	return (char *)arena_str(mem, detail).p;
+}
+
 static bool write_down(struct act *a, enum err e, const struct why *of, struct why *why)
 {
 	Corral__AuditEntry entry = CORRAL__AUDIT_ENTRY__INIT;
@@ -222,13 +242,13 @@ static bool write_down(struct act *a, enum err e, const struct why *of, struct w
 	entry.at_us = a->now_us;
 	entry.actor = (char *)actor_of(a);
 	entry.role = (char *)role_name(a->subject.role);
-	entry.tenant = (char *)arena_str(a->mem, a->subject.tenant).p;
-	entry.address = a->caller->address;
+	entry.tenant = cut(a->mem, a->subject.tenant);
+	entry.address = cut(a->mem, str_of(a->caller->address));
 	entry.action = (char *)a->action;
-	entry.object = (char *)arena_str(a->mem, db_text(a->mem, a->object)).p;       /* its hash is of what is kept */
+	entry.object = cut(a->mem, db_text(a->mem, a->object));       /* its hash is of what is kept */
 	entry.outcome = (char *)(e == ERR_OK ? "ok" : e == ERR_FORBIDDEN || e == ERR_NOT_FOUND || e == ERR_UNAUTHENTICATED ? "refused" : "failed");
-	entry.detail = (char *)arena_str(a->mem, db_text(a->mem, detail_of(a, e, of))).p;
-	entry.request_id = a->caller->request_id;
+	entry.detail = whole(a->mem, db_text(a->mem, detail_of(a, e, of)));
+	entry.request_id = cut(a->mem, str_of(a->caller->request_id));
 	return audit_append(a->store, &entry, why);
 }
 

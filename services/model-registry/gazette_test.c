@@ -285,6 +285,7 @@ static void while_the_spool_cannot_be_written_it_waits(void **state)
 		gazette_hear(f->g, usual(f, i % 2 ? DOWN : UP, "1", false), f->id);
 	}
 	assert_int_equal(remove(place), 0);
+	usleep(1050000);                          /* it is not tried again at once */
 	assert_string_equal(after(f, usual(f, DOWN, "1", false)), "backend_down@a model_appeared:m");
 }
 
