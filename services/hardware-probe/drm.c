@@ -24,6 +24,7 @@ static void hwmon(struct probe *p, const char *device, Corral__Gpu *g)
 			g->power_limit_watts = (double)v / 1e6;
 		if (probe_number(p, &v, "%s/%s/energy1_input", dir, names[i]))
 			g->energy_joules = (double)v / 1e6;
+		p->power_read_us[g->index] = p->clock();
 	}
 }
 

@@ -10,7 +10,7 @@
 #include "services/hardware-probe/probe.h"
 
 enum { NVML_OK = 0, NVML_NOT_SUPPORTED = 3, NVML_NO_PERMISSION = 4, NVML_NOT_FOUND = 6, NVML_TOO_SMALL = 7, NVML_NOT_LOADED = 9,
-	NVML_BLOCKED = 17, NVML_MISMATCH = 18 };
+	NVML_NO_FUNCTION = 13, NVML_BLOCKED = 17, NVML_MISMATCH = 18 };
 
 typedef struct nvml_device *nvml_device;      /* opaque in the library as well */
 
@@ -30,9 +30,9 @@ struct nvml {
 	void *arg;
 };
 
-/* Calls a function of the library; code 13 (not in this driver) when it is not there. */
+/* Calls a function of the library; NVML_NO_FUNCTION when this driver has none such. */
 #define CALL(n, name, types, ...) \
-	({ int (*fn_) types = (int (*) types)(n)->find((n)->arg, name); fn_ ? fn_(__VA_ARGS__) : 13; })
+	({ int (*fn_) types = (int (*) types)(n)->find((n)->arg, name); fn_ ? fn_(__VA_ARGS__) : NVML_NO_FUNCTION; })
 
 /* --- values of one device --- */
 
@@ -92,12 +92,36 @@ static void kind_of(struct nvml *n, nvml_device d, Corral__Gpu *g)
 		g->architecture = arena_printf(n->p->mem, "%s", architecture(arch));
 }
 
+/* Errors that say something of one value, or that are for good; after others, as of a GPU that is lost, the library is opened anew. */
+static bool is_broken(int code)
+{
+	return code != NVML_OK && code != NVML_NOT_SUPPORTED && code != NVML_NO_PERMISSION && code != NVML_NO_FUNCTION && code != NVML_BLOCKED;
+}
+
+/* False: it is broken. */
+static bool power_of_device(struct nvml *n, nvml_device d, Corral__Gpu *g)
+{
+	unsigned mw, limit_mw;
+	unsigned long long mj;
+	int power = CALL(n, "nvmlDeviceGetPowerUsage", (nvml_device, unsigned *), d, &mw);
+	int limit = CALL(n, "nvmlDeviceGetEnforcedPowerLimit", (nvml_device, unsigned *), d, &limit_mw);
+	int energy = CALL(n, "nvmlDeviceGetTotalEnergyConsumption", (nvml_device, unsigned long long *), d, &mj);
+
+	n->p->power_read_us[g->index] = n->p->clock();
+	if (power == NVML_OK)
+		g->power_watts = mw / 1000.0;
+	if (limit == NVML_OK)
+		g->power_limit_watts = limit_mw / 1000.0;
+	if (energy == NVML_OK)
+		g->energy_joules = (double)mj / 1000.0;
+	return !is_broken(power) && !is_broken(limit) && !is_broken(energy);
+}
+
 static void state_of(struct nvml *n, nvml_device d, Corral__Gpu *g)
 {
 	struct nvml_utilization u;
 	struct nvml_temperature t = { .version = 0x0100000c };
 	unsigned v;
-	unsigned long long mj;
 
 	if (CALL(n, "nvmlDeviceGetUtilizationRates", (nvml_device, struct nvml_utilization *), d, &u) == NVML_OK)
 		g->utilisation = u.gpu / 100.0;
@@ -105,12 +129,7 @@ static void state_of(struct nvml *n, nvml_device d, Corral__Gpu *g)
 		g->temperature_celsius = t.celsius;
 	else if (CALL(n, "nvmlDeviceGetTemperature", (nvml_device, int, unsigned *), d, 0, &v) == NVML_OK)
 		g->temperature_celsius = v;
-	if (CALL(n, "nvmlDeviceGetPowerUsage", (nvml_device, unsigned *), d, &v) == NVML_OK)
-		g->power_watts = v / 1000.0;
-	if (CALL(n, "nvmlDeviceGetEnforcedPowerLimit", (nvml_device, unsigned *), d, &v) == NVML_OK)
-		g->power_limit_watts = v / 1000.0;
-	if (CALL(n, "nvmlDeviceGetTotalEnergyConsumption", (nvml_device, unsigned long long *), d, &mj) == NVML_OK)
-		g->energy_joules = (double)mj / 1000.0;
+	(void)power_of_device(n, d, g);
 }
 
 /* Bits of nvmlDeviceGetCurrentClocksEventReasons; an idle clock and one that an application chose are no throttling. */
@@ -155,18 +174,25 @@ static void processes(struct nvml *n, nvml_device d, Corral__Gpu *g)
 
 /* --- devices --- */
 
+static char *pci_of(struct nvml *n, nvml_device d)
+{
+	struct nvml_pci pci = { "", 0 };
+
+	if (CALL(n, "nvmlDeviceGetPciInfo_v3", (nvml_device, struct nvml_pci *), d, &pci) != NVML_OK)
+		pci.bus_id[0] = '\0';
+	return arena_printf(n->p->mem, "%.31s", pci.bus_id);
+}
+
 static Corral__Gpu *device(struct nvml *n, nvml_device d)
 {
 	Corral__Gpu *g = probe_gpu(n->p, "nvidia", "nvml");
-	struct nvml_pci pci = { "", 0 };
 	char *id, *name;
 
 	if (!g)
 		return NULL;
 	id = text_of(n, d, "nvmlDeviceGetUUID");
 	name = text_of(n, d, "nvmlDeviceGetName");
-	if (CALL(n, "nvmlDeviceGetPciInfo_v3", (nvml_device, struct nvml_pci *), d, &pci) == NVML_OK)
-		g->pci = arena_printf(n->p->mem, "%.31s", pci.bus_id);
+	g->pci = pci_of(n, d);
 	g->id = id ? id : g->pci;
 	g->name = name ? name : arena_printf(n->p->mem, "NVIDIA GPU %u", g->index);
 	memory_of(n, d, g);
@@ -281,6 +307,76 @@ void probe_nvml(struct probe *p, void *(*find)(void *arg, const char *name), voi
 
 static void *in_library(void *library, const char *name) { return dlsym(library, name); }
 
+static void *open_library(const char *name)
+{
+	void *lib = dlopen(*name ? name : "libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+
+	return lib || *name ? lib : dlopen("libnvidia-ml.so", RTLD_NOW | RTLD_LOCAL);
+}
+
+/* --- nothing but power --- */
+
+bool probe_nvml_power(struct probe *p, void *(*find)(void *arg, const char *name), void *arg)
+{
+	struct nvml n = { p, find, arg };
+	unsigned count = 0;
+	bool whole = true;
+
+	if (CALL(&n, "nvmlDeviceGetCount_v2", (unsigned *), &count) != NVML_OK)
+		return false;
+	for (unsigned i = 0; i < count; i++) {
+		nvml_device d;
+		Corral__Gpu *g;
+		char *id;
+		int code = CALL(&n, "nvmlDeviceGetHandleByIndex_v2", (unsigned, nvml_device *), i, &d);
+
+		if (code != NVML_OK) {
+			whole &= !is_broken(code);
+			continue;
+		}
+		g = probe_gpu(p, "nvidia", "nvml");
+		if (!g)
+			break;
+		id = text_of(&n, d, "nvmlDeviceGetUUID");
+		g->id = id ? id : pci_of(&n, d);
+		whole &= power_of_device(&n, d, g);
+	}
+	return whole;
+}
+
+void nvml_kept_close(struct nvml_kept *kept)
+{
+	struct nvml n = { NULL, in_library, kept->library };
+
+	if (!kept->library)
+		return;
+	(void)CALL(&n, "nvmlShutdown", (void));
+	dlclose(kept->library);
+	kept->library = NULL;
+}
+
+static void keep_open(struct nvml_kept *kept, const char *library)
+{
+	struct nvml n = { NULL, in_library, open_library(library) };
+
+	if (n.arg && CALL(&n, "nvmlInit_v2", (void)) == NVML_OK)
+		kept->library = n.arg;
+	else if (n.arg)
+		dlclose(n.arg);
+}
+
+void probe_nvidia_power(struct probe *p, const char *library, struct nvml_kept *kept)
+{
+	if (strcmp(library, "off") == 0)
+		return;
+	if (!kept->library)
+		keep_open(kept, library);
+	if (kept->library && !probe_nvml_power(p, in_library, kept->library))
+		nvml_kept_close(kept);
+}
+
+/* --- everything --- */
+
 /* Presence without the library: a name, no memory. */
 static void from_procfs(struct probe *p)
 {
@@ -313,9 +409,7 @@ void probe_nvidia(struct probe *p, const char *library)
 
 	if (strcmp(library, "off") == 0)
 		return;
-	lib = dlopen(*library ? library : "libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-	if (!lib && !*library)
-		lib = dlopen("libnvidia-ml.so", RTLD_NOW | RTLD_LOCAL);
+	lib = open_library(library);
 	if (!lib) {
 		if (*library)
 			probe_note(p, "nvml", "'%s' cannot be opened: %s", library, dlerror());

@@ -16,13 +16,19 @@ struct counter { char id[128]; int64_t uj, at_us; };
 struct power_meter {
 	struct counter counters[SOURCES];
 	unsigned n;
+	struct nvml_kept nvml;
 };
 
 struct sum { int64_t mw, limit_mw; unsigned told; bool unlimited; };
 
 struct power_meter *power_meter_new(void) { return x_calloc(1, sizeof(struct power_meter)); }
 
-void power_meter_free(struct power_meter *m) { free(m); }
+void power_meter_free(struct power_meter *m)
+{
+	if (m)
+		nvml_kept_close(&m->nvml);
+	free(m);
+}
 
 static struct counter *counter_of(struct power_meter *m, const char *id)
 {
@@ -40,7 +46,7 @@ static struct counter *counter_of(struct power_meter *m, const char *id)
  * or began anew if that is not positive. */
 static int64_t count(struct power_meter *m, const char *id, int64_t uj, int64_t range, int64_t now_us)
 {
-	struct counter *c = counter_of(m, id), was;
+	struct counter *c = *id ? counter_of(m, id) : NULL, was;       /* without a name two could be taken for one */
 	int64_t more, mw;
 
 	if (!c || uj < 0)
@@ -85,13 +91,13 @@ static void add_gpu(struct power_meter *m, const Corral__Gpu *g, int64_t now_us,
 		s->unlimited = true;
 }
 
-static struct sum gpus(struct power_meter *m, const Corral__HardwareSnapshot *hw, const char *source, int64_t now_us)
+static struct sum gpus(struct power_meter *m, const struct probe *p, const char *source)
 {
 	struct sum s = { 0 };
 
-	for (size_t i = 0; i < hw->n_gpus; i++)
-		if (strcmp(hw->gpus[i]->source, source) == 0)
-			add_gpu(m, hw->gpus[i], now_us, &s);
+	for (size_t i = 0; i < p->hw->n_gpus; i++)
+		if (strcmp(p->hw->gpus[i]->source, source) == 0)
+			add_gpu(m, p->hw->gpus[i], p->power_read_us[i], &s);
 	return s;
 }
 
@@ -110,35 +116,37 @@ static bool counts(struct str zone, struct str name)
 	return colon ? str_eqz(name, "dram") : str_starts(name, STR("package"));
 }
 
-static struct sum rapl(struct power_meter *m, struct probe *p, int64_t now_us)
+static struct sum rapl(struct power_meter *m, struct probe *p)
 {
 	const char *names[ZONES];
 	struct sum s = { .unlimited = true };
 	unsigned n = probe_list(p, "/sys/class/powercap", names, ZONES);
 
 	for (unsigned i = 0; i < n; i++) {
-		int64_t uj, range = 0, mw;
+		int64_t uj, range = 0, read_us, mw;
 
 		if (!counts(str_of(names[i]), str_trim(probe_read(p, "/sys/class/powercap/%s/name", names[i]))) ||
 		    !probe_number(p, &uj, "/sys/class/powercap/%s/energy_uj", names[i]))
 			continue;
+		read_us = p->clock();
 		if (!probe_number(p, &range, "/sys/class/powercap/%s/max_energy_range_uj", names[i]))
 			range = 0;
-		mw = count(m, names[i], uj, range, now_us);
+		mw = count(m, names[i], uj, range, read_us);
 		if (mw >= 0)
 			add(&s, mw);
 	}
 	return s;
 }
 
-struct power power_of(struct power_meter *m, struct probe *p, int64_t now_us)
+/* RAPL is read every time, so that its figure is that of the time since the last look when it is needed. */
+struct power power_of(struct power_meter *m, struct probe *p)
 {
-	struct sum nvml = gpus(m, p->hw, "nvml", now_us), sysfs = gpus(m, p->hw, "sysfs", now_us), cpu;
+	struct sum nvml = gpus(m, p, "nvml"), sysfs = gpus(m, p, "sysfs"), cpu = rapl(m, p);
 
-	if (nvml.told + sysfs.told == 0) {
-		cpu = rapl(m, p, now_us);
-		return (struct power){ cpu.told ? cpu.mw : -1, -1, cpu.told ? "rapl" : "" };
-	}
+	if (nvml.mw + sysfs.mw == 0 && cpu.told)
+		return (struct power){ cpu.mw, -1, "rapl" };
+	if (nvml.told + sysfs.told == 0)
+		return (struct power){ -1, -1, "" };
 	return (struct power){ nvml.mw + sysfs.mw, nvml.unlimited || sysfs.unlimited ? -1 : nvml.limit_mw + sysfs.limit_mw,
 			       !sysfs.told ? "nvml" : !nvml.told ? "sysfs" : "nvml+sysfs" };
 }
@@ -154,12 +162,9 @@ void power_note(struct probe *p)
 		probe_note(p, "rapl", "the processor counts its energy, but only root may read it (/sys/class/powercap/intel-rapl:0/energy_uj)");
 }
 
-struct power power_look(struct power_meter *m, const char *root, const char *nvml, int64_t now_us)
+struct power power_look(struct power_meter *m, struct probe *p, const char *nvml)
 {
-	struct arena *mem = arena_new(16384);
-	struct probe p = { mem, root, probe_gpus(mem, root, nvml) };
-	struct power ret = power_of(m, &p, now_us);
-
-	arena_free(mem);
-	return ret;
+	probe_nvidia_power(p, nvml, &m->nvml);
+	probe_drm(p);
+	return power_of(m, p);
 }

@@ -21,7 +21,25 @@ static int close_meter(void **state)
 	return teardown(state);
 }
 
-static struct power look_at(struct tree *t, int64_t now_us) { return power_look(meter, t->root, "off", now_us); }
+static int64_t clock_us;
+static int64_t a_clock(void) { return clock_us; }
+
+static struct probe probe_at(struct tree *t, int64_t now_us)
+{
+	struct probe p = probe_new(t->mem, t->root);
+
+	p.clock = a_clock;
+	clock_us = now_us;
+	return p;
+}
+
+static struct power look_at(struct tree *t, int64_t now_us)
+{
+	struct probe p = probe_at(t, now_us);
+
+	return power_look(meter, &p, "off");
+}
+
 static int64_t mw_at(struct tree *t, int64_t now_us) { return look_at(t, now_us).milliwatts; }
 
 static void zone(struct tree *t, const char *zone, const char *name, const char *uj, const char *range)
@@ -172,17 +190,18 @@ static Corral__Gpu *nvidia(struct probe *p, const char *id, const char *parent, 
 	g->energy_joules = joules;
 	g->power_watts = watts;
 	g->power_limit_watts = limit;
+	p->power_read_us[g->index] = p->clock();
 	return g;
 }
 
 static struct power two_gpus(struct tree *t, double joules, int64_t now_us)
 {
-	struct probe p = { t->mem, t->root, probe_gpus(t->mem, t->root, "off") };
+	struct probe p = probe_at(t, now_us);
 
 	nvidia(&p, "GPU-1", "", joules, 55, 450);
 	nvidia(&p, "GPU-2", "", -1, 20.5, 450);
 	nvidia(&p, "MIG-3", "GPU-2", -1, -1, -1);
-	return power_of(meter, &p, now_us);
+	return power_of(meter, &p);
 }
 
 static void nvidia_counts_its_energy(void **state)
@@ -194,6 +213,57 @@ static void nvidia_counts_its_energy(void **state)
 	assert_int_equal(p.milliwatts, 320500);
 	assert_int_equal(p.limit_milliwatts, 900000);
 	assert_string_equal(p.source, "nvml");
+}
+
+/* A look that stands still for 6 s before it reads: the energy is that of 8 s. */
+static void a_counter_is_timed_when_it_is_read(void **state)
+{
+	struct tree *t = *state;
+	struct probe p;
+
+	assert_int_equal(two_gpus(t, 1000, S).milliwatts, 75500);
+	p = probe_at(t, 3 * S);
+	clock_us += 6 * S;
+	nvidia(&p, "GPU-1", "", 1800, 55, 450);
+	clock_us += 5 * S;
+	assert_int_equal(power_of(meter, &p).milliwatts, 100000);
+}
+
+static void without_a_name_nothing_is_counted(void **state)
+{
+	struct probe p = probe_at(*state, S);
+
+	nvidia(&p, "", "", 1000, 55, 450);
+	nvidia(&p, "", "", 5000, 45, 450);
+	assert_int_equal(power_of(meter, &p).milliwatts, 100000);
+	p = probe_at(*state, 2 * S);
+	nvidia(&p, "", "", 1500, 55, 450);
+	nvidia(&p, "", "", 5500, 45, 450);
+	assert_int_equal(power_of(meter, &p).milliwatts, 100000);
+}
+
+/* As a chip does that has the name of such a file and no meter behind it. */
+static void gpus_that_say_nought_leave_it_to_the_processor(void **state)
+{
+	struct tree *t = *state;
+	struct power p;
+
+	zone(t, "0", "package-0\n", "1000000\n", "262143328850\n");
+	put(t, "/sys/class/drm/card0/device/vendor", "0x8086\n");
+	put(t, "/sys/class/drm/card0/device/uevent", "PCI_SLOT_NAME=0000:00:02.0\n");
+	put(t, HWMON "power1_input", "0\n");
+	p = look_at(t, S);
+	assert_int_equal(p.milliwatts, 0);
+	assert_string_equal(p.source, "sysfs");
+	zone(t, "0", "package-0\n", "31000000\n", "262143328850\n");
+	p = look_at(t, 2 * S);
+	assert_int_equal(p.milliwatts, 30000);
+	assert_string_equal(p.source, "rapl");
+	put(t, HWMON "power1_input", "9000000\n");
+	assert_int_equal(mw_at(t, 3 * S), 9000);
+	put(t, HWMON "power1_input", "0\n");
+	zone(t, "0", "package-0\n", "51000000\n", "262143328850\n");       /* it was read meanwhile: 20 J in this second, none in that before */
+	assert_int_equal(mw_at(t, 4 * S), 20000);
 }
 
 static void who_may_not_read_it_is_told(void **state)
@@ -214,7 +284,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, open_meter, close_meter)
 	const struct CMUnitTest tests[] = {
 		T(nothing_tells_it), T(rapl_adds_packages_and_memory), T(a_counter_goes_round), T(a_counter_that_jumps_is_not_believed), T(nonsense_is_nothing),
-		T(a_long_text_is_cut), T(amd_tells_its_power), T(a_counter_goes_before_a_meter), T(nvidia_counts_its_energy), T(who_may_not_read_it_is_told),
+		T(a_long_text_is_cut), T(amd_tells_its_power), T(a_counter_goes_before_a_meter), T(nvidia_counts_its_energy), T(a_counter_is_timed_when_it_is_read),
+		T(without_a_name_nothing_is_counted), T(gpus_that_say_nought_leave_it_to_the_processor), T(who_may_not_read_it_is_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -69,10 +69,13 @@ static struct str read_file(struct probe *p, const char *path)
 static struct str read_named(struct probe *p, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 static struct str read_named(struct probe *p, const char *fmt, va_list ap)
 {
-	char path[1024];
-	int n = snprintf(path, sizeof(path), "%s", p->root);
+	char path[2 * PROBE_ROOT_MAX];
+	size_t n = strlen(p->root);
 
-	vsnprintf(path + n, sizeof(path) - (size_t)n, fmt, ap);
+	if (n > PROBE_ROOT_MAX)
+		return (struct str){ NULL, 0 };
+	memcpy(path, p->root, n);
+	vsnprintf(path + n, sizeof(path) - n, fmt, ap);
 	return read_file(p, path);
 }
 
@@ -102,10 +105,12 @@ static int by_name(const void *a, const void *b) { return strverscmp(*(const cha
 
 unsigned probe_list(struct probe *p, const char *dir, const char **ret, unsigned max)
 {
-	char path[1024];
+	char path[2 * PROBE_ROOT_MAX];
 	unsigned n = 0;
 	DIR *d;
 
+	if (strlen(p->root) > PROBE_ROOT_MAX)
+		return 0;
 	snprintf(path, sizeof(path), "%s%s", p->root, dir);
 	d = opendir(path);
 	for (struct dirent *e; d && n < max && (e = readdir(d));)
@@ -129,30 +134,35 @@ static Corral__HardwareSnapshot *new_snapshot(struct arena *mem)
 	return hw;
 }
 
-Corral__HardwareSnapshot *probe_gpus(struct arena *mem, const char *root, const char *nvml)
-{
-	struct probe p = { mem, root, new_snapshot(mem) };
+struct probe probe_new(struct arena *mem, const char *root) { return (struct probe){ .mem = mem, .root = root, .hw = new_snapshot(mem), .clock = mono_us }; }
 
-	probe_nvidia(&p, nvml);
-	probe_drm(&p);
-	return p.hw;
+void probe_look(struct probe *p, const char *nvml, const struct opt_list *dirs)
+{
+	char node[256] = "";
+
+	gethostname(node, sizeof(node) - 1);
+	p->hw->node = arena_printf(p->mem, "%s", node);
+	p->hw->detected_at_us = wall_us();
+	probe_host(p, dirs);
+	probe_nvidia(p, nvml);
+	probe_drm(p);
+	if (!p->hw->n_gpus)
+		probe_note(p, "gpu", "no GPU is visible here: no NVIDIA driver library, and no AMD or Intel card in /sys/class/drm%s",
+			   p->hw->in_container ? "; in a container it has to be handed in (NVIDIA_VISIBLE_DEVICES, /dev/dri)" : "");
+	power_note(p);
 }
 
 Corral__HardwareSnapshot *probe_machine(struct arena *mem, const char *root, const char *nvml, const struct opt_list *dirs)
 {
-	Corral__HardwareSnapshot *hw = new_snapshot(mem);
-	struct probe p = { mem, root, hw };
-	char node[256] = "";
+	struct probe p = probe_new(mem, root);
 
-	gethostname(node, sizeof(node) - 1);
-	hw->node = arena_printf(mem, "%s", node);
-	hw->detected_at_us = wall_us();
-	probe_host(&p, dirs);
-	probe_nvidia(&p, nvml);
-	probe_drm(&p);
-	if (!hw->n_gpus)
-		probe_note(&p, "gpu", "no GPU is visible here: no NVIDIA driver library, and no AMD or Intel card in /sys/class/drm%s",
-			   hw->in_container ? "; in a container it has to be handed in (NVIDIA_VISIBLE_DEVICES, /dev/dri)" : "");
-	power_note(&p);
-	return hw;
+	probe_look(&p, nvml, dirs);
+	return p.hw;
+}
+
+const char *probe_boot_id(struct probe *p)
+{
+	struct str id = probe_read(p, "/proc/sys/kernel/random/boot_id");
+
+	return id.n == 36 && strlen(id.p) == 36 ? id.p : "";
 }

@@ -155,7 +155,8 @@ static void test_integrated_and_dumb_cards(void **state)
 /* --- NVML: a library of two GPUs, the second split in two parts with a gap between; a third one hidden --- */
 
 enum { WHOLE_0 = 1, WHOLE_1, PART_0, PART_2 };
-static int init_code;
+static int init_code, power_code;
+static int64_t clock_us;
 static const char *missing;           /* a function that this driver does not have */
 static bool no_memory;
 
@@ -165,7 +166,8 @@ static int f_init(void) { return init_code; }
 static int f_shutdown(void) { return 0; }
 static int f_driver(char *s, unsigned n) { snprintf(s, n, "580.65.06"); return 0; }
 static int f_cuda(int *v) { *v = 13000; return 0; }
-static int f_count(unsigned *n) { *n = 3; return 0; }
+/* A driver that thinks for 8 s before it answers. */
+static int f_count(unsigned *n) { *n = 3, clock_us += 8000000; return 0; }
 static int f_handle(unsigned i, void **d) { *d = (void *)(intptr_t)(WHOLE_0 + i); return i < 2 ? 0 : 17; }
 static int f_name(void *d, char *s, unsigned n) { snprintf(s, n, "%s", DEV(d) == WHOLE_0 ? "Example RTX" : "Example H"); return 0; }
 static int f_uuid(void *d, char *s, unsigned n) { snprintf(s, n, "%s-%d", DEV(d) >= PART_0 ? "MIG" : "GPU", DEV(d)); return 0; }
@@ -197,7 +199,7 @@ static int f_memory2(void *d, struct mem2 *m)
 
 static int f_busy(void *d, unsigned v[2]) { v[0] = 42; return DEV(d) == WHOLE_0 ? 0 : 3; }
 static int f_temperature(void *d, int kind, unsigned *v) { *v = 66; return kind == 0 ? 0 : 2; }
-static int f_power(void *d, unsigned *v) { *v = 310500; return 0; }
+static int f_power(void *d, unsigned *v) { *v = 310500; return power_code; }
 static int f_energy(void *d, unsigned long long *v) { *v = 5000; return 0; }
 static int f_capability(void *d, int *major, int *minor) { *major = 9, *minor = 0; return 0; }
 static int f_architecture(void *d, unsigned *v) { *v = 9; return 0; }
@@ -240,14 +242,15 @@ static void *find(void *arg, const char *name)
 
 static Corral__HardwareSnapshot *look_nvml(struct tree *t)
 {
-	struct probe p = { t->mem, t->root, look(t) };
+	struct probe p = probe_new(t->mem, t->root);
 
+	p.hw = look(t);
 	p.hw->n_notes = 0;
 	probe_nvml(&p, find, NULL);
 	return p.hw;
 }
 
-static void reset(void) { init_code = 0, missing = NULL, no_memory = false; }
+static void reset(void) { init_code = power_code = 0, missing = NULL, no_memory = false; }
 
 static void test_nvml(void **state)
 {
@@ -317,6 +320,61 @@ static void test_nvml_does_not_start(void **state)
 	assert_true(noted(look_nvml(*state), "code 13"));
 }
 
+/* Names and figures of power, read at the moment that is noted; nothing else is asked, and no part of a GPU. */
+static int64_t a_clock(void) { return clock_us; }
+
+static void test_nvml_for_power(void **state)
+{
+	struct tree *t = *state;
+	struct probe p = probe_new(t->mem, t->root);
+
+	reset();
+	p.clock = a_clock;
+	clock_us = 1000000;
+	missing = "Mem";
+	assert_true(probe_nvml_power(&p, find, NULL));        /* one GPU of three is hidden, which is no error */
+	assert_int_equal(p.hw->n_gpus, 2);
+	assert_string_equal(p.hw->gpus[1]->id, "GPU-2");
+	assert_true(p.hw->gpus[1]->power_watts == 310.5 && p.hw->gpus[1]->energy_joules == 5 && p.hw->gpus[1]->n_processes == 0 && p.hw->gpus[1]->utilisation < 0);
+	assert_int_equal(p.power_read_us[0], 9000000);
+	assert_int_equal(p.power_read_us[1], 9000000);
+	missing = "nvmlDeviceGetPowerUsage";                  /* an older driver is none that is broken */
+	assert_true(probe_nvml_power(&p, find, NULL));
+	reset();
+	power_code = 15;                                      /* the GPU is lost */
+	assert_false(probe_nvml_power(&p, find, NULL));
+	missing = "Count";
+	assert_false(probe_nvml_power(&p, find, NULL));
+}
+
+static void test_name_of_the_boot(void **state)
+{
+	struct tree *t = *state;
+	struct probe p = probe_new(t->mem, t->root);
+
+	assert_string_equal(probe_boot_id(&p), "");
+	put(t, "/proc/sys/kernel/random/boot_id", "0f2d7d0c-2a39-4c8e-9a53-7d1a4a1f0b11\n");
+	assert_string_equal(probe_boot_id(&p), "0f2d7d0c-2a39-4c8e-9a53-7d1a4a1f0b11");
+	put(t, "/proc/sys/kernel/random/boot_id", "none\n");
+	assert_string_equal(probe_boot_id(&p), "");
+}
+
+/* One below which there is no room for a path: nothing is found there, and nothing is written beside the buffer. */
+static void test_root_too_long(void **state)
+{
+	struct tree *t = *state;
+	char *root = arena_array(t->mem, char, 5000);
+	const char *names[4];
+	struct probe p = probe_new(t->mem, root);
+
+	memset(root, '/', 4999);
+	root[4999] = '\0';
+	assert_null(probe_read(&p, "/proc/%s", "meminfo").p);
+	assert_int_equal(probe_list(&p, "/proc", names, 4), 0);
+	root[PROBE_ROOT_MAX] = '\0';
+	assert_true(probe_read(&p, "/proc/%s", "meminfo").n > 0);
+}
+
 static void test_no_library(void **state)
 {
 	struct tree *t = *state;
@@ -336,7 +394,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(test_this_machine), T(test_nothing_can_be_read), T(test_processor), T(test_limits_v2), T(test_limits_v1), T(test_amd),
 		T(test_integrated_and_dumb_cards), T(test_nvml), T(test_old_driver), T(test_memory_of_the_machine), T(test_nvml_does_not_start),
-		T(test_no_library),
+		T(test_no_library), T(test_nvml_for_power), T(test_name_of_the_boot), T(test_root_too_long),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

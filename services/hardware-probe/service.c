@@ -57,8 +57,9 @@ static const struct metric_def metrics[M_COUNT] = {
 struct look {
 	struct hardware *hw;
 	struct arena *mem;                    /* the look lies in it */
-	Corral__HardwareSnapshot *seen;       /* NULL: only its power was looked at */
-	bool whole;
+	Corral__HardwareSnapshot *seen;
+	bool whole;                           /* else only its power was looked at */
+	const char *boot_id;
 	struct power power;
 	int64_t power_us, power_wall_us;      /* when that was */
 	int64_t took_us;
@@ -83,7 +84,7 @@ struct hardware {
 	struct power power;
 	int64_t power_us, power_wall_us;
 	struct series *power_series;          /* shown last; NULL = none */
-	char id[37];
+	char id[37];                          /* of this boot of the machine, so that two probes of one machine say the same; else of this process */
 };
 
 enum { SLOW_US = 5 * 1000 * 1000 };
@@ -130,6 +131,18 @@ static void show(struct hardware *h, const struct look *l)
 	series_set(metrics_series(m, M_LOOKED), (double)l->seen->detected_at_us / 1e6);
 }
 
+static int64_t step_ms(const struct hardware *h) { return h->cfg->power_every < h->cfg->hardware_every ? h->cfg->power_every : h->cfg->hardware_every; }
+
+/* For how long a figure counts: of a driver that hangs nobody knows what its GPU draws now. */
+static int64_t good_us(const struct hardware *h) { return SLOW_US + 2 * step_ms(h) * 1000; }
+
+static int64_t counted_us(const struct hardware *h, const struct look *l)
+{
+	int64_t us = l->power_us - h->power_us;
+
+	return us < good_us(h) ? us : good_us(h);
+}
+
 /* A source that tells nothing any more shows no power, not the last one. */
 static void show_power(struct hardware *h, const struct look *l)
 {
@@ -137,7 +150,7 @@ static void show_power(struct hardware *h, const struct look *l)
 	struct series *now = l->power.milliwatts >= 0 ? metrics_series(m, M_POWER, l->power.source) : NULL;
 
 	if (h->power.milliwatts >= 0 && l->power_us > h->power_us)
-		series_add(metrics_series(m, M_ENERGY, h->power.source), (double)h->power.milliwatts / 1e3 * (double)(l->power_us - h->power_us) / 1e6);
+		series_add(metrics_series(m, M_ENERGY, h->power.source), (double)h->power.milliwatts / 1e3 * (double)counted_us(h, l) / 1e6);
 	h->power = l->power;
 	h->power_us = l->power_us;
 	h->power_wall_us = l->power_wall_us;
@@ -158,30 +171,40 @@ static void on_seen(void *arg)
 	pthread_join(h->thread, NULL);
 	h->now = NULL;
 	show_power(h, l);
+	if (h->last || l->whole)
+		svc_need(h->svc, "look at the machine", true, "");
 	if (!l->whole) {
 		look_free(l);
 		return;
 	}
+	if (l->boot_id[0])
+		(void)str_copy(h->id, sizeof(h->id), str_of(l->boot_id));
 	if (!h->last)
 		LOG_INFO("hardware", LOG_I("gpus", (int64_t)l->seen->n_gpus), LOG_I("cores", l->seen->cpu->usable_cores),
 			 LOG_I("memory_bytes", l->seen->memory->total_bytes), LOG_I("took_us", l->took_us));
 	look_free(h->last);
 	h->last = l;
 	show(h, l);
-	svc_need(h->svc, "look at the machine", true, "");
 }
 
 static void *look_thread(void *arg)
 {
 	struct look *l = arg;
+	const struct hardware_config *cfg = l->hw->cfg;
+	struct probe p = probe_new(l->mem, cfg->hardware_root);
 	int64_t began = mono_us();
 	bool abandoned;
 
-	if (l->whole)
-		l->seen = probe_machine(l->mem, l->hw->cfg->hardware_root, l->hw->cfg->nvml_library, &l->hw->cfg->hardware_disks);
+	l->seen = p.hw;
+	if (l->whole) {
+		probe_look(&p, cfg->nvml_library, &cfg->hardware_disks);
+		l->boot_id = probe_boot_id(&p);
+		l->power = power_of(l->hw->meter, &p);
+	} else {
+		l->power = power_look(l->hw->meter, &p, cfg->nvml_library);
+	}
 	l->power_us = mono_us();
 	l->power_wall_us = wall_us();
-	l->power = power_look(l->hw->meter, l->hw->cfg->hardware_root, l->hw->cfg->nvml_library, l->power_us);
 	l->took_us = mono_us() - began;
 	pthread_mutex_lock(&l->lock);
 	abandoned = l->abandoned;
@@ -193,8 +216,6 @@ static void *look_thread(void *arg)
 		look_free(l);
 	return NULL;
 }
-
-static int64_t step_ms(const struct hardware *h) { return h->cfg->power_every < h->cfg->hardware_every ? h->cfg->power_every : h->cfg->hardware_every; }
 
 static void start_look(struct hardware *h)
 {
@@ -260,8 +281,7 @@ static void power(Corral__HardwareProbe_Service *s, const Corral__PowerRequest *
 	ret.measured_at_us = h->power_wall_us;
 	ret.milliwatts = ret.limit_milliwatts = -1;
 	ret.source = (char *)(uintptr_t)"";
-	/* of a driver that hangs nobody knows what its GPU draws now */
-	if (mono_us() - h->power_us < SLOW_US + 2 * step_ms(h) * 1000) {
+	if (mono_us() - h->power_us < good_us(h)) {
 		ret.milliwatts = h->power.milliwatts;
 		ret.limit_milliwatts = h->power.limit_milliwatts;
 		ret.source = (char *)(uintptr_t)h->power.source;
@@ -274,9 +294,13 @@ static void power(Corral__HardwareProbe_Service *s, const Corral__PowerRequest *
 static enum err check(const void *config, struct why *why)
 {
 	const struct hardware_config *c = config;
-	struct arena *mem = arena_new(0);
-	const struct catalogue_file *f = catalogue_load(mem, c->models_catalogue, why);
+	struct arena *mem;
+	const struct catalogue_file *f;
 
+	if (strlen(c->hardware_root) > PROBE_ROOT_MAX)
+		return err_field(why, ERR_INVALID, "hardware_root", "hardware_root: the directory's name is longer than %d characters", PROBE_ROOT_MAX);
+	mem = arena_new(0);
+	f = catalogue_load(mem, c->models_catalogue, why);
 	arena_free(mem);
 	return f ? ERR_OK : ERR_INVALID;
 }
