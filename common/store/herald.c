@@ -43,7 +43,7 @@ struct herald *herald_new(struct loop *loop, const struct herald_opts *o)
 
 void herald_bus(struct herald *h, const struct bus_config *bus) { h->o.bus = bus; }
 
-static bool by_kafka(const struct herald *h) { return h->o.bus && bus_is_kafka(h->o.bus); }
+bool herald_by_kafka(const struct herald *h) { return h->o.bus && bus_is_kafka(h->o.bus); }
 
 static void rest(struct herald *h, int64_t us, const char *error)
 {
@@ -84,7 +84,7 @@ bool herald_open(struct herald *h)
 		return true;
 	(void)mkdir(h->root, 0700);               /* spool_open() says so when it is not there */
 	h->spool = spool_open(h->dir, &o, &why);
-	if (h->spool && (!by_kafka(h) || ship(h, &why))) {
+	if (h->spool && (!herald_by_kafka(h) || ship(h, &why))) {
 		h->open_rest_us = REST_US;
 		return true;
 	}
@@ -159,6 +159,7 @@ bool herald_say(struct herald *h, struct str payload)
 
 uint64_t herald_end(const struct herald *h) { return h->spool ? spool_end(h->spool) : 0; }
 uint64_t herald_durable(const struct herald *h) { return h->spool ? spool_durable(h->spool) : 0; }
+bool herald_settled(const struct herald *h) { return h->spool && (spool_durable(h->spool) >= spool_end(h->spool) || spool_sync_errors(h->spool)); }
 uint64_t herald_told(const struct herald *h) { return h->shipper ? bus_shipper_acked(h->shipper) : herald_durable(h); }
 
 bool herald_last(const struct herald *h, struct buf *ret)

@@ -42,6 +42,8 @@ void herald_close(struct herald *);                               /* opened agai
 bool herald_say(struct herald *, struct str payload);             /* false: later. One that no spool takes is logged, counted and passed over: true */
 uint64_t herald_end(const struct herald *);                       /* of the spool */
 uint64_t herald_durable(const struct herald *);                   /* below it a power cut takes nothing */
+bool herald_settled(const struct herald *);                       /* a power cut takes nothing; or the disk says that it cannot promise that any more */
+bool herald_by_kafka(const struct herald *);
 uint64_t herald_told(const struct herald *);                      /* below it Kafka has all; without Kafka as herald_durable() */
 /* The last event in the spool, told or not. False: there is none. */
 bool herald_last(const struct herald *, struct buf *ret);

@@ -390,23 +390,25 @@ struct gazette *gazette_new(struct herald *h, const char *state_dir)
 	return g;
 }
 
-void gazette_hear(struct gazette *g, const Corral__ModelSnapshot *s, struct snapshot_id id)
+bool gazette_hear(struct gazette *g, const Corral__ModelSnapshot *s, struct snapshot_id id)
 {
 	struct told next;
 
 	if (!herald_open(g->herald))
-		return;
+		return false;
 	if (!g->told.said && g->told.n)
 		pass_over(g);                     /* it was read from the file, or nothing of it could be written yet */
 	if (!say(g))
-		return;
+		return false;
+	if (g->told.n && !herald_settled(g->herald))
+		return false;                     /* the next ones take their place in the file, and a power cut would take these from the spool */
 	next = compare(g->told.view, s, id);
 	arena_free(g->told.mem);
 	g->told = next;
 	if (!next.n)
-		return;
+		return true;
 	keep(g, id);
-	(void)say(g);
+	return say(g);
 }
 
 void gazette_free(struct gazette *g)

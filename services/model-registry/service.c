@@ -56,6 +56,7 @@ struct keeper {
 	struct herald *herald;
 	struct gazette *gazette;
 	struct loop_timer tell_timer;
+	bool told;                    /* the gazette has heard all of what was published last */
 	char *path;                   /* of the kept snapshot */
 	struct snapshot_id id;        /* published last */
 };
@@ -68,6 +69,8 @@ struct waiting {
 
 static void registry_rpc_sync(Corral__ModelRegistry_Service *, const Corral__SyncRequest *, Corral__SyncReply_Closure, void *closure_data);
 
+static void tell(struct keeper *);
+
 static void on_snapshot(void *arg, struct str packed)
 {
 	struct keeper *keeper = arg;
@@ -76,12 +79,22 @@ static void on_snapshot(void *arg, struct str packed)
 	keeper->id = (struct snapshot_id){ snapshot_pub_epoch(keeper->pub), snapshot_publish(keeper->pub, packed) };
 	if (!snapshot_file_save(keeper->path, "models", keeper->id, packed))
 		LOG_WARN("the list of models cannot be kept for the next start", LOG_S("path", keeper->path));
-	gazette_hear(keeper->gazette, keeper->registry->last, keeper->id);
+	tell(keeper);
 }
 
 /* --- what changed, for others --- */
 
-enum { TELL_US = 1000000 };
+enum { TELL_US = 1000000, TELL_AGAIN_US = 200000 };
+
+static void on_tell(struct loop_timer *);
+
+/* Once it has heard a version it is not asked again: it looks at every model and replica, on the loop that lends slots. */
+static void tell(struct keeper *keeper)
+{
+	keeper->told = gazette_hear(keeper->gazette, keeper->registry->last, keeper->id);
+	if (!keeper->told)
+		loop_timer_set(svc_loop(keeper->svc), &keeper->tell_timer, TELL_AGAIN_US, on_tell);
+}
 
 static void on_bus_state(void *svc, bool ok, const char *text) { svc_want(svc, "bus", ok, text); }
 
@@ -92,8 +105,8 @@ static void on_tell(struct loop_timer *t)
 	loop_timer_set(t->loop, t, TELL_US, on_tell);
 	if (!herald_open(keeper->herald))
 		return;
-	if (keeper->id.version)                   /* what could not be told when it was published */
-		gazette_hear(keeper->gazette, keeper->registry->last, keeper->id);
+	if (keeper->id.version && !keeper->told)
+		tell(keeper);
 	herald_tick(keeper->herald);
 }
 
