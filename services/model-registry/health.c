@@ -322,7 +322,8 @@ static void on_checked(void *arg, int status, struct str body, const char *error
 		w->used = w->last_us > w->began_us;
 		passed(w);
 	} else if (status) {
-		failed(w, "asked for one token of '%s' it answers %d: " STR_FMT, w->model, status, STR_ARG(str_n(body.p, body.n < 80 ? body.n : 80)));
+		failed(w, "asked for one token of '%s' it answers %d", w->model, status);     /* for all who read of it; what it said is not for them */
+		LOG_AT(w->failures == 1 ? LOG_LEVEL_WARN : LOG_LEVEL_DEBUG, "what it said", LOG_S("backend", w->name), LOG_STR("answer", str_n(body.p, body.n < 80 ? body.n : 80)));
 	} else {
 		failed(w, "asked for one token of '%s' it does not answer: %s", w->model, error);
 	}

@@ -369,6 +369,7 @@ static void what_fails_comes_back_with_its_context(void **state)
 	w->status = 500;
 	up(state);
 	until(w, is_down(w));
+	assert_string_equal(w->now->backends[0]->reason, "asked for one token of 'tiny:latest' it answers 500");      /* not what it said: the reason goes to other systems */
 	w->loaded = false;
 	w->asked = 0;
 	until(w, w->asked >= 2);
@@ -422,6 +423,7 @@ static void an_engine_that_answers_500_is_down(void **state)
 	w->status = 500;
 	up(state);
 	until(w, is_down(w));
+	assert_string_equal(w->now->backends[0]->reason, "asked for one token of 'tiny:latest' it answers 500");      /* not what it said: the reason goes to other systems */
 	w->status = 404;                  /* it answers: the model is gone, and it is well */
 	until(w, is_up(w));
 }
