@@ -1404,6 +1404,25 @@ static void an_entry_too_large_for_the_spool_stops_no_other(void **state)
 	assert_string_equal(v[n - 1]->object, "two");
 }
 
+/* The spool keeps the newest of them, whatever goes through it. */
+static void without_kafka_a_long_log_is_told_from_near_its_head(void **state)
+{
+	enum { ALL = 23000, NEWEST = 20000 };
+	struct fixture *f = *state;
+	Corral__AuditEvent **v = arena_array(f->mem, Corral__AuditEvent *, ALL + 10);
+
+	sql(f, "DELETE FROM audit");
+	sql(f, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 23000) "
+	       "INSERT INTO audit SELECT i, i, 'a', '', '', '', 'x', '', 'ok', '', '', (SELECT hash FROM audit_head) FROM n");
+	sql(f, "UPDATE audit_head SET seq = 23000");
+	tell_all(f);
+	assert_int_equal(events(f, v, ALL + 10), NEWEST);
+	assert_int_equal(v[0]->seq, ALL - NEWEST + 1);
+	tenant(f, "one");                         /* and from there on nothing is left out */
+	tell_all(f);
+	assert_int_equal(events(f, v, ALL + 10), NEWEST + 1);
+}
+
 static void who_takes_over_elsewhere_leaves_none_out(void **state)
 {
 	enum { MOST = 16 };
@@ -1525,7 +1544,8 @@ int main(void)
 		T(what_was_revoked_stays_away_when_the_store_breaks),
 		T(what_may_have_been_done_is_published), T(a_commit_that_fails_is_unsure),
 		T(every_entry_is_told_as_it_is_asked), T(a_long_text_is_cut_and_stops_nothing),
-		T(an_entry_too_large_for_the_spool_stops_no_other), T(who_takes_over_elsewhere_leaves_none_out), T(kill_9_between_the_deed_and_its_telling_loses_none),
+		T(an_entry_too_large_for_the_spool_stops_no_other), T(without_kafka_a_long_log_is_told_from_near_its_head),
+		T(who_takes_over_elsewhere_leaves_none_out), T(kill_9_between_the_deed_and_its_telling_loses_none),
 	};
 
 	clock_init();
