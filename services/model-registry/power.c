@@ -6,10 +6,15 @@
 
 #include "common/base/clock.h"
 #include "common/data/log.h"
+#include "common/io/rpc.h"
 #include "hardware.pb-c.h"
 #include "services/model-registry/power_parts.h"
 
-enum { MAKE_US = 100 * 1000, ASK_MS = 2000 };
+enum {
+	MAKE_US = 100 * 1000, ASK_MS = 2000,
+	MISSED = 3,                   /* unanswered in a row: it is told of */
+	ALONE_US = 5000 * 1000, DEAF_US = 13000 * 1000        /* without a connection, with one: a new one may help (common/svc/peers.c says why) */
+};
 
 /* A hardware-probe; kept until the end. */
 struct probe {
@@ -18,8 +23,11 @@ struct probe {
 	char *url;                    /* "" = the peer */
 	struct rpc_client *own;       /* NULL = the peer's */
 	bool asking, known;
+	unsigned missed;              /* calls in a row */
+	int64_t missed_us;            /* when the first of them ended, or a new connection was made since */
 	char machine[64];
-	int64_t milliwatts, limit, seen;      /* now, held to (-1 = not known), the most that was seen */
+	int64_t milliwatts, limit;    /* now, held to (-1 = not known) */
+	struct power_peak seen;
 	int64_t heard_us;
 };
 
@@ -58,14 +66,40 @@ static struct probe *probe_of(struct power_watch *w, const struct backend *b)
 
 /* --- asking --- */
 
+/* The peer's own connection and its state are looked after where peers are. */
+static void unheard(struct probe *p)
+{
+	int64_t now = mono_us();
+
+	p->missed_us = p->missed++ ? p->missed_us : now;
+	if (!p->own)
+		return;
+	if (p->missed == MISSED)
+		LOG_WARN("a hardware-probe does not answer; the energy of requests on its machine is not known", LOG_S("url", p->url), LOG_S("why", rpc_error(p->own)->text));
+	if (p->missed >= MISSED && now - p->missed_us >= (rpc_connected(p->own) ? DEAF_US : ALONE_US)) {
+		p->missed_us = now;
+		rpc_reconnect(p->own);
+	}
+}
+
+static void heard(struct probe *p)
+{
+	if (p->own && p->missed >= MISSED)
+		LOG_INFO("a hardware-probe answers again", LOG_S("url", p->url));
+	p->missed = 0;
+}
+
 static void on_power(const Corral__PowerReply *reply, void *arg)
 {
 	struct probe *p = arg;
 	bool tells = reply && reply->source[0] && reply->milliwatts >= 0;
 
 	p->asking = false;
-	if (!reply)
+	if (!reply) {
+		unheard(p);
 		return;
+	}
+	heard(p);
 	if (tells && !p->known)
 		LOG_INFO("the power of a machine is known", LOG_S("node", reply->node), LOG_S("source", reply->source), LOG_I("milliwatts", reply->milliwatts));
 	p->known = tells;
@@ -74,8 +108,8 @@ static void on_power(const Corral__PowerReply *reply, void *arg)
 	(void)str_copy(p->machine, sizeof(p->machine), str_of(reply->probe));
 	p->milliwatts = reply->milliwatts;
 	p->limit = reply->limit_milliwatts;
-	p->seen = p->milliwatts > p->seen ? p->milliwatts : p->seen;
 	p->heard_us = mono_us();
+	power_peak_note(&p->seen, p->milliwatts, p->heard_us);
 }
 
 static void ask(struct probe *p)
@@ -129,7 +163,7 @@ static void make(struct power_watch *w, int64_t now_us)
 		const struct probe *p = probe_of(w, &r->backends[i]);
 
 		if (p && is_fresh(w, p, now_us))
-			list[n++] = (struct machine_power){ r->backends[i].name, p->machine, p->milliwatts, p->limit > p->seen ? p->limit : p->seen };
+			list[n++] = (struct machine_power){ r->backends[i].name, p->machine, p->milliwatts, p->limit > 0 ? p->limit : power_peak_of(&p->seen) };
 	}
 	power_parts_make(w->parts, r->last, list, n, now_us);
 	free(list);

@@ -4,7 +4,8 @@
  *
  * All backends on a machine are counted together. A model that joins is counted at once and has its part PARTS_GRACE_MS later; one that leaves loses its part at
  * once and is counted for that long: so, while gateways use what they are told for no longer than PARTS_HOLD_MS, the slots in use never have more than the
- * machine draws, however late each hears of a change. What idle slots would have is nobody's.
+ * machine draws, however late each hears of a change. A replica that has got fewer slots is counted with those that are still in use, and a backend whose machine
+ * is another one, or was not known, joins there and leaves where it was. What idle slots would have is nobody's.
  * Pure: the clock is a parameter. One loop thread. */
 #ifndef REGISTRY_POWER_PARTS_H
 #define REGISTRY_POWER_PARTS_H
@@ -21,6 +22,11 @@ struct machine_power {
 	const char *machine;          /* the same text for all of its backends */
 	int64_t milliwatts, most_milliwatts;
 };
+
+/* The most of the last half hour to hour. */
+struct power_peak { int64_t now_mw, before_mw, since_us; };
+void power_peak_note(struct power_peak *, int64_t milliwatts, int64_t now_us);
+int64_t power_peak_of(const struct power_peak *);
 
 struct power_parts;
 struct power_parts *power_parts_new(void);

@@ -953,6 +953,11 @@ static void checks_what_it_is_told(void **state)
 	assert_int_equal(check_one(&c->capabilities, "m=fly", c), ERR_INVALID);
 	assert_int_equal(check_one(&c->hardware, "ollama", c), ERR_INVALID);
 	assert_int_equal(check_one(&c->hardware, "ollama=http://h:7117", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama=tcp://h", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama=inproc://h", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama=h:7117", c), ERR_INVALID);
+	assert_int_equal(check_one(&c->hardware, "ollama=ipc:///run/probe", c), ERR_OK);
+	assert_int_equal(check_one(&c->hardware, "ollama=tls+tcp://h:7117", c), ERR_OK);
 	assert_int_equal(check_one(&c->hardware, "nobody=tcp://h:7117", c), ERR_INVALID);
 	assert_int_equal(check_one(&c->hardware, "ollama=tcp://h:7117", c), ERR_OK);
 	assert_int_equal(check_one(&c->hardware, "ollama=local", c), ERR_OK);

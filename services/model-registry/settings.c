@@ -2,6 +2,7 @@
 #include "services/model-registry/settings.h"
 
 #include "common/io/tls.h"
+#include "common/io/wire_tls.h"
 #include "common/policy/caps.h"
 #include "services/model-registry/strengths.h"
 
@@ -329,10 +330,18 @@ bool settings_probe(const struct registry_config *config, const char *backend, c
 	return str_copy(ret_url, size, str_eqz(said, "local") ? STR("") : said);
 }
 
-static bool probe_url_ok(struct str value)
+/* Whether there are files for TLS is not known here; without them the probe is told of as one that does not answer. */
+static enum err check_probe(struct str value, struct why *why)
 {
-	return str_eqz(value, "local") || str_eqz(value, "none") || ((str_starts(value, STR("tcp://")) || str_starts(value, STR("tls+tcp://")) ||
-		str_starts(value, STR("ipc:///"))) && value.n < 512);
+	char url[512];
+	struct why inner;
+
+	if (str_eqz(value, "local") || str_eqz(value, "none"))
+		return ERR_OK;
+	if (!str_copy(url, sizeof(url), value) || str_starts(value, STR("inproc:")) || !str_find(value, STR("://")))
+		return err_field(why, ERR_INVALID, "hardware", "hardware: '" STR_FMT "' is not of the form tcp://HOST:PORT, tls+tcp://HOST:PORT, ipc:///path, local or none",
+				 STR_ARG(str_n(value.p, value.n < 100 ? value.n : 100)));
+	return wire_check_url(url, true, &inner) ? err_field(why, ERR_INVALID, "hardware", "hardware: %s", inner.text) : ERR_OK;
 }
 
 static enum err check_hardware(const struct registry_config *config, struct why *why)
@@ -340,8 +349,10 @@ static enum err check_hardware(const struct registry_config *config, struct why 
 	struct str name, value;
 
 	for (size_t i = 0; i < config->hardware.n; i++) {
-		if (!settings_pair(config->hardware.items[i], &name, &value) || !probe_url_ok(value))
-			return err_field(why, ERR_INVALID, "hardware", "hardware: '%.100s' is not of the form NAME=tcp://HOST:PORT, NAME=local or NAME=none", config->hardware.items[i]);
+		if (!settings_pair(config->hardware.items[i], &name, &value))
+			return err_field(why, ERR_INVALID, "hardware", "hardware: '%.100s' is not of the form NAME=URL, NAME=local or NAME=none", config->hardware.items[i]);
+		if (check_probe(value, why))
+			return why->code;
 		if (!backend_exists(config, name))
 			return err_field(why, ERR_INVALID, "hardware", "hardware: there is no backend '" STR_FMT "'", STR_ARG(name));
 	}
