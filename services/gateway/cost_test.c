@@ -238,6 +238,7 @@ static void the_most_that_it_may_cost_is_held_before_it_is_sent(void **state)
 static void the_most_energy_is_held(void **state)
 {
 	const struct price machine = { .kind = PRICE_MACHINE, .kwh = KWH };
+	const struct machine_most most[] = { { "a", KILOWATT / 1000 }, { "b", KILOWATT / 1000 } };
 
 	knows(&machine, 1);
 	h.cfg.request_timeout = 10000;
@@ -245,14 +246,21 @@ static void the_most_energy_is_held(void **state)
 	lend("tenant:default", true, 5000000, 0);
 	chat(CHAT("m", ",\"max_tokens\":10"));
 	assert_int_equal(reply.status, 200);          /* nothing is known of what it may draw */
-	replica_table_most_power(h.gw.replicas, "a", KILOWATT / 1000);
-	replica_table_most_power(h.gw.replicas, "b", KILOWATT / 1000);
+	replica_table_most_power(h.gw.replicas, most, 2, mono_us());
 	lend("tenant:default", true, 5000000, 0);
 	chat(CHAT("m", ",\"max_tokens\":10"));
 	assert_int_equal(reply.status, 402);          /* ten million millijoules */
 	lend("tenant:default", true, 11000000, 0);
 	chat(CHAT("m", ",\"max_tokens\":10"));
 	assert_int_equal(reply.status, 200);
+	replica_table_most_power(h.gw.replicas, NULL, 0, mono_us() + 50 * 1000000LL);
+	lend("tenant:default", true, 5000000, 0);
+	chat(CHAT("m", ",\"max_tokens\":10"));
+	assert_int_equal(reply.status, 402);          /* a probe that is away for a moment */
+	replica_table_most_power(h.gw.replicas, NULL, 0, mono_us() + 61 * 1000000LL);
+	lend("tenant:default", true, 5000000, 0);
+	chat(CHAT("m", ",\"max_tokens\":10"));
+	assert_int_equal(reply.status, 200);          /* one that is named no more */
 }
 
 static void what_is_left_bounds_the_answer_if_the_client_allows(void **state)

@@ -268,8 +268,16 @@ static void apply_powers(struct lease *l, const Corral__LeaseReply *reply)
 		list[i] = (struct replica_power){ reply->parts_of_power[i]->backend, reply->parts_of_power[i]->model, reply->parts_of_power[i]->microwatts };
 	replica_table_powers(l->gw->replicas, list, reply->n_parts_of_power, l->called_us, mono_us());
 	free(list);
+}
+
+static void apply_most_power(struct lease *l, const Corral__LeaseReply *reply)
+{
+	struct machine_most *list = x_calloc(reply->n_powers + 1, sizeof(*list));
+
 	for (size_t i = 0; i < reply->n_powers; i++)
-		replica_table_most_power(l->gw->replicas, reply->powers[i]->backend, reply->powers[i]->most_milliwatts);
+		list[i] = (struct machine_most){ reply->powers[i]->backend, reply->powers[i]->most_milliwatts };
+	replica_table_most_power(l->gw->replicas, list, reply->n_powers, mono_us());
+	free(list);
 }
 
 static void apply(struct lease *l, const Corral__LeaseReply *reply)
@@ -289,6 +297,7 @@ static void apply(struct lease *l, const Corral__LeaseReply *reply)
 	apply_parts(l, reply);
 	apply_turns(l, reply);
 	apply_powers(l, reply);
+	apply_most_power(l, reply);
 	replica_table_valid(t, l->called_us + VALID_US);
 }
 

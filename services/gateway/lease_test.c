@@ -333,6 +333,9 @@ static void a_slot_has_the_part_of_power_that_the_registry_tells(void **state)
 	used = met() - before;
 	assert_in_range(used, 1, 250 * (mono_us() - since));
 	assert_int_equal(atomic_load(&a()->meter.most_uw), 500000000);
+	assert_true(atomic_load(&a()->meter.uw) > 0);
+	replica_state_get(h.gw.replicas, STR("a"), STR("m"), 2);
+	assert_int_equal(atomic_load(&a()->meter.uw), 0);     /* of two slots none has the part that one had */
 	power_of_a = 0;                               /* no more of it */
 	after_reports(2);
 	before = met();

@@ -21,7 +21,7 @@ static inline int64_t meter_between(int64_t uj, int64_t at_us, int64_t uw, int64
 {
 	int64_t end = now_us < until_us ? now_us : until_us;
 
-	/* at most a few seconds of at most 20 kW: far from the end of 64 bits */
+	/* at most a few seconds of at most 100 kW: far from the end of 64 bits */
 	return end > at_us ? uj + uw * (end - at_us) / 1000000 : uj;
 }
 

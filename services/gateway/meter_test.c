@@ -50,20 +50,22 @@ static void a_hundred_kilowatts_for_a_month(void **state)
 /* --- a reader beside the one who sets --- */
 
 static struct meter shared;
-static _Atomic int64_t now_us;
+static _Atomic int64_t now_us, n_reads;
 static _Atomic bool over;
 
+/* It runs as fast all the time, a kilowatt: so it shows just what the reader's own time makes, or what the time of a setting since then does. A torn
+ * setting shows less, or more by one that does not end in the time of any. */
 static void *reads(void *arg)
 {
 	int64_t last = 0, *bad = arg;
 
 	while (!atomic_load(&over)) {
-		int64_t at = atomic_load(&now_us), uj = meter_read(&shared, at);
+		int64_t at = atomic_load(&now_us) + 5, uj = meter_read(&shared, at), last_set = atomic_load(&now_us) + 10;
 
-		/* never less than before, nor more than the fastest until now */
-		if (uj < last || uj > 1000 * atomic_load(&now_us))
+		if (uj < last || (uj != 1000 * at && (uj < 1000 * at || uj > 1000 * last_set || uj % 10000)))
 			++*bad;
 		last = uj;
+		atomic_fetch_add(&n_reads, 1);
 	}
 	return NULL;
 }
@@ -74,8 +76,8 @@ static void is_read_while_it_is_set(void **state)
 	pthread_t t;
 
 	assert_int_equal(pthread_create(&t, NULL, reads, &bad), 0);
-	for (int64_t i = 1; i < 300000; i++) {
-		meter_set(&shared, i % 3 * 500 * S, i * 10, i * 10 + 1000);
+	for (int64_t i = 0; i < 300000 || atomic_load(&n_reads) < 300000; i++) {
+		meter_set(&shared, 1000 * S, i * 10, i * 10 + 1000);
 		atomic_store(&now_us, i * 10);
 	}
 	atomic_store(&over, true);

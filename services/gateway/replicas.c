@@ -104,6 +104,12 @@ static struct replica_state *find(struct replica_table *t, struct str backend, s
 	return s;
 }
 
+static void stop_meter(struct replica_state *s, int64_t now_us)
+{
+	meter_set(&s->meter, 0, now_us, now_us);
+	s->powered = false;
+}
+
 static struct replica_state *get(struct replica_table *t, struct str backend, struct str model, uint32_t slots, bool cloud)
 {
 	struct replica_state *s = find(t, backend, model), **bucket = bucket_of(t, backend, model);
@@ -123,6 +129,8 @@ static struct replica_state *get(struct replica_table *t, struct str backend, st
 		s->next = t->states;
 		t->states = s;
 	}
+	if (s->powered && slots > s->total)
+		stop_meter(s, mono_us());         /* the part that is known is one of fewer slots */
 	s->total = slots;
 	if (!atomic_load(&t->shared))
 		replica_lease_set(s, slots);
@@ -280,6 +288,7 @@ void replica_table_turns(struct replica_table *t, const struct replica_turn *tur
 
 /* A machine of a hundred kilowatts is a mistake of somebody's, and no meter runs over. */
 #define MOST_UW UINT64_C(100000000000)
+#define MOST_KEPT_US INT64_C(60000000)
 
 void replica_table_powers(struct replica_table *t, const struct replica_power *list, size_t n, int64_t asked_us, int64_t now_us)
 {
@@ -293,19 +302,29 @@ void replica_table_powers(struct replica_table *t, const struct replica_power *l
 		s->power_told = t->powers;
 		s->powered = true;
 	}
-	for (struct replica_state *s = t->states; s; s = s->next) {
-		if (!s->powered || s->power_told == t->powers)
+	for (struct replica_state *s = t->states; s; s = s->next)
+		if (s->powered && s->power_told != t->powers)
+			stop_meter(s, now_us);
+}
+
+static void set_most(struct replica_state *s, const struct machine_most *list, size_t n, int64_t now_us)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (list[i].milliwatts > MOST_UW / 1000 || strcmp(s->backend, list[i].backend) != 0)
 			continue;
-		meter_set(&s->meter, 0, now_us, now_us);
-		s->powered = false;
+		atomic_store_explicit(&s->meter.most_uw, (int64_t)list[i].milliwatts * 1000 / (s->total ? s->total : 1), memory_order_relaxed);
+		s->most_told_us = now_us;
+	}
+	if (s->most_told_us && now_us - s->most_told_us > MOST_KEPT_US) {
+		atomic_store_explicit(&s->meter.most_uw, 0, memory_order_relaxed);
+		s->most_told_us = 0;
 	}
 }
 
-void replica_table_most_power(struct replica_table *t, const char *backend, uint64_t milliwatts)
+void replica_table_most_power(struct replica_table *t, const struct machine_most *list, size_t n, int64_t now_us)
 {
 	for (struct replica_state *s = t->states; s; s = s->next)
-		if (milliwatts <= MOST_UW / 1000 && strcmp(s->backend, backend) == 0)
-			atomic_store_explicit(&s->meter.most_uw, (int64_t)milliwatts * 1000 / (s->total ? s->total : 1), memory_order_relaxed);
+		set_most(s, list, n, now_us);
 }
 
 void slot_asked(struct replica_state *s, int64_t now_us)

@@ -51,6 +51,7 @@ struct replica_state {
 	struct meter meter;           /* energy of a slot */
 	bool powered;                 /* control thread: the meter runs */
 	uint64_t power_told;          /* control thread: the call of replica_table_powers() that said so last */
+	int64_t most_told_us;         /* control thread: when meter.most_uw was */
 	struct breaker breaker;
 	struct model_queue *queue;
 	struct replica_table *table;
@@ -91,8 +92,9 @@ void replica_table_turns(struct replica_table *, const struct replica_turn *, si
 /* Of all replicas that have a part of their machines' power; the meters of the others stand still. 'asked_us': when these figures were asked for. */
 struct replica_power { const char *backend, *model; uint64_t microwatts; };
 void replica_table_powers(struct replica_table *, const struct replica_power *, size_t n, int64_t asked_us, int64_t now_us);
-/* The most that a backend's machine is known to draw; of the others it is not known. For all of a backend's replicas. */
-void replica_table_most_power(struct replica_table *, const char *backend, uint64_t milliwatts);
+/* The most that machines of backends are known to draw, all that are known now; one that is not named for a minute is not known any more. */
+struct machine_most { const char *backend; uint64_t milliwatts; };
+void replica_table_most_power(struct replica_table *, const struct machine_most *list, size_t n, int64_t now_us);
 bool replica_table_shared(const struct replica_table *);
 /* While slots are shared nothing is taken after this moment. */
 void replica_table_valid(struct replica_table *, int64_t until_us);
