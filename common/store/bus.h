@@ -87,6 +87,7 @@ void bus_producer_join(struct bus_producer *, struct bus_user *);
 void bus_producer_leave(struct bus_producer *, struct bus_user *);  /* it has no ticket under way, or the producer is about to be freed */
 enum bus_sent bus_send(struct bus_producer *, const struct bus_out *, struct bus_ticket *);
 bool bus_producer_ready(const struct bus_producer *);        /* topics are known to be there */
+bool bus_producer_misses(const struct bus_producer *, const char *topic);     /* it is known not to be there */
 unsigned bus_producer_queue(const struct bus_producer *);    /* messages without a report */
 
 /* --- consuming: partitions by membership in a group, where to read from by who asks --- */

@@ -530,6 +530,14 @@ void bus_producer_leave(struct bus_producer *p, struct bus_user *u)
 }
 
 bool bus_producer_ready(const struct bus_producer *p) { return p->link.there; }
+
+bool bus_producer_misses(const struct bus_producer *p, const char *topic)
+{
+	int at = topic_at(&p->link, str_of(topic));
+
+	return at >= 0 && p->link.missing[at];
+}
+
 unsigned bus_producer_queue(const struct bus_producer *p) { return (unsigned)rd_kafka_outq_len(p->link.rk); }
 
 static rd_kafka_headers_t *headers_of(const struct bus_out *m)

@@ -14,6 +14,7 @@
 
 enum { REC_FEEDBACK = 32 };           /* a record type of its own: no spool of usage has it */
 enum { SEGMENT_BYTES = 1 << 20, SYNC_MS = 5, LOOK_US = 5000, PATIENCE_US = 5000000, MOST = 64 };
+enum { COPY_BYTES = 256 << 20 };      /* most that is kept for Kafka alone */
 
 struct place {
 	struct place *next;
@@ -23,6 +24,7 @@ struct place {
 	struct shipper *shipper;
 	struct bus_shipper *by_bus;   /* NULL: without Kafka */
 	struct bus_ship_counts told;
+	bool given_up;                /* something was released that Kafka does not have: logged */
 };
 
 /* Written, and not yet known to be on the disk. */
@@ -37,20 +39,38 @@ struct feedback_box {
 	struct loop_timer timer;
 };
 
-/* Below it both the usage-tracker and Kafka have all. */
-static uint64_t place_acked(const struct place *p)
-{
-	uint64_t ledger = p->shipper ? shipper_acked(p->shipper) : 0, kafka = p->by_bus ? bus_shipper_acked(p->by_bus) : UINT64_MAX;
+static uint64_t by_ledger(const struct place *p) { return p->shipper ? shipper_acked(p->shipper) : 0; }
+static uint64_t by_kafka(const struct place *p) { return p->by_bus ? bus_shipper_acked(p->by_bus) : UINT64_MAX; }
 
-	return ledger < kafka ? ledger : kafka;
+uint64_t feedback_box_needless(uint64_t ledger, uint64_t kafka, uint64_t end, uint64_t bytes)
+{
+	uint64_t both = ledger < kafka ? ledger : kafka, old;
+
+	if (!kafka || bytes <= COPY_BYTES)
+		return both;
+	old = end - COPY_BYTES < ledger ? end - COPY_BYTES : ledger;
+	return both > old ? both : old;
+}
+
+/* A topic that nobody makes must not fill the spool until no feedback is taken any more. */
+static void release(struct place *p)
+{
+	uint64_t ledger = by_ledger(p), kafka = by_kafka(p), below = feedback_box_needless(ledger, kafka, spool_end(p->spool), spool_bytes(p->spool));
+
+	if (below > kafka && !p->given_up) {
+		LOG_ERROR("feedback that Kafka does not take leaves the spool; the usage-tracker has it, feedback.v1 will not", LOG_I("spool", p->number),
+			  LOG_I("kept_bytes", COPY_BYTES));
+		p->given_up = true;
+	}
+	if (kafka >= ledger)
+		p->given_up = false;
+	spool_release(p->spool, below);
 }
 
 static void acked(void *arg, uint64_t position)
 {
-	struct place *p = arg;
-
 	(void)position;
-	spool_release(p->spool, place_acked(p));
+	release(arg);
 }
 
 /* Its tenant is the key. */
@@ -219,8 +239,10 @@ void feedback_box_kick(struct feedback_box *b)
 
 bool feedback_box_empty(const struct feedback_box *b)
 {
+	bool copied = b && b->producer && !bus_producer_misses(b->producer, "feedback.v1");
+
 	for (const struct place *p = b ? b->places : NULL; p; p = p->next)
-		if (place_acked(p) < spool_end(p->spool))
+		if (by_ledger(p) < spool_end(p->spool) || (copied && by_kafka(p) < spool_end(p->spool)))
 			return false;
 	return true;
 }

@@ -4,7 +4,7 @@
  * With Kafka the topic gets a copy for other systems, and the usage-tracker takes its own from us all the same. It does not read that topic: an event says
  * for whom it speaks (tenant, sees_all), which is believed because a gateway has found it out, and a topic may be written to by others (what these have to say
  * comes by task-completed.v1). One way in also means that nothing is counted twice when 'bus' is changed: the usage-tracker's cursor is of our spool. A
- * record stays in it until both have it. */
+ * record stays in it until both have it; for the copy alone, the newest 256 MiB do. */
 #ifndef CORRAL_GATEWAY_FEEDBACK_BOX_H
 #define CORRAL_GATEWAY_FEEDBACK_BOX_H
 #include "events.pb-c.h"
@@ -18,6 +18,8 @@ struct feedback_box *feedback_box_new(struct gateway *, struct bus_producer *); 
 void feedback_box_put(struct feedback_box *, struct ask *, const Corral__FeedbackEvent *);
 void feedback_box_sweep(struct feedback_box *);   /* once a second: what a process left that has ended since. NULL is fine, in all these */
 void feedback_box_kick(struct feedback_box *);
-bool feedback_box_empty(const struct feedback_box *);
+bool feedback_box_empty(const struct feedback_box *);     /* a topic that is known to be missing is not waited for */
+/* Below it a spool may be released: how far the usage-tracker and Kafka (0: not known yet; UINT64_MAX: without) have it, where it ends, and its size. */
+uint64_t feedback_box_needless(uint64_t ledger, uint64_t kafka, uint64_t end, uint64_t bytes);
 void feedback_box_free(struct feedback_box *);    /* before the asks are forgotten */
 #endif
