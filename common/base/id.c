@@ -40,6 +40,12 @@ uint64_t rand_u64(void)
 
 double rand_unit(void) { return (double)(rand_u64() >> 11) * 0x1.0p-53; }
 
+static inline void put_ms(struct uuid *u, uint64_t ms)
+{
+	for (int i = 0; i < 6; i++)
+		u->b[i] = (uint8_t)(ms >> (40 - 8 * i));
+}
+
 /* 48 bits of milliseconds, 12 bits of counter in rand_a (method 1 of RFC 9562 section 6.2), 62 random bits. */
 struct uuid uuid_v7(int64_t wall_us)
 {
@@ -53,9 +59,7 @@ struct uuid uuid_v7(int64_t wall_us)
 		last_ms++;
 		counter = 0;
 	}
-	ms = last_ms;
-	for (int i = 0; i < 6; i++)
-		u.b[i] = (uint8_t)(ms >> (40 - 8 * i));
+	put_ms(&u, last_ms);
 	u.b[6] = (uint8_t)(0x70 | counter >> 8);
 	u.b[7] = (uint8_t)counter;
 	memcpy(u.b + 8, &r, 8);
@@ -65,11 +69,9 @@ struct uuid uuid_v7(int64_t wall_us)
 
 struct uuid uuid_v7_made_of(int64_t wall_us, const uint8_t bytes[10])
 {
-	uint64_t ms = (uint64_t)(wall_us / 1000);
 	struct uuid u;
 
-	for (int i = 0; i < 6; i++)
-		u.b[i] = (uint8_t)(ms >> (40 - 8 * i));
+	put_ms(&u, (uint64_t)(wall_us / 1000));
 	memcpy(u.b + 6, bytes, 10);
 	u.b[6] = (uint8_t)((u.b[6] & 0x0f) | 0x70);
 	u.b[8] = (uint8_t)((u.b[8] & 0x3f) | 0x80);

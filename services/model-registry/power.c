@@ -128,7 +128,7 @@ static void ask(struct probe *p)
 
 static void tick(struct loop_timer *t)
 {
-	struct power_watch *w = (struct power_watch *)(void *)((char *)t - offsetof(struct power_watch, timer));
+	struct power_watch *w = list_entry(t, struct power_watch, timer);
 	const struct registry *r = *w->registry;
 
 	loop_timer_set(svc_loop(w->svc), t, r->config->power_every * 1000, tick);
