@@ -993,26 +993,32 @@ static void act_until_killed(struct fixture *f, int writes)
 	}
 }
 
+/* A process of its own does that until it is killed at this write. */
+static void killed_in(struct fixture *f, void (*deed)(struct fixture *, int writes), int writes)
+{
+	pid_t child;
+	int status;
+
+	access_store_close(f->s);
+	f->s = NULL;
+	child = fork();
+	if (child == 0)
+		deed(f, writes);
+	if (test_db_is_server()) {                /* it writes elsewhere: at any time instead */
+		usleep((useconds_t)writes * 3000);
+		kill(child, SIGKILL);
+	}
+	waitpid(child, &status, 0);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	reopen(f);
+}
+
 static void kill_9_parts_no_act_from_its_line(void **state)
 {
 	struct fixture *f = *state;
-	int status;
 
 	for (int writes = 1; writes < 120; writes += 3) {
-		pid_t child;
-
-		access_store_close(f->s);
-		f->s = NULL;
-		child = fork();
-		if (child == 0)
-			act_until_killed(f, writes);
-		if (test_db_is_server()) {                /* it writes elsewhere: at any time instead */
-			usleep((useconds_t)writes * 3000);
-			kill(child, SIGKILL);
-		}
-		waitpid(child, &status, 0);
-		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-		reopen(f);
+		killed_in(f, act_until_killed, writes);
 		if (writes % 15 == 1) {
 			Corral__AuditVerifyReply r = verify(f, 1000);
 
@@ -1474,23 +1480,8 @@ static void kill_9_between_the_deed_and_its_telling_loses_none(void **state)
 	Corral__AuditEvent **v = arena_array(f->mem, Corral__AuditEvent *, MOST);
 	size_t n, entries, seen = 0;
 
-	for (int writes = 1; writes < 150; writes += 7) {
-		pid_t child;
-		int status;
-
-		access_store_close(f->s);
-		f->s = NULL;
-		child = fork();
-		if (child == 0)
-			tell_until_killed(f, writes);
-		if (test_db_is_server()) {                /* it writes elsewhere: at any time instead */
-			usleep((useconds_t)writes * 3000);
-			kill(child, SIGKILL);
-		}
-		waitpid(child, &status, 0);
-		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-		reopen(f);
-	}
+	for (int writes = 1; writes < 150; writes += 7)
+		killed_in(f, tell_until_killed, writes);
 	tell_all(f);
 	entries = (size_t)count(f, "SELECT seq FROM audit");
 	assert_true(entries > 30);

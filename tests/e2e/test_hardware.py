@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import urllib.error
 import urllib.request
@@ -76,7 +77,7 @@ int nvmlDeviceGetPowerUsage(void *d, unsigned *mw) { *mw = 300000; return access
 def driver(tmp_path):
     source, library, admin = tmp_path / "nvml.c", tmp_path / "nvml.so", f"127.0.0.1:{free_port()}"
     source.write_text(LIBRARY)
-    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-w", f'-DDIR="{tmp_path}"', "-o", library, source], check=True)
+    subprocess.run([*shlex.split(os.environ.get("CC", "cc")), "-shared", "-fPIC", "-w", f'-DDIR="{tmp_path}"', "-o", library, source], check=True)
     probe = Program("hardware-probe", [str(ROOT / os.environ.get("BUILD", "build") / "bin/hardware-probe"), f"--rpc-listen=ipc://{tmp_path}/rpc", f"--admin-listen={admin}",
                                        f"--nvml-library={library}", "--hardware-every=1h", "--power-every=200ms", f"--state-dir={tmp_path}/state"],
                     tmp_path / "probe.log", f"http://{admin}/readyz")
